@@ -1,1 +1,14 @@
-//! placeholder
+//! What Suanli's peers say, sign and decide.
+#![forbid(unsafe_code)]
+pub mod deal;
+pub mod delegation;
+pub mod envelope;
+pub mod grant;
+pub mod ids;
+pub mod limits;
+pub mod offer;
+pub mod receipt;
+pub mod registry;
+pub mod units;
+pub mod voucher;
+pub mod wire;

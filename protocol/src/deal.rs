@@ -1,0 +1,462 @@
+//! What client and provider sign before work begins.
+//!
+//! ```text
+//! client ── Request (names an offer) ──▶ provider
+//!        ◀── Quote (complete terms, a hold) ──
+//!        ── Agreement (over the quote's hash) ──▶        an agreement stands
+//!
+//! client ── Request with a take ──▶ provider              firm offers only
+//!        ◀── Quote at exactly the offer's prices ──      an agreement stands
+//! ```
+//!
+//! Both ways an agreement has the quote's hash as its name, and each signed
+//! thing names the hash of the one before: a receipt can be followed back to
+//! the offer with nothing but the bytes.
+
+use bincode::{Decode, Encode};
+use serde::Serialize;
+
+use crate::{
+    delegation::{RawDelegation, Role, check_delegation},
+    envelope::{Body, EnvelopeError, Extensions, Header, Kind, Verified},
+    ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, RequestId},
+    limits::{FEATURES_MAX, HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX},
+    offer::{Name, Offer, Prices, Terms, check_prices},
+    registry::{Confidentiality, DeviceKind, Feature, Runtime, SandboxLevel, Verification, kind},
+    units::{Amount, Millis, Wall},
+    wire::List,
+};
+
+/// A blob and its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize)]
+pub struct BlobRef {
+    /// Its hash.
+    pub blob: BlobId,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Units `first .. first + count` of an array job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct UnitRange {
+    /// The first unit.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl UnitRange {
+    /// The units.
+    pub fn units(self) -> std::ops::Range<u32> {
+        self.first..self.first.saturating_add(self.count)
+    }
+}
+
+/// Ranges of units.
+pub type UnitRanges = List<UnitRange, UNIT_RANGES_MAX>;
+
+/// The shape of the work: one piece, many, or a service for a time.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub enum Work {
+    /// One execution. Its unit is 0.
+    Job,
+    /// One execution per unit.
+    Array {
+        /// Which units.
+        units: UnitRanges,
+    },
+    /// A service for a time, metered by interim receipts on unit 0.
+    Lease {
+        /// When it ends.
+        until: Wall,
+        /// How often usage is receipted: the client's exposure.
+        interval: Millis,
+    },
+}
+
+impl Work {
+    /// How many executions it has.
+    pub fn unit_count(&self) -> u32 {
+        match self {
+            Self::Job | Self::Lease { .. } => 1,
+            Self::Array { units } => units
+                .iter()
+                .fold(0, |sum: u32, range| sum.saturating_add(range.count)),
+        }
+    }
+
+    /// Whether a unit is part of it.
+    pub fn has_unit(&self, unit: u32) -> bool {
+        match self {
+            Self::Job | Self::Lease { .. } => unit == 0,
+            Self::Array { units } => units.iter().any(|range| range.units().contains(&unit)),
+        }
+    }
+
+    /// Its units in order.
+    pub fn units(&self) -> Vec<u32> {
+        match self {
+            Self::Job | Self::Lease { .. } => vec![0],
+            Self::Array { units } => units.iter().flat_map(|range| range.units()).collect(),
+        }
+    }
+
+    fn check(&self) -> Result<(), EnvelopeError> {
+        let Self::Array { units } = self else {
+            return Ok(());
+        };
+        let mut next = 0u32;
+        for range in units.iter() {
+            let end = range.first.checked_add(range.count);
+            let Some(end) = end.filter(|&end| end <= UNITS_MAX && range.count > 0) else {
+                return Err(EnvelopeError::OutOfRange(
+                    "a range of units is empty or too far",
+                ));
+            };
+            if range.first < next {
+                return Err(EnvelopeError::OutOfRange(
+                    "ranges of units overlap or go back",
+                ));
+            }
+            next = end;
+        }
+        if units.is_empty() {
+            return Err(EnvelopeError::OutOfRange("an array without units"));
+        }
+        Ok(())
+    }
+}
+
+/// What a job needs of whoever runs it. The same rules judge it on both
+/// sides: see [`crate::rank::fit`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Needs {
+    /// The runtime.
+    pub runtime: Runtime,
+    /// Features of it.
+    pub features: List<Feature, FEATURES_MAX>,
+    /// A kind of device, or any.
+    pub device: Option<DeviceKind>,
+    /// Bytes of device memory.
+    pub memory_bytes: u64,
+    /// At least so well locked in.
+    pub sandbox: SandboxLevel,
+    /// How long one execution may run.
+    pub run_max: Millis,
+    /// Bytes of all outputs of one execution.
+    pub output_bytes_max: u64,
+}
+
+/// A client's ask to one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Request {
+    /// Whom the client's node acts for.
+    pub account: AccountId,
+    /// The account's word for it.
+    pub delegation: RawDelegation,
+    /// Whom the job is for inside the account.
+    pub principal: Name,
+    /// The provider asked.
+    pub provider: PeerId,
+    /// The offer that it answers.
+    pub offer: OfferId,
+    /// The job. The client makes this name.
+    pub job: JobId,
+    /// Counts up when the client goes elsewhere; fences earlier runs.
+    pub attempt: u32,
+    /// What is to be done.
+    pub work: Work,
+    /// The program: a spec for the runtime.
+    pub spec: BlobRef,
+    /// What the program reads.
+    pub inputs: List<BlobRef, INPUTS_MAX>,
+    /// What it needs.
+    pub needs: Needs,
+    /// The most that the client pays for it all.
+    pub budget: Amount,
+    /// Start not before this.
+    pub start: Option<Wall>,
+    /// Verification that the provider must bear with.
+    pub verification: Verification,
+    /// What must keep the inputs from the provider's eyes.
+    pub confidentiality: Confidentiality,
+    /// How long the provider may keep inputs and outputs after the end.
+    pub retention: Millis,
+    /// Takes a firm offer: signed acceptance of the offer's prices and terms
+    /// until this request expires.
+    pub take: bool,
+    /// A counter-offer to an earlier quote: `budget` is the price proposed.
+    pub counter: Option<QuoteId>,
+    /// Later additions.
+    pub extensions: Extensions,
+}
+
+impl Body for Request {
+    const KIND: Kind = kind::REQUEST;
+
+    fn check(&self, header: &Header) -> Result<(), EnvelopeError> {
+        check_delegation(&self.delegation, self.account, header, Role::Client)?;
+        self.work.check()?;
+        if self.needs.run_max.duration() > RUN_MAX {
+            return Err(EnvelopeError::OutOfRange("longer than any run may be"));
+        }
+        if header.expires.since(header.issued) > HOLD_MAX {
+            return Err(EnvelopeError::OutOfRange(
+                "a request lives longer than a hold may",
+            ));
+        }
+        self.extensions.check()
+    }
+}
+
+/// A provider's binding answer, with a hold on the capacity until it expires.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Quote {
+    /// What it answers.
+    pub request: RequestId,
+    /// The offer that it goes back to.
+    pub offer: OfferId,
+    /// Whom the provider's node acts for.
+    pub account: AccountId,
+    /// The client's node.
+    pub client: PeerId,
+    /// The client's account.
+    pub client_account: AccountId,
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// What is to be done, as asked.
+    pub work: Work,
+    /// What it costs.
+    pub prices: Prices,
+    /// The most that one unit costs; for a lease, the most in all.
+    pub unit_cap: Amount,
+    /// The most that it costs in all.
+    pub cap: Amount,
+    /// How long one execution may run.
+    pub run_max: Millis,
+    /// How long inputs may take to arrive.
+    pub transfer_max: Millis,
+    /// How long outputs are kept for collection.
+    pub collect_max: Millis,
+    /// When it expects to start.
+    pub start_expected: Wall,
+    /// How long it expects one execution to take.
+    pub duration_expected: Millis,
+    /// Which of spec (0) and inputs (1..) the provider lacks.
+    pub missing: List<u16, { INPUTS_MAX + 1 }>,
+    /// Which device of the offer runs it.
+    pub device: u16,
+    /// What holds when things go wrong.
+    pub terms: Terms,
+    /// Later additions.
+    pub extensions: Extensions,
+}
+
+impl Body for Quote {
+    const KIND: Kind = kind::QUOTE;
+
+    fn check(&self, header: &Header) -> Result<(), EnvelopeError> {
+        check_prices(&self.prices)?;
+        self.work.check()?;
+        if self.unit_cap > self.cap {
+            return Err(EnvelopeError::OutOfRange(
+                "a unit costs more than the whole",
+            ));
+        }
+        if header.expires.since(header.issued) > HOLD_MAX {
+            return Err(EnvelopeError::OutOfRange(
+                "a quote lives longer than a hold may",
+            ));
+        }
+        self.extensions.check()
+    }
+}
+
+/// The client's signature that completes a quote.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Agreement {
+    /// The quote.
+    pub quote: QuoteId,
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Later additions.
+    pub extensions: Extensions,
+}
+
+impl Body for Agreement {
+    const KIND: Kind = kind::AGREEMENT;
+
+    fn check(&self, _: &Header) -> Result<(), EnvelopeError> {
+        self.extensions.check()
+    }
+}
+
+/// How a quote and a request can fail to belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// The quote answers another request, or for other parties.
+    #[error("the quote does not answer this request")]
+    OtherRequest,
+    /// The request names another offer.
+    #[error("the request does not name this offer")]
+    OtherOffer,
+    /// The quote changes what was asked.
+    #[error("the quote is for other work than was asked for")]
+    OtherWork,
+    /// The quote is over what the client pays.
+    #[error("the quote's cap is over the client's budget")]
+    OverBudget,
+    /// A firm take answered at other prices or terms than the offer's.
+    #[error("a firm take was not answered at the offer's prices and terms")]
+    NotAsOffered,
+    /// The agreement completes another quote, or somebody else signed it.
+    #[error("the agreement does not complete this quote")]
+    OtherQuote,
+    /// Completed after the quote or the take expired.
+    #[error("completed after it expired")]
+    Late,
+    /// Neither a take nor an agreement completes the quote.
+    #[error("nothing completes the quote")]
+    Incomplete,
+}
+
+/// A complete agreement with all that it stands on, each part checked against
+/// the others. The only way to get one is [`Deal::new`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deal {
+    offer: Verified<Offer>,
+    request: Verified<Request>,
+    quote: Verified<Quote>,
+    agreement: Option<Verified<Agreement>>,
+}
+
+impl Deal {
+    /// Puts an agreement together.
+    ///
+    /// # Errors
+    /// [`Mismatch`] names the first part that doesn't belong.
+    pub fn new(
+        offer: Verified<Offer>,
+        request: Verified<Request>,
+        quote: Verified<Quote>,
+        agreement: Option<Verified<Agreement>>,
+    ) -> Result<Self, Mismatch> {
+        check_request(&offer, &request)?;
+        check_quote(&offer, &request, &quote)?;
+        match &agreement {
+            Some(agreement) => {
+                let body = agreement.body();
+                if body.quote.0 != quote.hash()
+                    || agreement.signer() != request.signer()
+                    || body.job != quote.body().job
+                    || body.attempt != quote.body().attempt
+                {
+                    return Err(Mismatch::OtherQuote);
+                }
+                if agreement.issued() > quote.expires() {
+                    return Err(Mismatch::Late);
+                }
+            }
+            None if !request.body().take => return Err(Mismatch::Incomplete),
+            None if quote.issued() > request.expires() => return Err(Mismatch::Late),
+            None => {}
+        }
+        Ok(Self {
+            offer,
+            request,
+            quote,
+            agreement,
+        })
+    }
+
+    /// The agreement's name.
+    pub const fn id(&self) -> AgreementId {
+        AgreementId(self.quote.hash())
+    }
+
+    /// The offer that it goes back to.
+    pub const fn offer(&self) -> &Verified<Offer> {
+        &self.offer
+    }
+
+    /// What was asked.
+    pub const fn request(&self) -> &Verified<Request> {
+        &self.request
+    }
+
+    /// What was quoted.
+    pub const fn quote(&self) -> &Verified<Quote> {
+        &self.quote
+    }
+
+    /// The client's signature over the quote; a firm take has none.
+    pub const fn agreement(&self) -> Option<&Verified<Agreement>> {
+        self.agreement.as_ref()
+    }
+
+    /// The client's node.
+    pub const fn client(&self) -> PeerId {
+        self.request.signer()
+    }
+
+    /// The provider's node.
+    pub const fn provider(&self) -> PeerId {
+        self.quote.signer()
+    }
+}
+
+/// Whether a request answers an offer.
+///
+/// # Errors
+/// [`Mismatch::OtherOffer`].
+pub fn check_request(offer: &Verified<Offer>, request: &Verified<Request>) -> Result<(), Mismatch> {
+    let body = request.body();
+    if body.offer.0 != offer.hash() || body.provider != offer.signer() {
+        return Err(Mismatch::OtherOffer);
+    }
+    Ok(())
+}
+
+/// Whether a quote answers a request to an offer, within what was asked.
+///
+/// # Errors
+/// [`Mismatch`].
+pub fn check_quote(
+    offer: &Verified<Offer>,
+    request: &Verified<Request>,
+    quote: &Verified<Quote>,
+) -> Result<(), Mismatch> {
+    let (asked, quoted) = (request.body(), quote.body());
+    if quoted.request.0 != request.hash()
+        || quote.signer() != asked.provider
+        || quoted.client != request.signer()
+        || quoted.client_account != asked.account
+        || quoted.account != offer.body().account
+        || quoted.offer != asked.offer
+    {
+        return Err(Mismatch::OtherRequest);
+    }
+    if quoted.job != asked.job
+        || quoted.attempt != asked.attempt
+        || quoted.work != asked.work
+        || quoted.run_max > asked.needs.run_max
+        || usize::from(quoted.device) >= offer.body().devices.len().max(1)
+        || quoted
+            .missing
+            .iter()
+            .any(|&n| usize::from(n) > asked.inputs.len())
+    {
+        return Err(Mismatch::OtherWork);
+    }
+    if quoted.cap > asked.budget {
+        return Err(Mismatch::OverBudget);
+    }
+    if asked.take && (quoted.prices != offer.body().prices || quoted.terms != offer.body().terms) {
+        return Err(Mismatch::NotAsOffered);
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Every bound in one place, each with its reason.
+//!
+//! A bound on the wire is part of the protocol: raising one needs a new
+//! version of the streams. Bounds on what a node keeps are its own.
+
+use std::time::Duration;
+
+/// Bytes of one frame on a message stream. Holds an agreement with
+/// [`INLINE_BYTES_MAX`] of blobs, or a page of offers, and little more.
+pub const FRAME_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of one signed envelope. A gossiped offer must fit well below the
+/// usual datagram-path buffers; the largest body, a request with all its
+/// inputs, sets it.
+pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of an offer's envelope: what every node stores for every other.
+pub const OFFER_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of a delegation's envelope, carried inside offers and requests.
+pub const DELEGATION_BYTES_MAX: usize = 512;
+/// Bytes of blobs that travel inside an agreement or beside a receipt, which
+/// saves a transfer for small jobs.
+pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// Blobs that travel inline together.
+pub const INLINE_BLOBS_MAX: usize = 16;
+
+/// Inputs of one job. A request names them all.
+pub const INPUTS_MAX: usize = 256;
+/// Outputs of one execution. A receipt names them all.
+pub const OUTPUTS_MAX: usize = 64;
+/// Ranges of units that one request may name; a client with a more broken
+/// array asks twice.
+pub const UNIT_RANGES_MAX: usize = 64;
+/// Units in an array job: enough for a day of work, few enough for a bitmap.
+pub const UNITS_MAX: u32 = 1 << 20;
+/// Lines of a price list, and of a usage: one per registered meter, with room.
+pub const PRICES_MAX: usize = 16;
+/// Devices in an offer: an eight-GPU machine, with its processors.
+pub const DEVICES_MAX: usize = 16;
+/// Measured speeds of one device.
+pub const SPEEDS_MAX: usize = 8;
+/// Addresses in an offer: a few interfaces, two transports each.
+pub const ADDRESSES_MAX: usize = 8;
+/// Runtimes in an offer.
+pub const RUNTIMES_MAX: usize = 8;
+/// Features of a runtime.
+pub const FEATURES_MAX: usize = 32;
+/// Models in an offer.
+pub const MODELS_MAX: usize = 64;
+/// Extensions at the end of a body.
+pub const EXTENSIONS_MAX: usize = 8;
+/// Bytes in one extension.
+pub const EXTENSION_BYTES_MAX: usize = 1024;
+/// Receipts that one voucher pays.
+pub const VOUCHER_RECEIPTS_MAX: usize = 64;
+/// Offers in one page of the book.
+pub const OFFERS_PER_PAGE: usize = 12;
+/// Known offers named in one pull; a larger book is pulled in parts.
+pub const PULL_KNOWN_MAX: usize = 2048;
+/// Bytes of a name or a short text.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes of one line of a job's log.
+pub const LOG_LINE_BYTES_MAX: usize = 1024;
+
+/// Offers in the book. At two kilobytes each, 20 MB.
+pub const BOOK_OFFERS_MAX: usize = 10_000;
+/// Offers of one account in the book, so that an account with many keys can't
+/// fill it.
+pub const BOOK_OFFERS_PER_ACCOUNT: usize = 256;
+/// Jobs that a client's node works on at once.
+pub const JOBS_MAX: usize = 4096;
+/// Ended jobs that stay in memory for `suanli job list`; the store has them all.
+pub const ENDED_JOBS_KEPT: usize = 256;
+/// Attempts at one job.
+pub const ATTEMPTS_MAX: u32 = 16;
+/// Providers asked at once for one job.
+pub const ASKS_MAX: usize = 3;
+/// Holds that one client account may have: the few that a contest needs.
+pub const HOLDS_PER_CLIENT: usize = 4;
+/// Requests whose answers a provider keeps for repeats.
+pub const ANSWERS_KEPT: usize = 4096;
+/// Agreements that a provider keeps in memory, open and lately closed.
+pub const AGREEMENTS_MAX: usize = 4096;
+/// Channels in memory.
+pub const CHANNELS_MAX: usize = 16_384;
+/// Unacknowledged vouchers on one channel.
+pub const VOUCHERS_UNACKED_MAX: usize = 8;
+/// Outputs that wait in the core for their record. The driver stops feeding a
+/// core that has more.
+pub const OUTPUTS_WAITING_MAX: usize = 65_536;
+/// Remembered failing providers.
+pub const EXCLUSIONS_MAX: usize = 4096;
+
+/// How far a peer's clock may be ahead of ours.
+pub const SKEW_MAX: Duration = Duration::from_secs(60);
+/// The longest that an offer may live: the time for which a silent provider
+/// stays in books.
+pub const OFFER_TTL_MAX: Duration = Duration::from_secs(15 * 60);
+/// The longest hold: the time for which an undecided client locks capacity.
+pub const HOLD_MAX: Duration = Duration::from_secs(30);
+/// The longest execution that an agreement may ask for.
+pub const RUN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
