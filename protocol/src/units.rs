@@ -227,7 +227,8 @@ impl FromStr for Amount {
 fn show(micros: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (whole, parts) = (micros / u128::from(PARTS), micros % u128::from(PARTS));
     let mut text = format!("{whole}.{parts:06}");
-    while text.ends_with('0') && !text.ends_with(".00") {
+    let two_decimals = text.len() - 4;
+    while text.ends_with('0') && text.len() > two_decimals {
         text.pop();
     }
     f.pad(&text)

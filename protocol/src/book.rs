@@ -1,0 +1,253 @@
+//! The offers that a node knows now.
+//!
+//! One live offer per provider; a higher sequence replaces a lower one; what
+//! is expired, early, withdrawn or revoked never gets in. The book is a cache
+//! of what others signed and is rebuilt by pulling it from a peer. It never
+//! grows over its caps, and when full it keeps what it has and the accounts
+//! that its owner has dealt with, so that a flood of new identities displaces
+//! nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    delegation::Revocation,
+    envelope::Verified,
+    ids::{AccountId, OfferId, PeerId},
+    limits::{BOOK_OFFERS_MAX, BOOK_OFFERS_PER_ACCOUNT, SKEW_MAX},
+    message::{Known, Verdict},
+    offer::{Offer, Withdrawal},
+    units::Wall,
+};
+
+/// The offer book.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    offers: BTreeMap<PeerId, Verified<Offer>>,
+    names: BTreeMap<OfferId, PeerId>,
+    per_account: BTreeMap<AccountId, usize>,
+    /// The highest withdrawn sequence and when that can be forgotten.
+    withdrawn: BTreeMap<PeerId, (u64, Wall)>,
+    revoked: BTreeMap<(AccountId, PeerId), Wall>,
+    dealt_with: BTreeSet<AccountId>,
+}
+
+/// What became of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// The provider was not in the book.
+    New,
+    /// It replaced an older offer of the same provider.
+    Replaced,
+    /// It was there already.
+    Known,
+    /// The book has a newer one, or it was withdrawn.
+    Outdated,
+    /// Its time is over.
+    Expired,
+    /// It is from further in the future than clocks may differ.
+    Early,
+    /// The book, or the account's share of it, is full.
+    Full,
+    /// The account has revoked the node.
+    Revoked,
+}
+
+impl Inserted {
+    /// What to tell the gossip layer: an honest forwarder could not know our
+    /// clock or our caps, so nothing here is anybody's fault.
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::New | Self::Replaced => Verdict::Accept,
+            Self::Known
+            | Self::Outdated
+            | Self::Expired
+            | Self::Early
+            | Self::Full
+            | Self::Revoked => Verdict::Ignore,
+        }
+    }
+}
+
+impl Book {
+    /// How many offers it has.
+    pub fn len(&self) -> usize {
+        self.offers.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    /// All offers, by provider.
+    pub fn iter(&self) -> impl Iterator<Item = &Verified<Offer>> {
+        self.offers.values()
+    }
+
+    /// A provider's offer.
+    pub fn of(&self, provider: PeerId) -> Option<&Verified<Offer>> {
+        self.offers.get(&provider)
+    }
+
+    /// An offer by name, while it is the provider's current one.
+    pub fn named(&self, offer: OfferId) -> Option<&Verified<Offer>> {
+        self.offers.get(self.names.get(&offer)?)
+    }
+
+    /// Whether an account's offers survive a flood.
+    pub fn deal_with(&mut self, account: AccountId) {
+        if self.dealt_with.len() < BOOK_OFFERS_MAX {
+            self.dealt_with.insert(account);
+        }
+    }
+
+    /// Takes an offer, if it is current and there is room.
+    pub fn insert(&mut self, now: Wall, offer: Verified<Offer>) -> Inserted {
+        let (peer, account) = (offer.signer(), offer.body().account);
+        if offer.expires() <= now {
+            return Inserted::Expired;
+        }
+        if offer.issued() > now.after(SKEW_MAX) {
+            return Inserted::Early;
+        }
+        if self.revoked.get(&(account, peer)).is_some_and(|&since| offer.issued() >= since) {
+            return Inserted::Revoked;
+        }
+        let sequence = offer.body().sequence;
+        if self.withdrawn.get(&peer).is_some_and(|&(upto, _)| sequence <= upto) {
+            return Inserted::Outdated;
+        }
+        let replaced = match self.offers.get(&peer) {
+            Some(known) if known.hash() == offer.hash() => return Inserted::Known,
+            Some(known) if known.body().sequence >= sequence => return Inserted::Outdated,
+            Some(_) => true,
+            None => false,
+        };
+        if replaced {
+            self.remove(peer);
+        }
+        let of_account = self.per_account.get(&account).copied().unwrap_or(0);
+        if of_account >= BOOK_OFFERS_PER_ACCOUNT || !self.make_room(now, account) {
+            return Inserted::Full;
+        }
+        *self.per_account.entry(account).or_default() += 1;
+        self.names.insert(OfferId(offer.hash()), peer);
+        self.offers.insert(peer, offer);
+        if replaced { Inserted::Replaced } else { Inserted::New }
+    }
+
+    /// Takes a provider's word that its offers no longer stand.
+    pub fn withdraw(&mut self, now: Wall, withdrawal: &Verified<Withdrawal>) -> Verdict {
+        let (peer, upto) = (withdrawal.signer(), withdrawal.body().sequence);
+        if withdrawal.expires() <= now || withdrawal.issued() > now.after(SKEW_MAX) {
+            return Verdict::Ignore;
+        }
+        if self.withdrawn.get(&peer).is_some_and(|&(known, _)| known >= upto) {
+            return Verdict::Ignore;
+        }
+        if self.withdrawn.len() >= BOOK_OFFERS_MAX {
+            return Verdict::Ignore;
+        }
+        self.withdrawn.insert(peer, (upto, withdrawal.expires()));
+        if self.of(peer).is_some_and(|offer| offer.body().sequence <= upto) {
+            self.remove(peer);
+        }
+        Verdict::Accept
+    }
+
+    /// Takes an account's word that a node no longer acts for it.
+    pub fn revoke(&mut self, revocation: &Verified<Revocation>) -> Verdict {
+        let account = revocation.header().signer.account();
+        let (peer, since) = (revocation.body().node, revocation.body().since);
+        let key = (account, peer);
+        if self.revoked.get(&key).is_some_and(|&known| known <= since)
+            || self.revoked.len() >= BOOK_OFFERS_MAX
+        {
+            return Verdict::Ignore;
+        }
+        self.revoked.insert(key, since);
+        let stands = self.of(peer).is_some_and(|offer| {
+            offer.body().account == account && offer.issued() >= since
+        });
+        if stands {
+            self.remove(peer);
+        }
+        Verdict::Accept
+    }
+
+    /// Whether an account had revoked a node when that signed something.
+    pub fn is_revoked(&self, account: AccountId, peer: PeerId, signed: Wall) -> bool {
+        self.revoked.get(&(account, peer)).is_some_and(|&since| signed >= since)
+    }
+
+    /// Drops what has expired, and says when the next will.
+    pub fn expire(&mut self, now: Wall) -> Option<Wall> {
+        let gone: Vec<PeerId> = self
+            .offers
+            .values()
+            .filter(|offer| offer.expires() <= now)
+            .map(Verified::signer)
+            .collect();
+        for peer in gone {
+            self.remove(peer);
+        }
+        self.withdrawn.retain(|_, (_, until)| *until > now);
+        self.offers.values().map(Verified::expires).min()
+    }
+
+    /// The names and ages of all offers, for comparing with a peer.
+    pub fn known(&self) -> Vec<Known> {
+        self.offers
+            .iter()
+            .map(|(&peer, offer)| Known { peer, sequence: offer.body().sequence })
+            .collect()
+    }
+
+    /// What somebody with these offers lacks.
+    pub fn lacking<'a>(&'a self, known: &[Known]) -> impl Iterator<Item = &'a Verified<Offer>> {
+        let known: BTreeMap<PeerId, u64> =
+            known.iter().map(|known| (known.peer, known.sequence)).collect();
+        self.offers.values().filter(move |offer| {
+            known.get(&offer.signer()).is_none_or(|&sequence| sequence < offer.body().sequence)
+        })
+    }
+
+    fn remove(&mut self, peer: PeerId) {
+        let Some(offer) = self.offers.remove(&peer) else {
+            return;
+        };
+        self.names.remove(&OfferId(offer.hash()));
+        if let Some(count) = self.per_account.get_mut(&offer.body().account) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_account.remove(&offer.body().account);
+            }
+        }
+    }
+
+    /// Whether one more offer of an account fits, after making room for it.
+    fn make_room(&mut self, now: Wall, account: AccountId) -> bool {
+        if self.offers.len() < BOOK_OFFERS_MAX {
+            return true;
+        }
+        self.expire(now);
+        if self.offers.len() < BOOK_OFFERS_MAX {
+            return true;
+        }
+        if !self.dealt_with.contains(&account) {
+            return false;
+        }
+        let stranger = self
+            .offers
+            .values()
+            .find(|offer| !self.dealt_with.contains(&offer.body().account))
+            .map(Verified::signer);
+        match stranger {
+            Some(peer) => {
+                self.remove(peer);
+                true
+            }
+            None => false,
+        }
+    }
+}

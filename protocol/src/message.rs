@@ -1,0 +1,392 @@
+//! What peers say to each other, and how it gets from bytes to handlers.
+//!
+//! One stream protocol per purpose ([`Channel`]); each carries [`Frame`]s. A
+//! frame may hold envelopes as raw bytes. [`Frame::verify`] checks signatures
+//! and that the sender is the signer, and gives a [`Message`], which holds
+//! nothing unverified. It is pure and needs no clock: a driver may run it
+//! anywhere, and remember its results.
+//!
+//! Replies are matched by ids, never by order. Every exchange is safe to
+//! repeat: the same question gets the same bytes.
+
+use bincode::{Decode, Encode};
+
+use crate::{
+    deal::{Agreement, Quote, Request},
+    delegation::Revocation,
+    envelope::{Envelope, EnvelopeError, Raw, Verified},
+    ids::{AgreementId, BlobId, ChannelId, NetworkId, OfferId, PeerId, QuoteId, RequestId},
+    limits::{
+        ENVELOPE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
+        LOG_LINE_BYTES_MAX, OFFER_BYTES_MAX, OFFERS_PER_PAGE, PULL_KNOWN_MAX,
+    },
+    offer::{Offer, Withdrawal},
+    receipt::{Acceptance, Receipt},
+    registry::{Reason, kind},
+    units::Wall,
+    voucher::{Settlement, Voucher, VoucherAck},
+    wire::{self, Bytes, List, Text, WireError},
+};
+
+/// The stream protocols that carry frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    /// Requests, quotes, agreements.
+    Negotiate,
+    /// Progress, logs, receipts, cancellation.
+    Exec,
+    /// Acceptances, vouchers, acknowledgements, heads.
+    Settle,
+    /// The offer book.
+    Book,
+}
+
+type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
+type RawOffer = Raw<OFFER_BYTES_MAX>;
+
+/// A blob small enough to travel inside a frame.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct InlineBlob {
+    /// What it must hash to. Checked by [`Frame::verify`].
+    pub blob: BlobId,
+    /// Its bytes.
+    pub bytes: Bytes<INLINE_BYTES_MAX>,
+}
+
+/// Blobs inside a frame.
+pub type InlineBlobs = List<InlineBlob, INLINE_BLOBS_MAX>;
+
+/// A no, with the two figures that explain it, where there are any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+pub struct Decline {
+    /// Why.
+    pub reason: Reason,
+    /// What was needed.
+    pub need: u64,
+    /// What there is.
+    pub have: u64,
+}
+
+impl From<Reason> for Decline {
+    fn from(reason: Reason) -> Self {
+        Self { reason, need: 0, have: 0 }
+    }
+}
+
+/// An offer by its name and age, for comparing books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Known {
+    /// The provider.
+    pub peer: PeerId,
+    /// Its offer's sequence.
+    pub sequence: u64,
+}
+
+/// What travels on a message stream.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Frame {
+    /// Client: may I have a quote?
+    Ask(RawEnvelope),
+    /// Provider: this.
+    Quoted(RawEnvelope),
+    /// Provider: no.
+    Declined(RequestId, Decline),
+    /// Client: I take it; here is what is small of what you lack.
+    Agree(RawEnvelope, InlineBlobs),
+    /// Provider: I have stored the agreement.
+    Agreed(AgreementId),
+    /// Provider: no longer.
+    AgreeRefused(AgreementId, Decline),
+    /// Client: I won't take this quote.
+    Release(QuoteId),
+
+    /// Provider: so far.
+    Progress(Progress),
+    /// Provider: a line of the job's log.
+    Log(LogLine),
+    /// Client: stop.
+    Cancel(AgreementId),
+    /// Client: are you still on it? I have these receipts.
+    Resume(AgreementId, List<RawEnvelope, 4>),
+    /// Provider: I don't know that agreement.
+    Lost(AgreementId),
+    /// Provider: done, or a part of it; with outputs that are small.
+    Receipt(RawEnvelope, InlineBlobs),
+
+    /// Client: my word on a receipt.
+    Acceptance(RawEnvelope),
+    /// Client: I owe you this.
+    Voucher(RawEnvelope),
+    /// Provider: stored.
+    VoucherAck(RawEnvelope),
+    /// Either: where our channel stands for me. Asks for the same in return
+    /// when `reply` is set.
+    Heads(Heads),
+    /// Provider: so much is paid.
+    Settlement(RawEnvelope),
+
+    /// What offers do you have that I lack?
+    Pull(List<Known, PULL_KNOWN_MAX>),
+    /// These; there are more when `more` is set.
+    Offers(List<RawOffer, OFFERS_PER_PAGE>, bool),
+}
+
+/// How far an execution is. Numbered: an older one never overwrites a newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Progress {
+    /// The agreement.
+    pub agreement: AgreementId,
+    /// The unit.
+    pub unit: u32,
+    /// Counts frames of this agreement.
+    pub number: u64,
+    /// Steps done.
+    pub done: u64,
+    /// Steps in all; 0 while inputs travel.
+    pub total: u64,
+}
+
+/// A line of a job's log.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct LogLine {
+    /// The agreement.
+    pub agreement: AgreementId,
+    /// The unit.
+    pub unit: u32,
+    /// Counts frames of this agreement.
+    pub number: u64,
+    /// When, by the provider's clock.
+    pub at: Wall,
+    /// The line.
+    pub line: Text<LOG_LINE_BYTES_MAX>,
+}
+
+/// One side's view of a channel.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Heads {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The newest voucher that this side has.
+    pub voucher: Option<RawEnvelope>,
+    /// The newest acknowledgement that this side has.
+    pub ack: Option<RawEnvelope>,
+    /// Whether the other side should answer with its own.
+    pub reply: bool,
+}
+
+impl Frame {
+    /// The stream that carries it.
+    pub const fn channel(&self) -> Channel {
+        match self {
+            Self::Ask(_)
+            | Self::Quoted(_)
+            | Self::Declined(..)
+            | Self::Agree(..)
+            | Self::Agreed(_)
+            | Self::AgreeRefused(..)
+            | Self::Release(_) => Channel::Negotiate,
+            Self::Progress(_)
+            | Self::Log(_)
+            | Self::Cancel(_)
+            | Self::Resume(..)
+            | Self::Lost(_)
+            | Self::Receipt(..) => Channel::Exec,
+            Self::Acceptance(_)
+            | Self::Voucher(_)
+            | Self::VoucherAck(_)
+            | Self::Heads(_)
+            | Self::Settlement(_) => Channel::Settle,
+            Self::Pull(_) | Self::Offers(..) => Channel::Book,
+        }
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`WireError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(bytes, FRAME_BYTES_MAX)
+    }
+
+    /// Verifies all that it holds, as said by `from`.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]: the sender is at fault, for these frames are never
+    /// forwarded for others. Offers in a book page are the exception: the bad
+    /// ones are left out, and the first fault is reported beside the good ones
+    /// in [`Message::Offers`].
+    pub fn verify(self, from: PeerId, network: NetworkId) -> Result<Message, EnvelopeError> {
+        /// Refuses what somebody else signed.
+        fn own<T>(verified: Verified<T>, from: PeerId) -> Result<Verified<T>, EnvelopeError> {
+            if verified.signer() == from { Ok(verified) } else { Err(EnvelopeError::WrongSigner) }
+        }
+        Ok(match self {
+            Self::Ask(raw) => Message::Ask(own(raw.verify(network)?, from)?),
+            Self::Quoted(raw) => Message::Quoted(own(raw.verify(network)?, from)?),
+            Self::Declined(request, decline) => Message::Declined(request, decline),
+            Self::Agree(raw, blobs) => {
+                Message::Agree(own(raw.verify(network)?, from)?, check_inline(blobs)?)
+            }
+            Self::Agreed(agreement) => Message::Agreed(agreement),
+            Self::AgreeRefused(agreement, decline) => Message::AgreeRefused(agreement, decline),
+            Self::Release(quote) => Message::Release(quote),
+            Self::Progress(progress) => Message::Progress(progress),
+            Self::Log(line) => Message::Log(line),
+            Self::Cancel(agreement) => Message::Cancel(agreement),
+            Self::Resume(agreement, receipts) => Message::Resume(
+                agreement,
+                receipts
+                    .iter()
+                    .map(|raw| raw.verify(network))
+                    .collect::<Result<_, _>>()?,
+            ),
+            Self::Lost(agreement) => Message::Lost(agreement),
+            Self::Receipt(raw, blobs) => {
+                Message::Receipt(own(raw.verify(network)?, from)?, check_inline(blobs)?)
+            }
+            Self::Acceptance(raw) => Message::Acceptance(own(raw.verify(network)?, from)?),
+            Self::Voucher(raw) => Message::Voucher(own(raw.verify(network)?, from)?),
+            Self::VoucherAck(raw) => Message::VoucherAck(own(raw.verify(network)?, from)?),
+            Self::Heads(heads) => Message::Heads(heads.verify(network)?),
+            Self::Settlement(raw) => Message::Settlement(own(raw.verify(network)?, from)?),
+            Self::Pull(known) => Message::Pull(known.into_vec()),
+            Self::Offers(raw, more) => verify_page(&raw, more, network),
+        })
+    }
+}
+
+impl Heads {
+    fn verify(self, network: NetworkId) -> Result<VerifiedHeads, EnvelopeError> {
+        Ok(VerifiedHeads {
+            channel: self.channel,
+            voucher: self.voucher.map(|raw| raw.verify(network)).transpose()?,
+            ack: self.ack.map(|raw| raw.verify(network)).transpose()?,
+            reply: self.reply,
+        })
+    }
+}
+
+fn check_inline(blobs: InlineBlobs) -> Result<Vec<InlineBlob>, EnvelopeError> {
+    let bytes: usize = blobs.iter().map(|blob| blob.bytes.len()).sum();
+    if bytes > INLINE_BYTES_MAX {
+        return Err(EnvelopeError::OutOfRange("more inline bytes than allowed"));
+    }
+    if blobs.iter().any(|blob| crate::ids::Hash::of(&blob.bytes) != blob.blob.0) {
+        return Err(EnvelopeError::OutOfRange("an inline blob does not match its hash"));
+    }
+    Ok(blobs.into_vec())
+}
+
+fn verify_page(raw: &[RawOffer], more: bool, network: NetworkId) -> Message {
+    let mut offers = Vec::new();
+    let mut fault = None;
+    for result in raw.iter().map(|raw| raw.verify(network)) {
+        match result {
+            Ok(offer) => offers.push(offer),
+            Err(error) => fault = fault.or(Some(error)),
+        }
+    }
+    Message::Offers { offers, more, fault }
+}
+
+/// A verified frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the frame of the same name, verified")]
+pub enum Message {
+    Ask(Verified<Request>),
+    Quoted(Verified<Quote>),
+    Declined(RequestId, Decline),
+    Agree(Verified<Agreement>, Vec<InlineBlob>),
+    Agreed(AgreementId),
+    AgreeRefused(AgreementId, Decline),
+    Release(QuoteId),
+    Progress(Progress),
+    Log(LogLine),
+    Cancel(AgreementId),
+    Resume(AgreementId, Vec<Verified<Receipt>>),
+    Lost(AgreementId),
+    Receipt(Verified<Receipt>, Vec<InlineBlob>),
+    Acceptance(Verified<Acceptance>),
+    Voucher(Verified<Voucher>),
+    VoucherAck(Verified<VoucherAck>),
+    Heads(VerifiedHeads),
+    Settlement(Verified<Settlement>),
+    Pull(Vec<Known>),
+    Offers {
+        offers: Vec<Verified<Offer>>,
+        more: bool,
+        fault: Option<EnvelopeError>,
+    },
+}
+
+/// One side's view of a channel, verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedHeads {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The newest voucher that the sender has.
+    pub voucher: Option<Verified<Voucher>>,
+    /// The newest acknowledgement that the sender has.
+    pub ack: Option<Verified<VoucherAck>>,
+    /// Whether an answer is wanted.
+    pub reply: bool,
+}
+
+/// What travels by gossip: envelopes as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gossip {
+    /// An offer.
+    Offer(Verified<Offer>),
+    /// A withdrawal.
+    Withdrawal(Verified<Withdrawal>),
+    /// The end of a node's power.
+    Revocation(Verified<Revocation>),
+    /// Well signed, and of a kind or version that this node can't read.
+    Unread(OfferId),
+}
+
+impl Gossip {
+    /// From gossiped bytes.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]: to be rejected, for an honest forwarder has checked
+    /// the same. What it could not know (age, a later version) is no error.
+    pub fn verify(bytes: &[u8], network: NetworkId) -> Result<Self, EnvelopeError> {
+        if bytes.len() > OFFER_BYTES_MAX {
+            return Err(EnvelopeError::Wire(WireError::TooLong {
+                bytes: bytes.len(),
+                bytes_max: OFFER_BYTES_MAX,
+            }));
+        }
+        let envelope = Envelope::parse(bytes)?;
+        let known = match envelope.header().kind {
+            kind::OFFER => envelope.verify(network).map(Self::Offer),
+            kind::WITHDRAWAL => envelope.verify(network).map(Self::Withdrawal),
+            kind::REVOCATION => envelope.verify(network).map(Self::Revocation),
+            _ => Err(EnvelopeError::UnknownVersion(envelope.header().version)),
+        };
+        match known {
+            Err(EnvelopeError::UnknownVersion(_) | EnvelopeError::CriticalExtension(_)) => {
+                envelope.verify_unread(network)?;
+                Ok(Self::Unread(OfferId(envelope.hash())))
+            }
+            other => other,
+        }
+    }
+}
+
+/// What a validator tells the gossip layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// New and good: forward it.
+    Accept,
+    /// Old, early or unknown: drop it, and blame nobody.
+    Ignore,
+    /// Malformed or forged: drop it, and blame who sent it.
+    Reject,
+}

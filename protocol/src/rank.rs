@@ -1,0 +1,269 @@
+//! Which offers fit a job, and in which order to ask.
+//!
+//! [`fit`] is one rule for both sides: the client judges offers by it before
+//! it asks, the provider judges requests by it before it answers, so that what
+//! the client's plan promises is not refused for a reason that the client
+//! could have known. [`rank`] adds what only the client cares for (region,
+//! bad experience) and sorts by the job's policy. Both are pure functions over
+//! a snapshot.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    deal::{Needs, Work},
+    envelope::Verified,
+    ids::{OfferId, PeerId},
+    message::Decline,
+    offer::{Device, Name, Offer},
+    registry::{DeviceKind, Reason, SpeedKind},
+    units::{Amount, Millis, cost},
+};
+
+/// What matters to the client, where several offers fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The lowest expected price, tied to measured speed.
+    #[default]
+    Cheapest,
+    /// The shortest expected time.
+    Fastest,
+    /// The lowest product of price and time.
+    Balanced,
+}
+
+/// What a client wants of offers.
+#[derive(Debug, Clone, Copy)]
+pub struct Want<'a> {
+    /// What the job needs.
+    pub needs: &'a Needs,
+    /// Its shape.
+    pub work: &'a Work,
+    /// The most that the client pays for it all.
+    pub budget: Amount,
+    /// Regions that it allows; empty for all.
+    pub regions: &'a [Name],
+    /// Floating-point operations of one execution, where the client knows.
+    pub flops: Option<u64>,
+    /// What matters.
+    pub policy: Policy,
+}
+
+/// An offer that fits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    /// The provider.
+    pub peer: PeerId,
+    /// Its offer.
+    pub offer: OfferId,
+    /// Where it is.
+    pub region: Name,
+    /// The device that would run it.
+    pub device: Name,
+    /// How long one execution is expected to take: exact where the client
+    /// says how much work it is, else relative to the slowest that fits, which
+    /// is taken to need the whole run limit.
+    pub expected: Millis,
+    /// What it is expected to cost in all.
+    pub price: Amount,
+    /// What it can cost at most.
+    pub cap: Amount,
+}
+
+/// Why an offer does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Misfit {
+    /// The provider.
+    pub peer: PeerId,
+    /// Where it is.
+    pub region: Name,
+    /// The first reason.
+    pub decline: Decline,
+}
+
+/// A plan: who could run a job, best first, and who could not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Best first.
+    pub candidates: Vec<Candidate>,
+    /// By provider.
+    pub misfits: Vec<Misfit>,
+}
+
+/// Whether an offer can serve such work within a budget.
+///
+/// # Errors
+/// The first reason why not.
+pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<(), Decline> {
+    let runtime = offer
+        .runtimes
+        .iter()
+        .find(|offered| offered.runtime == needs.runtime)
+        .ok_or(Reason::NO_RUNTIME)?;
+    if needs.features.iter().any(|feature| !runtime.features.contains(feature)) {
+        return Err(Reason::NO_FEATURE.into());
+    }
+    device_for(offer, needs)?;
+    if offer.sandbox < needs.sandbox {
+        return Err(Decline {
+            reason: Reason::SANDBOX_TOO_WEAK,
+            need: needs.sandbox.0.into(),
+            have: offer.sandbox.0.into(),
+        });
+    }
+    if needs.run_max > offer.run_max {
+        return Err(Decline {
+            reason: Reason::TOO_LONG,
+            need: needs.run_max.get(),
+            have: offer.run_max.get(),
+        });
+    }
+    if needs.output_bytes_max > offer.storage_bytes {
+        return Err(Decline {
+            reason: Reason::TOO_LARGE,
+            need: needs.output_bytes_max,
+            have: offer.storage_bytes,
+        });
+    }
+    let least = least_price(offer, work);
+    if least > budget {
+        return Err(Decline {
+            reason: Reason::OVER_BUDGET,
+            need: least.as_micros(),
+            have: budget.as_micros(),
+        });
+    }
+    Ok(())
+}
+
+/// The offer's device that would run it, by position: the fastest that will do.
+///
+/// # Errors
+/// Why none will do.
+pub fn device_for(offer: &Offer, needs: &Needs) -> Result<u16, Decline> {
+    let of_kind = |device: &&Device| needs.device.is_none_or(|kind| device.kind == kind);
+    let mut of_right_kind = offer.devices.iter().filter(of_kind).peekable();
+    if of_right_kind.peek().is_none() {
+        let only_software = offer.devices.iter().all(|device| device.kind == DeviceKind::CPU);
+        return Err(if only_software && !offer.devices.is_empty() {
+            Reason::SOFTWARE_ONLY.into()
+        } else {
+            Reason::NO_DEVICE.into()
+        });
+    }
+    let largest = of_right_kind.map(|device| device.memory_bytes).max().unwrap_or(0);
+    let best = offer
+        .devices
+        .iter()
+        .enumerate()
+        .filter(|(_, device)| of_kind(device) && device.memory_bytes >= needs.memory_bytes)
+        .max_by_key(|(n, device)| (device.speed(SpeedKind::FP32), usize::MAX - n))
+        .and_then(|(n, _)| u16::try_from(n).ok());
+    best.ok_or(Decline {
+        reason: Reason::TOO_LITTLE_MEMORY,
+        need: needs.memory_bytes,
+        have: largest,
+    })
+}
+
+/// What the work costs if every execution takes no time.
+fn least_price(offer: &Offer, work: &Work) -> Amount {
+    let once = offer.price_of_run(Millis::new(0)).unwrap_or(Amount::MAX);
+    times(once, work.unit_count())
+}
+
+/// An amount, so many times; saturating.
+pub fn times(amount: Amount, count: u32) -> Amount {
+    Amount::from_micros(amount.as_micros().saturating_mul(u64::from(count)))
+}
+
+/// Sorts a book's offers for a job. `excluded` tells whom the client leaves
+/// out for now.
+pub fn rank<'a>(
+    offers: impl Iterator<Item = &'a Verified<Offer>>,
+    want: &Want<'_>,
+    excluded: impl Fn(PeerId) -> bool,
+) -> Plan {
+    let mut fitting = Vec::new();
+    let mut misfits = Vec::new();
+    for offer in offers {
+        match judge(offer, want, &excluded) {
+            Ok(device) => fitting.push((offer, device)),
+            Err(decline) => misfits.push(Misfit {
+                peer: offer.signer(),
+                region: offer.body().region.clone(),
+                decline,
+            }),
+        }
+    }
+    let slowest = fitting
+        .iter()
+        .map(|(_, device)| device.speed(SpeedKind::FP32).max(1))
+        .min()
+        .unwrap_or(1);
+    let mut candidates: Vec<Candidate> = fitting
+        .into_iter()
+        .map(|(offer, device)| candidate(offer, device, want, slowest))
+        .collect();
+    candidates.sort_by_key(|candidate| (score(candidate, want.policy), candidate.peer));
+    Plan { candidates, misfits }
+}
+
+fn judge<'a>(
+    offer: &'a Verified<Offer>,
+    want: &Want<'_>,
+    excluded: impl Fn(PeerId) -> bool,
+) -> Result<&'a Device, Decline> {
+    let body = offer.body();
+    if !want.regions.is_empty() && !want.regions.contains(&body.region) {
+        return Err(Reason::OTHER_REGION.into());
+    }
+    fit(body, want.needs, want.work, want.budget)?;
+    if excluded(offer.signer()) {
+        return Err(Reason::EXCLUDED.into());
+    }
+    let device = device_for(body, want.needs)?;
+    body.devices
+        .get(usize::from(device))
+        .ok_or_else(|| Reason::NO_DEVICE.into())
+}
+
+fn candidate(offer: &Verified<Offer>, device: &Device, want: &Want<'_>, slowest: u64) -> Candidate {
+    let body = offer.body();
+    let speed = device.speed(SpeedKind::FP32).max(1);
+    let run_max = want.needs.run_max.get();
+    let expected = match want.flops {
+        Some(flops) => flops.saturating_mul(1000).div_ceil(speed).min(run_max),
+        None => {
+            let scaled = u128::from(run_max) * u128::from(slowest) / u128::from(speed);
+            u64::try_from(scaled).unwrap_or(run_max)
+        }
+    };
+    let units = want.work.unit_count();
+    let price = |run: u64| {
+        cost(&crate::offer::run_usage(Millis::new(run)), &body.prices)
+            .map_or(Amount::MAX, |once| times(once, units))
+            .min(want.budget)
+    };
+    Candidate {
+        peer: offer.signer(),
+        offer: OfferId(offer.hash()),
+        region: body.region.clone(),
+        device: device.model.clone(),
+        expected: Millis::new(expected),
+        price: price(expected),
+        cap: price(run_max),
+    }
+}
+
+/// Lower is better.
+fn score(candidate: &Candidate, policy: Policy) -> (u128, u128) {
+    let price = u128::from(candidate.price.as_micros());
+    let time = u128::from(candidate.expected.get());
+    match policy {
+        Policy::Cheapest => (price, time),
+        Policy::Fastest => (time, price),
+        Policy::Balanced => ((price + 1) * (time + 1), price),
+    }
+}

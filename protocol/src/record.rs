@@ -1,0 +1,380 @@
+//! What a node writes down.
+//!
+//! Everything that a node signed or accepted becomes a [`Record`] before
+//! anybody else sees its consequence. Records hold the exact bytes that
+//! travelled. Replaying them rebuilds a [`crate::peer::Peer`]; finding them by
+//! the ids that a person asks for is the store's part, by [`Record::keys`].
+
+use bincode::{Decode, Encode};
+
+use crate::{
+    bundle::Bundle,
+    deal::{Agreement, BlobRef, Needs, Quote, Request, Work},
+    envelope::{EnvelopeError, Raw, Verified},
+    ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
+    limits::{ENVELOPE_BYTES_MAX, INPUTS_MAX, OFFER_BYTES_MAX},
+    message::InlineBlobs,
+    offer::{Name, Offer, Withdrawal},
+    rank::Policy,
+    receipt::{Acceptance, Receipt},
+    registry::{Confidentiality, Reason, Verification},
+    units::{Amount, Millis, Wall},
+    voucher::{Settlement, Voucher, VoucherAck},
+    wire::{self, List},
+};
+
+/// Bytes of one record, at most: an accepted agreement with its offer, request
+/// and quote, or a job with its inline blobs.
+pub const RECORD_BYTES_MAX: usize = 160 * 1024;
+
+/// A position in a node's journal. Counts records from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lsn(pub u64);
+
+/// A job as its client's node keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct JobOrder {
+    /// Its name among ids.
+    pub job: JobId,
+    /// Its name for people.
+    pub name: Name,
+    /// Whom it is for inside the account.
+    pub principal: Name,
+    /// Its shape.
+    pub work: Work,
+    /// The program.
+    pub spec: BlobRef,
+    /// What the program reads.
+    pub inputs: List<BlobRef, INPUTS_MAX>,
+    /// What it needs.
+    pub needs: Needs,
+    /// The most that it may cost in all.
+    pub budget: Amount,
+    /// Regions that it allows; empty for all.
+    pub regions: List<Name, 16>,
+    /// Providers that it allows; empty for all.
+    pub providers: List<PeerId, 16>,
+    /// What matters.
+    pub policy: Policy,
+    /// Floating-point operations of one execution; 0 where unknown.
+    pub flops: u64,
+    /// Verification asked for.
+    pub verification: Verification,
+    /// Confidentiality asked for.
+    pub confidentiality: Confidentiality,
+    /// How long a provider may keep its data.
+    pub retention: Millis,
+    /// When all of it must be over, counted from submission.
+    pub total: Millis,
+    /// Whether firm offers are taken in one round trip.
+    pub take: bool,
+    /// Propose so many percent less than the first quote; 0 for not.
+    pub counter_percent: u8,
+    /// Spec and inputs that are small enough to travel with the agreement.
+    pub inline: InlineBlobs,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobEnd {
+    /// All its results are here and accepted.
+    Done,
+    /// It can't be done, for this reason.
+    Failed(Reason),
+    /// Its client cancelled it.
+    Cancelled,
+    /// Nobody would take it, last for this reason.
+    Declined(Reason),
+    /// Its time was over.
+    Expired,
+}
+
+/// One entry of the journal.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "fields are what they are called; each variant is described")]
+pub enum Record {
+    /// We announced an offer.
+    Offered(Verified<Offer>),
+    /// We withdrew our offers.
+    Withdrew(Verified<Withdrawal>),
+    /// Our user gave us a job.
+    Submitted { order: Box<JobOrder>, at: Wall },
+    /// We asked a provider.
+    Asked(Verified<Request>),
+    /// We completed a quote, by agreement or, for a take, by its arrival.
+    Took {
+        offer: Verified<Offer>,
+        request: Verified<Request>,
+        quote: Verified<Quote>,
+        agreement: Option<Verified<Agreement>>,
+    },
+    /// We gave up an agreement: its provider is lost or at fault.
+    GaveUp { job: JobId, agreement: AgreementId, reason: Reason },
+    /// We gave our word on a provider's receipt.
+    Judged { receipt: Verified<Receipt>, acceptance: Verified<Acceptance> },
+    /// Our job ended.
+    Ended { job: JobId, end: JobEnd, at: Wall },
+    /// We quoted.
+    Quoted { offer: Verified<Offer>, request: Verified<Request>, quote: Verified<Quote> },
+    /// A client completed our quote.
+    AgreedTo(Verified<Agreement>),
+    /// We stated an execution.
+    Receipted(Verified<Receipt>),
+    /// A client gave its word on our receipt.
+    HeardOf(Verified<Acceptance>),
+    /// We will do no more for an agreement.
+    Closed { agreement: AgreementId, reason: Reason },
+    /// We signed a voucher, or found one of our own at the payee.
+    Paid(Verified<Voucher>),
+    /// The payee acknowledged.
+    PaidAcked(Verified<VoucherAck>),
+    /// We took a voucher and acknowledged it.
+    Earned { voucher: Verified<Voucher>, ack: Verified<VoucherAck> },
+    /// The payer contradicted itself: both vouchers are here.
+    Frozen { first: Verified<Voucher>, second: Verified<Voucher> },
+    /// We, or the payee, declared a part of a debt paid.
+    Settled(Verified<Settlement>),
+    /// Quoted and taken at once: a firm offer's countersignature.
+    QuotedFirm { offer: Verified<Offer>, request: Verified<Request>, quote: Verified<Quote> },
+}
+
+/// A record as bytes: the same shape with raw envelopes.
+#[derive(Debug, Encode, Decode)]
+enum Stored {
+    Offered(RawOffer),
+    Withdrew(RawOffer),
+    Submitted(Box<JobOrder>, Wall),
+    Asked(RawEnvelope),
+    Took(RawOffer, RawEnvelope, RawEnvelope, Option<RawEnvelope>),
+    GaveUp(JobId, AgreementId, Reason),
+    Judged(RawEnvelope, RawEnvelope),
+    Ended(JobId, JobEnd, Wall),
+    Quoted(RawOffer, RawEnvelope, RawEnvelope),
+    AgreedTo(RawEnvelope),
+    Receipted(RawEnvelope),
+    HeardOf(RawEnvelope),
+    Closed(AgreementId, Reason),
+    Paid(RawEnvelope),
+    PaidAcked(RawEnvelope),
+    Earned(RawEnvelope, RawEnvelope),
+    Frozen(RawEnvelope, RawEnvelope),
+    Settled(RawEnvelope),
+    QuotedFirm(RawOffer, RawEnvelope, RawEnvelope),
+}
+
+type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
+type RawOffer = Raw<OFFER_BYTES_MAX>;
+
+/// What a record can be found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordKey {
+    /// A job, on its client's side or its provider's.
+    Job(JobId),
+    /// An agreement.
+    Agreement(AgreementId),
+    /// A receipt, or the word on it.
+    Receipt(ReceiptId),
+    /// Every receipt, in order.
+    AnyReceipt,
+    /// Every job of our own, in order.
+    AnyJob,
+    /// A channel.
+    Channel(ChannelId),
+    /// The other party's node.
+    Peer(PeerId),
+    /// The other party's account.
+    Account(AccountId),
+    /// An envelope that the record holds.
+    Envelope(Hash),
+}
+
+impl Record {
+    /// Its bytes in the journal.
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(&self.stored())
+    }
+
+    fn stored(&self) -> Stored {
+        match self {
+            Self::Offered(offer) => Stored::Offered(offer.raw()),
+            Self::Withdrew(withdrawal) => Stored::Withdrew(withdrawal.raw()),
+            Self::Submitted { order, at } => Stored::Submitted(order.clone(), *at),
+            Self::Asked(request) => Stored::Asked(request.raw()),
+            Self::Took { offer, request, quote, agreement } => Stored::Took(
+                offer.raw(),
+                request.raw(),
+                quote.raw(),
+                agreement.as_ref().map(Verified::raw),
+            ),
+            Self::GaveUp { job, agreement, reason } => Stored::GaveUp(*job, *agreement, *reason),
+            Self::Judged { receipt, acceptance } => Stored::Judged(receipt.raw(), acceptance.raw()),
+            Self::Ended { job, end, at } => Stored::Ended(*job, *end, *at),
+            Self::Quoted { offer, request, quote } => {
+                Stored::Quoted(offer.raw(), request.raw(), quote.raw())
+            }
+            Self::QuotedFirm { offer, request, quote } => {
+                Stored::QuotedFirm(offer.raw(), request.raw(), quote.raw())
+            }
+            Self::AgreedTo(agreement) => Stored::AgreedTo(agreement.raw()),
+            Self::Receipted(receipt) => Stored::Receipted(receipt.raw()),
+            Self::HeardOf(acceptance) => Stored::HeardOf(acceptance.raw()),
+            Self::Closed { agreement, reason } => Stored::Closed(*agreement, *reason),
+            Self::Paid(voucher) => Stored::Paid(voucher.raw()),
+            Self::PaidAcked(ack) => Stored::PaidAcked(ack.raw()),
+            Self::Earned { voucher, ack } => Stored::Earned(voucher.raw(), ack.raw()),
+            Self::Frozen { first, second } => Stored::Frozen(first.raw(), second.raw()),
+            Self::Settled(settlement) => Stored::Settled(settlement.raw()),
+        }
+    }
+
+    /// From its bytes in the journal.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]: the bytes are no record of this network's.
+    pub fn decode(bytes: &[u8], network: NetworkId) -> Result<Self, EnvelopeError> {
+        Ok(match wire::decode::<Stored>(bytes, RECORD_BYTES_MAX)? {
+            Stored::Offered(raw) => Self::Offered(raw.verify(network)?),
+            Stored::Withdrew(raw) => Self::Withdrew(raw.verify(network)?),
+            Stored::Submitted(order, at) => Self::Submitted { order, at },
+            Stored::Asked(raw) => Self::Asked(raw.verify(network)?),
+            Stored::Took(offer, request, quote, agreement) => Self::Took {
+                offer: offer.verify(network)?,
+                request: request.verify(network)?,
+                quote: quote.verify(network)?,
+                agreement: agreement.map(|raw| raw.verify(network)).transpose()?,
+            },
+            Stored::GaveUp(job, agreement, reason) => Self::GaveUp { job, agreement, reason },
+            Stored::Judged(receipt, acceptance) => Self::Judged {
+                receipt: receipt.verify(network)?,
+                acceptance: acceptance.verify(network)?,
+            },
+            Stored::Ended(job, end, at) => Self::Ended { job, end, at },
+            Stored::Quoted(offer, request, quote) => Self::Quoted {
+                offer: offer.verify(network)?,
+                request: request.verify(network)?,
+                quote: quote.verify(network)?,
+            },
+            Stored::QuotedFirm(offer, request, quote) => Self::QuotedFirm {
+                offer: offer.verify(network)?,
+                request: request.verify(network)?,
+                quote: quote.verify(network)?,
+            },
+            Stored::AgreedTo(raw) => Self::AgreedTo(raw.verify(network)?),
+            Stored::Receipted(raw) => Self::Receipted(raw.verify(network)?),
+            Stored::HeardOf(raw) => Self::HeardOf(raw.verify(network)?),
+            Stored::Closed(agreement, reason) => Self::Closed { agreement, reason },
+            Stored::Paid(raw) => Self::Paid(raw.verify(network)?),
+            Stored::PaidAcked(raw) => Self::PaidAcked(raw.verify(network)?),
+            Stored::Earned(voucher, ack) => Self::Earned {
+                voucher: voucher.verify(network)?,
+                ack: ack.verify(network)?,
+            },
+            Stored::Frozen(first, second) => Self::Frozen {
+                first: first.verify(network)?,
+                second: second.verify(network)?,
+            },
+            Stored::Settled(raw) => Self::Settled(raw.verify(network)?),
+        })
+    }
+
+    /// What it can be found by.
+    pub fn keys(&self, network: NetworkId) -> Vec<RecordKey> {
+        use RecordKey as Key;
+        match self {
+            Self::Offered(_) | Self::Withdrew(_) => vec![],
+            Self::Submitted { order, .. } => vec![Key::Job(order.job), Key::AnyJob],
+            Self::Asked(request) => {
+                vec![Key::Job(request.body().job), Key::Envelope(request.hash())]
+            }
+            Self::Took { quote, .. } => vec![
+                Key::Job(quote.body().job),
+                Key::Agreement(AgreementId(quote.hash())),
+                Key::Peer(quote.signer()),
+                Key::Account(quote.body().account),
+            ],
+            Self::Quoted { request, quote, .. } | Self::QuotedFirm { request, quote, .. } => vec![
+                Key::Job(quote.body().job),
+                Key::Agreement(AgreementId(quote.hash())),
+                Key::Peer(request.signer()),
+                Key::Account(request.body().account),
+            ],
+            Self::GaveUp { job, agreement, .. } => vec![Key::Job(*job), Key::Agreement(*agreement)],
+            Self::Ended { job, .. } => vec![Key::Job(*job)],
+            Self::Judged { receipt, .. } => vec![
+                Key::Agreement(receipt.body().key.agreement),
+                Key::Receipt(ReceiptId(receipt.hash())),
+                Key::AnyReceipt,
+            ],
+            Self::AgreedTo(agreement) => vec![
+                Key::Job(agreement.body().job),
+                Key::Agreement(agreement.body().quote.into()),
+            ],
+            Self::Receipted(receipt) => vec![
+                Key::Agreement(receipt.body().key.agreement),
+                Key::Receipt(ReceiptId(receipt.hash())),
+                Key::AnyReceipt,
+            ],
+            Self::HeardOf(acceptance) => vec![
+                Key::Agreement(acceptance.body().key.agreement),
+                Key::Receipt(acceptance.body().receipt),
+            ],
+            Self::Closed { agreement, .. } => vec![Key::Agreement(*agreement)],
+            Self::Paid(voucher) | Self::Earned { voucher, .. } => {
+                let mut keys = vec![
+                    Key::Channel(voucher.body().parties.channel(network)),
+                    Key::Envelope(voucher.hash()),
+                ];
+                keys.extend(voucher.body().receipts.iter().map(|&receipt| Key::Receipt(receipt)));
+                keys
+            }
+            Self::PaidAcked(ack) => vec![
+                Key::Channel(ack.body().parties.channel(network)),
+                Key::Envelope(ack.body().voucher.0),
+            ],
+            Self::Frozen { first, .. } => vec![Key::Channel(first.body().parties.channel(network))],
+            Self::Settled(settlement) => {
+                vec![Key::Channel(settlement.body().parties.channel(network))]
+            }
+        }
+    }
+
+    /// Puts the bundle of a receipt together from the records of its
+    /// agreement and of itself. `None` while something is missing.
+    pub fn bundle<'a>(
+        network: &str,
+        receipt: ReceiptId,
+        records: impl Iterator<Item = &'a Self>,
+    ) -> Option<Bundle> {
+        let mut builder = crate::bundle::Builder::default();
+        for record in records {
+            match record {
+                Self::Took { offer, request, quote, agreement } => {
+                    builder.deal(offer, request, quote);
+                    builder.agreement(agreement.as_ref());
+                }
+                Self::Quoted { offer, request, quote }
+                | Self::QuotedFirm { offer, request, quote } => builder.deal(offer, request, quote),
+                Self::AgreedTo(agreement) => builder.agreement(Some(agreement)),
+                Self::Receipted(signed) if signed.hash() == receipt.0 => builder.receipt(signed),
+                Self::Judged { receipt: signed, acceptance } if signed.hash() == receipt.0 => {
+                    builder.receipt(signed);
+                    builder.acceptance(acceptance);
+                }
+                Self::HeardOf(acceptance) if acceptance.body().receipt == receipt => {
+                    builder.acceptance(acceptance);
+                }
+                Self::Earned { voucher, ack } if voucher.body().receipts.contains(&receipt) => {
+                    builder.voucher(voucher);
+                    builder.ack(ack);
+                }
+                Self::Paid(voucher) if voucher.body().receipts.contains(&receipt) => {
+                    builder.voucher(voucher);
+                }
+                Self::PaidAcked(ack) => builder.ack(ack),
+                _ => {}
+            }
+        }
+        builder.build(network)
+    }
+}
