@@ -110,11 +110,19 @@ impl Book {
         if offer.issued() > now.after(SKEW_MAX) {
             return Inserted::Early;
         }
-        if self.revoked.get(&(account, peer)).is_some_and(|&since| offer.issued() >= since) {
+        if self
+            .revoked
+            .get(&(account, peer))
+            .is_some_and(|&since| offer.issued() >= since)
+        {
             return Inserted::Revoked;
         }
         let sequence = offer.body().sequence;
-        if self.withdrawn.get(&peer).is_some_and(|&(upto, _)| sequence <= upto) {
+        if self
+            .withdrawn
+            .get(&peer)
+            .is_some_and(|&(upto, _)| sequence <= upto)
+        {
             return Inserted::Outdated;
         }
         let replaced = match self.offers.get(&peer) {
@@ -133,7 +141,11 @@ impl Book {
         *self.per_account.entry(account).or_default() += 1;
         self.names.insert(OfferId(offer.hash()), peer);
         self.offers.insert(peer, offer);
-        if replaced { Inserted::Replaced } else { Inserted::New }
+        if replaced {
+            Inserted::Replaced
+        } else {
+            Inserted::New
+        }
     }
 
     /// Takes a provider's word that its offers no longer stand.
@@ -142,14 +154,21 @@ impl Book {
         if withdrawal.expires() <= now || withdrawal.issued() > now.after(SKEW_MAX) {
             return Verdict::Ignore;
         }
-        if self.withdrawn.get(&peer).is_some_and(|&(known, _)| known >= upto) {
+        if self
+            .withdrawn
+            .get(&peer)
+            .is_some_and(|&(known, _)| known >= upto)
+        {
             return Verdict::Ignore;
         }
         if self.withdrawn.len() >= BOOK_OFFERS_MAX {
             return Verdict::Ignore;
         }
         self.withdrawn.insert(peer, (upto, withdrawal.expires()));
-        if self.of(peer).is_some_and(|offer| offer.body().sequence <= upto) {
+        if self
+            .of(peer)
+            .is_some_and(|offer| offer.body().sequence <= upto)
+        {
             self.remove(peer);
         }
         Verdict::Accept
@@ -166,9 +185,9 @@ impl Book {
             return Verdict::Ignore;
         }
         self.revoked.insert(key, since);
-        let stands = self.of(peer).is_some_and(|offer| {
-            offer.body().account == account && offer.issued() >= since
-        });
+        let stands = self
+            .of(peer)
+            .is_some_and(|offer| offer.body().account == account && offer.issued() >= since);
         if stands {
             self.remove(peer);
         }
@@ -177,7 +196,9 @@ impl Book {
 
     /// Whether an account had revoked a node when that signed something.
     pub fn is_revoked(&self, account: AccountId, peer: PeerId, signed: Wall) -> bool {
-        self.revoked.get(&(account, peer)).is_some_and(|&since| signed >= since)
+        self.revoked
+            .get(&(account, peer))
+            .is_some_and(|&since| signed >= since)
     }
 
     /// Drops what has expired, and says when the next will.
@@ -199,16 +220,23 @@ impl Book {
     pub fn known(&self) -> Vec<Known> {
         self.offers
             .iter()
-            .map(|(&peer, offer)| Known { peer, sequence: offer.body().sequence })
+            .map(|(&peer, offer)| Known {
+                peer,
+                sequence: offer.body().sequence,
+            })
             .collect()
     }
 
     /// What somebody with these offers lacks.
     pub fn lacking<'a>(&'a self, known: &[Known]) -> impl Iterator<Item = &'a Verified<Offer>> {
-        let known: BTreeMap<PeerId, u64> =
-            known.iter().map(|known| (known.peer, known.sequence)).collect();
+        let known: BTreeMap<PeerId, u64> = known
+            .iter()
+            .map(|known| (known.peer, known.sequence))
+            .collect();
         self.offers.values().filter(move |offer| {
-            known.get(&offer.signer()).is_none_or(|&sequence| sequence < offer.body().sequence)
+            known
+                .get(&offer.signer())
+                .is_none_or(|&sequence| sequence < offer.body().sequence)
         })
     }
 

@@ -181,7 +181,14 @@ impl Bundle {
         if let Some(ack) = &ack {
             check_ack(ack, voucher.as_ref())?;
         }
-        Ok(proof(&self.network, &deal, &receipt, acceptance, voucher.is_some(), ack.is_some()))
+        Ok(proof(
+            &self.network,
+            &deal,
+            &receipt,
+            acceptance,
+            voucher.is_some(),
+            ack.is_some(),
+        ))
     }
 }
 
@@ -214,7 +221,11 @@ fn check_voucher(
         && parties.payer_account == quote.client_account
         && parties.payee_account == quote.account
         && body.cumulative.as_micros() >= u128::from(receipt.body().amount.as_micros());
-    if pays { Ok(()) } else { Err(BundleError::OtherVoucher) }
+    if pays {
+        Ok(())
+    } else {
+        Err(BundleError::OtherVoucher)
+    }
 }
 
 fn check_ack(
@@ -227,7 +238,11 @@ fn check_ack(
             && ack.body().sequence == voucher.body().sequence
             && ack.body().cumulative == voucher.body().cumulative
     });
-    if matches { Ok(()) } else { Err(BundleError::OtherAck) }
+    if matches {
+        Ok(())
+    } else {
+        Err(BundleError::OtherAck)
+    }
 }
 
 fn proof(
@@ -316,7 +331,9 @@ impl Builder {
         let (offer, request, quote) = self.deal?;
         let voucher = self.voucher;
         let ack = voucher.as_ref().and_then(|voucher| {
-            self.acks.iter().find(|ack| ack.body().voucher.0 == voucher.hash())
+            self.acks
+                .iter()
+                .find(|ack| ack.body().voucher.0 == voucher.hash())
         });
         Some(Bundle {
             magic: MAGIC,

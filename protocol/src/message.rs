@@ -69,7 +69,11 @@ pub struct Decline {
 
 impl From<Reason> for Decline {
     fn from(reason: Reason) -> Self {
-        Self { reason, need: 0, have: 0 }
+        Self {
+            reason,
+            need: 0,
+            have: 0,
+        }
     }
 }
 
@@ -223,7 +227,11 @@ impl Frame {
     pub fn verify(self, from: PeerId, network: NetworkId) -> Result<Message, EnvelopeError> {
         /// Refuses what somebody else signed.
         fn own<T>(verified: Verified<T>, from: PeerId) -> Result<Verified<T>, EnvelopeError> {
-            if verified.signer() == from { Ok(verified) } else { Err(EnvelopeError::WrongSigner) }
+            if verified.signer() == from {
+                Ok(verified)
+            } else {
+                Err(EnvelopeError::WrongSigner)
+            }
         }
         Ok(match self {
             Self::Ask(raw) => Message::Ask(own(raw.verify(network)?, from)?),
@@ -276,8 +284,13 @@ fn check_inline(blobs: InlineBlobs) -> Result<Vec<InlineBlob>, EnvelopeError> {
     if bytes > INLINE_BYTES_MAX {
         return Err(EnvelopeError::OutOfRange("more inline bytes than allowed"));
     }
-    if blobs.iter().any(|blob| crate::ids::Hash::of(&blob.bytes) != blob.blob.0) {
-        return Err(EnvelopeError::OutOfRange("an inline blob does not match its hash"));
+    if blobs
+        .iter()
+        .any(|blob| crate::ids::Hash::of(&blob.bytes) != blob.blob.0)
+    {
+        return Err(EnvelopeError::OutOfRange(
+            "an inline blob does not match its hash",
+        ));
     }
     Ok(blobs.into_vec())
 }
@@ -291,7 +304,11 @@ fn verify_page(raw: &[RawOffer], more: bool, network: NetworkId) -> Message {
             Err(error) => fault = fault.or(Some(error)),
         }
     }
-    Message::Offers { offers, more, fault }
+    Message::Offers {
+        offers,
+        more,
+        fault,
+    }
 }
 
 /// A verified frame.

@@ -101,7 +101,11 @@ pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<
         .iter()
         .find(|offered| offered.runtime == needs.runtime)
         .ok_or(Reason::NO_RUNTIME)?;
-    if needs.features.iter().any(|feature| !runtime.features.contains(feature)) {
+    if needs
+        .features
+        .iter()
+        .any(|feature| !runtime.features.contains(feature))
+    {
         return Err(Reason::NO_FEATURE.into());
     }
     device_for(offer, needs)?;
@@ -145,14 +149,20 @@ pub fn device_for(offer: &Offer, needs: &Needs) -> Result<u16, Decline> {
     let of_kind = |device: &&Device| needs.device.is_none_or(|kind| device.kind == kind);
     let mut of_right_kind = offer.devices.iter().filter(of_kind).peekable();
     if of_right_kind.peek().is_none() {
-        let only_software = offer.devices.iter().all(|device| device.kind == DeviceKind::CPU);
+        let only_software = offer
+            .devices
+            .iter()
+            .all(|device| device.kind == DeviceKind::CPU);
         return Err(if only_software && !offer.devices.is_empty() {
             Reason::SOFTWARE_ONLY.into()
         } else {
             Reason::NO_DEVICE.into()
         });
     }
-    let largest = of_right_kind.map(|device| device.memory_bytes).max().unwrap_or(0);
+    let largest = of_right_kind
+        .map(|device| device.memory_bytes)
+        .max()
+        .unwrap_or(0);
     let best = offer
         .devices
         .iter()
@@ -207,7 +217,10 @@ pub fn rank<'a>(
         .map(|(offer, device)| candidate(offer, device, want, slowest))
         .collect();
     candidates.sort_by_key(|candidate| (score(candidate, want.policy), candidate.peer));
-    Plan { candidates, misfits }
+    Plan {
+        candidates,
+        misfits,
+    }
 }
 
 fn judge<'a>(

@@ -92,7 +92,10 @@ pub enum JobEnd {
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "fields are what they are called; each variant is described")]
+#[expect(
+    missing_docs,
+    reason = "fields are what they are called; each variant is described"
+)]
 pub enum Record {
     /// We announced an offer.
     Offered(Verified<Offer>),
@@ -110,13 +113,24 @@ pub enum Record {
         agreement: Option<Verified<Agreement>>,
     },
     /// We gave up an agreement: its provider is lost or at fault.
-    GaveUp { job: JobId, agreement: AgreementId, reason: Reason },
+    GaveUp {
+        job: JobId,
+        agreement: AgreementId,
+        reason: Reason,
+    },
     /// We gave our word on a provider's receipt.
-    Judged { receipt: Verified<Receipt>, acceptance: Verified<Acceptance> },
+    Judged {
+        receipt: Verified<Receipt>,
+        acceptance: Verified<Acceptance>,
+    },
     /// Our job ended.
     Ended { job: JobId, end: JobEnd, at: Wall },
     /// We quoted.
-    Quoted { offer: Verified<Offer>, request: Verified<Request>, quote: Verified<Quote> },
+    Quoted {
+        offer: Verified<Offer>,
+        request: Verified<Request>,
+        quote: Verified<Quote>,
+    },
     /// A client completed our quote.
     AgreedTo(Verified<Agreement>),
     /// We stated an execution.
@@ -124,19 +138,32 @@ pub enum Record {
     /// A client gave its word on our receipt.
     HeardOf(Verified<Acceptance>),
     /// We will do no more for an agreement.
-    Closed { agreement: AgreementId, reason: Reason },
+    Closed {
+        agreement: AgreementId,
+        reason: Reason,
+    },
     /// We signed a voucher, or found one of our own at the payee.
     Paid(Verified<Voucher>),
     /// The payee acknowledged.
     PaidAcked(Verified<VoucherAck>),
     /// We took a voucher and acknowledged it.
-    Earned { voucher: Verified<Voucher>, ack: Verified<VoucherAck> },
+    Earned {
+        voucher: Verified<Voucher>,
+        ack: Verified<VoucherAck>,
+    },
     /// The payer contradicted itself: both vouchers are here.
-    Frozen { first: Verified<Voucher>, second: Verified<Voucher> },
+    Frozen {
+        first: Verified<Voucher>,
+        second: Verified<Voucher>,
+    },
     /// We, or the payee, declared a part of a debt paid.
     Settled(Verified<Settlement>),
     /// Quoted and taken at once: a firm offer's countersignature.
-    QuotedFirm { offer: Verified<Offer>, request: Verified<Request>, quote: Verified<Quote> },
+    QuotedFirm {
+        offer: Verified<Offer>,
+        request: Verified<Request>,
+        quote: Verified<Quote>,
+    },
 }
 
 /// A record as bytes: the same shape with raw envelopes.
@@ -201,21 +228,37 @@ impl Record {
             Self::Withdrew(withdrawal) => Stored::Withdrew(withdrawal.raw()),
             Self::Submitted { order, at } => Stored::Submitted(order.clone(), *at),
             Self::Asked(request) => Stored::Asked(request.raw()),
-            Self::Took { offer, request, quote, agreement } => Stored::Took(
+            Self::Took {
+                offer,
+                request,
+                quote,
+                agreement,
+            } => Stored::Took(
                 offer.raw(),
                 request.raw(),
                 quote.raw(),
                 agreement.as_ref().map(Verified::raw),
             ),
-            Self::GaveUp { job, agreement, reason } => Stored::GaveUp(*job, *agreement, *reason),
-            Self::Judged { receipt, acceptance } => Stored::Judged(receipt.raw(), acceptance.raw()),
+            Self::GaveUp {
+                job,
+                agreement,
+                reason,
+            } => Stored::GaveUp(*job, *agreement, *reason),
+            Self::Judged {
+                receipt,
+                acceptance,
+            } => Stored::Judged(receipt.raw(), acceptance.raw()),
             Self::Ended { job, end, at } => Stored::Ended(*job, *end, *at),
-            Self::Quoted { offer, request, quote } => {
-                Stored::Quoted(offer.raw(), request.raw(), quote.raw())
-            }
-            Self::QuotedFirm { offer, request, quote } => {
-                Stored::QuotedFirm(offer.raw(), request.raw(), quote.raw())
-            }
+            Self::Quoted {
+                offer,
+                request,
+                quote,
+            } => Stored::Quoted(offer.raw(), request.raw(), quote.raw()),
+            Self::QuotedFirm {
+                offer,
+                request,
+                quote,
+            } => Stored::QuotedFirm(offer.raw(), request.raw(), quote.raw()),
             Self::AgreedTo(agreement) => Stored::AgreedTo(agreement.raw()),
             Self::Receipted(receipt) => Stored::Receipted(receipt.raw()),
             Self::HeardOf(acceptance) => Stored::HeardOf(acceptance.raw()),
@@ -244,7 +287,11 @@ impl Record {
                 quote: quote.verify(network)?,
                 agreement: agreement.map(|raw| raw.verify(network)).transpose()?,
             },
-            Stored::GaveUp(job, agreement, reason) => Self::GaveUp { job, agreement, reason },
+            Stored::GaveUp(job, agreement, reason) => Self::GaveUp {
+                job,
+                agreement,
+                reason,
+            },
             Stored::Judged(receipt, acceptance) => Self::Judged {
                 receipt: receipt.verify(network)?,
                 acceptance: acceptance.verify(network)?,
@@ -325,7 +372,13 @@ impl Record {
                     Key::Channel(voucher.body().parties.channel(network)),
                     Key::Envelope(voucher.hash()),
                 ];
-                keys.extend(voucher.body().receipts.iter().map(|&receipt| Key::Receipt(receipt)));
+                keys.extend(
+                    voucher
+                        .body()
+                        .receipts
+                        .iter()
+                        .map(|&receipt| Key::Receipt(receipt)),
+                );
                 keys
             }
             Self::PaidAcked(ack) => vec![
@@ -349,15 +402,31 @@ impl Record {
         let mut builder = crate::bundle::Builder::default();
         for record in records {
             match record {
-                Self::Took { offer, request, quote, agreement } => {
+                Self::Took {
+                    offer,
+                    request,
+                    quote,
+                    agreement,
+                } => {
                     builder.deal(offer, request, quote);
                     builder.agreement(agreement.as_ref());
                 }
-                Self::Quoted { offer, request, quote }
-                | Self::QuotedFirm { offer, request, quote } => builder.deal(offer, request, quote),
+                Self::Quoted {
+                    offer,
+                    request,
+                    quote,
+                }
+                | Self::QuotedFirm {
+                    offer,
+                    request,
+                    quote,
+                } => builder.deal(offer, request, quote),
                 Self::AgreedTo(agreement) => builder.agreement(Some(agreement)),
                 Self::Receipted(signed) if signed.hash() == receipt.0 => builder.receipt(signed),
-                Self::Judged { receipt: signed, acceptance } if signed.hash() == receipt.0 => {
+                Self::Judged {
+                    receipt: signed,
+                    acceptance,
+                } if signed.hash() == receipt.0 => {
                     builder.receipt(signed);
                     builder.acceptance(acceptance);
                 }

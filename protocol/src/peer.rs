@@ -1,0 +1,907 @@
+//! A node's mind: everything that it decides, as a value.
+//!
+//! A [`Peer`] is fed with [`Input`]s and both clocks, and drained of
+//! [`Output`]s; it does nothing by itself and knows no socket, file, thread or
+//! clock. The driver around it carries the outputs out:
+//!
+//! ```text
+//! loop {
+//!     peer.handle(now, input)             one change
+//!     while let Some(output) = peer.poll_output() { carry out }
+//!     wait for an input, or until peer.next_timeout(), then Input::Tick
+//! }
+//! ```
+//!
+//! **Durable before visible.** [`Output::Persist`] hands out a record with its
+//! position; whatever would show it to somebody else stays inside until
+//! [`Input::Persisted`] says that the position is on disk. Outputs that depend
+//! on nothing never wait. After a crash, [`Peer::restore`] rebuilds the state
+//! from the records that were on disk, and the same questions get the same
+//! bytes.
+//!
+//! Inside, four parts with one owner each: [`crate::book`] (others' offers),
+//! `buyer` (our jobs), `seller` (our work for others), `ledger` (who owes
+//! whom). Absent: anything that interprets a job, moves blobs or runs code.
+
+mod buyer;
+mod core;
+mod ledger;
+mod seller;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng as _;
+
+use self::{
+    buyer::Buyer,
+    core::{Core, Outbox, Timer, Timers},
+    ledger::Ledger,
+    seller::Seller,
+};
+pub use self::{
+    buyer::{JobView, end_word},
+    ledger::ChannelView,
+};
+use crate::{
+    book::Book,
+    deal::BlobRef,
+    delegation::RawDelegation,
+    envelope::{Signer, Verified},
+    ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, PeerId, ReceiptId},
+    limits::{OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_KNOWN_MAX},
+    message::{Decline, Frame, Gossip, Known, LogLine, Message, Progress, Verdict},
+    offer::{Name, Offer},
+    receipt,
+    record::{JobEnd, JobOrder, Lsn, Record},
+    registry::{Reason, Runtime},
+    units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
+    wire::{List, Text},
+};
+
+/// What a peer is told once.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whom its node acts for.
+    pub account: AccountId,
+    /// The account's word for it.
+    pub delegation: RawDelegation,
+    /// What it sells, if anything.
+    pub provider: Option<ProviderConfig>,
+    /// How patient it is.
+    pub timing: Timing,
+}
+
+/// What a provider sells, to whom, and on what credit.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// The offer to announce. Account, delegation, sequence and free slots are
+    /// filled in.
+    pub offer: Offer,
+    /// Accounts that the operator knows, and how much each may owe.
+    pub known: BTreeMap<AccountId, Amount>,
+    /// Accounts that are not served.
+    pub blocked: BTreeSet<AccountId>,
+    /// How much all strangers together may owe.
+    pub strangers_budget: Amount,
+    /// Whether strangers are served only over the loopback interface.
+    pub local_only: bool,
+    /// How far a counter-offer may go below the price.
+    pub discount_percent_max: u8,
+}
+
+impl ProviderConfig {
+    fn knows(&self, account: AccountId) -> bool {
+        self.known.contains_key(&account) && !self.blocked.contains(&account)
+    }
+
+    fn window(&self, account: AccountId) -> Amount {
+        if self.blocked.contains(&account) {
+            return Amount::ZERO;
+        }
+        self.known
+            .get(&account)
+            .copied()
+            .unwrap_or(self.offer.terms.stranger_credit)
+    }
+}
+
+/// How patient a peer is.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// How long an offer lives; it is renewed after half of it.
+    pub offer_ttl: Duration,
+    /// How long a quote holds capacity.
+    pub hold: Duration,
+    /// How much longer, for answers on their way.
+    pub hold_grace: Duration,
+    /// How long quotes are waited for.
+    pub quote_wait: Duration,
+    /// How long others are waited for after the first quote.
+    pub quote_grace: Duration,
+    /// When an unanswered message is repeated.
+    pub resend: Duration,
+    /// How often work at hand is reported on.
+    pub heartbeat: Duration,
+    /// When a silent party is given up.
+    pub lost_after: Duration,
+    /// How long inputs may travel.
+    pub transfer_max: Duration,
+    /// How long outputs are kept for collection.
+    pub collect_max: Duration,
+    /// How much longer than agreed an executor may take to end an execution.
+    pub executor_grace: Duration,
+    /// How long an interrupted execution waits for its client.
+    pub interrupted_max: Duration,
+    /// When a job that nobody can take looks again, at first.
+    pub retry: Duration,
+    /// How long a job waits for any fitting offer to appear.
+    pub patience: Duration,
+    /// How long a failing provider is left out, at first.
+    pub exclude: Duration,
+    /// When an unacknowledged voucher is repeated, at first.
+    pub settle_retry: Duration,
+    /// How often books are compared with some peer.
+    pub pull: Duration,
+    /// How often a blob is tried.
+    pub fetch_tries: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            offer_ttl: Duration::from_secs(300),
+            hold: Duration::from_secs(5),
+            hold_grace: Duration::from_secs(2),
+            quote_wait: Duration::from_secs(4),
+            quote_grace: Duration::from_millis(150),
+            resend: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(1),
+            lost_after: Duration::from_secs(8),
+            transfer_max: Duration::from_secs(600),
+            collect_max: Duration::from_secs(600),
+            executor_grace: Duration::from_secs(10),
+            interrupted_max: Duration::from_secs(120),
+            retry: Duration::from_millis(250),
+            patience: Duration::from_secs(3),
+            exclude: Duration::from_secs(15),
+            settle_retry: Duration::from_secs(1),
+            pull: Duration::from_secs(60),
+            fetch_tries: 3,
+        }
+    }
+}
+
+/// One execution that a node is asked to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct ExecutionId {
+    /// Under which agreement.
+    pub agreement: AgreementId,
+    /// Which unit.
+    pub unit: u32,
+}
+
+/// What to run, and within which bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutionOrder {
+    /// Its name.
+    pub id: ExecutionId,
+    /// Whose it is: no other account's executions share its worker.
+    pub tenant: AccountId,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// The program.
+    pub spec: BlobRef,
+    /// What the program reads.
+    pub inputs: Vec<BlobRef>,
+    /// How long it may run.
+    pub run_max: Millis,
+    /// Bytes of device memory.
+    pub memory_bytes: u64,
+    /// Bytes of all outputs.
+    pub output_bytes_max: u64,
+    /// Which device of the offer.
+    pub device: u16,
+    /// For a lease: until when, and how often usage is reported.
+    pub lease: Option<(Wall, Millis)>,
+}
+
+/// What an executor says of an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecutionEvent {
+    /// So far.
+    Progress {
+        /// Steps done.
+        done: u64,
+        /// Steps in all.
+        total: u64,
+    },
+    /// A line of its log.
+    Log(String),
+    /// Used since the last such event, during a lease.
+    Interim(Vec<Usage>),
+    /// Done.
+    Finished {
+        /// What came out, stored already.
+        outputs: Vec<ProvidedOutput>,
+        /// What was used.
+        usage: Vec<Usage>,
+    },
+    /// Not done.
+    Failed {
+        /// Why.
+        reason: Reason,
+        /// What was used.
+        usage: Vec<Usage>,
+    },
+}
+
+/// An output of an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvidedOutput {
+    /// What the spec calls it.
+    pub name: Name,
+    /// Its blob, in the store.
+    pub blob: BlobRef,
+    /// Its bytes, if they are few.
+    pub inline: Option<Vec<u8>>,
+}
+
+/// What a peer is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A connection to a peer came up.
+    Connected {
+        /// The peer.
+        peer: PeerId,
+        /// Whether it is on this machine.
+        local: bool,
+    },
+    /// The last connection to a peer went down.
+    Disconnected {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A peer said something.
+    Message {
+        /// Who.
+        from: PeerId,
+        /// What, verified as said by it.
+        message: Box<Message>,
+    },
+    /// Something was gossiped.
+    Gossip {
+        /// For [`Output::Verdict`].
+        token: u64,
+        /// What.
+        gossip: Box<Gossip>,
+    },
+    /// All records up to this one are on disk.
+    Persisted(Lsn),
+    /// The executor says something.
+    Execution {
+        /// Of which execution.
+        id: ExecutionId,
+        /// What.
+        event: ExecutionEvent,
+    },
+    /// A blob that was to be fetched is here and stored, or is not to be had.
+    Fetched {
+        /// For which agreement.
+        agreement: AgreementId,
+        /// Which.
+        blob: BlobId,
+        /// Whether it is here.
+        ok: bool,
+    },
+    /// A person wants something.
+    Command(Command),
+}
+
+/// What a person wants.
+#[derive(Debug)]
+pub enum Command {
+    /// Have a job done.
+    Submit(Box<JobOrder>),
+    /// Stop a job.
+    Cancel(JobId),
+    /// Announce the offer, or announce it anew.
+    Announce,
+    /// Sell something else from now on.
+    Provide(Box<ProviderConfig>),
+    /// Take the offer back and begin nothing new.
+    Withdraw,
+    /// Declare a part of what is owed on a channel paid.
+    Settle {
+        /// The channel.
+        channel: ChannelId,
+        /// How much was paid.
+        amount: Amount,
+        /// How.
+        reference: Text<128>,
+    },
+}
+
+/// What a peer wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Write this down; say [`Input::Persisted`] when it is on disk.
+    Persist {
+        /// Its position: one more than the last.
+        lsn: Lsn,
+        /// What.
+        record: Box<Record>,
+    },
+    /// Say this to a peer. What it depends on is on disk.
+    Send {
+        /// To whom.
+        to: PeerId,
+        /// What.
+        frame: Box<Frame>,
+        /// The record that it needed.
+        after: Lsn,
+    },
+    /// Gossip this.
+    Publish {
+        /// An envelope.
+        bytes: Arc<[u8]>,
+    },
+    /// What to do with gossip.
+    Verdict {
+        /// As given with it.
+        token: u64,
+        /// What to do.
+        verdict: Verdict,
+    },
+    /// Run this.
+    Execute(Box<ExecutionOrder>),
+    /// Stop that; the executor still says how it ended.
+    Stop(ExecutionId),
+    /// Fetch a blob from a peer.
+    Fetch {
+        /// Under which agreement.
+        agreement: AgreementId,
+        /// From whom.
+        from: PeerId,
+        /// What.
+        blob: BlobRef,
+    },
+    /// Keep these bytes.
+    Store {
+        /// Their hash, checked.
+        blob: BlobId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Keep a blob at least until then; afterwards it may go.
+    Retain {
+        /// Which.
+        blob: BlobId,
+        /// Until when.
+        until: Wall,
+    },
+    /// A peer did what an honest one can't do.
+    Misbehaved {
+        /// Who.
+        peer: PeerId,
+        /// What.
+        what: &'static str,
+    },
+    /// Something that people may want to know.
+    Event(Event),
+}
+
+/// Something that people may want to know.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// About a job of ours.
+    Job {
+        /// Which.
+        job: JobId,
+        /// What.
+        event: JobEvent,
+    },
+    /// We began work for somebody.
+    Work {
+        /// Under which agreement.
+        agreement: AgreementId,
+        /// For whom.
+        client: PeerId,
+    },
+    /// We stated an execution.
+    Receipted {
+        /// Of which agreement.
+        agreement: AgreementId,
+        /// The receipt.
+        receipt: ReceiptId,
+        /// What is due.
+        amount: Amount,
+    },
+    /// A client gave its word on a receipt of ours.
+    Judged {
+        /// Of which agreement.
+        agreement: AgreementId,
+        /// The receipt.
+        receipt: ReceiptId,
+        /// Its word.
+        verdict: receipt::Verdict,
+    },
+    /// A voucher pays these receipts of ours.
+    Earned {
+        /// The receipts.
+        receipts: Vec<ReceiptId>,
+    },
+    /// The provider acknowledged the voucher that pays these receipts.
+    Settled {
+        /// The receipts.
+        receipts: Vec<ReceiptId>,
+    },
+    /// A channel is frozen.
+    Frozen {
+        /// Which.
+        channel: ChannelId,
+    },
+}
+
+/// A step of a job of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobEvent {
+    /// It is written down.
+    Submitted,
+    /// It can't even be taken.
+    Refused(Reason),
+    /// Providers were asked.
+    Asked {
+        /// Which attempt.
+        attempt: u32,
+        /// Whom.
+        peers: Vec<PeerId>,
+    },
+    /// One quoted.
+    Quoted {
+        /// Who.
+        peer: PeerId,
+        /// The most that it costs.
+        cap: Amount,
+    },
+    /// One said no.
+    Declined {
+        /// Who.
+        peer: PeerId,
+        /// Why.
+        decline: Decline,
+    },
+    /// We took a quote.
+    Agreed {
+        /// Whose.
+        peer: PeerId,
+        /// The agreement.
+        agreement: AgreementId,
+        /// The most that it costs.
+        cap: Amount,
+    },
+    /// The provider has the agreement.
+    Started {
+        /// The agreement.
+        agreement: AgreementId,
+    },
+    /// So far.
+    Progress(Progress),
+    /// A line of its log.
+    Log(LogLine),
+    /// A result is here and accepted.
+    Accepted {
+        /// The receipt.
+        receipt: ReceiptId,
+        /// What it costs.
+        amount: Amount,
+    },
+    /// A receipt was disputed.
+    Disputed {
+        /// Whose.
+        peer: PeerId,
+        /// Why.
+        reason: Reason,
+    },
+    /// An agreement was given up.
+    GaveUp {
+        /// Whose.
+        peer: PeerId,
+        /// Why.
+        reason: Reason,
+    },
+    /// It is over.
+    Ended(JobEnd),
+}
+
+/// Work for somebody, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct WorkView {
+    /// The agreement.
+    pub agreement: AgreementId,
+    /// The job.
+    pub job: JobId,
+    /// The client's node.
+    pub client: PeerId,
+    /// The client's account.
+    pub client_account: AccountId,
+    /// `fetching`, `running`, `interrupted`, `reported` or `closed`.
+    pub stage: &'static str,
+    /// Steps done and in all.
+    pub progress: (u64, u64),
+    /// Its receipts.
+    pub receipts: Vec<ReceiptId>,
+}
+
+/// A node's mind. See the module's documentation.
+#[derive(Debug)]
+pub struct Peer {
+    core: Core,
+    book: Book,
+    buyer: Buyer,
+    seller: Seller,
+    ledger: Ledger,
+    connected: BTreeMap<PeerId, bool>,
+}
+
+/// Life.
+impl Peer {
+    /// A peer without a past.
+    pub fn new(now: Now, config: Config, signer: Signer, seed: [u8; 32]) -> Self {
+        Self::restore(now, config, signer, seed, std::iter::empty())
+    }
+
+    /// A peer from the records of its journal, in order.
+    pub fn restore(
+        now: Now,
+        config: Config,
+        signer: Signer,
+        seed: [u8; 32],
+        records: impl Iterator<Item = (Lsn, Record)>,
+    ) -> Self {
+        let mut core = Core {
+            config,
+            signer,
+            rng: ChaCha8Rng::from_seed(seed),
+            now,
+            timers: Timers::default(),
+            outbox: Outbox::default(),
+        };
+        let (mut buyer, mut seller, mut ledger) =
+            (Buyer::default(), Seller::default(), Ledger::default());
+        let mut last = Lsn(0);
+        for (lsn, record) in records {
+            last = last.max(lsn);
+            buyer.replay(&core, &mut ledger, &record);
+            seller.replay(&mut core, &mut ledger, &record);
+            ledger.replay(&core, &record);
+        }
+        core.outbox.resume_after(last);
+        let mut peer = Self {
+            core,
+            book: Book::default(),
+            buyer,
+            seller,
+            ledger,
+            connected: BTreeMap::new(),
+        };
+        peer.buyer.resume(&mut peer.core);
+        peer.seller.resume(&mut peer.core);
+        peer.ledger.resume(&mut peer.core);
+        peer.core.wake(Timer::Book, Duration::ZERO);
+        if peer.core.config.provider.is_some() {
+            peer.core.wake(Timer::Renew, Duration::ZERO);
+        }
+        peer
+    }
+
+    /// One step: takes an input, and does what has become due.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        // A clock that goes back must not move timers back.
+        self.core.now = Now {
+            mono: now.mono.max(self.core.now.mono),
+            wall: now.wall,
+        };
+        match input {
+            Input::Tick => {}
+            Input::Connected { peer, local } => self.on_connected(peer, local),
+            Input::Disconnected { peer } => {
+                self.connected.remove(&peer);
+                self.buyer.on_connection(&mut self.core, peer);
+            }
+            Input::Message { from, message } => self.on_message(from, *message),
+            Input::Gossip { token, gossip } => {
+                let verdict = self.on_gossip(*gossip);
+                self.core.output(Output::Verdict { token, verdict });
+            }
+            Input::Persisted(lsn) => self.core.outbox.persisted(lsn),
+            Input::Execution { id, event } => {
+                self.seller
+                    .on_execution(&mut self.core, &mut self.ledger, id, event);
+            }
+            Input::Fetched {
+                agreement,
+                blob,
+                ok,
+            } => {
+                self.buyer
+                    .on_fetched(&mut self.core, &mut self.ledger, agreement, blob, ok);
+                self.seller
+                    .on_fetched(&mut self.core, &mut self.ledger, agreement, blob, ok);
+            }
+            Input::Command(command) => self.on_command(command),
+        }
+        while let Some(timer) = self.core.timers.pop_due(self.core.now.mono) {
+            self.on_timer(timer);
+        }
+    }
+
+    /// What to do next, until `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.core.outbox.pop()
+    }
+
+    /// When to call [`Peer::handle`] with [`Input::Tick`] at the latest.
+    pub fn next_timeout(&self) -> Option<Mono> {
+        self.core.timers.next()
+    }
+}
+
+/// What it knows.
+impl Peer {
+    /// This node.
+    pub fn id(&self) -> PeerId {
+        self.core.me()
+    }
+
+    /// This node's account.
+    pub const fn account(&self) -> AccountId {
+        self.core.config.account
+    }
+
+    /// The offers that it knows.
+    pub const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Its jobs.
+    pub fn jobs(&self) -> Vec<JobView> {
+        self.buyer.views()
+    }
+
+    /// Its work for others.
+    pub fn work(&self) -> Vec<WorkView> {
+        self.seller.views()
+    }
+
+    /// Its channels.
+    pub fn channels(&self) -> Vec<ChannelView> {
+        self.ledger.views()
+    }
+
+    /// Slots that are held or at work.
+    pub fn slots_used(&self) -> u32 {
+        self.seller.slots_used()
+    }
+
+    /// Holds that it gives.
+    pub fn holds(&self) -> usize {
+        self.seller.holds()
+    }
+
+    /// What its accepted receipts cost, over jobs in memory.
+    pub fn accepted_total(&self) -> Total {
+        self.buyer.accepted_total()
+    }
+
+    /// Whether the driver should feed it before it drains it further.
+    pub const fn is_overloaded(&self) -> bool {
+        self.core.outbox.waiting() > OUTPUTS_WAITING_MAX
+    }
+
+    /// Whether a peer may read a blob under an agreement. The answer to no is
+    /// the same whether the blob is here or not.
+    pub fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
+        self.buyer.may_read(reader, agreement, blob)
+            || self.seller.may_read(reader, agreement, blob)
+    }
+
+    /// What must hold after every step. For debug builds and simulations.
+    ///
+    /// # Errors
+    /// The sentence that does not hold.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        if let Some(provider) = &self.core.config.provider
+            && self.seller.slots_used() > provider.offer.slots.max(1)
+        {
+            return Err(format!(
+                "{} slots in use of {}",
+                self.seller.slots_used(),
+                provider.offer.slots
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Dispatch.
+impl Peer {
+    fn on_connected(&mut self, peer: PeerId, local: bool) {
+        let first = self.connected.is_empty();
+        self.connected.insert(peer, local);
+        self.buyer.on_connection(&mut self.core, peer);
+        self.seller.on_connected(&mut self.core, peer);
+        self.ledger.on_connected(&mut self.core, peer);
+        if first || self.book.len() < self.connected.len() {
+            self.pull_from(peer);
+        }
+    }
+
+    fn on_message(&mut self, from: PeerId, message: Message) {
+        let Self {
+            core,
+            book,
+            buyer,
+            seller,
+            ledger,
+            connected,
+        } = self;
+        match message {
+            Message::Ask(request) => {
+                let local = connected.get(&from).copied().unwrap_or(false);
+                seller.on_ask(core, book, ledger, request, local);
+            }
+            Message::Quoted(quote) => buyer.on_quoted(core, ledger, quote),
+            Message::Declined(request, decline) => {
+                buyer.on_declined(core, ledger, from, request, decline);
+            }
+            Message::Agree(agreement, inline) => seller.on_agree(core, agreement, inline),
+            Message::Agreed(agreement) => buyer.on_agreed(core, from, agreement),
+            Message::AgreeRefused(agreement, decline) => {
+                buyer.on_agree_refused(core, from, agreement, decline);
+            }
+            Message::Release(quote) => seller.on_release(core, from, quote),
+            Message::Progress(progress) => buyer.on_progress(core, from, progress),
+            Message::Log(line) => buyer.on_log(core, from, line),
+            Message::Cancel(agreement) => seller.on_cancel(core, ledger, from, agreement),
+            Message::Resume(agreement, receipts) => {
+                seller.on_resume(core, ledger, from, agreement, receipts);
+            }
+            Message::Lost(agreement) => buyer.on_lost(core, from, agreement),
+            Message::Receipt(receipt, inline) => {
+                buyer.on_receipt(core, ledger, from, receipt, inline);
+            }
+            Message::Acceptance(acceptance) => seller.on_acceptance(core, ledger, acceptance),
+            Message::Voucher(voucher) => ledger.on_voucher(core, voucher),
+            Message::VoucherAck(ack) => ledger.on_ack(core, from, ack),
+            Message::Heads(heads) => ledger.on_heads(core, from, heads),
+            Message::Settlement(settlement) => ledger.on_settlement(core, from, &settlement),
+            Message::Pull(known) => answer_pull(core, book, from, &known),
+            Message::Offers {
+                offers,
+                more,
+                fault,
+            } => self.on_offers(from, offers, more, fault.is_some()),
+        }
+    }
+
+    fn on_gossip(&mut self, gossip: Gossip) -> Verdict {
+        let now = self.core.now.wall;
+        match gossip {
+            Gossip::Offer(offer) => self.book.insert(now, offer).verdict(),
+            Gossip::Withdrawal(withdrawal) => self.book.withdraw(now, &withdrawal),
+            Gossip::Revocation(revocation) => self.book.revoke(&revocation),
+            // Well signed, by a later version: others may understand it.
+            Gossip::Unread(_) => Verdict::Accept,
+        }
+    }
+
+    fn on_offers(&mut self, from: PeerId, offers: Vec<Verified<Offer>>, more: bool, fault: bool) {
+        if fault {
+            self.core
+                .misbehaved(from, "a page of the book with a forged offer");
+        }
+        let now = self.core.now.wall;
+        let mut news = false;
+        for offer in offers {
+            news |= self.book.insert(now, offer).verdict() == Verdict::Accept;
+        }
+        if more && news {
+            self.pull_from(from);
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        let Self {
+            core,
+            book,
+            buyer,
+            seller,
+            ledger,
+            ..
+        } = self;
+        match command {
+            Command::Submit(order) => buyer.submit(core, book, ledger, order),
+            Command::Cancel(job) => buyer.cancel(core, job),
+            Command::Announce => seller.announce(core, book),
+            Command::Provide(provider) => {
+                core.config.provider = Some(*provider);
+                seller.announce(core, book);
+            }
+            Command::Withdraw => seller.withdraw(core, book),
+            Command::Settle {
+                channel,
+                amount,
+                reference,
+            } => {
+                ledger.settle(core, channel, amount, reference);
+            }
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        let Self {
+            core,
+            book,
+            buyer,
+            seller,
+            ledger,
+            ..
+        } = self;
+        match timer {
+            Timer::Renew => seller.announce(core, book),
+            Timer::Book => self.tend_book(),
+            Timer::Job(job) => buyer.on_timer(core, book, ledger, job),
+            Timer::Hold(quote) => seller.on_release_expired(core, quote),
+            Timer::Deal(agreement) => seller.on_deal_timer(core, ledger, agreement),
+            Timer::Channel(channel) => ledger.on_channel_timer(core, channel),
+        }
+    }
+
+    /// Drops what has expired, and compares books with a peer now and then:
+    /// what gossip has lost comes back that way.
+    fn tend_book(&mut self) {
+        use rand_core::Rng as _;
+        self.book.expire(self.core.now.wall);
+        self.seller.expire_blobs(self.core.now.wall);
+        let count = u64::try_from(self.connected.len()).unwrap_or(u64::MAX);
+        if count > 0 {
+            let n = usize::try_from(self.core.rng.next_u64() % count).unwrap_or(0);
+            if let Some(peer) = self.connected.keys().nth(n).copied() {
+                self.pull_from(peer);
+            }
+        }
+        let pause = self.core.config.timing.pull;
+        let pause = self.core.jittered(pause);
+        self.core.wake(Timer::Book, pause);
+    }
+
+    fn pull_from(&mut self, peer: PeerId) {
+        let mut known = self.book.known();
+        known.truncate(PULL_KNOWN_MAX);
+        self.core.send(peer, Frame::Pull(List::truncated(known)));
+    }
+}
+
+/// One page of what the asker lacks. It asks again for the next.
+fn answer_pull(core: &mut Core, book: &Book, from: PeerId, known: &[Known]) {
+    let mut lacking = book
+        .lacking(known)
+        .filter(|offer| offer.expires() > core.now.wall);
+    let page: Vec<_> = lacking
+        .by_ref()
+        .take(OFFERS_PER_PAGE)
+        .map(Verified::raw)
+        .collect();
+    let more = lacking.next().is_some();
+    drop(lacking);
+    if !page.is_empty() {
+        core.send(from, Frame::Offers(List::truncated(page), more));
+    }
+}

@@ -1,0 +1,209 @@
+//! What every part of a peer shares: keys, clocks, timers, and the way out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::Rng as _;
+
+use super::{Config, Event, Output};
+use crate::{
+    envelope::{Body, Signer, Verified},
+    ids::{AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
+    message::Frame,
+    record::{Lsn, Record},
+    units::{Mono, Now, Wall},
+};
+
+/// Something that a peer does later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Renew the offer.
+    Renew,
+    /// Drop what has expired, and compare books with somebody.
+    Book,
+    /// A job of ours.
+    Job(JobId),
+    /// A hold that we gave.
+    Hold(QuoteId),
+    /// Work that we do.
+    Deal(AgreementId),
+    /// A voucher without acknowledgement, or a channel out of step.
+    Channel(ChannelId),
+}
+
+/// Timers by what they are for: setting one again moves it.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    at: BTreeMap<Timer, Mono>,
+    order: BTreeSet<(Mono, Timer)>,
+}
+
+impl Timers {
+    pub(crate) fn set(&mut self, timer: Timer, at: Mono) {
+        self.clear(timer);
+        self.at.insert(timer, at);
+        self.order.insert((at, timer));
+    }
+
+    pub(crate) fn clear(&mut self, timer: Timer) {
+        if let Some(at) = self.at.remove(&timer) {
+            self.order.remove(&(at, timer));
+        }
+    }
+
+    pub(crate) fn next(&self) -> Option<Mono> {
+        self.order.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn pop_due(&mut self, now: Mono) -> Option<Timer> {
+        let &(at, timer) = self.order.first()?;
+        if at > now {
+            return None;
+        }
+        self.clear(timer);
+        Some(timer)
+    }
+}
+
+/// Outputs on their way out. What depends on a record waits until the driver
+/// says that the record is on disk; all else leaves at once.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    ready: VecDeque<Output>,
+    waiting: BTreeMap<Lsn, Vec<Output>>,
+    waiting_count: usize,
+    last: Lsn,
+    durable: Lsn,
+}
+
+impl Outbox {
+    pub(crate) fn resume_after(&mut self, last: Lsn) {
+        self.last = last;
+        self.durable = last;
+    }
+
+    fn persist(&mut self, record: Record) -> Lsn {
+        self.last = Lsn(self.last.0 + 1);
+        self.ready.push_back(Output::Persist {
+            lsn: self.last,
+            record: Box::new(record),
+        });
+        self.last
+    }
+
+    fn after(&mut self, lsn: Lsn, output: Output) {
+        if lsn <= self.durable {
+            self.ready.push_back(output);
+        } else {
+            self.waiting.entry(lsn).or_default().push(output);
+            self.waiting_count += 1;
+        }
+    }
+
+    pub(crate) fn persisted(&mut self, lsn: Lsn) {
+        self.durable = self.durable.max(lsn.min(self.last));
+        while let Some(entry) = self.waiting.first_entry() {
+            if *entry.key() > self.durable {
+                break;
+            }
+            let outputs = entry.remove();
+            self.waiting_count -= outputs.len();
+            self.ready.extend(outputs);
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Output> {
+        self.ready.pop_front()
+    }
+
+    pub(crate) const fn waiting(&self) -> usize {
+        self.waiting_count
+    }
+}
+
+/// Keys, clocks, timers and the way out.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) signer: Signer,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) now: Now,
+    pub(crate) timers: Timers,
+    pub(crate) outbox: Outbox,
+}
+
+impl Core {
+    pub(crate) fn me(&self) -> PeerId {
+        self.signer.public().peer()
+    }
+
+    pub(crate) const fn network(&self) -> NetworkId {
+        self.signer.network()
+    }
+
+    /// Signs a statement that holds until revoked.
+    pub(crate) fn sign<T: Body>(&self, body: T) -> Verified<T> {
+        self.sign_until(Wall::from_millis(u64::MAX), body)
+    }
+
+    pub(crate) fn sign_until<T: Body>(&self, expires: Wall, body: T) -> Verified<T> {
+        self.signer.sign(self.now.wall, expires, body)
+    }
+
+    /// Writes something down. What may be seen only afterwards names the
+    /// position returned.
+    pub(crate) fn persist(&mut self, record: Record) -> Lsn {
+        self.outbox.persist(record)
+    }
+
+    /// Sends a frame that depends on nothing written.
+    pub(crate) fn send(&mut self, to: PeerId, frame: Frame) {
+        self.send_after(Lsn(0), to, frame);
+    }
+
+    pub(crate) fn send_after(&mut self, lsn: Lsn, to: PeerId, frame: Frame) {
+        self.outbox.after(
+            lsn,
+            Output::Send {
+                to,
+                frame: Box::new(frame),
+                after: lsn,
+            },
+        );
+    }
+
+    pub(crate) fn output_after(&mut self, lsn: Lsn, output: Output) {
+        self.outbox.after(lsn, output);
+    }
+
+    pub(crate) fn output(&mut self, output: Output) {
+        self.outbox.after(Lsn(0), output);
+    }
+
+    /// Tells people, once what it says is on disk.
+    pub(crate) fn tell_after(&mut self, lsn: Lsn, event: Event) {
+        self.outbox.after(lsn, Output::Event(event));
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) {
+        self.tell_after(Lsn(0), event);
+    }
+
+    pub(crate) fn misbehaved(&mut self, peer: PeerId, what: &'static str) {
+        self.output(Output::Misbehaved { peer, what });
+    }
+
+    /// Sets a timer a duration from now.
+    pub(crate) fn wake(&mut self, timer: Timer, after: std::time::Duration) {
+        let at = self.now.mono.after(after);
+        self.timers.set(timer, at);
+    }
+
+    /// A duration, up to a quarter longer: so that many peers don't act in step.
+    pub(crate) fn jittered(&mut self, duration: std::time::Duration) -> std::time::Duration {
+        let quarter = u64::try_from(duration.as_micros() / 4)
+            .unwrap_or(u64::MAX)
+            .max(1);
+        duration + std::time::Duration::from_micros(self.rng.next_u64() % quarter)
+    }
+}

@@ -1,0 +1,846 @@
+//! The running accounts of a node, as payer and as payee.
+//!
+//! ```text
+//! payer:  unsynced ──heads agree──▶ synced ──voucher──▶ (unacked) ──ack──▶ synced
+//! payee:  head n ──voucher n+1──▶ head n+1, acked
+//!                ──another voucher n──▶ frozen (proof kept)
+//! ```
+//!
+//! After every start, and before its first voucher, a payer asks the payee for
+//! its head: a restored backup can't know that it is one, and must not sign a
+//! second voucher with a sequence number that it has used. What it finds at
+//! the payee, signed by itself, it adopts. A payee that is behind adopts its
+//! own acknowledgement in the same way.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    Event,
+    core::{Core, Timer},
+};
+use crate::{
+    envelope::{Extensions, Verified},
+    ids::{AccountId, ChannelId, PeerId, ReceiptId, VoucherId},
+    limits::{CHANNELS_MAX, VOUCHER_RECEIPTS_MAX, VOUCHERS_UNACKED_MAX},
+    message::{Frame, Heads, VerifiedHeads},
+    record::Record,
+    units::{Amount, Total},
+    voucher::{
+        Equivocation, NO_ROOT, NO_VOUCHER, Parties, Settlement, Voucher, VoucherAck, next_root,
+    },
+    wire::{List, Text},
+};
+
+/// Vouchers of the near past that a payee compares repeats with.
+const RECENT_VOUCHERS: usize = 16;
+
+/// All channels of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    paying: BTreeMap<ChannelId, Paying>,
+    earning: BTreeMap<(AccountId, ChannelId), Earning>,
+}
+
+/// A channel on which this node pays.
+#[derive(Debug)]
+struct Paying {
+    parties: Parties,
+    synced: bool,
+    frozen: bool,
+    head: Option<Verified<Voucher>>,
+    unacked: VecDeque<Verified<Voucher>>,
+    ack: Option<Verified<VoucherAck>>,
+    /// Accepted, and not yet in a voucher.
+    due: Vec<(ReceiptId, Amount)>,
+    settled: Total,
+    tries: u32,
+}
+
+/// A channel on which this node earns.
+#[derive(Debug)]
+struct Earning {
+    parties: Parties,
+    frozen: bool,
+    head: Option<Verified<Voucher>>,
+    ack: Option<Verified<VoucherAck>>,
+    recent: VecDeque<Verified<Voucher>>,
+    /// Receipted, and in no voucher yet.
+    unpaid: BTreeMap<ReceiptId, Amount>,
+    disputed: Total,
+    settled: Total,
+    settlements: u64,
+}
+
+/// A channel as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ChannelView {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Who pays whom.
+    pub parties: Parties,
+    /// Whether this node pays.
+    pub paying: bool,
+    /// The newest voucher's sequence.
+    pub sequence: u64,
+    /// The newest sequence that was acknowledged.
+    pub acknowledged: u64,
+    /// What all vouchers state.
+    pub cumulative: Total,
+    /// What is accepted or receipted, and not yet in a voucher.
+    pub pending: Total,
+    /// What was disputed.
+    pub disputed: Total,
+    /// What was declared paid.
+    pub settled: Total,
+    /// Whether both heads are known to agree since the last start.
+    pub synced: bool,
+    /// Whether a proof of contradiction stopped it.
+    pub frozen: bool,
+}
+
+impl Paying {
+    fn new(parties: Parties) -> Self {
+        Self {
+            parties,
+            synced: false,
+            frozen: false,
+            head: None,
+            unacked: VecDeque::new(),
+            ack: None,
+            due: Vec::new(),
+            settled: Total::ZERO,
+            tries: 0,
+        }
+    }
+
+    fn sequence(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.body().sequence)
+    }
+
+    fn acked(&self) -> u64 {
+        self.ack.as_ref().map_or(0, |ack| ack.body().sequence)
+    }
+
+    fn next_voucher(&self) -> Option<Voucher> {
+        let paid = &self.due[..self.due.len().min(VOUCHER_RECEIPTS_MAX)];
+        let receipts: Vec<ReceiptId> = paid.iter().map(|(receipt, _)| *receipt).collect();
+        let (cumulative, root, previous) = match &self.head {
+            Some(head) => (
+                head.body().cumulative,
+                head.body().root,
+                VoucherId(head.hash()),
+            ),
+            None => (Total::ZERO, NO_ROOT, NO_VOUCHER),
+        };
+        let cumulative = paid
+            .iter()
+            .try_fold(cumulative, |sum, (_, amount)| sum.checked_add(*amount))?;
+        Some(Voucher {
+            parties: self.parties,
+            sequence: self.sequence().checked_add(1)?,
+            previous,
+            cumulative,
+            root: next_root(root, &receipts),
+            receipts: List::truncated(receipts),
+            extensions: Extensions::default(),
+        })
+    }
+
+    fn advance(&mut self, voucher: Verified<Voucher>) {
+        self.due
+            .retain(|(receipt, _)| !voucher.body().receipts.contains(receipt));
+        self.head = Some(voucher);
+    }
+
+    fn acknowledge(&mut self, ack: Verified<VoucherAck>) {
+        let sequence = ack.body().sequence;
+        self.unacked
+            .retain(|voucher| voucher.body().sequence > sequence);
+        self.tries = 0;
+        if self.acked() < sequence {
+            self.ack = Some(ack);
+        }
+    }
+}
+
+impl Earning {
+    const fn new(parties: Parties) -> Self {
+        Self {
+            parties,
+            frozen: false,
+            head: None,
+            ack: None,
+            recent: VecDeque::new(),
+            unpaid: BTreeMap::new(),
+            disputed: Total::ZERO,
+            settled: Total::ZERO,
+            settlements: 0,
+        }
+    }
+
+    fn cumulative(&self) -> Total {
+        self.head
+            .as_ref()
+            .map_or(Total::ZERO, |head| head.body().cumulative)
+    }
+
+    fn unpaid(&self) -> Total {
+        self.unpaid.values().fold(Total::ZERO, |sum, amount| {
+            sum.checked_add(*amount).unwrap_or(sum)
+        })
+    }
+
+    /// All that the payer could still walk away from.
+    fn exposure(&self) -> u128 {
+        self.cumulative()
+            .as_micros()
+            .saturating_add(self.unpaid().as_micros())
+            .saturating_add(self.disputed.as_micros())
+            .saturating_sub(self.settled.as_micros())
+    }
+
+    fn advance(&mut self, voucher: Verified<Voucher>, ack: Verified<VoucherAck>) {
+        for receipt in voucher.body().receipts.iter() {
+            self.unpaid.remove(receipt);
+        }
+        self.recent.push_back(voucher.clone());
+        if self.recent.len() > RECENT_VOUCHERS {
+            self.recent.pop_front();
+        }
+        self.head = Some(voucher);
+        self.ack = Some(ack);
+    }
+
+    /// Whether a voucher continues the head and pays what it lists.
+    fn continues(&self, voucher: &Voucher) -> bool {
+        let (sequence, previous, root) = match &self.head {
+            Some(head) => (
+                head.body().sequence,
+                VoucherId(head.hash()),
+                head.body().root,
+            ),
+            None => (0, NO_VOUCHER, NO_ROOT),
+        };
+        let owed = voucher
+            .receipts
+            .iter()
+            .try_fold(self.cumulative(), |sum, receipt| {
+                sum.checked_add(self.unpaid.get(receipt).copied().unwrap_or(Amount::ZERO))
+            });
+        Some(voucher.sequence) == sequence.checked_add(1)
+            && voucher.previous == previous
+            && voucher.root == next_root(root, &voucher.receipts)
+            && owed.is_some_and(|owed| voucher.cumulative >= owed)
+    }
+}
+
+/// As payer.
+impl Ledger {
+    /// Makes sure that a channel to a provider exists and is in step, before
+    /// anything is owed on it. Costs no time: the answer comes while the job
+    /// runs.
+    pub(crate) fn prepare(&mut self, core: &mut Core, parties: Parties) {
+        let channel = parties.channel(core.network());
+        if !self.paying.contains_key(&channel) && self.paying.len() >= CHANNELS_MAX {
+            return;
+        }
+        let paying = self
+            .paying
+            .entry(channel)
+            .or_insert_with(|| Paying::new(parties));
+        if !paying.synced && !paying.frozen {
+            ask_for_heads(core, channel, paying);
+        }
+    }
+
+    /// An accepted receipt is owed. It is in a voucher at once if the channel
+    /// is in step, else as soon as it is.
+    pub(crate) fn owe(
+        &mut self,
+        core: &mut Core,
+        parties: Parties,
+        receipt: ReceiptId,
+        amount: Amount,
+    ) {
+        if amount == Amount::ZERO {
+            core.tell(Event::Settled {
+                receipts: vec![receipt],
+            });
+            return;
+        }
+        let channel = parties.channel(core.network());
+        let paying = self
+            .paying
+            .entry(channel)
+            .or_insert_with(|| Paying::new(parties));
+        paying.due.push((receipt, amount));
+        pay(core, channel, paying);
+    }
+
+    pub(crate) fn on_ack(&mut self, core: &mut Core, from: PeerId, ack: Verified<VoucherAck>) {
+        let channel = ack.body().parties.channel(core.network());
+        let Some(paying) = self.paying.get_mut(&channel) else {
+            return;
+        };
+        let known = paying
+            .unacked
+            .iter()
+            .any(|voucher| voucher.hash() == ack.body().voucher.0);
+        if ack.signer() != paying.parties.payee || from != paying.parties.payee || !known {
+            return;
+        }
+        take_ack(core, paying, ack);
+        pay(core, channel, paying);
+    }
+
+    pub(crate) fn on_channel_timer(&mut self, core: &mut Core, channel: ChannelId) {
+        let Some(paying) = self.paying.get_mut(&channel) else {
+            return;
+        };
+        if paying.frozen {
+            return;
+        }
+        if !paying.synced {
+            ask_for_heads(core, channel, paying);
+            return;
+        }
+        for voucher in &paying.unacked {
+            core.send(paying.parties.payee, Frame::Voucher(voucher.raw()));
+        }
+        retry_later(core, channel, paying);
+    }
+
+    /// The payee is reachable again: what waits for it goes out now.
+    pub(crate) fn on_connected(&mut self, core: &mut Core, peer: PeerId) {
+        for (&channel, paying) in &mut self.paying {
+            let waits = !paying.unacked.is_empty() || (!paying.synced && !paying.due.is_empty());
+            if paying.parties.payee == peer && waits {
+                paying.tries = 0;
+                core.wake(Timer::Channel(channel), Duration::ZERO);
+            }
+        }
+    }
+}
+
+/// Asks the payee for its head, and again later while nothing comes.
+fn ask_for_heads(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
+    let heads = Heads {
+        channel,
+        voucher: paying.head.as_ref().map(Verified::raw),
+        ack: paying.ack.as_ref().map(Verified::raw),
+        reply: true,
+    };
+    core.send(paying.parties.payee, Frame::Heads(heads));
+    retry_later(core, channel, paying);
+}
+
+fn retry_later(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
+    let waits = !paying.synced && !paying.due.is_empty() || !paying.unacked.is_empty();
+    // The first questions are asked also before anything is due.
+    if !waits && (paying.synced || paying.tries > 3) {
+        return;
+    }
+    let wait = core.config.timing.settle_retry * (1 << paying.tries.min(5));
+    paying.tries += 1;
+    let wait = core.jittered(wait);
+    core.wake(Timer::Channel(channel), wait);
+}
+
+/// Signs vouchers for what is due, as far as the window reaches.
+fn pay(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
+    if !paying.synced {
+        if !paying.frozen {
+            ask_for_heads(core, channel, paying);
+        }
+        return;
+    }
+    while !paying.frozen && !paying.due.is_empty() && paying.unacked.len() < VOUCHERS_UNACKED_MAX {
+        let Some(voucher) = paying.next_voucher() else {
+            return;
+        };
+        let voucher = core.sign(voucher);
+        let lsn = core.persist(Record::Paid(voucher.clone()));
+        core.send_after(lsn, paying.parties.payee, Frame::Voucher(voucher.raw()));
+        paying.advance(voucher.clone());
+        paying.unacked.push_back(voucher);
+        paying.tries = 0;
+        retry_later(core, channel, paying);
+    }
+}
+
+fn take_ack(core: &mut Core, paying: &mut Paying, ack: Verified<VoucherAck>) {
+    let lsn = core.persist(Record::PaidAcked(ack.clone()));
+    let upto = ack.body().sequence;
+    let receipts = paying
+        .unacked
+        .iter()
+        .filter(|voucher| voucher.body().sequence <= upto)
+        .flat_map(|voucher| voucher.body().receipts.iter().copied())
+        .collect();
+    paying.acknowledge(ack);
+    core.tell_after(lsn, Event::Settled { receipts });
+}
+
+/// As payee.
+impl Ledger {
+    /// A receipt was issued: from now on it is owed.
+    pub(crate) fn earn(
+        &mut self,
+        core: &Core,
+        parties: Parties,
+        receipt: ReceiptId,
+        amount: Amount,
+    ) {
+        if amount == Amount::ZERO {
+            return;
+        }
+        self.earning(core, parties).unpaid.insert(receipt, amount);
+    }
+
+    fn earning(&mut self, core: &Core, parties: Parties) -> &mut Earning {
+        let channel = parties.channel(core.network());
+        self.earning
+            .entry((parties.payer_account, channel))
+            .or_insert_with(|| Earning::new(parties))
+    }
+
+    /// The client disputes a receipt: it won't be paid, and still counts
+    /// against the client's credit.
+    pub(crate) fn dispute(&mut self, core: &Core, parties: Parties, receipt: ReceiptId) {
+        let earning = self.earning(core, parties);
+        if let Some(amount) = earning.unpaid.remove(&receipt) {
+            earning.disputed = earning
+                .disputed
+                .checked_add(amount)
+                .unwrap_or(earning.disputed);
+        }
+    }
+
+    pub(crate) fn on_voucher(&mut self, core: &mut Core, voucher: Verified<Voucher>) {
+        let body = voucher.body();
+        if body.parties.payee != core.me() || body.parties.payee_account != core.config.account {
+            return core.misbehaved(voucher.signer(), "a voucher for somebody else");
+        }
+        let key = (
+            body.parties.payer_account,
+            body.parties.channel(core.network()),
+        );
+        // A channel begins with work, not with a voucher.
+        let Some(earning) = self.earning.get_mut(&key) else {
+            return;
+        };
+        let known = earning
+            .recent
+            .iter()
+            .find(|known| known.body().sequence == body.sequence);
+        if let Some(known) = known {
+            if known.hash() == voucher.hash() {
+                if let Some(ack) = &earning.ack
+                    && ack.body().voucher.0 == voucher.hash()
+                {
+                    core.send(voucher.signer(), Frame::VoucherAck(ack.raw()));
+                }
+            } else if let Some(proof) = Equivocation::new(known.clone(), voucher) {
+                freeze(core, earning, key.1, &proof);
+            }
+            return;
+        }
+        if earning.frozen || body.sequence <= earning.head.as_ref().map_or(0, |h| h.body().sequence)
+        {
+            return;
+        }
+        if earning.continues(body) {
+            take_voucher(core, earning, voucher);
+        } else {
+            answer_heads(core, key.1, earning, true);
+        }
+    }
+
+    /// The account's whole exposure in micros, without what is only reserved.
+    pub(crate) fn exposure(&self, account: AccountId) -> u128 {
+        self.channels_of(account).map(Earning::exposure).sum()
+    }
+
+    /// The exposure to all accounts for which `is_stranger` holds.
+    pub(crate) fn strangers_exposure(&self, is_stranger: impl Fn(AccountId) -> bool) -> u128 {
+        self.earning
+            .iter()
+            .filter(|((account, _), _)| is_stranger(*account))
+            .map(|(_, earning)| earning.exposure())
+            .sum()
+    }
+
+    /// Whether a proof has stopped a channel with an account.
+    pub(crate) fn is_frozen(&self, account: AccountId) -> bool {
+        self.channels_of(account).any(|earning| earning.frozen)
+    }
+
+    fn channels_of(&self, account: AccountId) -> impl Iterator<Item = &Earning> {
+        let first = ChannelId(crate::ids::Hash::from_bytes([0; 32]));
+        let last = ChannelId(crate::ids::Hash::from_bytes([0xff; 32]));
+        self.earning
+            .range((account, first)..=(account, last))
+            .map(|(_, earning)| earning)
+    }
+
+    /// The operator declares a part of a debt paid.
+    pub(crate) fn settle(
+        &mut self,
+        core: &mut Core,
+        channel: ChannelId,
+        amount: Amount,
+        reference: Text<128>,
+    ) {
+        let Some(earning) = self
+            .earning
+            .values_mut()
+            .find(|e| e.parties.channel(core.network()) == channel)
+        else {
+            return;
+        };
+        let Some(settled) = earning.settled.checked_add(amount) else {
+            return;
+        };
+        let settlement = core.sign(Settlement {
+            parties: earning.parties,
+            sequence: earning.settlements + 1,
+            settled,
+            reference,
+            extensions: Extensions::default(),
+        });
+        earning.settlements += 1;
+        earning.settled = settled;
+        let lsn = core.persist(Record::Settled(settlement.clone()));
+        core.send_after(
+            lsn,
+            earning.parties.payer,
+            Frame::Settlement(settlement.raw()),
+        );
+    }
+}
+
+fn take_voucher(core: &mut Core, earning: &mut Earning, voucher: Verified<Voucher>) {
+    let body = voucher.body();
+    let ack = core.sign(VoucherAck {
+        parties: body.parties,
+        sequence: body.sequence,
+        voucher: VoucherId(voucher.hash()),
+        cumulative: body.cumulative,
+        extensions: Extensions::default(),
+    });
+    let payer = voucher.signer();
+    let receipts = body.receipts.to_vec();
+    let lsn = core.persist(Record::Earned {
+        voucher: voucher.clone(),
+        ack: ack.clone(),
+    });
+    core.send_after(lsn, payer, Frame::VoucherAck(ack.raw()));
+    core.tell_after(lsn, Event::Earned { receipts });
+    earning.advance(voucher, ack);
+}
+
+fn freeze(core: &mut Core, earning: &mut Earning, channel: ChannelId, proof: &Equivocation) {
+    if earning.frozen {
+        return;
+    }
+    earning.frozen = true;
+    let (first, second) = proof.vouchers();
+    let lsn = core.persist(Record::Frozen {
+        first: first.clone(),
+        second: second.clone(),
+    });
+    core.tell_after(lsn, Event::Frozen { channel });
+    core.misbehaved(first.signer(), "two vouchers with one sequence number");
+}
+
+fn answer_heads(core: &mut Core, channel: ChannelId, earning: &Earning, reply: bool) {
+    let heads = Heads {
+        channel,
+        voucher: earning.head.as_ref().map(Verified::raw),
+        ack: earning.ack.as_ref().map(Verified::raw),
+        reply,
+    };
+    core.send(earning.parties.payer, Frame::Heads(heads));
+}
+
+/// Both sides' heads.
+impl Ledger {
+    pub(crate) fn on_heads(&mut self, core: &mut Core, from: PeerId, heads: VerifiedHeads) {
+        let channel = heads.channel;
+        if let Some(paying) = self.paying.get_mut(&channel) {
+            if from == paying.parties.payee {
+                payer_hears(core, channel, paying, heads);
+            }
+            return;
+        }
+        let earning = self
+            .earning
+            .iter_mut()
+            .find(|((_, known), _)| *known == channel);
+        match earning {
+            Some((_, earning)) if from == earning.parties.payer => {
+                payee_hears(core, channel, earning, heads);
+            }
+            Some(_) => {}
+            // Nothing was ever earned here: the payer may begin.
+            None if heads.reply => {
+                let unknown = Heads {
+                    channel,
+                    voucher: None,
+                    ack: None,
+                    reply: false,
+                };
+                core.send(from, Frame::Heads(unknown));
+                if let (Some(voucher), Some(ack)) = (heads.voucher, heads.ack) {
+                    self.adopt_lost_channel(core, channel, from, voucher, ack);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The payer shows our own acknowledgement on a channel that we have lost.
+    fn adopt_lost_channel(
+        &mut self,
+        core: &mut Core,
+        channel: ChannelId,
+        from: PeerId,
+        voucher: Verified<Voucher>,
+        ack: Verified<VoucherAck>,
+    ) {
+        let parties = voucher.body().parties;
+        let ours = parties.payer == from
+            && parties.payee == core.me()
+            && parties.payee_account == core.config.account
+            && parties.channel(core.network()) == channel
+            && acknowledges(&ack, &voucher);
+        if ours && self.earning.len() < CHANNELS_MAX {
+            let earning = self.earning(core, parties);
+            core.outbox_record_earned(&voucher, &ack);
+            earning.advance(voucher, ack);
+        }
+    }
+}
+
+impl Core {
+    fn outbox_record_earned(&mut self, voucher: &Verified<Voucher>, ack: &Verified<VoucherAck>) {
+        self.persist(Record::Earned {
+            voucher: voucher.clone(),
+            ack: ack.clone(),
+        });
+    }
+}
+
+fn acknowledges(ack: &Verified<VoucherAck>, voucher: &Verified<Voucher>) -> bool {
+    ack.body().voucher.0 == voucher.hash()
+        && ack.body().parties == voucher.body().parties
+        && ack.body().sequence == voucher.body().sequence
+}
+
+/// The payee's head came. If it is ahead of ours, we are a restored backup:
+/// the voucher is our own, and we go on from it.
+fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: VerifiedHeads) {
+    let theirs = heads
+        .voucher
+        .as_ref()
+        .map_or(0, |voucher| voucher.body().sequence);
+    if let Some(voucher) = heads.voucher {
+        if voucher.body().parties != paying.parties || voucher.signer() != core.me() {
+            return core.misbehaved(paying.parties.payee, "heads with somebody else's voucher");
+        }
+        let contradicts = theirs == paying.sequence()
+            && paying
+                .head
+                .as_ref()
+                .is_some_and(|head| head.hash() != voucher.hash());
+        if contradicts {
+            paying.frozen = true;
+            return core.tell(Event::Frozen { channel });
+        }
+        if theirs > paying.sequence() {
+            core.persist(Record::Paid(voucher.clone()));
+            paying.unacked.clear();
+            paying.advance(voucher);
+        }
+    }
+    let ack = heads.ack.filter(|ack| {
+        ack.body().parties == paying.parties
+            && ack.body().sequence > paying.acked()
+            && ack.body().sequence <= paying.sequence()
+    });
+    if let Some(ack) = ack {
+        take_ack(core, paying, ack);
+    }
+    paying.synced = true;
+    paying.tries = 0;
+    if heads.reply {
+        let voucher = paying.head.as_ref().map(Verified::raw);
+        let ack = paying.ack.as_ref().map(Verified::raw);
+        core.send(
+            paying.parties.payee,
+            Frame::Heads(Heads {
+                channel,
+                voucher,
+                ack,
+                reply: false,
+            }),
+        );
+    }
+    for voucher in paying
+        .unacked
+        .iter()
+        .filter(|voucher| voucher.body().sequence > theirs)
+    {
+        core.send(paying.parties.payee, Frame::Voucher(voucher.raw()));
+    }
+    retry_later(core, channel, paying);
+    pay(core, channel, paying);
+}
+
+/// The payer's head came. If it shows an acknowledgement of ours that is ahead
+/// of our head, we are the restored backup.
+fn payee_hears(core: &mut Core, channel: ChannelId, earning: &mut Earning, heads: VerifiedHeads) {
+    if let (Some(voucher), Some(ack)) = (heads.voucher, heads.ack)
+        && voucher.body().parties == earning.parties
+        && ack.body().parties == earning.parties
+        && acknowledges(&ack, &voucher)
+        && voucher.body().sequence > earning.head.as_ref().map_or(0, |head| head.body().sequence)
+    {
+        core.persist(Record::Earned {
+            voucher: voucher.clone(),
+            ack: ack.clone(),
+        });
+        earning.advance(voucher, ack);
+    }
+    if heads.reply {
+        answer_heads(core, channel, earning, false);
+    }
+}
+
+/// What people see, and restoring.
+impl Ledger {
+    pub(crate) fn on_settlement(
+        &mut self,
+        core: &mut Core,
+        from: PeerId,
+        settlement: &Verified<Settlement>,
+    ) {
+        let channel = settlement.body().parties.channel(core.network());
+        if let Some(paying) = self.paying.get_mut(&channel)
+            && paying.parties == settlement.body().parties
+            && from == paying.parties.payee
+            && settlement.body().settled > paying.settled
+        {
+            paying.settled = settlement.body().settled;
+            core.persist(Record::Settled(settlement.clone()));
+        }
+    }
+
+    pub(crate) fn views(&self) -> Vec<ChannelView> {
+        let paying = self.paying.iter().map(|(&channel, paying)| ChannelView {
+            channel,
+            parties: paying.parties,
+            paying: true,
+            sequence: paying.sequence(),
+            acknowledged: paying.acked(),
+            cumulative: paying
+                .head
+                .as_ref()
+                .map_or(Total::ZERO, |head| head.body().cumulative),
+            pending: paying.due.iter().fold(Total::ZERO, |sum, (_, amount)| {
+                sum.checked_add(*amount).unwrap_or(sum)
+            }),
+            disputed: Total::ZERO,
+            settled: paying.settled,
+            synced: paying.synced,
+            frozen: paying.frozen,
+        });
+        let earning = self
+            .earning
+            .iter()
+            .map(|(&(_, channel), earning)| ChannelView {
+                channel,
+                parties: earning.parties,
+                paying: false,
+                sequence: earning.head.as_ref().map_or(0, |head| head.body().sequence),
+                acknowledged: earning.ack.as_ref().map_or(0, |ack| ack.body().sequence),
+                cumulative: earning.cumulative(),
+                pending: earning.unpaid(),
+                disputed: earning.disputed,
+                settled: earning.settled,
+                synced: true,
+                frozen: earning.frozen,
+            });
+        paying.chain(earning).collect()
+    }
+
+    pub(crate) fn replay_owed(
+        &mut self,
+        core: &Core,
+        parties: Parties,
+        receipt: ReceiptId,
+        amount: Amount,
+    ) {
+        if amount > Amount::ZERO {
+            let channel = parties.channel(core.network());
+            let paying = self
+                .paying
+                .entry(channel)
+                .or_insert_with(|| Paying::new(parties));
+            paying.due.push((receipt, amount));
+        }
+    }
+
+    pub(crate) fn replay(&mut self, core: &Core, record: &Record) {
+        match record {
+            Record::Paid(voucher) => {
+                let parties = voucher.body().parties;
+                let channel = parties.channel(core.network());
+                let paying = self
+                    .paying
+                    .entry(channel)
+                    .or_insert_with(|| Paying::new(parties));
+                paying.advance(voucher.clone());
+                paying.unacked.push_back(voucher.clone());
+            }
+            Record::PaidAcked(ack) => {
+                let channel = ack.body().parties.channel(core.network());
+                if let Some(paying) = self.paying.get_mut(&channel) {
+                    paying.acknowledge(ack.clone());
+                }
+            }
+            Record::Earned { voucher, ack } => {
+                self.earning(core, voucher.body().parties)
+                    .advance(voucher.clone(), ack.clone());
+            }
+            Record::Frozen { first, .. } => {
+                self.earning(core, first.body().parties).frozen = true;
+            }
+            Record::Settled(settlement) => self.replay_settled(core, settlement),
+            _ => {}
+        }
+    }
+
+    fn replay_settled(&mut self, core: &Core, settlement: &Verified<Settlement>) {
+        let body = settlement.body();
+        if body.parties.payee == core.me() {
+            let earning = self.earning(core, body.parties);
+            earning.settled = body.settled;
+            earning.settlements = body.sequence;
+        } else if let Some(paying) = self.paying.get_mut(&body.parties.channel(core.network())) {
+            paying.settled = body.settled;
+        }
+    }
+
+    /// After replay: ask for the heads of channels on which something waits.
+    pub(crate) fn resume(&mut self, core: &mut Core) {
+        for (&channel, paying) in &mut self.paying {
+            if !paying.unacked.is_empty() || !paying.due.is_empty() {
+                ask_for_heads(core, channel, paying);
+            }
+        }
+    }
+}
