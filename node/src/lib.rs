@@ -1,1 +1,5 @@
-//! placeholder
+//! The Suanli daemon and its command line.
+
+#![forbid(unsafe_code)]
+
+pub mod api;

@@ -1,0 +1,399 @@
+//! What the HTTP API says, as types that both ends use.
+//!
+//! The daemon fills them, the command line reads them, and `--json` prints
+//! them as they are. Ids are whole in hex, amounts are decimal strings in the
+//! network's unit, times are milliseconds since 1970 UTC.
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/peers` | | list of [`PeerInfo`] |
+//! | `GET /v1/offers`, `/v1/offers/{id}` | | list of, one [`OfferInfo`]; id: prefix of offer or peer |
+//! | `POST /v1/plan` | [`Submission`] | [`PlanInfo`] |
+//! | `POST /v1/blobs` | the bytes | [`BlobInfo`] |
+//! | `POST /v1/jobs` | [`Submission`] | [`Submitted`] |
+//! | `GET /v1/jobs`, `/v1/jobs/{id}` | | list of, one [`JobInfo`]; id: prefix |
+//! | `GET /v1/jobs/{id}/events` | | [`JobLine`]s, one JSON object a line, until the job is settled or ended |
+//! | `POST /v1/jobs/{id}/cancel` | | [`JobInfo`] |
+//! | `GET /v1/jobs/{id}/outputs/{name}` | | the bytes |
+//! | `GET /v1/receipts`, `/v1/receipts/{id}` | | list of, one [`ReceiptInfo`] |
+//! | `GET /v1/receipts/{id}/bundle` | | the bundle's bytes |
+//! | `GET /v1/channels`, `/v1/channels/{id}` | | list of, one [`ChannelInfo`] |
+//! | `GET /v1/work` | | list of [`WorkInfo`] |
+//! | `POST /v1/shutdown` | | [`Status`], and the daemon stops cleanly |
+//!
+//! Every request carries `Authorization: Bearer TOKEN`; the token is in the
+//! data directory, readable by its owner. An error is an [`ApiError`].
+
+use serde::{Deserialize, Serialize};
+use suanli_protocol::{
+    ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, OfferId, PeerId, ReceiptId},
+    rank::Policy,
+    units::Amount,
+};
+
+/// An error, for every status that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What is wrong and what to do.
+    pub error: String,
+    /// The exit code that the command line ends with.
+    pub exit_code: u8,
+}
+
+/// The node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct Status {
+    pub version: String,
+    pub network: String,
+    pub unit: String,
+    pub peer: PeerId,
+    pub account: AccountId,
+    pub region: String,
+    pub pid: u32,
+    pub uptime_ms: u64,
+    pub listen: Vec<String>,
+    pub peers: u32,
+    pub offers: u32,
+    pub providing: bool,
+    pub slots: u32,
+    pub slots_used: u32,
+    /// Whether strangers are served only over the loopback interface.
+    pub local_only: bool,
+    pub sandbox: String,
+    pub devices: Vec<DeviceInfo>,
+    pub jobs_open: u32,
+    /// What is wrong with the store, if anything.
+    pub store_failed: Option<String>,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct PeerInfo {
+    pub peer: PeerId,
+    pub address: String,
+    pub connected_ms: u64,
+    pub rtt_us: Option<u64>,
+    pub agent: String,
+    pub region: Option<String>,
+    pub offers: bool,
+}
+
+/// A device in an offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct DeviceInfo {
+    pub kind: String,
+    pub maker: String,
+    pub model: String,
+    pub driver: String,
+    pub memory_bytes: u64,
+    /// Measured 32-bit floating-point operations per second; 0 if not measured.
+    pub fp32_per_second: u64,
+}
+
+/// A price.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct PriceInfo {
+    pub meter: String,
+    pub amount: Amount,
+    pub per: u64,
+}
+
+/// An offer in the book.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct OfferInfo {
+    pub offer: OfferId,
+    pub peer: PeerId,
+    pub account: AccountId,
+    pub own: bool,
+    pub sequence: u64,
+    pub region: String,
+    pub addresses: Vec<String>,
+    pub devices: Vec<DeviceInfo>,
+    pub runtimes: Vec<String>,
+    pub prices: Vec<PriceInfo>,
+    pub slots: u32,
+    pub slots_free: u32,
+    pub storage_bytes: u64,
+    pub run_max_ms: u64,
+    pub sandbox: String,
+    pub firm: bool,
+    pub strangers: bool,
+    pub stranger_credit: Amount,
+    pub issued_ms: u64,
+    pub expires_ms: u64,
+}
+
+/// A job to plan or to run. The command line reads the job file, uploads spec
+/// and inputs as blobs, and sends this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    /// Made by the client, so that a repeat is not a second job.
+    pub job: JobId,
+    /// Its name for people.
+    pub name: String,
+    /// Whom it is for; the default is `default`.
+    #[serde(default)]
+    pub principal: String,
+    /// `wgsl`.
+    pub runtime: String,
+    /// The program.
+    pub spec: BlobInfo,
+    /// What the program reads.
+    pub inputs: Vec<BlobInfo>,
+    /// Features of the runtime.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// A kind of device; none for any.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Bytes of device memory.
+    pub memory_bytes: u64,
+    /// Bytes of all outputs.
+    pub output_bytes_max: u64,
+    /// How long one execution may run.
+    pub run_ms: u64,
+    /// When all must be over.
+    pub total_ms: u64,
+    /// The most that it may cost; none for the node's default.
+    #[serde(default)]
+    pub max_price: Option<Amount>,
+    /// Regions that it allows; empty for all.
+    #[serde(default)]
+    pub regions: Vec<String>,
+    /// Providers that it allows; empty for all.
+    #[serde(default)]
+    pub providers: Vec<PeerId>,
+    /// What matters.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Floating-point operations, where known.
+    #[serde(default)]
+    pub flops: u64,
+}
+
+/// A blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobInfo {
+    /// Its hash.
+    pub blob: BlobId,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A ranked plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanInfo {
+    /// The network's unit.
+    pub unit: String,
+    /// The most that it may cost.
+    pub budget: Amount,
+    /// Best first.
+    pub candidates: Vec<CandidateInfo>,
+    /// Who can't, and why.
+    pub misfits: Vec<MisfitInfo>,
+}
+
+/// A provider that could run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct CandidateInfo {
+    pub peer: PeerId,
+    pub offer: OfferId,
+    pub region: String,
+    pub device: String,
+    pub expected_ms: u64,
+    pub price: Amount,
+    pub cap: Amount,
+}
+
+/// A provider that can't.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MisfitInfo {
+    /// Who.
+    pub peer: PeerId,
+    /// Where.
+    pub region: String,
+    /// The registered reason.
+    pub reason: String,
+    /// It as a sentence, with what to do.
+    pub sentence: String,
+}
+
+/// A job was taken, or was already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Its id.
+    pub job: JobId,
+}
+
+/// A job of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct JobInfo {
+    pub job: JobId,
+    pub name: String,
+    pub principal: String,
+    pub submitted_ms: u64,
+    /// `waiting`, `asking`, `running`, `done`, `failed`, `cancelled`, `declined`, `expired`.
+    pub state: String,
+    /// The registered reason of its end, and it as a sentence.
+    pub reason: Option<(String, String)>,
+    pub attempt: u32,
+    pub provider: Option<PeerId>,
+    pub region: Option<String>,
+    pub agreement: Option<AgreementId>,
+    pub done: u64,
+    pub total: u64,
+    pub spent: Amount,
+    /// What each provider that declined said, as sentences.
+    pub declined: Vec<(PeerId, String)>,
+    pub receipts: Vec<ReceiptId>,
+    pub outputs: Vec<OutputInfo>,
+}
+
+/// An output of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct OutputInfo {
+    pub name: String,
+    pub blob: BlobId,
+    pub bytes: u64,
+}
+
+/// One line of a job's events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobLine {
+    /// When, by this node's clock.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub event: JobEventInfo,
+}
+
+/// A step of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub enum JobEventInfo {
+    Submitted,
+    Asked {
+        attempt: u32,
+        peers: Vec<PeerId>,
+    },
+    Quoted {
+        peer: PeerId,
+        cap: Amount,
+    },
+    Declined {
+        peer: PeerId,
+        reason: String,
+        sentence: String,
+    },
+    Agreed {
+        peer: PeerId,
+        region: Option<String>,
+        agreement: AgreementId,
+        cap: Amount,
+    },
+    Started,
+    Progress {
+        done: u64,
+        total: u64,
+    },
+    Log {
+        line: String,
+    },
+    Accepted {
+        receipt: ReceiptId,
+        amount: Amount,
+    },
+    Disputed {
+        peer: PeerId,
+        reason: String,
+        sentence: String,
+    },
+    GaveUp {
+        peer: PeerId,
+        reason: String,
+        sentence: String,
+    },
+    /// The provider acknowledged the voucher that pays this.
+    Settled {
+        receipt: ReceiptId,
+    },
+    Ended {
+        state: String,
+        reason: Option<(String, String)>,
+    },
+}
+
+/// A receipt, of our job or of our work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct ReceiptInfo {
+    pub receipt: ReceiptId,
+    pub agreement: AgreementId,
+    pub job: JobId,
+    pub unit: u32,
+    pub attempt: u32,
+    pub index: u32,
+    pub last: bool,
+    /// Whether this node was the client.
+    pub bought: bool,
+    pub client: PeerId,
+    pub provider: PeerId,
+    pub region: String,
+    /// `completed`, `job-fault`, `provider-fault` or `cancelled`.
+    pub outcome: String,
+    pub reason: Option<String>,
+    pub amount: Amount,
+    pub usage: Vec<(String, u64)>,
+    pub outputs: Vec<OutputInfo>,
+    /// `accepted`, `disputed`, or nothing yet.
+    pub verdict: Option<String>,
+    pub paid: bool,
+    pub acknowledged: bool,
+    pub started_ms: u64,
+    pub ended_ms: u64,
+}
+
+/// A running account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct ChannelInfo {
+    pub channel: ChannelId,
+    /// Whether this node pays.
+    pub paying: bool,
+    pub peer: PeerId,
+    pub account: AccountId,
+    pub sequence: u64,
+    pub acknowledged: u64,
+    /// Decimal totals in the network's unit.
+    pub cumulative: String,
+    pub pending: String,
+    pub disputed: String,
+    pub settled: String,
+    pub synced: bool,
+    pub frozen: bool,
+}
+
+/// Work for somebody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct WorkInfo {
+    pub agreement: AgreementId,
+    pub job: JobId,
+    pub client: PeerId,
+    pub account: AccountId,
+    pub stage: String,
+    pub done: u64,
+    pub total: u64,
+    pub receipts: Vec<ReceiptId>,
+}
