@@ -156,10 +156,12 @@ impl TransportHandle {
         reason = "the command is given back so that the caller can keep it"
     )]
     pub fn try_send(&self, command: TransportCommand) -> Result<(), TransportCommand> {
-        self.commands.try_send(command).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(command)
-            | mpsc::error::TrySendError::Closed(command) => command,
-        })
+        self.commands
+            .try_send(command)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(command)
+                | mpsc::error::TrySendError::Closed(command) => command,
+            })
     }
 }
 
@@ -484,7 +486,10 @@ pub enum DialFailure {
     /// This node refuses the peer: its key, a block, or no place left.
     #[error("refused: {0}")]
     Refused(String),
-    /// The peer answered, but is of another network or doesn't say which.
+    /// The peer ended the connection before it said who it is; it may have no room for us.
+    #[error("the peer closed the connection at once; it may have no room")]
+    Closed,
+    /// The peer answered, but is of another network.
     #[error("the peer is not of this network")]
     WrongNetwork,
 }

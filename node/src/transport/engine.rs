@@ -144,10 +144,7 @@ impl Engine {
             reports,
             peers: HashMap::new(),
             book: AddressBook::new(config.lan, limits.known_peers, limits.addresses_per_peer),
-            bootstrap: Bootstrap::new(
-                PeerKey::of_secret(&config.secret),
-                config.bootstrap.clone(),
-            ),
+            bootstrap: Bootstrap::new(PeerKey::of_secret(&config.secret), config.bootstrap.clone()),
             fetches: HashMap::new(),
             serves: 0,
             trees: OutboardCache::new(limits.outboard_cache_bytes),
@@ -374,7 +371,10 @@ impl Engine {
                 let known = self.book.of(&id);
                 if !known.is_empty() {
                     let dial = DialOpts::peer_id(id).addresses(known);
-                    dials.push(dial.condition(PeerCondition::DisconnectedAndNotDialing).build());
+                    dials.push(
+                        dial.condition(PeerCondition::DisconnectedAndNotDialing)
+                            .build(),
+                    );
                 }
             }
             None => {
@@ -678,7 +678,13 @@ impl Engine {
         }
     }
 
-    fn connected(&mut self, id: PeerId, connection: ConnectionId, address: Multiaddr, inbound: bool) {
+    fn connected(
+        &mut self,
+        id: PeerId,
+        connection: ConnectionId,
+        address: Multiaddr,
+        inbound: bool,
+    ) {
         let Ok(key) = PeerKey::of_peer_id(&id) else {
             let _ = self.swarm.disconnect_peer_id(id);
             return;
@@ -706,6 +712,10 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
+        let dialled = peer
+            .connections
+            .iter()
+            .any(|open| open.id == connection && !open.inbound);
         peer.connections.retain(|open| open.id != connection);
         let is_last = peer.connections.is_empty();
         let lost: Vec<(Channel, usize)> = Channel::ALL
@@ -726,11 +736,23 @@ impl Engine {
             FetchState::Waiting => is_last && fetch.wanted.from == key,
             FetchState::Running(_) => false,
         });
-        if is_last {
-            self.peers.remove(&id);
-            if announced {
-                self.emit(TransportEvent::Disconnected { peer: key });
-            }
+        if !is_last {
+            return;
+        }
+        let wrong_network = self
+            .peers
+            .remove(&id)
+            .is_some_and(|peer| peer.wrong_network);
+        if announced {
+            self.emit(TransportEvent::Disconnected { peer: key });
+        } else if dialled {
+            let why = if wrong_network {
+                DialFailure::WrongNetwork
+            } else {
+                DialFailure::Closed
+            };
+            let peer = Some(key);
+            self.emit(TransportEvent::DialFailed { peer, why });
         }
     }
 
@@ -806,14 +828,8 @@ impl Engine {
             return;
         };
         if info.protocol_version != identity_of(&self.config.network) {
-            let (key, dialled) = (peer.key, peer.connections.iter().any(|c| !c.inbound));
+            peer.wrong_network = true;
             let _ = self.swarm.disconnect_peer_id(id);
-            if dialled {
-                self.emit(TransportEvent::DialFailed {
-                    peer: Some(key),
-                    why: DialFailure::WrongNetwork,
-                });
-            }
             return;
         }
         peer.set_agent(&info.agent_version);
@@ -982,9 +998,9 @@ impl Engine {
             return;
         };
         let slot = &mut peer.outboxes[channel.index()];
-        let Some(outbox) = slot.take_if(|outbox| {
-            matches!(&outbox.state, OutboxState::Opening(_, on) if *on == connection)
-        }) else {
+        let Some(outbox) = slot.take_if(
+            |outbox| matches!(&outbox.state, OutboxState::Opening(_, on) if *on == connection),
+        ) else {
             return;
         };
         let OutboxState::Opening(frames, _) = outbox.state else {
@@ -1014,8 +1030,7 @@ impl Engine {
             return;
         };
         let slot = &mut peer.outboxes[channel.index()];
-        let Some(outbox) =
-            slot.take_if(|outbox| matches!(outbox.state, OutboxState::Opening(..)))
+        let Some(outbox) = slot.take_if(|outbox| matches!(outbox.state, OutboxState::Opening(..)))
         else {
             return;
         };

@@ -108,7 +108,12 @@ pub(super) async fn read_frames(mut stream: Stream, setup: ReaderSetup) -> Optio
             bytes,
             _held: held,
         };
-        if setup.events.send(TransportEvent::Frame(frame)).await.is_err() {
+        if setup
+            .events
+            .send(TransportEvent::Frame(frame))
+            .await
+            .is_err()
+        {
             return None;
         }
         if pause.is_zero() {

@@ -134,11 +134,8 @@ fn gossip(config: &TransportConfig) -> Result<Gossip, String> {
         max_subscribed_topics: 1,
         max_subscriptions_per_request: 4,
     };
-    let mut gossip = Gossip::new_with_subscription_filter(
-        MessageAuthenticity::Anonymous,
-        settings,
-        filter,
-    )?;
+    let mut gossip =
+        Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, settings, filter)?;
     gossip.with_peer_score(scores(&topic, config.lan), thresholds())?;
     gossip
         .subscribe(&topic)

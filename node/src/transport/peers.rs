@@ -36,6 +36,7 @@ pub(super) struct Peer {
     pub(super) session: u64,
     pub(super) connections: Vec<Connection>,
     pub(super) announced: bool,
+    pub(super) wrong_network: bool,
     pub(super) agent: String,
     pub(super) budget: Arc<Budget>,
     pub(super) queue_room: Arc<Semaphore>,
@@ -108,6 +109,7 @@ impl Peer {
             session,
             connections: Vec::new(),
             announced: false,
+            wrong_network: false,
             agent: String::new(),
             budget: Arc::new(Budget::new(limits)),
             queue_room: Arc::new(Semaphore::new(

@@ -61,12 +61,7 @@ mod tests {
 
     #[test]
     fn the_cache_stays_under_its_bytes_and_forgets_the_oldest() {
-        let tree = |byte: u8| {
-            Arc::new(Outboard::create(
-                vec![byte; 64 << 10],
-                super::super::GROUP,
-            ))
-        };
+        let tree = |byte: u8| Arc::new(Outboard::create(vec![byte; 64 << 10], super::super::GROUP));
         let trees: Vec<_> = (0..3).map(tree).collect();
         let mut cache = OutboardCache::new(2 * weight(&trees[0]));
         for tree in &trees {
