@@ -113,10 +113,13 @@ impl Transport {
         let key = PeerKey::of_secret(&config.secret);
         let mut swarm = network::build(&config)?;
         for address in &config.listen {
-            probe_tcp_port(address)?;
+            probe_port(address)?;
             swarm
                 .listen_on(address.clone())
-                .map_err(|error| TransportError::listen(address, &error))?;
+                .map_err(|error| TransportError::Listen {
+                    address: address.clone(),
+                    why: error.to_string(),
+                })?;
         }
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
@@ -561,51 +564,28 @@ pub enum TransportError {
     Setup(String),
 }
 
-impl TransportError {
-    fn listen(address: &Multiaddr, error: &libp2p::TransportError<std::io::Error>) -> Self {
-        let address = address.clone();
-        match error {
-            libp2p::TransportError::MultiaddrNotSupported(_) => Self::Listen {
-                address,
-                why: "neither /tcp/… nor /udp/…/quic-v1".to_owned(),
-            },
-            libp2p::TransportError::Other(io) if is_in_use(io) => Self::PortBusy { address },
-            libp2p::TransportError::Other(io) => Self::Listen {
-                address,
-                why: io.to_string(),
-            },
+/// Binds the port once and lets it go, to name the error: libp2p binds TCP listeners with
+/// `SO_REUSEPORT`, under which two nodes would share a port without a word, and wraps what QUIC's
+/// socket says beyond recognition.
+fn probe_port(address: &Multiaddr) -> Result<(), TransportError> {
+    let mut parts = address.iter().skip(1);
+    let bound = match (addresses::ip_of(address), parts.next()) {
+        (Some(ip), Some(Protocol::Tcp(port))) if port != 0 => {
+            std::net::TcpListener::bind((ip, port)).map(drop)
         }
-    }
-}
-
-/// libp2p wraps the system's error in its own, more than once.
-fn is_in_use(error: &std::io::Error) -> bool {
-    if error.kind() == std::io::ErrorKind::AddrInUse {
-        return true;
-    }
-    let mut source = error.get_ref().map(|inner| inner as &dyn std::error::Error);
-    while let Some(error) = source {
-        match error.downcast_ref::<std::io::Error>() {
-            Some(io) if io.kind() == std::io::ErrorKind::AddrInUse => return true,
-            Some(_) | None => source = error.source(),
+        (Some(ip), Some(Protocol::Udp(port))) if port != 0 => {
+            std::net::UdpSocket::bind((ip, port)).map(drop)
         }
-    }
-    false
-}
-
-/// libp2p binds TCP listeners with `SO_REUSEPORT`, under which two nodes would share one port
-/// without a word. So the port is bound once without it, and let go.
-fn probe_tcp_port(address: &Multiaddr) -> Result<(), TransportError> {
-    let mut parts = address.iter();
-    let (Some(ip), Some(Protocol::Tcp(port))) = (addresses::ip_of(address), parts.nth(1)) else {
-        return Ok(());
+        _ => Ok(()),
     };
-    if port == 0 {
-        return Ok(());
-    }
-    std::net::TcpListener::bind((ip, port))
-        .map(drop)
-        .map_err(|error| TransportError::listen(address, &libp2p::TransportError::Other(error)))
+    let address = address.clone();
+    bound.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => TransportError::PortBusy { address },
+        _ => TransportError::Listen {
+            address,
+            why: error.to_string(),
+        },
+    })
 }
 
 fn check_network_name(name: &str) -> Result<(), TransportError> {

@@ -223,9 +223,14 @@ impl Engine {
             };
             let id = dial.connection_id();
             self.bootstrap.dialing(at, id);
-            if let Err(error) = self.swarm.dial(dial) {
-                tracing::debug!(%error, "a bootstrap peer cannot be dialled");
-                self.bootstrap.failed(id);
+            match self.swarm.dial(dial) {
+                Ok(()) => {}
+                // The swarm strikes out this node's own listen addresses.
+                Err(DialError::NoAddresses) => self.bootstrap.is_self(id),
+                Err(error) => {
+                    tracing::debug!(%error, "a bootstrap peer cannot be dialled");
+                    self.bootstrap.failed(id);
+                }
             }
         }
     }
@@ -645,7 +650,7 @@ impl Engine {
                 endpoint,
                 ..
             } => {
-                let address = endpoint.get_remote_address().clone();
+                let (address, _) = split_peer(endpoint.get_remote_address().clone());
                 self.connected(peer_id, connection_id, address, endpoint.is_listener());
             }
             SwarmEvent::ConnectionClosed {

@@ -8,7 +8,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::{Control, IncomingStreams, OpenStreamError};
 use suanli_node::transport::PeerKey;
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -85,11 +85,19 @@ impl Hostile {
     }
 
     pub(crate) async fn open(&self, victim: PeerKey, what: &str) -> Stream {
+        self.try_open(victim, what).await.unwrap()
+    }
+
+    pub(crate) async fn try_open(
+        &self,
+        victim: PeerKey,
+        what: &str,
+    ) -> Result<Stream, OpenStreamError> {
         let mut id = vec![0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
         id.extend_from_slice(victim.as_bytes());
         let id = PeerId::from_bytes(&id).unwrap();
         let mut control = self.control.clone();
-        control.open_stream(id, protocol(what)).await.unwrap()
+        control.open_stream(id, protocol(what)).await
     }
 
     pub(crate) fn accept(&self, what: &str) -> IncomingStreams {
