@@ -131,7 +131,7 @@ async fn blobs_of_every_awkward_size_arrive() {
         let folder = TempDir::new().unwrap();
         let blob = Blob::write(&folder, size);
         let into = folder.path().join("fetched.partial");
-        let cap = BlobSize::AtMost(MIB as u64);
+        let cap = BlobSize::AtMost(1 << 20);
         fetch(&client, server.key(), blob.hash, cap, &into).await;
         answer(&mut server, blob.serve()).await;
         assert_eq!(result(&mut client).await, Ok(blob.size()), "size {size}");

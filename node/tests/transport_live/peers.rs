@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::multiaddr::Protocol;
 use suanli_node::transport::{
     Channel, DialFailure, PeerKey, Transport, TransportCommand, TransportConfig, TransportError,
     TransportEvent,
