@@ -70,9 +70,7 @@ pub(super) struct Budget {
 impl Budget {
     pub(super) fn new(limits: &TransportLimits) -> Self {
         Self {
-            in_flight: Arc::new(Semaphore::new(
-                usize::try_from(limits.in_flight_bytes).unwrap_or(usize::MAX >> 4),
-            )),
+            in_flight: room(limits.in_flight_bytes, limits),
             frames: Rate::new(limits.frames_per_s, limits.frames_burst),
             bytes: Rate::new(limits.bytes_per_s, limits.bytes_burst),
         }
@@ -95,6 +93,13 @@ impl Budget {
     pub(super) fn cut(&self) {
         self.in_flight.close();
     }
+}
+
+/// A semaphore of bytes that any one frame fits into.
+pub(super) fn room(bytes: u32, limits: &TransportLimits) -> Arc<Semaphore> {
+    let bytes = bytes.max(limits.frame_bytes.max());
+    let permits = usize::try_from(bytes).unwrap_or(Semaphore::MAX_PERMITS);
+    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -24,7 +24,7 @@ use libp2p::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::AbortHandle,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
@@ -49,6 +49,10 @@ use super::{
 const BACKLOG_MAX: usize = 512;
 const REPORTS: usize = 64;
 const TICK: Duration = Duration::from_millis(500);
+/// Longest that a clean stop waits, once for queues and once for connections.
+const WIND_DOWN: Duration = Duration::from_secs(1);
+/// Gossip doesn't say when a message has left; the last ones get this long.
+const GOSSIP_BEAT: Duration = Duration::from_millis(50);
 
 /// What a stream's task tells the engine.
 #[derive(Debug)]
@@ -86,7 +90,8 @@ pub(super) enum Report {
     },
 }
 
-/// Runs until all handles, or the driver's end of the events, are dropped.
+/// Runs until all handles, or the driver's end of the events, are dropped. In the first case it
+/// stops cleanly.
 pub(super) async fn run(
     swarm: Swarm<Network>,
     config: TransportConfig,
@@ -168,13 +173,51 @@ impl Engine {
                 },
                 command = self.commands.recv(), if roomy => match command {
                     Some(command) => self.on_command(command),
-                    None => return,
+                    None => return self.wind_down().await,
                 },
                 Some(report) = self.reports.recv(), if roomy => self.on_report(report),
                 event = self.swarm.select_next_some(), if heard => self.on_swarm(event),
-                _ = tick.tick() => self.on_tick(),
+                _ = tick.tick() => {
+                    if events.is_closed() {
+                        return;
+                    }
+                    self.on_tick();
+                }
             }
         }
+    }
+
+    /// Lets what is queued leave, then says goodbye, so that peers need not wait for a timeout.
+    async fn wind_down(mut self) {
+        let mut writers = 0;
+        for peer in self.peers.values_mut() {
+            for outbox in peer.outboxes.iter_mut().filter_map(Option::take) {
+                writers += usize::from(matches!(outbox.state, OutboxState::Writing(_)));
+            }
+        }
+        let mut beat = std::pin::pin!(sleep(GOSSIP_BEAT));
+        let mut beaten = false;
+        let flushing = async {
+            while writers > 0 || !beaten {
+                tokio::select! {
+                    Some(report) = self.reports.recv() => {
+                        writers -= usize::from(matches!(report, Report::WriterEnded { .. }));
+                    }
+                    _ = self.swarm.select_next_some() => {}
+                    () = &mut beat, if !beaten => beaten = true,
+                }
+            }
+        };
+        let _ = timeout(WIND_DOWN, flushing).await;
+        for peer in self.peers.keys() {
+            let _ = self.swarm.disconnect_peer_id(*peer);
+        }
+        let closing = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        let _ = timeout(WIND_DOWN, closing).await;
     }
 
     fn emit(&mut self, event: TransportEvent) {
@@ -869,12 +912,13 @@ impl Engine {
                     connection.rtt = Some(rtt);
                 }
             }
-            Err(ping::Failure::Timeout) => {
+            // Every node of a network speaks ping: without it nobody could tell who is alive.
+            Err(ping::Failure::Timeout | ping::Failure::Unsupported) => {
                 tracing::debug!(peer = %event.peer, "a peer does not answer pings");
                 self.swarm.close_connection(event.connection);
             }
-            // A peer may lack the protocol; a broken stream is retried by ping itself.
-            Err(ping::Failure::Unsupported | ping::Failure::Other { .. }) => {}
+            // Ping tries again by itself.
+            Err(ping::Failure::Other { .. }) => {}
         }
     }
 

@@ -30,17 +30,22 @@ pub struct TransportLimits {
     pub inbound_burst: u32,
     /// Time for the security handshake, the protocol negotiation, and identify.
     pub handshake: Duration,
+    /// How often a silent connection is tried.
+    pub ping_interval: Duration,
+    /// How long the answer may take. The two together are when a half-open peer is noticed.
+    pub ping_timeout: Duration,
     /// Largest frame of each channel, in bytes.
     pub frame_bytes: FrameBytes,
     /// Time from the first byte of a frame to its last one.
     pub partial_frame: Duration,
     /// Frames waiting to be written, per peer and channel.
     pub queue_frames: usize,
-    /// Bytes waiting to be written, per peer.
+    /// Bytes waiting to be written, per peer; at least one of the largest frames.
     pub queue_bytes: u32,
     /// Time in which a write must make progress.
     pub write_stall: Duration,
-    /// Received bytes, per peer, that the driver has not let go yet.
+    /// Received bytes, per peer, that the driver has not let go yet; at least one of the
+    /// largest frames.
     pub in_flight_bytes: u32,
     /// Sustained frames a second from one peer.
     pub frames_per_s: u32,
@@ -88,6 +93,8 @@ impl Default for TransportLimits {
             inbound_per_s: 5,
             inbound_burst: 32,
             handshake: Duration::from_secs(8),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(10),
             frame_bytes: FrameBytes::default(),
             partial_frame: Duration::from_secs(8),
             queue_frames: 64,
@@ -139,6 +146,11 @@ impl Default for FrameBytes {
 }
 
 impl FrameBytes {
+    pub(super) fn max(&self) -> u32 {
+        let of = |channel| self.of(channel);
+        Channel::ALL.map(of).into_iter().max().unwrap_or(0)
+    }
+
     pub(super) const fn of(&self, channel: Channel) -> u32 {
         match channel {
             Channel::Negotiate => self.negotiate,

@@ -22,14 +22,11 @@ use super::{
     streams::{Protocols, Streams},
 };
 
-/// A dead peer is noticed after at most interval + timeout, under the 30 s of abuse case 7.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIC_IDLE_MS: u32 = 15_000;
 /// Streams that one connection may have open: ours are ten, the rest is gossip, identify, ping.
 const STREAMS_PER_CONNECTION: usize = 32;
-/// Half a megabyte of window moves hundreds of MiB/s on a LAN, and it bounds what a sender can
-/// park in our memory.
+/// Two megabytes in flight move hundreds of MiB/s on a LAN, and bound what a sender can park in
+/// our memory.
 const QUIC_STREAM_WINDOW: u32 = 2 << 20;
 const QUIC_CONNECTION_WINDOW: u32 = 4 << 20;
 
@@ -68,8 +65,8 @@ pub(super) fn build(config: &TransportConfig) -> Result<Swarm<Network>, Transpor
         ),
         ping: ping::Behaviour::new(
             ping::Config::new()
-                .with_interval(PING_INTERVAL)
-                .with_timeout(PING_TIMEOUT),
+                .with_interval(config.limits.ping_interval)
+                .with_timeout(config.limits.ping_timeout),
         ),
         gossip: gossip(config).map_err(TransportError::Setup)?,
         streams: Streams::new(protocols, config.limits.handshake),

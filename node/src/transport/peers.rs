@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     Channel, PeerKey, PeerStatus, TransportLimits,
-    budget::{Budget, Rate},
+    budget::{Budget, Rate, room},
     frames::{Outgoing, drain},
     streams::Inbound,
 };
@@ -112,9 +112,7 @@ impl Peer {
             wrong_network: false,
             agent: String::new(),
             budget: Arc::new(Budget::new(limits)),
-            queue_room: Arc::new(Semaphore::new(
-                usize::try_from(limits.queue_bytes).unwrap_or(usize::MAX >> 4),
-            )),
+            queue_room: room(limits.queue_bytes, limits),
             outboxes: [None, None, None, None],
             parked: Vec::new(),
             serves: 0,

@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::multiaddr::Protocol;
 use suanli_node::transport::{Channel, Misbehaviour, PeerKey, TransportEvent};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
 
-use crate::{Node, TCP, config, hostile::Hostile, is_disconnected};
+use crate::{Node, TCP, config, hostile::Hostile, is_connected, is_disconnected};
 
 async fn misbehaviour(node: &mut Node, who: PeerKey) -> Misbehaviour {
     node.wait(|event| match event {
@@ -156,6 +161,9 @@ async fn abuse_18_random_bytes_on_every_protocol_do_no_harm() {
             let mut stream = hostile.open(victim.key(), what).await;
             let _ = stream.write_all(&noise).await;
             let _ = stream.close().await;
+            if what == "blob" {
+                victim.wait(refuse_blob).await;
+            }
             assert_cut_or_refused(stream).await;
         }
     }
@@ -174,6 +182,13 @@ async fn abuse_18_random_bytes_on_every_protocol_do_no_harm() {
     assert_eq!(alive, b"alive");
 }
 
+fn refuse_blob(event: TransportEvent) -> Option<()> {
+    match event {
+        TransportEvent::BlobRequested { reply, .. } => reply.send(None).ok(),
+        _ => None,
+    }
+}
+
 /// A frame stream ends without a byte; a blob stream may end with the nine of a refusal.
 async fn assert_cut_or_refused(mut stream: libp2p::Stream) {
     let mut said = Vec::new();
@@ -182,4 +197,71 @@ async fn assert_cut_or_refused(mut stream: libp2p::Stream) {
         .await
         .unwrap();
     assert!(said.is_empty() || said == [0; 9], "{said:?}");
+}
+
+/// A wire that goes dead without a word: both ends stay open, and nothing passes any more.
+struct Wire {
+    address: libp2p::Multiaddr,
+    cut: oneshot::Sender<()>,
+}
+
+impl Wire {
+    async fn to(address: &libp2p::Multiaddr) -> Self {
+        let port = address.iter().find_map(|part| match part {
+            Protocol::Tcp(port) => Some(port),
+            _ => None,
+        });
+        let there = ("127.0.0.1", port.unwrap());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let here = listener.local_addr().unwrap().port();
+        let (cut, is_cut) = oneshot::channel();
+        tokio::spawn(async move {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = TcpStream::connect(there).await.unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                _ = is_cut => std::future::pending().await,
+            }
+        });
+        Self {
+            address: format!("/ip4/127.0.0.1/tcp/{here}").parse().unwrap(),
+            cut,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abuse_07_a_half_open_peer_is_noticed_by_both_sides() {
+    let with_short_pings = |seed| {
+        let mut settings = config(seed, TCP);
+        settings.limits.ping_interval = Duration::from_millis(200);
+        settings.limits.ping_timeout = Duration::from_millis(800);
+        settings
+    };
+    let mut one = Node::start_with(with_short_pings(1)).await;
+    let mut two = Node::start_with(with_short_pings(2)).await;
+    let wire = Wire::to(&two.address).await;
+    one.dial_at(two.key(), wire.address.clone()).await;
+    one.wait(is_connected(two.key())).await;
+    two.wait(is_connected(one.key())).await;
+    wire.cut.send(()).unwrap();
+    one.wait(is_disconnected(two.key())).await;
+    two.wait(is_disconnected(one.key())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abuse_06_a_peer_that_stalls_its_handshake_is_cut() {
+    let mut settings = config(1, TCP);
+    settings.limits.handshake = Duration::from_millis(400);
+    let victim = Node::start_with(settings).await;
+    let port = victim.address.iter().find_map(|part| match part {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    let mut silent = TcpStream::connect(("127.0.0.1", port.unwrap()))
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    let ended = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut said);
+    let _ = tokio::time::timeout(crate::PATIENCE, ended).await.unwrap();
 }

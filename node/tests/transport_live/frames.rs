@@ -6,7 +6,7 @@ use suanli_node::transport::{
     Channel, PeerKey, SendFailure, TransportCommand, TransportEvent, TransportLimits,
 };
 
-use crate::{Node, QUIC, TCP, config, pair};
+use crate::{Node, QUIC, TCP, config, is_disconnected, pair};
 
 async fn frames_keep_their_order_both_ways(listen: &str) {
     const FRAMES: u32 = 500;
@@ -64,6 +64,27 @@ async fn each_channel_carries_frames_up_to_its_limit() {
         one.send(two.key(), channel, vec![2; limit]).await;
         let (_, arrived_by, bytes) = two.frame().await;
         assert_eq!((arrived_by, bytes.len()), (channel, limit));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_before_a_clean_stop_arrives() {
+    for listen in [TCP, QUIC] {
+        let (one, mut two) = pair(listen).await;
+        let key = one.key();
+        one.send(two.key(), Channel::Settle, vec![0; 1_000]).await;
+        assert_eq!(two.frame().await.2[0], 0);
+        for number in 1..=30_u8 {
+            one.send(two.key(), Channel::Settle, vec![number; 1_000])
+                .await;
+        }
+        let Node { handle, events, .. } = one;
+        drop(handle);
+        for number in 1..=30_u8 {
+            assert_eq!(two.frame().await.2[0], number);
+        }
+        two.wait(is_disconnected(key)).await;
+        drop(events);
     }
 }
 

@@ -4,7 +4,7 @@ use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, identify,
     identity::Keypair,
-    noise,
+    noise, ping,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
@@ -17,6 +17,7 @@ use crate::{NETWORK, Node, TCP, is_connected};
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     identify: identify::Behaviour,
+    ping: ping::Behaviour,
     streams: libp2p_stream::Behaviour,
 }
 
@@ -60,7 +61,11 @@ impl Hostile {
                 yamux::Config::default,
             )
             .unwrap()
-            .with_behaviour(|_| Behaviour { identify, streams })
+            .with_behaviour(|_| Behaviour {
+                identify,
+                ping: ping::Behaviour::default(),
+                streams,
+            })
             .unwrap()
             .build();
         swarm.listen_on(TCP.parse().unwrap()).unwrap();
