@@ -12,8 +12,9 @@ fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let dir = args.next().context("name a folder to measure in")?;
     let mut number = |default: u32| {
-        args.next()
-            .map_or(Ok(default), |text| text.parse().with_context(|| text.clone()))
+        args.next().map_or(Ok(default), |text| {
+            text.parse().with_context(|| text.clone())
+        })
     };
     let (records, record_bytes, batch) = (number(2000)?, number(600)?, number(256)?);
     let report = bench(

@@ -43,16 +43,16 @@ use tokio::sync::watch;
 
 #[doc(hidden)]
 pub use self::bench::{Report, bench};
-pub use self::{
-    journal::{AppendError, Durability, Health, Lsn, Record},
-    lock::LockError,
-};
 use self::{
     blobs::Blobs,
     disk::{Folder, create_private_dir},
     index::{FindError, Hit, Index, IndexStart, Indexer, Query},
     journal::{Journal, JournalError, PruneError, Reader, Recovery},
     lock::Lock,
+};
+pub use self::{
+    journal::{AppendError, Durability, Health, Lsn, Record},
+    lock::LockError,
 };
 
 /// How a store is kept.
@@ -118,11 +118,7 @@ struct Lease {
 impl Store {
     /// Opens the store in `dir`, making it where it is missing. Blocks on the
     /// disk: all that the journal holds is read once and checked.
-    pub fn open(
-        dir: &Path,
-        config: &Config,
-        indexer: impl Indexer,
-    ) -> Result<Opened, StoreError> {
+    pub fn open(dir: &Path, config: &Config, indexer: impl Indexer) -> Result<Opened, StoreError> {
         let at = |name: &str| dir.join(name);
         create_private_dir(dir).map_err(io_at(dir))?;
         let (alive, ended) = watch::channel(());

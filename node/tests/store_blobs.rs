@@ -62,7 +62,12 @@ fn quota_is_kept_also_by_what_is_still_coming() {
     let blobs = open(dir.path(), 100);
     let coming = blobs.begin(blake3::hash(b"x"), 60).unwrap();
     let refused = blobs.put_bytes(&[0; 41], None).unwrap_err();
-    let BlobError::QuotaExceeded { wanted, used, quota } = refused else {
+    let BlobError::QuotaExceeded {
+        wanted,
+        used,
+        quota,
+    } = refused
+    else {
         panic!("{refused}");
     };
     assert_eq!((wanted, used, quota), (41, 60, 100));

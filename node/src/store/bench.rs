@@ -54,10 +54,19 @@ pub fn bench(
     let mut next = recovery.last.next();
     let (mut raw, mut single, mut batched) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        raw.push(per_second(records, measure_raw(&disk, records, record_bytes).map_err(io_at(dir))?));
+        raw.push(per_second(
+            records,
+            measure_raw(&disk, records, record_bytes).map_err(io_at(dir))?,
+        ));
         let mut run = |group: usize| {
             runtime
-                .block_on(append_in_groups(&journal, &mut next, records, record_bytes, group))
+                .block_on(append_in_groups(
+                    &journal,
+                    &mut next,
+                    records,
+                    record_bytes,
+                    group,
+                ))
                 .map_err(|health| io::Error::other(format!("{health:?}")))
                 .map_err(io_at(dir))
         };

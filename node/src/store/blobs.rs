@@ -134,7 +134,10 @@ impl Blobs {
             if path.extension().is_some_and(|e| e == PARTIAL) {
                 fs::remove_file(&path)?;
             } else if hash_of(&path).is_some() {
-                blobs.shared.used.fetch_add(fs::metadata(&path)?.len(), Ordering::Relaxed);
+                blobs
+                    .shared
+                    .used
+                    .fetch_add(fs::metadata(&path)?.len(), Ordering::Relaxed);
             }
         }
         Ok(blobs)
@@ -336,7 +339,11 @@ impl Blobs {
         self.shared
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-            .map_err(|used| BlobError::QuotaExceeded { wanted: size, used, quota })?;
+            .map_err(|used| BlobError::QuotaExceeded {
+                wanted: size,
+                used,
+                quota,
+            })?;
         Ok(Reserved {
             shared: Arc::clone(&self.shared),
             size,
@@ -441,7 +448,10 @@ struct Partial {
 impl Partial {
     fn create(path: PathBuf) -> Result<Self, BlobError> {
         match private_file().create_new(true).open(&path) {
-            Ok(file) => Ok(Self { file, path: Some(path) }),
+            Ok(file) => Ok(Self {
+                file,
+                path: Some(path),
+            }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(BlobError::Incoming),
             Err(error) => Err(error.into()),
         }
@@ -487,7 +497,8 @@ fn hash_exactly(
         }
         hasher.update(&buffer[..read]);
         if let Some(copy) = copy.as_deref_mut() {
-            copy.write_all(&buffer[..read]).map_err(|error| no_room(error, size))?;
+            copy.write_all(&buffer[..read])
+                .map_err(|error| no_room(error, size))?;
         }
     }
     if done == size {

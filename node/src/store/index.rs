@@ -378,7 +378,9 @@ impl Owner {
             return Err(FindError::Unavailable("it is not open".to_owned()));
         };
         let from = db.mark.lsn.next();
-        let records = self.records.get_or_insert_with(|| self.reader.records(from));
+        let records = self
+            .records
+            .get_or_insert_with(|| self.reader.records(from));
         loop {
             let mut batch = sled::Batch::default();
             let mut mark = db.mark;
@@ -445,8 +447,7 @@ fn add(
     record: &Record,
     indexer: &dyn Indexer,
 ) -> Result<(), FindError> {
-    let mut keys =
-        guarded(|| Ok(indexer(&record.payload))).map_err(FindError::Unavailable)?;
+    let mut keys = guarded(|| Ok(indexer(&record.payload))).map_err(FindError::Unavailable)?;
     keys.sort_unstable();
     keys.dedup();
     for key in keys {
@@ -676,12 +677,20 @@ fn believed(tree: &sled::Db, version: u32) -> sled::Result<Result<Mark, Distrust
     if (mark.format, mark.version) != (FORMAT, version) {
         return Ok(Err(Distrust::OtherFormat));
     }
-    let mut seen = Mark { count: 0, sum: 0, ..mark };
+    let mut seen = Mark {
+        count: 0,
+        sum: 0,
+        ..mark
+    };
     for entry in tree.scan_prefix([ENTRIES]) {
         let (key, value) = entry?;
         seen.tally(&key, &value);
     }
-    Ok(if seen == mark { Ok(mark) } else { Err(Distrust::Damaged) })
+    Ok(if seen == mark {
+        Ok(mark)
+    } else {
+        Err(Distrust::Damaged)
+    })
 }
 
 fn open_sled(dir: &Path) -> Result<sled::Db, String> {

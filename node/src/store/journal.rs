@@ -31,16 +31,16 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use super::{
-    reader::{Checkpoint, ReadError, Reader, Records},
-    record::{Chain, Fault, Kind, Lsn, RECORD_BYTES_MAX, Record},
-    recovery::{Damage, Recovery},
-};
 use super::{
     disk::{Disk, DiskFile},
     reader::{Layout, Segment},
     record::{RECORD_HEADER, SEGMENT_HEADER, SegmentHead, encode},
     recovery::{PREPARED, Tail, fill_with_zeros, recover},
+};
+pub use super::{
+    reader::{Checkpoint, ReadError, Reader, Records},
+    record::{Chain, Fault, Kind, Lsn, RECORD_BYTES_MAX, Record},
+    recovery::{Damage, Recovery},
 };
 
 /// What to do about damage to something durable.
@@ -239,7 +239,11 @@ impl Journal {
             closing: Arc::clone(&closing),
             payload_max: payload_max(config.segment_bytes),
         };
-        let publish = Publish { layout, durability, notify };
+        let publish = Publish {
+            layout,
+            durability,
+            notify,
+        };
         let writer = Writer::new(disk, config.clone(), tail, publish, closing);
         thread::Builder::new()
             .name("journal".to_owned())
@@ -482,10 +486,11 @@ impl Writer {
         }
         lsn = lsn.next();
         self.record(lsn, Kind::CheckpointEnd, &count)?;
-        self.flush()?;
+        // Known before it is durable, so that whoever sees it durable sees it;
+        // readers look at both.
         self.layout.checkpoints.push(Checkpoint { begin, end: lsn });
         self.publish_layout();
-        Ok(())
+        self.flush()
     }
 
     /// Adds one record to the batch, after making room where there is none.
@@ -505,7 +510,14 @@ impl Writer {
         } else if self.in_batch == u16::MAX || self.batch.len() >= self.config.batch_bytes {
             self.flush()?;
         }
-        self.chain = encode(&mut self.batch, kind, lsn, self.in_batch, self.chain, payload);
+        self.chain = encode(
+            &mut self.batch,
+            kind,
+            lsn,
+            self.in_batch,
+            self.chain,
+            payload,
+        );
         self.in_batch += 1;
         self.next = lsn.next();
         Ok(())
@@ -519,9 +531,7 @@ impl Writer {
         self.file
             .write_at(&self.batch, self.offset)
             .map_err(failed("writing a record"))?;
-        self.file
-            .sync_data()
-            .map_err(failed("syncing a record"))?;
+        self.file.sync_data().map_err(failed("syncing a record"))?;
         self.offset += self.batch.len() as u64;
         self.batch.clear();
         self.in_batch = 0;
@@ -542,8 +552,8 @@ impl Writer {
             before: self.chain,
         };
         let segment = Segment { head };
-        self.file = name_segment(self.disk.as_ref(), segment)
-            .map_err(failed("beginning a segment"))?;
+        self.file =
+            name_segment(self.disk.as_ref(), segment).map_err(failed("beginning a segment"))?;
         self.offset = SEGMENT_HEADER as u64;
         self.segment_bytes = head.bytes;
         self.layout.segments.push(segment);
@@ -594,11 +604,23 @@ impl Writer {
     }
 
     fn prune(&mut self, before: Lsn) -> Result<u64, PruneError> {
-        if self.layout.checkpoints.last().is_none_or(|c| c.begin < before) {
+        if self
+            .layout
+            .checkpoints
+            .last()
+            .is_none_or(|c| c.begin < before)
+        {
             return Err(PruneError::NotCovered(before));
         }
-        let after = self.layout.segments.partition_point(|s| s.head.first <= before);
-        let old: Vec<Segment> = self.layout.segments.drain(..after.saturating_sub(1)).collect();
+        let after = self
+            .layout
+            .segments
+            .partition_point(|s| s.head.first <= before);
+        let old: Vec<Segment> = self
+            .layout
+            .segments
+            .drain(..after.saturating_sub(1))
+            .collect();
         let Some(first) = self.layout.segments.first().map(|s| s.head.first) else {
             return Ok(0);
         };
@@ -614,7 +636,9 @@ impl Writer {
     }
 
     fn publish_layout(&mut self) {
-        self.publish.layout.send_replace(Arc::new(self.layout.clone()));
+        self.publish
+            .layout
+            .send_replace(Arc::new(self.layout.clone()));
         (self.publish.notify)();
     }
 }
@@ -691,7 +715,11 @@ pub(super) fn create_segment(
 ) -> Result<Segment, JournalError> {
     let bytes = config.segment_bytes;
     let segment = Segment {
-        head: SegmentHead { bytes, first, before },
+        head: SegmentHead {
+            bytes,
+            first,
+            before,
+        },
     };
     prepare(disk, bytes)
         .and_then(|()| name_segment(disk, segment))

@@ -11,9 +11,7 @@ use tokio::sync::watch;
 use super::{
     disk::{Disk, DiskFile},
     journal::Durability,
-    record::{
-        Chain, Fault, Head, Kind, Lsn, RECORD_HEADER, Record, SEGMENT_HEADER, SegmentHead,
-    },
+    record::{Chain, Fault, Head, Kind, Lsn, RECORD_HEADER, Record, SEGMENT_HEADER, SegmentHead},
 };
 
 /// How much a cursor asks of the disk at once.
@@ -113,12 +111,15 @@ impl Reader {
         layout.segments.first().map_or(Lsn::FIRST, |s| s.head.first)
     }
 
-    /// The newest complete checkpoint.
+    /// The newest checkpoint that is complete and durable.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
-        self.layout.borrow().checkpoints.last().copied()
+        let durable = self.durability.borrow().lsn;
+        let layout = self.layout.borrow();
+        let mut newest_first = layout.checkpoints.iter().rev();
+        newest_first.find(|c| c.end <= durable).copied()
     }
 
-    /// Where the journal's view of the past begins: see [`Reader::is_current`].
+    /// The checkpoint that replaced a pruned past: see [`Reader::is_current`].
     pub(super) fn base(&self) -> Option<Checkpoint> {
         self.layout.borrow().base()
     }

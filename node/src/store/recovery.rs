@@ -162,20 +162,30 @@ impl Scan {
                 // What precedes a segment is missing: the fault is its
                 // predecessor's, and the segment itself is among the later.
                 let later = &names[index + usize::from(file == *name)..];
-                return self.found(disk, file, offset, fault, known, later).map(Some);
+                return self
+                    .found(disk, file, offset, fault, known, later)
+                    .map(Some);
             }
             if index + 1 == names.len() {
                 let rest = rest_of(disk, name, self.offset)?;
                 if rest.iter().any(|b| *b != 0) {
                     let (file, fault) = (name.clone(), Fault::Residue);
-                    return self.found(disk, file, self.offset, fault, known, &[]).map(Some);
+                    return self
+                        .found(disk, file, self.offset, fault, known, &[])
+                        .map(Some);
                 }
             }
         }
-        let pruned = self.layout.segments.first().is_some_and(|s| s.head.first > Lsn::FIRST);
+        let pruned = self
+            .layout
+            .segments
+            .first()
+            .is_some_and(|s| s.head.first > Lsn::FIRST);
         if known >= self.next || (pruned && self.layout.checkpoints.is_empty()) {
             let file = names.last().cloned().unwrap_or_default();
-            return self.found(disk, file, self.offset, Fault::Missing, known, &[]).map(Some);
+            return self
+                .found(disk, file, self.offset, Fault::Missing, known, &[])
+                .map(Some);
         }
         Ok(None)
     }
@@ -252,7 +262,10 @@ impl Scan {
         } else {
             rest_of(disk, &file, offset)?
         };
-        let extent = rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        let extent = rest
+            .iter()
+            .rposition(|b| *b != 0)
+            .map_or(0, |last| last + 1);
         let mut lost = extent as u64;
         for name in later {
             lost += disk.open(name)?.size()?;
@@ -340,7 +353,11 @@ fn set_aside(disk: &dyn Disk, found: Found, label: &str) -> io::Result<Damage> {
         return Ok(damage);
     }
     let mut rest = rest_of(disk, &damage.file, damage.offset)?;
-    rest.truncate(rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1));
+    rest.truncate(
+        rest.iter()
+            .rposition(|b| *b != 0)
+            .map_or(0, |last| last + 1),
+    );
     if !rest.is_empty() {
         let aside = aside_name(&taken, label, damage.lsn, &damage.file);
         let copy = disk.create(&aside)?;

@@ -119,7 +119,11 @@ impl State {
     }
 
     fn has_room(&self, more: usize) -> bool {
-        let used: usize = self.names.values().map(|id| self.files[*id].now.len()).sum();
+        let used: usize = self
+            .names
+            .values()
+            .map(|id| self.files[*id].now.len())
+            .sum();
         self.capacity.is_none_or(|capacity| used + more <= capacity)
     }
 }
@@ -326,7 +330,10 @@ async fn work(journal: &Journal, from: Lsn, until: Lsn) -> Lsn {
 }
 
 fn assert_holds(disk: &Simulated, journal: &Journal, recovery: &Recovery, acknowledged: Lsn) {
-    assert!(recovery.last >= acknowledged, "{acknowledged} was durable: {recovery:?}");
+    assert!(
+        recovery.last >= acknowledged,
+        "{acknowledged} was durable: {recovery:?}"
+    );
     assert_eq!(recovery.damage, None);
     let mut lsn = recovery.first;
     for record in journal.reader().records(recovery.first) {
@@ -368,7 +375,10 @@ async fn abuse_52_unsynced_writes_lost_at_every_journal_operation() {
             ended(&journal).await;
         }
         if acknowledged == until {
-            assert!(operation > 50 && cuts > 10, "{operation} operations, {cuts} cuts");
+            assert!(
+                operation > 50 && cuts > 10,
+                "{operation} operations, {cuts} cuts"
+            );
             return;
         }
     }
@@ -391,7 +401,10 @@ async fn abuse_55_full_disk_holds_records_until_there_is_room() {
     let before = journal.reader().durability();
     assert_eq!(before.health, Health::Full);
     assert!(before.lsn < lsn.minus(1), "something waits");
-    assert_eq!(journal.reader().records(Lsn::FIRST).count() as u64, before.lsn.number());
+    assert_eq!(
+        journal.reader().records(Lsn::FIRST).count() as u64,
+        before.lsn.number()
+    );
 
     disk.state().capacity = None;
     journal.wait_durable(lsn.minus(1)).await.unwrap();
@@ -404,13 +417,19 @@ async fn abuse_55_full_disk_holds_records_until_there_is_room() {
 async fn failed_sync_ends_the_journal_and_reports_nothing_durable() {
     let disk = Simulated::default();
     let (journal, _) = open(&disk).unwrap();
-    journal.append(Lsn::FIRST, payload(Lsn::FIRST)).await.unwrap();
+    journal
+        .append(Lsn::FIRST, payload(Lsn::FIRST))
+        .await
+        .unwrap();
     journal.wait_durable(Lsn::FIRST).await.unwrap();
     disk.state().syncs_fail = true;
     let second = Lsn::new(2);
     journal.append(second, payload(second)).await.unwrap();
     let health = journal.wait_durable(second).await.unwrap_err();
-    assert!(matches!(health, Health::Failed(Failure::Io { .. })), "{health:?}");
+    assert!(
+        matches!(health, Health::Failed(Failure::Io { .. })),
+        "{health:?}"
+    );
     disk.state().syncs_fail = false;
     let third = journal.append(second.next(), payload(second.next())).await;
     assert_eq!(third, Err(AppendError::Stopped));
@@ -421,10 +440,19 @@ async fn failed_sync_ends_the_journal_and_reports_nothing_durable() {
 async fn record_out_of_turn_ends_the_journal_and_keeps_what_came_before() {
     let disk = Simulated::default();
     let (journal, _) = open(&disk).unwrap();
-    journal.append(Lsn::FIRST, payload(Lsn::FIRST)).await.unwrap();
-    journal.append(Lsn::new(3), payload(Lsn::new(3))).await.unwrap();
+    journal
+        .append(Lsn::FIRST, payload(Lsn::FIRST))
+        .await
+        .unwrap();
+    journal
+        .append(Lsn::new(3), payload(Lsn::new(3)))
+        .await
+        .unwrap();
     let health = journal.wait_durable(Lsn::new(3)).await.unwrap_err();
     let (expected, got) = (Lsn::new(2), Lsn::new(3));
-    assert_eq!(health, Health::Failed(Failure::OutOfOrder { expected, got }));
+    assert_eq!(
+        health,
+        Health::Failed(Failure::OutOfOrder { expected, got })
+    );
     assert_eq!(journal.reader().durability().lsn, Lsn::FIRST);
 }
