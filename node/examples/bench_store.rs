@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
             text.parse().with_context(|| text.clone())
         })
     };
-    let (records, record_bytes, batch) = (number(2000)?, number(600)?, number(256)?);
+    let (records, record_bytes, batch) = (number(31_000)?, number(600)?, number(256)?);
     let report = bench(
         &PathBuf::from(dir),
         records,

@@ -1,5 +1,10 @@
 //! Blobs: named by their hash, within the quota, gone when nobody needs them.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may end it just as the test may"
+)]
+
 use std::{
     fs,
     io::{Read, Write},

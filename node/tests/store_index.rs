@@ -1,6 +1,11 @@
 //! The store as a whole: one process per directory, and an index that can be
 //! lost, damaged or of another history without anybody noticing.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may end it just as the test may"
+)]
+
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -1,6 +1,11 @@
 //! The journal on a real disk: what is durable comes back, and what is damaged
 //! is reported with its place.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may end it just as the test may"
+)]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,

@@ -332,7 +332,7 @@ impl Owner {
         let _ = self.bring_up_to_date();
         if let Some(db) = self.db.take() {
             let _ = guarded(|| db.tree.flush().map(drop));
-            let _ = guarded(|| Ok(drop(db)));
+            discard(db);
         }
     }
 
@@ -353,7 +353,7 @@ impl Owner {
 
     fn make_anew(&mut self, base: Option<Checkpoint>) -> Result<(), FindError> {
         if let Some(db) = self.db.take() {
-            let _ = guarded(|| Ok(drop(db)));
+            discard(db);
         }
         self.records = None;
         let generation = generations(&self.dir)?.last().map_or(0, |last| last + 1);
@@ -711,6 +711,14 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("it panicked".to_owned()),
     }
+}
+
+/// Lets go of a sled that may panic even then.
+fn discard(db: Db) {
+    let _ = guarded(|| {
+        drop(db);
+        Ok(())
+    });
 }
 
 fn generation_name(generation: u64) -> String {

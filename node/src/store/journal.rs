@@ -424,7 +424,7 @@ impl Writer {
 
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let stop = loop {
-            let Some(first) = next_command(&mut queue) else {
+            let Some(first) = queue.blocking_recv() else {
                 break Stop::Closed;
             };
             let batch = self
@@ -641,11 +641,6 @@ impl Writer {
             .send_replace(Arc::new(self.layout.clone()));
         (self.publish.notify)();
     }
-}
-
-/// The next command; `None` when all handles are gone.
-fn next_command(queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
-    queue.blocking_recv()
 }
 
 fn failed(during: &'static str) -> impl Fn(io::Error) -> Stop {
