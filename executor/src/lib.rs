@@ -16,9 +16,19 @@
 //! them never share a worker. This library never opens a device and never
 //! compiles a shader: both happen in worker processes only.
 
+mod child;
 pub mod codec;
+mod execution;
+mod executor;
+pub mod file;
 pub mod ipc;
 pub mod limits;
+mod pool;
 pub mod spec;
 
+pub use child::{CheckError, WorkerProgram};
+pub use executor::{
+    AdapterSelection, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
+    ExecutorError, InputSource, OutputBlob, Refusal, Tenant, Usage,
+};
 pub use ipc::{Adapter, AdapterKind, Confinement, Failure, Measurement};

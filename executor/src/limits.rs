@@ -53,7 +53,7 @@ pub const ADAPTERS_MAX: usize = 32;
 pub const QUEUE_MAX: usize = 64;
 /// Events that wait for the reader. Progress and logs are dropped when the
 /// queue is full; the end of an execution waits.
-pub const EVENTS_MAX: usize = 256;
+pub const EVENTS_MAX: usize = 512;
 /// Workers of a pool.
 pub const POOL_MAX: usize = 64;
 /// Device losses after which an adapter is quarantined.

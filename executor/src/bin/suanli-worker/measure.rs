@@ -1,10 +1,12 @@
 //! FP32 speed of an adapter, by a kernel whose result proves that it ran.
 //!
 //! Every invocation runs [`CHAINS`] independent chains of `x = x * a + b` on
-//! four-vectors. With `a = b = 1`, read from a buffer so that no compiler can
-//! know, every chain ends at the number of its steps, exactly. That catches
-//! drivers that stop long loops in silence, which would look like speed. The
-//! work grows until a run takes long enough for its clock.
+//! four-vectors. All starts are 0 and all `a` and `b` are 1, but they come
+//! from a buffer, another place of it for each lane, chain and component, so
+//! that no compiler can merge what happens to be equal. Every chain then ends
+//! at the number of its steps, exactly. That catches drivers that stop long
+//! loops in silence, which would look like speed. The work grows until a run
+//! takes long enough for its clock.
 
 use std::time::Duration;
 
@@ -29,15 +31,18 @@ const GROUPS_FIRST: u32 = 16;
 const REPEATS_MAX: u32 = 256;
 
 const SOURCE: &str = "
-@group(0) @binding(0) var<storage, read> factors: vec4<f32>;
+struct Lane { a: vec4<f32>, b: vec4<f32>, starts: array<vec4<f32>, 8> }
+@group(0) @binding(0) var<storage, read> lanes: array<Lane>;
 @group(0) @binding(1) var<storage, read_write> sums: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) lane: u32) {
-    let a = vec4(factors.x);
-    let b = vec4(factors.y);
-    var c0 = vec4(0f); var c1 = c0; var c2 = c0; var c3 = c0;
-    var c4 = c0; var c5 = c0; var c6 = c0; var c7 = c0;
+    let a = lanes[lane].a;
+    let b = lanes[lane].b;
+    var c0 = lanes[lane].starts[0]; var c1 = lanes[lane].starts[1];
+    var c2 = lanes[lane].starts[2]; var c3 = lanes[lane].starts[3];
+    var c4 = lanes[lane].starts[4]; var c5 = lanes[lane].starts[5];
+    var c6 = lanes[lane].starts[6]; var c7 = lanes[lane].starts[7];
     for (var i = 0u; i < STEPSu; i++) {
         c0 = c0 * a + b; c1 = c1 * a + b; c2 = c2 * a + b; c3 = c3 * a + b;
         c4 = c4 * a + b; c5 = c5 * a + b; c6 = c6 * a + b; c7 = c7 * a + b;
@@ -96,10 +101,12 @@ impl<'a> Bench<'a> {
                 device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation })
             };
             let sums_bytes = u64::from(INVOCATIONS_PER_GROUP) * 4;
-            let factors = buffer(16, BufferUsages::STORAGE | BufferUsages::COPY_DST);
+            let lanes = lanes();
+            let lanes_bytes = u64::try_from(lanes.len()).unwrap_or(0);
+            let factors = buffer(lanes_bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST);
             let sums = buffer(sums_bytes, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
             let stage = buffer(sums_bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST);
-            gpu.queue.write_buffer(&factors, 0, &[1f32.to_le_bytes(); 4].concat());
+            gpu.queue.write_buffer(&factors, 0, &lanes);
             let source = SOURCE.replace("STEPS", &STEPS.to_string());
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: None,
@@ -159,4 +166,12 @@ impl<'a> Bench<'a> {
         }
         Err(Fault::new(Failure::Internal, "the driver does not run the measuring kernel in full"))
     }
+}
+
+/// Of each lane the factors and summands, which are ones, then the starts,
+/// which are zeros.
+fn lanes() -> Vec<u8> {
+    let ones = [1_f32.to_le_bytes(); 8];
+    let zeros = [0_f32.to_le_bytes(); 32];
+    (0..INVOCATIONS_PER_GROUP).flat_map(|_| [ones.concat(), zeros.concat()].concat()).collect()
 }
