@@ -104,7 +104,10 @@ impl WorkerProgram {
     pub async fn probe(&self) -> Result<(Vec<Adapter>, Confinement), CheckError> {
         let start = self.start(0, DEVICE_ADDRESS_SPACE, None);
         match self.ask("probe", start, None, START_TIME_MAX).await? {
-            Reply::Adapters { adapters, confinement } => Ok((adapters.to_vec(), confinement)),
+            Reply::Adapters {
+                adapters,
+                confinement,
+            } => Ok((adapters.to_vec(), confinement)),
             other => Err(unexpected(other)),
         }
     }
@@ -135,7 +138,9 @@ impl WorkerProgram {
         let spec = List::try_from(graph.encode().map_err(rejected)?).unwrap_or_default();
         let start = self.start(0, CHECK_ADDRESS_SPACE, Some(CHECK_TIME_MAX.as_secs()));
         let question = Request::Check { spec };
-        let answer = self.ask("check", start, Some(question), CHECK_TIME_MAX).await;
+        let answer = self
+            .ask("check", start, Some(question), CHECK_TIME_MAX)
+            .await;
         match answer.map_err(compiler_died)? {
             Reply::Checked => Ok(()),
             other => Err(unexpected(other)),
@@ -143,7 +148,10 @@ impl WorkerProgram {
     }
 
     pub(crate) fn spawn(&self, role: &str, start: Start) -> Result<Child, CheckError> {
-        let failed = |source| CheckError::Spawn { path: self.path.clone(), source };
+        let failed = |source| CheckError::Spawn {
+            path: self.path.clone(),
+            source,
+        };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = tokio::process::Command::new(&self.path);
         command
@@ -157,7 +165,11 @@ impl WorkerProgram {
             .kill_on_drop(true);
         let process = command.spawn().map_err(failed)?;
         let end = ParentEnd::new(ours).map_err(failed)?;
-        Ok(Child { process, end, start: Some(start) })
+        Ok(Child {
+            process,
+            end,
+            start: Some(start),
+        })
     }
 
     fn start(&self, adapter: u32, address_space_max: u64, cpu_s_max: Option<u64>) -> Start {
@@ -188,7 +200,9 @@ impl WorkerProgram {
         let ended = child.end_now().await;
         match answer {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(error)) => Err(CheckError::NoAnswer(format!("the worker gave no answer: {error} ({ended})"))),
+            Ok(Err(error)) => Err(CheckError::NoAnswer(format!(
+                "the worker gave no answer: {error} ({ended})"
+            ))),
             Err(_) => Err(CheckError::NoAnswer(format!(
                 "the worker gave no answer within {} s",
                 time_max.as_secs()
@@ -256,7 +270,11 @@ impl Child {
         if let Ok(Some(status)) = self.process.try_wait() {
             return Ended::Reaped(status);
         }
-        let pid = self.process.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = self
+            .process
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // Not reaped yet, so the number is still its own.
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
@@ -285,14 +303,17 @@ impl Child {
 
 fn beside_this_program() -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
-    here.parent().unwrap_or_else(|| Path::new("/")).join(PROGRAM)
+    here.parent()
+        .unwrap_or_else(|| Path::new("/"))
+        .join(PROGRAM)
 }
 
 fn unexpected(reply: Reply) -> CheckError {
     match reply {
-        Reply::Failed { failure, detail } => {
-            CheckError::Rejected { failure, detail: detail.to_string() }
-        }
+        Reply::Failed { failure, detail } => CheckError::Rejected {
+            failure,
+            detail: detail.to_string(),
+        },
         other => CheckError::NoAnswer(format!("the worker answered something else: {other:?}")),
     }
 }

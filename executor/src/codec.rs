@@ -17,8 +17,9 @@ use bincode::{
 
 /// Allocation limit of one decode, above every message of this crate.
 const LIMIT: usize = 16 << 20;
-const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> =
-    bincode::config::standard().with_fixed_int_encoding().with_limit::<LIMIT>();
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> = bincode::config::standard()
+    .with_fixed_int_encoding()
+    .with_limit::<LIMIT>();
 
 /// Why bytes were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +57,10 @@ pub fn encode<T: Encode>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// See [`CodecError`].
 pub fn decode<T: Decode<()> + Encode>(bytes: &[u8], bytes_max: usize) -> Result<T, CodecError> {
     if bytes.len() > bytes_max {
-        return Err(CodecError::TooLong { bytes: bytes.len(), max: bytes_max });
+        return Err(CodecError::TooLong {
+            bytes: bytes.len(),
+            max: bytes_max,
+        });
     }
     let (value, used) = bincode::decode_from_slice::<T, _>(bytes, CONFIG)
         .map_err(|error| CodecError::Malformed(error.to_string()))?;
@@ -94,7 +98,10 @@ impl<T, const N: usize> TryFrom<Vec<T>> for List<T, N> {
 
     fn try_from(items: Vec<T>) -> Result<Self, TooMany> {
         if items.len() > N {
-            return Err(TooMany { found: items.len(), max: N });
+            return Err(TooMany {
+                found: items.len(),
+                max: N,
+            });
         }
         Ok(Self(items))
     }
@@ -159,7 +166,10 @@ impl<const N: usize> TryFrom<String> for Text<N> {
 
     fn try_from(text: String) -> Result<Self, TooMany> {
         if text.len() > N {
-            return Err(TooMany { found: text.len(), max: N });
+            return Err(TooMany {
+                found: text.len(),
+                max: N,
+            });
         }
         Ok(Self(text))
     }
@@ -215,7 +225,10 @@ mod tests {
         let mut bytes = encode(&names(&["ab"])).unwrap();
         assert_eq!(
             decode::<Names>(&bytes, 3),
-            Err(CodecError::TooLong { bytes: bytes.len(), max: 3 })
+            Err(CodecError::TooLong {
+                bytes: bytes.len(),
+                max: 3
+            })
         );
         bytes.push(0);
         assert_eq!(decode::<Names>(&bytes, 64), Err(CodecError::Trailing(1)));
@@ -224,13 +237,19 @@ mod tests {
     #[test]
     fn a_huge_length_prefix_allocates_nothing() {
         let bytes = (1_u64 << 63).to_le_bytes();
-        assert!(matches!(decode::<List<u8, 16>>(&bytes, 64), Err(CodecError::Malformed(_))));
+        assert!(matches!(
+            decode::<List<u8, 16>>(&bytes, 64),
+            Err(CodecError::Malformed(_))
+        ));
     }
 
     #[test]
     fn bounds_hold_inside_a_value() {
         let long = encode(&Text::<16>::cut("0123456789")).unwrap();
-        assert!(matches!(decode::<Text<4>>(&long, 64), Err(CodecError::Malformed(_))));
+        assert!(matches!(
+            decode::<Text<4>>(&long, 64),
+            Err(CodecError::Malformed(_))
+        ));
         assert_eq!(&*Text::<4>::cut("abcé"), "abc");
     }
 }

@@ -67,7 +67,10 @@ pub(crate) struct Fault {
 
 impl Fault {
     pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
-        Self { failure, detail: detail.into() }
+        Self {
+            failure,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -86,7 +89,11 @@ impl Plan {
     /// Ends an execution that never got a worker.
     pub(crate) fn refuse(self, fault: Fault) {
         let Fault { failure, detail } = fault;
-        self.ended.send(ExecutionEvent::Failed { id: self.id, failure, detail });
+        self.ended.send(ExecutionEvent::Failed {
+            id: self.id,
+            failure,
+            detail,
+        });
     }
 
     /// Runs on this worker until the end, tells it, and gives back the worker
@@ -99,20 +106,34 @@ impl Plan {
     ) -> Outcome {
         let id = self.id;
         if let Some(permit) = self.started.take() {
-            permit.send(ExecutionEvent::Started { id, worker_pid: worker.pid() });
+            permit.send(ExecutionEvent::Started {
+                id,
+                worker_pid: worker.pid(),
+            });
         }
         let mut watch = Watch::new(&self, cancel, events);
         match self.finish(&mut worker, &mut watch).await {
             Ok((outputs, usage)) => {
-                self.ended.send(ExecutionEvent::Finished { id, outputs, usage });
-                let outcome = Outcome { worker: None, device_lost: false, stuck: false };
+                self.ended
+                    .send(ExecutionEvent::Finished { id, outputs, usage });
+                let outcome = Outcome {
+                    worker: None,
+                    device_lost: false,
+                    stuck: false,
+                };
                 if self.fresh {
                     let stuck = worker.end_now().await == Ended::Stuck;
                     return Outcome { stuck, ..outcome };
                 }
-                Outcome { worker: Some(worker), ..outcome }
+                Outcome {
+                    worker: Some(worker),
+                    ..outcome
+                }
             }
-            Err(Fault { failure, mut detail }) => {
+            Err(Fault {
+                failure,
+                mut detail,
+            }) => {
                 let device_lost = failure == Failure::DeviceLost;
                 let ended = if failure == Failure::WorkerCrashed {
                     let ended = worker.end_after_close().await;
@@ -121,8 +142,16 @@ impl Plan {
                 } else {
                     worker.end_now().await
                 };
-                self.ended.send(ExecutionEvent::Failed { id, failure, detail });
-                Outcome { worker: None, device_lost, stuck: ended == Ended::Stuck }
+                self.ended.send(ExecutionEvent::Failed {
+                    id,
+                    failure,
+                    detail,
+                });
+                Outcome {
+                    worker: None,
+                    device_lost,
+                    stuck: ended == Ended::Stuck,
+                }
             }
         }
     }
@@ -164,7 +193,9 @@ impl Plan {
             memory_max: self.memory_max,
         };
         let inputs = self.inputs.iter().map(AsFd::as_fd);
-        let descriptors = inputs.chain(memory.iter().map(AsFd::as_fd)).collect::<Vec<_>>();
+        let descriptors = inputs
+            .chain(memory.iter().map(AsFd::as_fd))
+            .collect::<Vec<_>>();
         tokio::select! {
             biased;
             () = &mut watch.deadline => return Err(watch.out_of_time()),
@@ -228,17 +259,26 @@ impl Watch {
 
     fn out_of_time(&self) -> Fault {
         if self.cancelling {
-            return Fault::new(Failure::Cancelled, "cancelled; its dispatch was ended with its worker");
+            return Fault::new(
+                Failure::Cancelled,
+                "cancelled; its dispatch was ended with its worker",
+            );
         }
         let seconds = self.run_limit.as_secs_f64();
         Fault::new(
             Failure::DeadlineExceeded,
-            format!("killed after {seconds} s{}; ask for more time or split the work", self.place()),
+            format!(
+                "killed after {seconds} s{}; ask for more time or split the work",
+                self.place()
+            ),
         )
     }
 
     fn crash(&self, error: IpcError) -> Fault {
-        Fault::new(Failure::WorkerCrashed, format!("the worker ended{}: {error}", self.place()))
+        Fault::new(
+            Failure::WorkerCrashed,
+            format!("the worker ended{}: {error}", self.place()),
+        )
     }
 
     fn place(&self) -> &'static str {
@@ -257,20 +297,31 @@ impl Watch {
             Reply::Stage(stage) => self.stage = Some(stage),
             Reply::Progress { done, total } => {
                 // Progress is lost when nobody reads: the next one says more.
-                let event = ExecutionEvent::Progress { id: self.id, done: done.min(total), total };
+                let event = ExecutionEvent::Progress {
+                    id: self.id,
+                    done: done.min(total),
+                    total,
+                };
                 drop(self.events.try_send(event));
             }
             Reply::Log { line } => {
                 self.log_bytes = self.log_bytes.saturating_add(line.len());
                 if self.log_bytes <= LOG_BYTES_MAX {
-                    let event = ExecutionEvent::Log { id: self.id, line: line.to_string() };
+                    let event = ExecutionEvent::Log {
+                        id: self.id,
+                        line: line.to_string(),
+                    };
                     drop(self.events.try_send(event));
                 }
             }
             Reply::Finished { gpu_us, cpu_us } => {
                 let wall_us = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
                 // A worker can't have used a device longer than we waited.
-                return Ok(Some(Usage { gpu_us: gpu_us.min(wall_us), cpu_us, wall_us }));
+                return Ok(Some(Usage {
+                    gpu_us: gpu_us.min(wall_us),
+                    cpu_us,
+                    wall_us,
+                }));
             }
             Reply::Failed { failure, detail } => {
                 return Err(Fault::new(failure, detail.to_string()));
@@ -294,7 +345,10 @@ fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("output", flags)?;
     rustix::fs::ftruncate(&memory, bytes)?;
-    rustix::fs::fcntl_add_seals(&memory, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    rustix::fs::fcntl_add_seals(
+        &memory,
+        SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
     Ok(memory)
 }
 
@@ -308,7 +362,12 @@ fn copy_all(
     let copies = numbered.map(|(index, (output, memory))| {
         let path = dir.join(format!("{id}-{index}.out"));
         let hash = copy(&File::from(memory), output.bytes, &path)?;
-        Ok(OutputBlob { name: output.name, path, bytes: output.bytes, hash })
+        Ok(OutputBlob {
+            name: output.name,
+            path,
+            bytes: output.bytes,
+            hash,
+        })
     });
     copies.collect()
 }
@@ -321,7 +380,9 @@ fn copy(from: &File, bytes: u64, path: &Path) -> std::io::Result<[u8; 32]> {
     let mut chunk = vec![0; size];
     let mut done = 0;
     while done < bytes {
-        let now = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(size);
+        let now = usize::try_from(bytes - done)
+            .unwrap_or(usize::MAX)
+            .min(size);
         from.read_exact_at(&mut chunk[..now], done)?;
         hasher.update(&chunk[..now]);
         to.write_all(&chunk[..now])?;

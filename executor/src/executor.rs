@@ -6,12 +6,7 @@
 //! was taken ends in just one `Finished` or `Failed`, whose place in the
 //! bounded queue is reserved when it is taken.
 
-use std::{
-    fmt,
-    fs::File,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fmt, fs::File, path::PathBuf, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -302,7 +297,9 @@ impl Executor {
     /// What is wrong with the request itself, at once; no event follows.
     pub fn run(&self, request: ExecutionRequest) -> Result<(), Refusal> {
         let plan = self.plan(request)?;
-        self.commands.try_send(Command::Run(Box::new(plan))).map_err(|_| queue_full())
+        self.commands
+            .try_send(Command::Run(Box::new(plan)))
+            .map_err(|_| queue_full())
     }
 
     /// Asks for the end of an execution, which `Failed` with
@@ -311,7 +308,9 @@ impl Executor {
     /// # Errors
     /// If more is asked of the pool than its queue holds; ask again.
     pub fn cancel(&self, id: ExecutionId) -> Result<(), Refusal> {
-        self.commands.try_send(Command::Cancel(id)).map_err(|_| queue_full())
+        self.commands
+            .try_send(Command::Cancel(id))
+            .map_err(|_| queue_full())
     }
 
     /// Cancels everything and returns when every worker is gone.
@@ -334,7 +333,12 @@ impl Executor {
             name: output.name.to_string(),
             bytes: graph.output_size(output),
         });
-        let reserve = || self.events.clone().try_reserve_owned().map_err(|_| queue_full());
+        let reserve = || {
+            self.events
+                .clone()
+                .try_reserve_owned()
+                .map_err(|_| queue_full())
+        };
         Ok(Plan {
             id: request.id,
             tenant: request.tenant,
@@ -360,20 +364,23 @@ impl AdapterSelection {
         };
         adapters.retain(|adapter| match self {
             Self::Best => true,
-            Self::Named(name) => {
-                adapter.name.to_lowercase().contains(&name.to_lowercase())
-            }
+            Self::Named(name) => adapter.name.to_lowercase().contains(&name.to_lowercase()),
             Self::Software => adapter.is_software(),
         });
         adapters.sort_by_key(|adapter| (adapter.kind, adapter.index));
-        adapters.into_iter().next().ok_or(ExecutorError::NoAdapter(wanted))
+        adapters
+            .into_iter()
+            .next()
+            .ok_or(ExecutorError::NoAdapter(wanted))
     }
 }
 
 fn worker_limits(adapter: &Adapter, memory_max: u64) -> Start {
     let address_space_max = if adapter.is_software() {
         // Buffers, their staging copies, and the driver itself.
-        memory_max.saturating_mul(2).saturating_add(SOFTWARE_ADDRESS_SPACE)
+        memory_max
+            .saturating_mul(2)
+            .saturating_add(SOFTWARE_ADDRESS_SPACE)
     } else {
         DEVICE_ADDRESS_SPACE
     };
@@ -387,7 +394,9 @@ fn worker_limits(adapter: &Adapter, memory_max: u64) -> Start {
 }
 
 fn serve_on_own_thread(pool: Pool, commands: mpsc::Receiver<Command>) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     std::thread::Builder::new()
         .name("suanli-pool".to_owned())
         .spawn(move || runtime.block_on(pool.serve(commands)))?;
@@ -399,26 +408,34 @@ fn open_inputs(sources: Vec<InputSource>, graph: &Graph) -> Result<Vec<File>, Re
     if sources.len() != least.len() || sources.len() > INPUTS_MAX {
         return Err(refusal(
             Failure::InvalidSpec,
-            format!("{} inputs given, the graph reads {}", sources.len(), least.len()),
+            format!(
+                "{} inputs given, the graph reads {}",
+                sources.len(),
+                least.len()
+            ),
         ));
     }
-    let opened = sources.into_iter().zip(least).enumerate().map(|(index, (source, least))| {
-        let failed = |error: std::io::Error| {
-            refusal(Failure::Internal, format!("opening input {index}: {error}"))
-        };
-        let file = match source {
-            InputSource::File(file) => file,
-            InputSource::Path(path) => File::open(path).map_err(failed)?,
-        };
-        let bytes = file.metadata().map_err(failed)?.len();
-        if bytes < least {
-            return Err(refusal(
-                Failure::InvalidSpec,
-                format!("input {index} has {bytes} bytes, the graph reads {least}"),
-            ));
-        }
-        Ok(file)
-    });
+    let opened = sources
+        .into_iter()
+        .zip(least)
+        .enumerate()
+        .map(|(index, (source, least))| {
+            let failed = |error: std::io::Error| {
+                refusal(Failure::Internal, format!("opening input {index}: {error}"))
+            };
+            let file = match source {
+                InputSource::File(file) => file,
+                InputSource::Path(path) => File::open(path).map_err(failed)?,
+            };
+            let bytes = file.metadata().map_err(failed)?.len();
+            if bytes < least {
+                return Err(refusal(
+                    Failure::InvalidSpec,
+                    format!("input {index} has {bytes} bytes, the graph reads {least}"),
+                ));
+            }
+            Ok(file)
+        });
     opened.collect()
 }
 
@@ -431,9 +448,15 @@ fn fits(asked: u64, allowed: u64, what: &str) -> Result<(), Refusal> {
 }
 
 fn queue_full() -> Refusal {
-    refusal(Failure::QueueFull, "the executor's queue is full; try again later")
+    refusal(
+        Failure::QueueFull,
+        "the executor's queue is full; try again later",
+    )
 }
 
 fn refusal(failure: Failure, detail: impl Into<String>) -> Refusal {
-    Refusal { failure, detail: detail.into() }
+    Refusal {
+        failure,
+        detail: detail.into(),
+    }
 }

@@ -221,7 +221,10 @@ impl WgslSection {
     /// # Errors
     /// The first thing that is wrong, with its line.
     pub fn resolve(&self, toml_text: &str, job_file: &Path) -> Result<Prepared, FileError> {
-        let here = Place { toml_text, job_file };
+        let here = Place {
+            toml_text,
+            job_file,
+        };
         let mut inputs = Vec::new();
         let source = self.read_source(&here)?;
         let buffers = self
@@ -230,11 +233,17 @@ impl WgslSection {
             .map(|entry| entry.resolve(&here, &mut inputs))
             .collect::<Result<Vec<_>, _>>()?;
         self.check_names(&here)?;
-        let names = self.buffer.iter().map(|entry| entry.name.get_ref().as_str());
+        let names = self
+            .buffer
+            .iter()
+            .map(|entry| entry.name.get_ref().as_str());
         let names = names.collect::<Vec<_>>();
         let passes = self.pass.iter().map(|entry| entry.resolve(&here, &names));
         let passes = passes.collect::<Result<Vec<_>, _>>()?;
-        let outputs = self.output.iter().map(|entry| entry.resolve(&here, &names, &buffers));
+        let outputs = self
+            .output
+            .iter()
+            .map(|entry| entry.resolve(&here, &names, &buffers));
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
         let (outputs, files): (Vec<_>, Vec<_>) = outputs.into_iter().unzip();
         self.check_presence(&here)?;
@@ -248,7 +257,11 @@ impl WgslSection {
         let whole = |error: crate::spec::SpecError| here.error(&self.source, error.to_string());
         graph.validate().map_err(whole)?;
         graph.encode().map_err(whole)?;
-        Ok(Prepared { graph, inputs, outputs: files })
+        Ok(Prepared {
+            graph,
+            inputs,
+            outputs: files,
+        })
     }
 
     fn read_source(&self, here: &Place<'_>) -> Result<Text<SOURCE_BYTES_MAX>, FileError> {
@@ -256,7 +269,10 @@ impl WgslSection {
         let bytes = here.file_bytes(&self.source, &path)?;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if bytes > SOURCE_BYTES_MAX {
-            let message = format!("{} has {bytes} bytes, at most {SOURCE_BYTES_MAX} are allowed", path.display());
+            let message = format!(
+                "{} has {bytes} bytes, at most {SOURCE_BYTES_MAX} are allowed",
+                path.display()
+            );
             return Err(here.error(&self.source, message));
         }
         let text = std::fs::read_to_string(&path);
@@ -292,11 +308,7 @@ impl WgslSection {
 }
 
 impl BufferEntry {
-    fn resolve(
-        &self,
-        here: &Place<'_>,
-        inputs: &mut Vec<InputFile>,
-    ) -> Result<Buffer, FileError> {
+    fn resolve(&self, here: &Place<'_>, inputs: &mut Vec<InputFile>) -> Result<Buffer, FileError> {
         let name = here.name(&self.name, "buffer")?;
         self.check_kinds(here)?;
         let content = if let Some(file) = &self.file {
@@ -306,14 +318,21 @@ impl BufferEntry {
                 return Err(here.error_at(at, format!("buffer `{}` has no values", &*name)));
             }
             let too_long = |error: crate::codec::TooMany| {
-                here.error_at(at.clone(), format!("{error} (bytes, {INLINE_BYTES_MAX}): put larger data into a file"))
+                here.error_at(
+                    at.clone(),
+                    format!("{error} (bytes, {INLINE_BYTES_MAX}): put larger data into a file"),
+                )
             };
             Content::Inline(words.try_into().map_err(too_long)?)
         } else {
             Content::Zeroed
         };
         let size = self.bytes(here, &content)?;
-        Ok(Buffer { name, content, size })
+        Ok(Buffer {
+            name,
+            content,
+            size,
+        })
     }
 
     fn check_kinds(&self, here: &Place<'_>) -> Result<(), FileError> {
@@ -348,15 +367,27 @@ impl BufferEntry {
 
     fn inline(&self) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
         if let Some(values) = &self.u32 {
-            let bytes = values.get_ref().iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes = values
+                .get_ref()
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             return Some((bytes, values.span()));
         }
         if let Some(values) = &self.i32 {
-            let bytes = values.get_ref().iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes = values
+                .get_ref()
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             return Some((bytes, values.span()));
         }
         let values = self.f32.as_ref()?;
-        let bytes = values.get_ref().iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = values
+            .get_ref()
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         Some((bytes, values.span()))
     }
 
@@ -370,17 +401,31 @@ impl BufferEntry {
         let bytes = here.file_bytes(file, &path)?;
         let offset = self.offset.as_ref().map_or(0, |offset| *offset.get_ref());
         let rest = bytes.saturating_sub(offset);
-        let length = self.length.as_ref().map_or(rest, |length| *length.get_ref());
+        let length = self
+            .length
+            .as_ref()
+            .map_or(rest, |length| *length.get_ref());
         if length == 0 || length > rest {
-            let at = self.length.as_ref().or(self.offset.as_ref()).map_or(file.span(), Spanned::span);
+            let at = self
+                .length
+                .as_ref()
+                .or(self.offset.as_ref())
+                .map_or_else(|| file.span(), Spanned::span);
             let message = format!(
                 "{} has {bytes} bytes: {length} from {offset} on are not in it, or are none",
                 path.display()
             );
             return Err(here.error_at(at, message));
         }
-        let input = InputFile { path, offset, length };
-        let index = inputs.iter().position(|known| *known == input).unwrap_or(inputs.len());
+        let input = InputFile {
+            path,
+            offset,
+            length,
+        };
+        let index = inputs
+            .iter()
+            .position(|known| *known == input)
+            .unwrap_or(inputs.len());
         if index == inputs.len() {
             if index == INPUTS_MAX {
                 return Err(here.error(file, format!("more than {INPUTS_MAX} input files")));
@@ -389,7 +434,11 @@ impl BufferEntry {
         }
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         // The blob is the range itself, so the graph reads it from its start.
-        Ok(Content::Input { index, offset: 0, length })
+        Ok(Content::Input {
+            index,
+            offset: 0,
+            length,
+        })
     }
 
     fn bytes(&self, here: &Place<'_>, content: &Content) -> Result<u64, FileError> {
@@ -398,15 +447,25 @@ impl BufferEntry {
             Content::Input { length, .. } => *length,
             Content::Zeroed => 0,
         };
-        let size = self.size.as_ref().map_or(content_bytes.next_multiple_of(4), |size| size.get_ref().0);
-        let at = self.size.as_ref().map_or_else(|| self.name.span(), Spanned::span);
+        let size = self.size.as_ref().map_or_else(
+            || content_bytes.next_multiple_of(4),
+            |size| size.get_ref().0,
+        );
+        let at = self
+            .size
+            .as_ref()
+            .map_or_else(|| self.name.span(), Spanned::span);
         let name = self.name.get_ref();
         let message = if size == 0 || !size.is_multiple_of(4) {
             format!("buffer `{name}` has {size} bytes: a positive multiple of 4 is needed")
         } else if size > BUFFER_BYTES_MAX {
-            format!("buffer `{name}` has {size} bytes: at most {BUFFER_BYTES_MAX} (4GiB) are allowed")
+            format!(
+                "buffer `{name}` has {size} bytes: at most {BUFFER_BYTES_MAX} (4GiB) are allowed"
+            )
         } else if size < content_bytes {
-            format!("buffer `{name}` has {size} bytes, its content {content_bytes}: leave `size` out or raise it")
+            format!(
+                "buffer `{name}` has {size} bytes, its content {content_bytes}: leave `size` out or raise it"
+            )
         } else {
             return Ok(size);
         };
@@ -428,8 +487,13 @@ impl PassEntry {
                 return Err(here.error(value, format!("`{name}` is not finite")));
             }
             let named = Name::try_from(name.clone());
-            let named = named.map_err(|error| here.error(value, format!("the constant's name: {error} bytes")))?;
-            Ok(Constant { name: named, bits: value.get_ref().0.to_bits() })
+            let named = named.map_err(|error| {
+                here.error(value, format!("the constant's name: {error} bytes"))
+            })?;
+            Ok(Constant {
+                name: named,
+                bits: value.get_ref().0.to_bits(),
+            })
         });
         let constants = constants.collect::<Result<Vec<_>, _>>()?;
         Ok(Pass {
@@ -444,9 +508,13 @@ impl PassEntry {
     /// One to three numbers; missing dimensions are 1.
     fn workgroups(&self, here: &Place<'_>) -> Result<[u32; 3], FileError> {
         let given = self.workgroups.get_ref();
-        let fits = given.iter().all(|count| (1..=WORKGROUPS_MAX).contains(count));
+        let fits = given
+            .iter()
+            .all(|count| (1..=WORKGROUPS_MAX).contains(count));
         if given.is_empty() || given.len() > 3 || !fits {
-            let message = format!("`workgroups` is {given:?}: one to three numbers from 1 to {WORKGROUPS_MAX} are allowed");
+            let message = format!(
+                "`workgroups` is {given:?}: one to three numbers from 1 to {WORKGROUPS_MAX} are allowed"
+            );
             return Err(here.error(&self.workgroups, message));
         }
         let mut counts = [1; 3];
@@ -466,9 +534,15 @@ impl OutputEntry {
     ) -> Result<(Output, OutputFile), FileError> {
         let buffer = here.buffer_index(&self.buffer, names)?;
         let name = here.name(&self.buffer, "buffer")?;
-        let bytes = usize::try_from(buffer).ok().and_then(|index| buffers.get(index));
+        let bytes = usize::try_from(buffer)
+            .ok()
+            .and_then(|index| buffers.get(index));
         let bytes = bytes.map_or(0, |buffer| buffer.size);
-        let file = self.file.as_ref().map(|file| here.inside(file)).transpose()?;
+        let file = self
+            .file
+            .as_ref()
+            .map(|file| here.inside(file))
+            .transpose()?;
         if let Some(png) = &self.png {
             self.check_png(here, png, bytes)?;
         }
@@ -489,7 +563,9 @@ impl OutputEntry {
         bytes: u64,
     ) -> Result<(), FileError> {
         let PngSize { width, height } = *png.get_ref();
-        let needed = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(4);
+        let needed = u64::from(width)
+            .saturating_mul(u64::from(height))
+            .saturating_mul(4);
         let message = if self.file.is_none() {
             "`png` needs a `file` to write to".to_owned()
         } else if needed != bytes || needed == 0 {
@@ -516,7 +592,11 @@ impl Place<'_> {
     }
 
     fn error_at(&self, at: std::ops::Range<usize>, message: String) -> FileError {
-        FileError { file: self.job_file.to_owned(), line: self.line_at(at.start), message }
+        FileError {
+            file: self.job_file.to_owned(),
+            line: self.line_at(at.start),
+            message,
+        }
     }
 
     fn line<T>(&self, at: &Spanned<T>) -> usize {
@@ -529,14 +609,20 @@ impl Place<'_> {
     }
 
     fn path(&self, file: &Spanned<String>) -> PathBuf {
-        self.job_file.parent().unwrap_or_else(|| Path::new("")).join(file.get_ref())
+        self.job_file
+            .parent()
+            .unwrap_or_else(|| Path::new(""))
+            .join(file.get_ref())
     }
 
     fn file_bytes(&self, at: &Spanned<String>, path: &Path) -> Result<u64, FileError> {
         let metadata = std::fs::metadata(path);
         let metadata = metadata.map_err(|error| self.unreadable(at, path, &error))?;
         if !metadata.is_file() {
-            let message = format!("{} is no file; paths count from the job file's folder", path.display());
+            let message = format!(
+                "{} is no file; paths count from the job file's folder",
+                path.display()
+            );
             return Err(self.error(at, message));
         }
         Ok(metadata.len())
@@ -552,7 +638,9 @@ impl Place<'_> {
 
     fn name(&self, name: &Spanned<String>, what: &str) -> Result<Name, FileError> {
         let text = name.get_ref();
-        let bounded = Name::try_from(text.clone()).ok().filter(|_| is_identifier(text));
+        let bounded = Name::try_from(text.clone())
+            .ok()
+            .filter(|_| is_identifier(text));
         bounded.ok_or_else(|| {
             let message = format!(
                 "`{}` is no {what} name: up to {NAME_BYTES_MAX} letters, digits and `_` are allowed, no digit first",
@@ -565,16 +653,24 @@ impl Place<'_> {
     fn buffer_index(&self, name: &Spanned<String>, names: &[&str]) -> Result<u32, FileError> {
         let wanted = name.get_ref();
         let found = names.iter().position(|known| known == wanted);
-        found.and_then(|index| u32::try_from(index).ok()).ok_or_else(|| {
-            let message = format!("no buffer is named `{}`{}", wanted.escape_debug(), suggestion(wanted, names));
-            self.error(name, message)
-        })
+        found
+            .and_then(|index| u32::try_from(index).ok())
+            .ok_or_else(|| {
+                let message = format!(
+                    "no buffer is named `{}`{}",
+                    wanted.escape_debug(),
+                    suggestion(wanted, names)
+                );
+                self.error(name, message)
+            })
     }
 
     /// A path that stays below the folder that it is joined to.
     fn inside(&self, file: &Spanned<String>) -> Result<PathBuf, FileError> {
         let path = Path::new(file.get_ref());
-        let stays = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let stays = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
         if stays && path.components().next().is_some() {
             return Ok(path.to_owned());
         }
@@ -591,15 +687,18 @@ impl Place<'_> {
         what: &str,
         items: Vec<T>,
     ) -> Result<crate::codec::List<T, N>, FileError> {
-        items.try_into().map_err(|error: crate::codec::TooMany| {
-            self.error(at, format!("{what}: {error}"))
-        })
+        items
+            .try_into()
+            .map_err(|error: crate::codec::TooMany| self.error(at, format!("{what}: {error}")))
     }
 }
 
 /// What may have been meant, or what there is.
 fn suggestion(wanted: &str, names: &[&str]) -> String {
-    let nearest = names.iter().map(|name| (distance(wanted, name), *name)).min();
+    let nearest = names
+        .iter()
+        .map(|name| (distance(wanted, name), *name))
+        .min();
     match nearest {
         Some((edits, name)) if edits <= 1 + wanted.chars().count() / 3 => {
             format!("; did you mean `{name}`?")
@@ -642,7 +741,9 @@ impl Visitor<'_> for ByteSizeVisitor {
 
     fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
         let unsigned = u64::try_from(bytes);
-        unsigned.map(ByteSize).map_err(|_| E::invalid_value(de::Unexpected::Signed(bytes), &self))
+        unsigned
+            .map(ByteSize)
+            .map_err(|_| E::invalid_value(de::Unexpected::Signed(bytes), &self))
     }
 
     fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
@@ -650,7 +751,9 @@ impl Visitor<'_> for ByteSizeVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let shift = match unit.trim() {
             "" | "B" => 0,
@@ -659,8 +762,13 @@ impl Visitor<'_> for ByteSizeVisitor {
             "GiB" => 30,
             _ => return Err(E::invalid_value(de::Unexpected::Str(text), &self)),
         };
-        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-        bytes.map(ByteSize).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+        let bytes = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(1 << shift));
+        bytes
+            .map(ByteSize)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 
@@ -687,7 +795,9 @@ impl Visitor<'_> for ConstantVisitor {
         // An override has 32 bits: a larger integer is wrong in any type.
         let narrow = i32::try_from(value).map(f64::from);
         let narrow = narrow.or_else(|_| u32::try_from(value).map(f64::from));
-        narrow.map(ConstantValue).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &"an integer of 32 bits"))
+        narrow
+            .map(ConstantValue)
+            .map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &"an integer of 32 bits"))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<ConstantValue, E> {
@@ -739,7 +849,11 @@ show = { label = "hits", type = "u32", of = 1000 }
 
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a.wgsl"), "@compute @workgroup_size(1) fn main() {}").unwrap();
+        std::fs::write(
+            dir.path().join("a.wgsl"),
+            "@compute @workgroup_size(1) fn main() {}",
+        )
+        .unwrap();
         std::fs::write(dir.path().join("train.u8"), [9; 10]).unwrap();
         dir
     }
@@ -756,7 +870,11 @@ show = { label = "hits", type = "u32", of = 1000 }
         let lines = lines.map(|(i, old)| if i + 1 == line { with } else { old });
         let text = lines.collect::<Vec<_>>().join("\n");
         let error = resolve(&text).unwrap_err();
-        assert!(error.to_string().contains(&format!("job.toml:{}: ", error.line)));
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("job.toml:{}: ", error.line))
+        );
         (error.line, error.message)
     }
 
@@ -764,14 +882,38 @@ show = { label = "hits", type = "u32", of = 1000 }
     fn a_good_file_becomes_a_graph() {
         let prepared = resolve(GOOD).unwrap();
         let graph = &prepared.graph;
-        let sizes = graph.buffers.iter().map(|buffer| buffer.size).collect::<Vec<_>>();
+        let sizes = graph
+            .buffers
+            .iter()
+            .map(|buffer| buffer.size)
+            .collect::<Vec<_>>();
         assert_eq!(sizes, [12, 8, 12, 8, 1024]);
-        let ranges = prepared.inputs.iter().map(|input| (input.offset, input.length));
-        assert_eq!(ranges.collect::<Vec<_>>(), [(0, 10), (2, 5)], "one input for two readers");
-        assert_eq!(graph.buffers[2].content, Content::Input { index: 0, offset: 0, length: 10 });
+        let ranges = prepared
+            .inputs
+            .iter()
+            .map(|input| (input.offset, input.length));
+        assert_eq!(
+            ranges.collect::<Vec<_>>(),
+            [(0, 10), (2, 5)],
+            "one input for two readers"
+        );
+        assert_eq!(
+            graph.buffers[2].content,
+            Content::Input {
+                index: 0,
+                offset: 0,
+                length: 10
+            }
+        );
         assert_eq!(&*graph.passes[0].bindings, [0, 1, 3, 4]);
-        assert_eq!((graph.passes[0].repeat, graph.passes[0].constants.len()), (2, 3));
-        assert_eq!(prepared.outputs[0].file.as_deref(), Some(Path::new("picture.png")));
+        assert_eq!(
+            (graph.passes[0].repeat, graph.passes[0].constants.len()),
+            (2, 3)
+        );
+        assert_eq!(
+            prepared.outputs[0].file.as_deref(),
+            Some(Path::new("picture.png"))
+        );
         assert_eq!(Graph::decode(&graph.encode().unwrap()).as_ref(), Ok(graph));
     }
 
@@ -783,30 +925,58 @@ show = { label = "hits", type = "u32", of = 1000 }
             (5, "file = \"trein.u8\"", 5, "trein.u8"),
             (5, "", 4, "no content"),
             (10, "length = 50", 10, "has 10 bytes"),
-            (13, "file = \"train.u8\"\nu32 = [1]", 12, "both `file` and `u32`"),
+            (
+                13,
+                "file = \"train.u8\"\nu32 = [1]",
+                12,
+                "both `file` and `u32`",
+            ),
             (18, "name = \"train\"", 18, "line 4"),
             (19, "size = 1022", 19, "multiple of 4"),
             (19, "size = \"8GiB\"", 19, "4GiB"),
             (19, "size = 1024\noffset = 4", 20, "need a `file`"),
-            (22, "bind = [\"train\", \"tial\"]", 22, "did you mean `tail`?"),
+            (
+                22,
+                "bind = [\"train\", \"tial\"]",
+                22,
+                "did you mean `tail`?",
+            ),
             (23, "workgroups = [70000]", 23, "65535"),
             (24, "repeat = 0", 24, "1 or more"),
-            (27, "buffer = \"nothing_like_it\"", 27, "there are: train, tail"),
+            (
+                27,
+                "buffer = \"nothing_like_it\"",
+                27,
+                "there are: train, tail",
+            ),
             (28, "file = \"../x\"", 28, "without `..`"),
             (29, "png = { width = 16, height = 17 }", 29, "1088 bytes"),
         ];
         for (line, with, expected, part) in cases {
             let (at, message) = refused(*line, with);
-            assert!(at == *expected && message.contains(part), "{with}: {at}: {message}");
+            assert!(
+                at == *expected && message.contains(part),
+                "{with}: {at}: {message}"
+            );
         }
     }
 
     #[test]
     fn missing_parts_are_asked_for() {
         let buffers_only = GOOD.split("[[wgsl.pass]]").next().unwrap();
-        assert!(resolve(buffers_only).unwrap_err().message.contains("[[wgsl.pass]]"));
+        assert!(
+            resolve(buffers_only)
+                .unwrap_err()
+                .message
+                .contains("[[wgsl.pass]]")
+        );
         let no_output = GOOD.split("[[wgsl.output]]").next().unwrap();
-        assert!(resolve(no_output).unwrap_err().message.contains("[[wgsl.output]]"));
+        assert!(
+            resolve(no_output)
+                .unwrap_err()
+                .message
+                .contains("[[wgsl.output]]")
+        );
     }
 
     #[test]
@@ -814,9 +984,15 @@ show = { label = "hits", type = "u32", of = 1000 }
         for (old, new, part) in [
             ("repeat = 2", "repeats = 2", "repeats"),
             ("size = \"1KiB\"", "size = \"1kb\"", "64KiB"),
-            ("constants = { N = 3", "constants = { N = \"3\"", "a number or a truth value"),
+            (
+                "constants = { N = 3",
+                "constants = { N = \"3\"",
+                "a number or a truth value",
+            ),
         ] {
-            let error = toml::from_str::<Job>(&GOOD.replace(old, new)).unwrap_err().to_string();
+            let error = toml::from_str::<Job>(&GOOD.replace(old, new))
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(part), "{error}");
         }
     }

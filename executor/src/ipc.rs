@@ -295,7 +295,10 @@ pub(crate) struct ParentEnd {
 impl ParentEnd {
     pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: tokio::net::UnixStream::from_std(socket)?, received: Vec::new() })
+        Ok(Self {
+            socket: tokio::net::UnixStream::from_std(socket)?,
+            received: Vec::new(),
+        })
     }
 
     /// Sends one frame, with descriptors on its first bytes.
@@ -308,14 +311,20 @@ impl ParentEnd {
         let sent = loop {
             self.socket.writable().await?;
             let attempt = self.socket.try_io(Interest::WRITABLE, || {
-                Ok(send_with_descriptors(self.socket.as_fd(), &frame, descriptors)?)
+                Ok(send_with_descriptors(
+                    self.socket.as_fd(),
+                    &frame,
+                    descriptors,
+                )?)
             });
             match attempt {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => break other?,
             }
         };
-        self.socket.write_all(frame.get(sent..).unwrap_or_default()).await?;
+        self.socket
+            .write_all(frame.get(sent..).unwrap_or_default())
+            .await?;
         Ok(())
     }
 
@@ -332,9 +341,13 @@ impl ParentEnd {
     }
 
     fn take_frame(&mut self) -> Result<Option<Reply>, IpcError> {
-        let Some(header) = self.received.first_chunk::<4>() else { return Ok(None) };
+        let Some(header) = self.received.first_chunk::<4>() else {
+            return Ok(None);
+        };
         let length = frame_length(*header, REPLY_FRAME_BYTES_MAX)?;
-        let Some(body) = self.received.get(4..4 + length) else { return Ok(None) };
+        let Some(body) = self.received.get(4..4 + length) else {
+            return Ok(None);
+        };
         let reply = codec::decode(body, REPLY_FRAME_BYTES_MAX)?;
         self.received.drain(..4 + length);
         Ok(Some(reply))
@@ -355,7 +368,9 @@ impl WorkerEnd {
     pub fn from_stdin() -> io::Result<Self> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
         rustix::net::sockopt::socket_type(&socket)?;
-        Ok(Self { socket: socket.into() })
+        Ok(Self {
+            socket: socket.into(),
+        })
     }
 
     /// A second handle, for a last word when the first is busy.
@@ -363,7 +378,9 @@ impl WorkerEnd {
     /// # Errors
     /// If no descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()? })
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+        })
     }
 
     /// Sends one frame.
@@ -397,7 +414,10 @@ impl WorkerEnd {
     /// If the socket is broken.
     pub fn has_word(&self) -> Result<bool, IpcError> {
         let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let ready = rustix::event::poll(&mut sockets, Some(&at_once)).map_err(io::Error::from)?;
         Ok(ready > 0)
     }
@@ -412,7 +432,10 @@ fn read_some(socket: &mut UnixStream, into: &mut [u8]) -> Result<usize, IpcError
 
 fn frame<T: Encode>(message: &T, max: usize) -> Result<Vec<u8>, IpcError> {
     let body = codec::encode(message)?;
-    let too_long = || IpcError::FrameTooLong { bytes: body.len(), max };
+    let too_long = || IpcError::FrameTooLong {
+        bytes: body.len(),
+        max,
+    };
     if body.len() > max {
         return Err(too_long());
     }
@@ -441,7 +464,12 @@ fn send_with_descriptors(
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(rustix::io::Errno::NOBUFS);
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )
 }
 
 fn receive_descriptors(
@@ -475,7 +503,10 @@ mod tests {
 
     fn pair() -> (ParentEnd, WorkerEnd) {
         let (parent, worker) = UnixStream::pair().unwrap();
-        (ParentEnd::new(parent).unwrap(), WorkerEnd { socket: worker })
+        (
+            ParentEnd::new(parent).unwrap(),
+            WorkerEnd { socket: worker },
+        )
     }
 
     #[tokio::test]
@@ -488,7 +519,10 @@ mod tests {
             outputs: 1,
             memory_max: 5,
         };
-        parent.send(&request, &[file.as_fd(), file.as_fd()]).await.unwrap();
+        parent
+            .send(&request, &[file.as_fd(), file.as_fd()])
+            .await
+            .unwrap();
         parent.send(&Request::Cancel, &[]).await.unwrap();
         let (received, descriptors) = worker.receive().unwrap();
         assert_eq!((received, descriptors.len()), (request, 2));
@@ -501,13 +535,19 @@ mod tests {
     async fn abuse_22_a_huge_frame_is_refused_by_its_header() {
         let (mut parent, mut worker) = pair();
         worker.socket.write_all(&u32::MAX.to_le_bytes()).unwrap();
-        assert!(matches!(parent.receive().await, Err(IpcError::FrameTooLong { .. })));
+        assert!(matches!(
+            parent.receive().await,
+            Err(IpcError::FrameTooLong { .. })
+        ));
     }
 
     #[tokio::test]
     async fn garbage_in_a_frame_is_refused() {
         let (mut parent, mut worker) = pair();
-        worker.socket.write_all(&[4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).unwrap();
+        worker
+            .socket
+            .write_all(&[4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])
+            .unwrap();
         assert!(matches!(parent.receive().await, Err(IpcError::Codec(_))));
     }
 
@@ -520,6 +560,9 @@ mod tests {
         let early = tokio::time::timeout(std::time::Duration::from_millis(5), parent.receive());
         assert!(early.await.is_err());
         worker.socket.write_all(tail).unwrap();
-        assert_eq!(parent.receive().await.unwrap(), Reply::Progress { done: 1, total: 2 });
+        assert_eq!(
+            parent.receive().await.unwrap(),
+            Reply::Progress { done: 1, total: 2 }
+        );
     }
 }

@@ -81,8 +81,15 @@ struct SlotId(u64);
 enum Slot {
     Starting,
     Ready(Child),
-    Busy { id: ExecutionId, cancel: Option<oneshot::Sender<()>> },
-    Idle { worker: Child, tenant: Tenant, since: Instant },
+    Busy {
+        id: ExecutionId,
+        cancel: Option<oneshot::Sender<()>>,
+    },
+    Idle {
+        worker: Child,
+        tenant: Tenant,
+        since: Instant,
+    },
     Ending,
 }
 
@@ -136,7 +143,10 @@ impl Pool {
         if self.quarantined {
             plan.refuse(quarantine());
         } else if self.queue.len() >= QUEUE_MAX {
-            plan.refuse(Fault::new(Failure::QueueFull, format!("{QUEUE_MAX} executions wait already")));
+            plan.refuse(Fault::new(
+                Failure::QueueFull,
+                format!("{QUEUE_MAX} executions wait already"),
+            ));
         } else {
             self.queue.push_back(plan);
         }
@@ -145,12 +155,18 @@ impl Pool {
     fn cancel(&mut self, id: ExecutionId) {
         if let Some(place) = self.queue.iter().position(|plan| plan.id == id) {
             if let Some(plan) = self.queue.remove(place) {
-                plan.refuse(Fault::new(Failure::Cancelled, "cancelled before it started"));
+                plan.refuse(Fault::new(
+                    Failure::Cancelled,
+                    "cancelled before it started",
+                ));
             }
             return;
         }
         for slot in self.slots.values_mut() {
-            if let Slot::Busy { id: running, cancel } = slot
+            if let Slot::Busy {
+                id: running,
+                cancel,
+            } = slot
                 && *running == id
                 && let Some(cancel) = cancel.take()
             {
@@ -179,7 +195,10 @@ impl Pool {
         self.drop_dead();
         let own = |slot: &Slot| matches!(slot, Slot::Idle { tenant, .. } if *tenant == plan.tenant);
         let find = |fits: &dyn Fn(&Slot) -> bool| {
-            self.slots.iter().find(|(_, slot)| fits(slot)).map(|(id, _)| *id)
+            self.slots
+                .iter()
+                .find(|(_, slot)| fits(slot))
+                .map(|(id, _)| *id)
         };
         let reused = if plan.fresh { None } else { find(&own) };
         let id = reused.or_else(|| find(&|slot| matches!(slot, Slot::Ready(_))))?;
@@ -193,9 +212,18 @@ impl Pool {
         let (id, tenant) = (plan.id, plan.tenant);
         let (cancel, cancelled) = oneshot::channel();
         let events = self.events.clone();
-        self.slots.insert(slot, Slot::Busy { id, cancel: Some(cancel) });
+        self.slots.insert(
+            slot,
+            Slot::Busy {
+                id,
+                cancel: Some(cancel),
+            },
+        );
         self.spawn(slot, async move {
-            TaskEnd::Ran { tenant, outcome: plan.run(worker, cancelled, events).await }
+            TaskEnd::Ran {
+                tenant,
+                outcome: plan.run(worker, cancelled, events).await,
+            }
         });
     }
 
@@ -203,15 +231,18 @@ impl Pool {
     /// executions wait than workers are on their way.
     fn make_room(&mut self) {
         let on_their_way = self.slots.values();
-        let on_their_way =
-            on_their_way.filter(|slot| matches!(slot, Slot::Starting | Slot::Ending)).count();
+        let on_their_way = on_their_way
+            .filter(|slot| matches!(slot, Slot::Starting | Slot::Ending))
+            .count();
         let empty = self.config.size.saturating_sub(self.slots.len());
         for _ in on_their_way + empty..self.queue.len() {
             let idle = self.slots.iter().filter_map(|(id, slot)| match slot {
                 Slot::Idle { since, .. } => Some((*since, *id)),
                 Slot::Starting | Slot::Ready(_) | Slot::Busy { .. } | Slot::Ending => None,
             });
-            let Some((_, longest_unused)) = idle.min() else { return };
+            let Some((_, longest_unused)) = idle.min() else {
+                return;
+            };
             self.end_slot(longest_unused);
         }
     }
@@ -226,7 +257,10 @@ impl Pool {
             self.slots_made += 1;
             self.slots.insert(id, Slot::Starting);
             let (program, start) = (self.config.program.clone(), self.config.start.clone());
-            self.spawn(id, async move { TaskEnd::Started(warm(&program, start).await) });
+            self.spawn(
+                id,
+                async move { TaskEnd::Started(warm(&program, start).await) },
+            );
         }
     }
 
@@ -235,15 +269,14 @@ impl Pool {
         self.slot_of_task.insert(handle.id(), slot);
     }
 
-    fn task_ended(
-        &mut self,
-        end: Result<(tokio::task::Id, TaskEnd), tokio::task::JoinError>,
-    ) {
+    fn task_ended(&mut self, end: Result<(tokio::task::Id, TaskEnd), tokio::task::JoinError>) {
         let task = match &end {
             Ok((task, _)) => *task,
             Err(error) => error.id(),
         };
-        let Some(slot) = self.slot_of_task.remove(&task) else { return };
+        let Some(slot) = self.slot_of_task.remove(&task) else {
+            return;
+        };
         self.slots.remove(&slot);
         match end {
             Ok((_, TaskEnd::Started(Ok(worker)))) => {
@@ -261,7 +294,14 @@ impl Pool {
 
     fn ran(&mut self, slot: SlotId, tenant: Tenant, outcome: Outcome) {
         if let Some(worker) = outcome.worker {
-            self.slots.insert(slot, Slot::Idle { worker, tenant, since: Instant::now() });
+            self.slots.insert(
+                slot,
+                Slot::Idle {
+                    worker,
+                    tenant,
+                    since: Instant::now(),
+                },
+            );
         }
         if outcome.device_lost {
             self.device_losses += 1;
@@ -278,16 +318,26 @@ impl Pool {
         let doublings = self.start_failures.min(8) - 1;
         let wait = (BACKOFF_FIRST * (1 << doublings)).min(BACKOFF_MAX);
         self.start_not_before = Some(Instant::now() + wait);
-        tracing::warn!(reason, failures = self.start_failures, "a worker did not start");
+        tracing::warn!(
+            reason,
+            failures = self.start_failures,
+            "a worker did not start"
+        );
         if self.start_failures >= START_FAILURES_MAX {
             for plan in self.queue.drain(..) {
-                plan.refuse(Fault::new(Failure::Internal, format!("no worker starts here: {reason}")));
+                plan.refuse(Fault::new(
+                    Failure::Internal,
+                    format!("no worker starts here: {reason}"),
+                ));
             }
         }
     }
 
     fn quarantine(&mut self, reason: &str) {
-        tracing::error!(reason, "adapter quarantined; restart the node when it is mended");
+        tracing::error!(
+            reason,
+            "adapter quarantined; restart the node when it is mended"
+        );
         self.quarantined = true;
         for plan in self.queue.drain(..) {
             plan.refuse(quarantine());
@@ -347,7 +397,15 @@ impl Pool {
         while let Some(end) = self.tasks.join_next().await {
             if let Ok(TaskEnd::Started(Ok(worker))) = end {
                 worker.end_now().await;
-            } else if let Ok(TaskEnd::Ran { outcome: Outcome { worker: Some(worker), .. }, .. }) = end {
+            } else if let Ok(TaskEnd::Ran {
+                outcome:
+                    Outcome {
+                        worker: Some(worker),
+                        ..
+                    },
+                ..
+            }) = end
+            {
                 worker.end_now().await;
             }
         }
@@ -356,7 +414,9 @@ impl Pool {
 
 /// Starts a worker and waits until its device is open.
 async fn warm(program: &WorkerProgram, start: Start) -> Result<Child, String> {
-    let mut worker = program.spawn("serve", start).map_err(|error| error.to_string())?;
+    let mut worker = program
+        .spawn("serve", start)
+        .map_err(|error| error.to_string())?;
     match timeout(START_TIME_MAX, worker.receive()).await {
         Ok(Ok(Reply::Ready { .. })) => Ok(worker),
         Ok(Ok(Reply::Failed { detail, .. })) => {
@@ -370,7 +430,10 @@ async fn warm(program: &WorkerProgram, start: Start) -> Result<Child, String> {
         Ok(Err(error)) => Err(format!("{error} ({})", worker.end_now().await)),
         Err(_) => {
             worker.end_now().await;
-            Err(format!("its device did not open within {} s", START_TIME_MAX.as_secs()))
+            Err(format!(
+                "its device did not open within {} s",
+                START_TIME_MAX.as_secs()
+            ))
         }
     }
 }

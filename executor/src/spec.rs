@@ -131,7 +131,11 @@ impl Graph {
     pub fn encode(&self) -> Result<Vec<u8>, SpecError> {
         let bytes = codec::encode(self)?;
         if bytes.len() > SPEC_BYTES_MAX {
-            return Err(CodecError::TooLong { bytes: bytes.len(), max: SPEC_BYTES_MAX }.into());
+            return Err(CodecError::TooLong {
+                bytes: bytes.len(),
+                max: SPEC_BYTES_MAX,
+            }
+            .into());
         }
         Ok(bytes)
     }
@@ -141,9 +145,15 @@ impl Graph {
     /// # Errors
     /// The first broken rule.
     pub fn validate(&self) -> Result<(), SpecError> {
-        rule(!self.source.trim().is_empty(), || "the WGSL source is empty".to_owned())?;
-        rule(!self.passes.is_empty(), || "the graph has no pass".to_owned())?;
-        rule(!self.outputs.is_empty(), || "the graph has no output".to_owned())?;
+        rule(!self.source.trim().is_empty(), || {
+            "the WGSL source is empty".to_owned()
+        })?;
+        rule(!self.passes.is_empty(), || {
+            "the graph has no pass".to_owned()
+        })?;
+        rule(!self.outputs.is_empty(), || {
+            "the graph has no output".to_owned()
+        })?;
         self.validate_buffers()?;
         for (index, pass) in self.passes.iter().enumerate() {
             self.validate_pass(index, pass)?;
@@ -166,13 +176,17 @@ impl Graph {
     /// Bytes of all buffers.
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
-        self.buffers.iter().fold(0, |sum, buffer| sum.saturating_add(buffer.size))
+        self.buffers
+            .iter()
+            .fold(0, |sum, buffer| sum.saturating_add(buffer.size))
     }
 
     /// Bytes of all outputs.
     #[must_use]
     pub fn output_bytes(&self) -> u64 {
-        self.outputs.iter().fold(0, |sum, output| sum.saturating_add(self.output_size(output)))
+        self.outputs.iter().fold(0, |sum, output| {
+            sum.saturating_add(self.output_size(output))
+        })
     }
 
     /// Bytes of one output; 0 if it names no buffer.
@@ -192,8 +206,17 @@ impl Graph {
     pub fn input_bytes_min(&self) -> Vec<u64> {
         let mut least = Vec::new();
         for buffer in &self.buffers {
-            let Content::Input { index, offset, length } = buffer.content else { continue };
-            let Ok(index) = usize::try_from(index) else { continue };
+            let Content::Input {
+                index,
+                offset,
+                length,
+            } = buffer.content
+            else {
+                continue;
+            };
+            let Ok(index) = usize::try_from(index) else {
+                continue;
+            };
             if least.len() <= index {
                 least.resize(index + 1, 0);
             }
@@ -207,19 +230,36 @@ impl Graph {
         for buffer in &self.buffers {
             let name = &*buffer.name;
             rule(is_identifier(name), || bad_name("buffer", name))?;
-            rule(names.insert(name), || format!("two buffers are named `{name}`"))?;
+            rule(names.insert(name), || {
+                format!("two buffers are named `{name}`")
+            })?;
             rule(buffer.size > 0 && buffer.size.is_multiple_of(4), || {
-                format!("buffer `{name}` has {} bytes; a positive multiple of 4 is needed", buffer.size)
+                format!(
+                    "buffer `{name}` has {} bytes; a positive multiple of 4 is needed",
+                    buffer.size
+                )
             })?;
             rule(buffer.size <= BUFFER_BYTES_MAX, || {
-                format!("buffer `{name}` has {} bytes, at most {BUFFER_BYTES_MAX} are allowed", buffer.size)
+                format!(
+                    "buffer `{name}` has {} bytes, at most {BUFFER_BYTES_MAX} are allowed",
+                    buffer.size
+                )
             })?;
             let content_bytes = match &buffer.content {
                 Content::Inline(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-                Content::Input { index, offset, length } => {
-                    rule(usize::try_from(*index).is_ok_and(|index| index < INPUTS_MAX), || {
-                        format!("buffer `{name}` reads input {index}, at most {INPUTS_MAX} are allowed")
-                    })?;
+                Content::Input {
+                    index,
+                    offset,
+                    length,
+                } => {
+                    rule(
+                        usize::try_from(*index).is_ok_and(|index| index < INPUTS_MAX),
+                        || {
+                            format!(
+                                "buffer `{name}` reads input {index}, at most {INPUTS_MAX} are allowed"
+                            )
+                        },
+                    )?;
                     rule(offset.checked_add(*length).is_some() && *length > 0, || {
                         format!("buffer `{name}` reads an empty or impossible range of its input")
                     })?;
@@ -228,7 +268,10 @@ impl Graph {
                 Content::Zeroed => 0,
             };
             rule(content_bytes <= buffer.size, || {
-                format!("buffer `{name}` has {} bytes, its content {content_bytes}", buffer.size)
+                format!(
+                    "buffer `{name}` has {} bytes, its content {content_bytes}",
+                    buffer.size
+                )
             })?;
         }
         Ok(())
@@ -244,15 +287,21 @@ impl Graph {
         }
         for count in pass.workgroups {
             rule((1..=WORKGROUPS_MAX).contains(&count), || {
-                format!("pass {index} (`{entry}`) asks for {count} workgroups in a dimension; 1 to {WORKGROUPS_MAX} are allowed")
+                format!(
+                    "pass {index} (`{entry}`) asks for {count} workgroups in a dimension; 1 to {WORKGROUPS_MAX} are allowed"
+                )
             })?;
         }
-        rule(pass.repeat > 0, || format!("pass {index} (`{entry}`) repeats 0 times"))?;
+        rule(pass.repeat > 0, || {
+            format!("pass {index} (`{entry}`) repeats 0 times")
+        })?;
         let mut names = BTreeSet::new();
         for constant in &pass.constants {
             let name = &*constant.name;
             rule(is_word(name), || bad_name("constant", name))?;
-            rule(names.insert(name), || format!("pass {index} sets the constant `{name}` twice"))?;
+            rule(names.insert(name), || {
+                format!("pass {index} sets the constant `{name}` twice")
+            })?;
             rule(f64::from_bits(constant.bits).is_finite(), || {
                 format!("pass {index} sets the constant `{name}` to a value that is not finite")
             })?;
@@ -265,9 +314,14 @@ impl Graph {
         for output in &self.outputs {
             let name = &*output.name;
             rule(is_output_name(name), || bad_name("output", name))?;
-            rule(names.insert(name), || format!("two outputs are named `{name}`"))?;
+            rule(names.insert(name), || {
+                format!("two outputs are named `{name}`")
+            })?;
             rule(self.buffer(output.buffer).is_some(), || {
-                format!("output `{name}` reads buffer {}, which does not exist", output.buffer)
+                format!(
+                    "output `{name}` reads buffer {}, which does not exist",
+                    output.buffer
+                )
             })?;
         }
         Ok(())
@@ -287,15 +341,24 @@ fn is_word(name: &str) -> bool {
 fn is_output_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('.')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 fn bad_name(what: &str, name: &str) -> String {
-    format!("`{}` is no {what} name: letters, digits and `_` are allowed", name.escape_default())
+    format!(
+        "`{}` is no {what} name: letters, digits and `_` are allowed",
+        name.escape_default()
+    )
 }
 
 fn rule(holds: bool, message: impl FnOnce() -> String) -> Result<(), SpecError> {
-    if holds { Ok(()) } else { Err(SpecError::Rule(message())) }
+    if holds {
+        Ok(())
+    } else {
+        Err(SpecError::Rule(message()))
+    }
 }
 
 #[cfg(test)]
@@ -309,9 +372,13 @@ mod tests {
     fn graph() -> Graph {
         Graph {
             source: Text::cut("@compute @workgroup_size(1) fn main() {}"),
-            buffers: vec![Buffer { name: name("out"), content: Content::Zeroed, size: 4 }]
-                .try_into()
-                .unwrap(),
+            buffers: vec![Buffer {
+                name: name("out"),
+                content: Content::Zeroed,
+                size: 4,
+            }]
+            .try_into()
+            .unwrap(),
             passes: vec![Pass {
                 entry: name("main"),
                 bindings: vec![0].try_into().unwrap(),
@@ -321,7 +388,12 @@ mod tests {
             }]
             .try_into()
             .unwrap(),
-            outputs: vec![Output { buffer: 0, name: name("out") }].try_into().unwrap(),
+            outputs: vec![Output {
+                buffer: 0,
+                name: name("out"),
+            }]
+            .try_into()
+            .unwrap(),
         }
     }
 
@@ -349,15 +421,27 @@ mod tests {
     #[test]
     fn abuse_39_dispatches_over_the_limits_are_refused() {
         let pass = graph().passes[0].clone();
-        let wide = Pass { workgroups: [1, 65_536, 1], ..pass.clone() };
-        let long = Pass { repeat: u32::MAX, ..pass };
+        let wide = Pass {
+            workgroups: [1, 65_536, 1],
+            ..pass.clone()
+        };
+        let long = Pass {
+            repeat: u32::MAX,
+            ..pass
+        };
         assert!(refused(|g| g.passes = vec![wide].try_into().unwrap()).contains("65535"));
         assert!(refused(|g| g.passes = vec![long].try_into().unwrap()).contains("1000000"));
     }
 
     #[test]
     fn sizes_and_references_are_checked() {
-        let sized = |size| vec![Buffer { name: name("out"), content: Content::Zeroed, size }];
+        let sized = |size| {
+            vec![Buffer {
+                name: name("out"),
+                content: Content::Zeroed,
+                size,
+            }]
+        };
         assert!(refused(|g| g.buffers = sized(6).try_into().unwrap()).contains("multiple of 4"));
         assert!(refused(|g| g.buffers = sized(8 << 30).try_into().unwrap()).contains("at most"));
         assert!(refused(|g| g.buffers = List::default()).contains("does not exist"));
@@ -367,7 +451,10 @@ mod tests {
     #[test]
     fn abuse_30_output_names_stay_in_their_folder() {
         for bad in ["../x", "/etc/passwd", ".hidden", "a/b", "", "a\u{202e}b"] {
-            let output = Output { buffer: 0, name: name(bad) };
+            let output = Output {
+                buffer: 0,
+                name: name(bad),
+            };
             assert!(refused(|g| g.outputs = vec![output].try_into().unwrap()).contains("output"));
         }
     }
@@ -377,10 +464,16 @@ mod tests {
         let mut graph = graph();
         let reads = |text: &str, index, offset| Buffer {
             name: name(text),
-            content: Content::Input { index, offset, length: 8 },
+            content: Content::Input {
+                index,
+                offset,
+                length: 8,
+            },
             size: 8,
         };
-        graph.buffers = vec![reads("a", 1, 16), reads("b", 1, 4)].try_into().unwrap();
+        graph.buffers = vec![reads("a", 1, 16), reads("b", 1, 4)]
+            .try_into()
+            .unwrap();
         assert_eq!(graph.input_bytes_min(), [0, 24]);
     }
 }

@@ -23,28 +23,61 @@ struct Layer {
 /// which a process that is not dumpable can no longer read as a plain user.
 const LAYERS: &[Layer] = &[
     // The environment of a daemon holds tokens and paths; drivers need none of it.
-    Layer { name: "environment cleared", apply: clear_environment },
+    Layer {
+        name: "environment cleared",
+        apply: clear_environment,
+    },
     // The parent's sockets, journal and key must not be reachable by number.
-    Layer { name: "descriptors closed", apply: close_descriptors },
+    Layer {
+        name: "descriptors closed",
+        apply: close_descriptors,
+    },
     // Relative paths lead nowhere near the data directory.
-    Layer { name: "working directory /", apply: leave_directory },
+    Layer {
+        name: "working directory /",
+        apply: leave_directory,
+    },
     // A dump would hold a job's data and could fill the disk.
-    Layer { name: "no core dumps", apply: |_| limit(Resource::Core, 0) },
+    Layer {
+        name: "no core dumps",
+        apply: |_| limit(Resource::Core, 0),
+    },
     // A driver keeps some dozen files open, a job's descriptors are at most 96.
-    Layer { name: "512 descriptors", apply: |_| limit(Resource::Nofile, 512) },
+    Layer {
+        name: "512 descriptors",
+        apply: |_| limit(Resource::Nofile, 512),
+    },
     // Counted over all processes of a user, so it must leave room for the
     // operator's own; the pids cgroup is the real bound.
-    Layer { name: "4096 processes", apply: |_| limit(Resource::Nproc, 4096) },
+    Layer {
+        name: "4096 processes",
+        apply: |_| limit(Resource::Nproc, 4096),
+    },
     // Bounds what a job can write into an output, and a driver into memory files.
-    Layer { name: "file size limited", apply: |start| limit(Resource::Fsize, start.file_bytes_max) },
+    Layer {
+        name: "file size limited",
+        apply: |start| limit(Resource::Fsize, start.file_bytes_max),
+    },
     // A compiler bomb ends here and not in the machine's memory.
-    Layer { name: "address space limited", apply: |start| limit(Resource::As, start.address_space_max) },
+    Layer {
+        name: "address space limited",
+        apply: |start| limit(Resource::As, start.address_space_max),
+    },
     // A compiler that loops ends even if its parent is stopped.
-    Layer { name: "processor time limited", apply: limit_processor_time },
+    Layer {
+        name: "processor time limited",
+        apply: limit_processor_time,
+    },
     // No setuid program can give back what was given up.
-    Layer { name: "no new privileges", apply: no_new_privileges },
+    Layer {
+        name: "no new privileges",
+        apply: no_new_privileges,
+    },
     // No process of the same user can attach, or read our memory through /proc.
-    Layer { name: "not dumpable", apply: not_dumpable },
+    Layer {
+        name: "not dumpable",
+        apply: not_dumpable,
+    },
 ];
 
 /// What a driver may read from the environment; the parent sets no more.
@@ -75,7 +108,10 @@ pub(crate) fn confine(start: &Start) -> Option<Confinement> {
     Some(Confinement {
         held: held.try_into().unwrap_or_default(),
         missing: missing.try_into().unwrap_or_default(),
-        environment: environment.collect::<Vec<_>>().try_into().unwrap_or_default(),
+        environment: environment
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap_or_default(),
         descriptors: open_descriptors().map_or(0, |open| u32::try_from(open.len()).unwrap_or(0)),
     })
 }
@@ -89,7 +125,9 @@ fn die_with(parent: u32) -> Option<()> {
 }
 
 fn clear_environment(_: &Start) -> Result<(), String> {
-    let names = std::env::vars_os().map(|(name, _)| name).collect::<Vec<_>>();
+    let names = std::env::vars_os()
+        .map(|(name, _)| name)
+        .collect::<Vec<_>>();
     for name in names {
         if !ENVIRONMENT.iter().any(|allowed| name == *allowed) {
             // SAFETY: this process has one thread, so none reads the
@@ -143,13 +181,20 @@ fn leave_directory(_: &Start) -> Result<(), String> {
 /// Sets both the soft and the hard limit, never above the present hard one.
 fn limit(resource: Resource, wanted: u64) -> Result<(), String> {
     let present = rustix::process::getrlimit(resource);
-    let value = present.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    let limits = Rlimit { current: Some(value), maximum: Some(value) };
+    let value = present
+        .maximum
+        .map_or(wanted, |maximum| maximum.min(wanted));
+    let limits = Rlimit {
+        current: Some(value),
+        maximum: Some(value),
+    };
     rustix::process::setrlimit(resource, limits).map_err(|error| error.to_string())
 }
 
 fn limit_processor_time(start: &Start) -> Result<(), String> {
-    start.cpu_s_max.map_or(Ok(()), |seconds| limit(Resource::Cpu, seconds))
+    start
+        .cpu_s_max
+        .map_or(Ok(()), |seconds| limit(Resource::Cpu, seconds))
 }
 
 fn no_new_privileges(_: &Start) -> Result<(), String> {

@@ -28,7 +28,9 @@ use wgpu::{
 use crate::{Fault, run::ProgramCache};
 
 /// The interfaces whose shaders wgpu checks for bounds. Not GL.
-const BACKENDS: Backends = Backends::VULKAN.union(Backends::METAL).union(Backends::DX12);
+const BACKENDS: Backends = Backends::VULKAN
+    .union(Backends::METAL)
+    .union(Backends::DX12);
 
 /// An open device.
 pub(crate) struct Gpu {
@@ -53,13 +55,18 @@ pub(crate) fn adapters() -> Vec<(Adapter, wgpu::Adapter)> {
         let able = adapter.get_downlevel_capabilities();
         able.flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
     });
-    (0..).zip(computing).map(|(index, adapter)| (describe(index, &adapter), adapter)).collect()
+    (0..)
+        .zip(computing)
+        .map(|(index, adapter)| (describe(index, &adapter), adapter))
+        .collect()
 }
 
 impl Gpu {
     /// Opens the adapter with this index.
     pub(crate) fn open(index: u32) -> Result<Self, Fault> {
-        let found = adapters().into_iter().find(|(adapter, _)| adapter.index == index);
+        let found = adapters()
+            .into_iter()
+            .find(|(adapter, _)| adapter.index == index);
         let (description, adapter) = found
             .ok_or_else(|| Fault::new(Failure::DeviceLost, format!("adapter {index} is gone")))?;
         let limits = adapter.limits();
@@ -75,9 +82,19 @@ impl Gpu {
         let uncaught = Arc::new(AtomicBool::new(false));
         let (mark_lost, mark_uncaught) = (Arc::clone(&lost), Arc::clone(&uncaught));
         device.set_device_lost_callback(move |_, _| mark_lost.store(true, Ordering::Relaxed));
-        device.on_uncaptured_error(Arc::new(move |_| mark_uncaught.store(true, Ordering::Relaxed)));
+        device.on_uncaptured_error(Arc::new(move |_| {
+            mark_uncaught.store(true, Ordering::Relaxed)
+        }));
         let programs = ProgramCache::default();
-        Ok(Self { adapter: description, device, queue, limits, programs, lost, uncaught })
+        Ok(Self {
+            adapter: description,
+            device,
+            queue,
+            limits,
+            programs,
+            lost,
+            uncaught,
+        })
     }
 
     pub(crate) const fn adapter(&self) -> &Adapter {
@@ -102,16 +119,21 @@ impl Gpu {
         ];
         let error = raised.into_iter().flatten().next();
         if self.lost.load(Ordering::Relaxed) {
-            return Err(Fault::new(Failure::DeviceLost, "the driver reports a lost device"));
+            return Err(Fault::new(
+                Failure::DeviceLost,
+                "the driver reports a lost device",
+            ));
         }
         match error {
-            None if self.uncaught.swap(false, Ordering::Relaxed) => {
-                Err(Fault::new(Failure::Internal, "the device raised an error outside any call"))
-            }
+            None if self.uncaught.swap(false, Ordering::Relaxed) => Err(Fault::new(
+                Failure::Internal,
+                "the device raised an error outside any call",
+            )),
             None => Ok(value),
-            Some(Error::OutOfMemory { .. }) => {
-                Err(Fault::new(Failure::OutOfMemory, "the device has no memory left"))
-            }
+            Some(Error::OutOfMemory { .. }) => Err(Fault::new(
+                Failure::OutOfMemory,
+                "the device has no memory left",
+            )),
             Some(Error::Validation { description, .. }) => Err(Fault::new(if_invalid, description)),
             Some(Error::Internal { description, .. }) => {
                 Err(Fault::new(Failure::Internal, description))
@@ -124,7 +146,10 @@ impl Gpu {
         let began = Instant::now();
         let waited = self.scoped(Failure::InvalidShader, || {
             let submission = self.queue.submit([commands.finish()]);
-            self.device.poll(PollType::Wait { submission_index: Some(submission), timeout: None })
+            self.device.poll(PollType::Wait {
+                submission_index: Some(submission),
+                timeout: None,
+            })
         })?;
         waited.map_err(|error| Fault::new(Failure::DeviceLost, error.to_string()))?;
         Ok(began.elapsed())

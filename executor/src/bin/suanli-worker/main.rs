@@ -40,11 +40,17 @@ pub(crate) struct Fault {
 
 impl Fault {
     pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
-        Self { failure, detail: detail.into() }
+        Self {
+            failure,
+            detail: detail.into(),
+        }
     }
 
     fn into_reply(self) -> Reply {
-        Reply::Failed { failure: self.failure, detail: Text::cut(&self.detail) }
+        Reply::Failed {
+            failure: self.failure,
+            detail: Text::cut(&self.detail),
+        }
     }
 }
 
@@ -70,9 +76,15 @@ fn main() -> ExitCode {
         Some("measure") => Role::Measure,
         _ => return not_for_hands(),
     };
-    let Ok(mut parent) = WorkerEnd::from_stdin() else { return not_for_hands() };
-    let Ok((Request::Start(start), _)) = parent.receive() else { return ExitCode::FAILURE };
-    let Some(confinement) = confine::confine(&start) else { return ExitCode::FAILURE };
+    let Ok(mut parent) = WorkerEnd::from_stdin() else {
+        return not_for_hands();
+    };
+    let Ok((Request::Start(start), _)) = parent.receive() else {
+        return ExitCode::FAILURE;
+    };
+    let Some(confinement) = confine::confine(&start) else {
+        return ExitCode::FAILURE;
+    };
     let worker = std::thread::Builder::new()
         .stack_size(STACK_BYTES)
         .spawn(move || work(role, &start, confinement, &mut parent));
@@ -102,9 +114,14 @@ fn work(
         }
         Role::Probe => {
             let adapters = device::adapters().into_iter().map(|(adapter, _)| adapter);
-            let adapters = adapters.take(suanli_executor::limits::ADAPTERS_MAX).collect::<Vec<_>>();
+            let adapters = adapters
+                .take(suanli_executor::limits::ADAPTERS_MAX)
+                .collect::<Vec<_>>();
             let adapters = adapters.try_into().unwrap_or_default();
-            parent.send(&Reply::Adapters { adapters, confinement })
+            parent.send(&Reply::Adapters {
+                adapters,
+                confinement,
+            })
         }
         Role::Measure => {
             let measured = device::Gpu::open(start.adapter).and_then(|gpu| measure::measure(&gpu));
@@ -127,21 +144,31 @@ fn report_panics(parent: &WorkerEnd) -> Result<(), IpcError> {
     Ok(())
 }
 
-fn serve(
-    start: &Start,
-    confinement: Confinement,
-    parent: &mut WorkerEnd,
-) -> Result<(), IpcError> {
+fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Result<(), IpcError> {
     let mut gpu = match device::Gpu::open(start.adapter) {
         Ok(gpu) => gpu,
         Err(fault) => return parent.send(&fault.into_reply()),
     };
-    parent.send(&Reply::Ready { adapter: gpu.adapter().clone(), confinement })?;
+    parent.send(&Reply::Ready {
+        adapter: gpu.adapter().clone(),
+        confinement,
+    })?;
     loop {
         let (request, descriptors) = parent.receive()?;
         match request {
-            Request::Execute { spec, inputs, outputs, memory_max } => {
-                let order = run::Order { spec: &spec, inputs, outputs, memory_max, descriptors };
+            Request::Execute {
+                spec,
+                inputs,
+                outputs,
+                memory_max,
+            } => {
+                let order = run::Order {
+                    spec: &spec,
+                    inputs,
+                    outputs,
+                    memory_max,
+                    descriptors,
+                };
                 let end = run::execute(&mut gpu, order, parent);
                 parent.send(&end.unwrap_or_else(Fault::into_reply))?;
             }
@@ -159,8 +186,8 @@ fn check(request: &Request) -> Result<Reply, Fault> {
     let Request::Check { spec } = request else {
         return Err(Fault::new(Failure::Internal, "a check was expected"));
     };
-    let graph = Graph::decode(spec)
-        .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
+    let graph =
+        Graph::decode(spec).map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
     shader::check(&graph)?;
     Ok(Reply::Checked)
 }

@@ -62,13 +62,14 @@ pub(crate) fn measure(gpu: &Gpu) -> Result<Measurement, Fault> {
         took = bench.run(groups, repeats)?;
     }
     let wanted = TARGET.as_micros() / took.as_micros().max(1);
-    let factor = u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, REPEATS_MAX);
+    let factor = u32::try_from(wanted)
+        .unwrap_or(u32::MAX)
+        .clamp(1, REPEATS_MAX);
     (groups, repeats) = grown(groups, repeats, factor);
     took = bench.run(groups, repeats)?;
     bench.prove()?;
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-    let operations =
-        u128::from(OPERATIONS_PER_GROUP) * u128::from(groups) * u128::from(repeats);
+    let operations = u128::from(OPERATIONS_PER_GROUP) * u128::from(groups) * u128::from(repeats);
     let fp32_flops = u64::try_from(operations * 1_000_000 / u128::from(took_us));
     Ok(Measurement {
         adapter: gpu.adapter().clone(),
@@ -81,7 +82,10 @@ pub(crate) fn measure(gpu: &Gpu) -> Result<Measurement, Fault> {
 fn grown(groups: u32, repeats: u32, factor: u32) -> (u32, u32) {
     let wider = (GROUPS_MAX / groups).clamp(1, factor);
     let longer = factor.div_ceil(wider);
-    (groups * wider, repeats.saturating_mul(longer).min(REPEATS_MAX))
+    (
+        groups * wider,
+        repeats.saturating_mul(longer).min(REPEATS_MAX),
+    )
 }
 
 struct Bench<'a> {
@@ -98,7 +102,12 @@ impl<'a> Bench<'a> {
         gpu.scoped(Failure::Internal, || {
             let buffer = |size: u64, usage| {
                 let (label, mapped_at_creation) = (None, false);
-                device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation })
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label,
+                    size,
+                    usage,
+                    mapped_at_creation,
+                })
             };
             let sums_bytes = u64::from(INVOCATIONS_PER_GROUP) * 4;
             let lanes = lanes();
@@ -124,11 +133,23 @@ impl<'a> Bench<'a> {
                 label: None,
                 layout: &pipeline.get_bind_group_layout(0),
                 entries: &[
-                    wgpu::BindGroupEntry { binding: 0, resource: factors.as_entire_binding() },
-                    wgpu::BindGroupEntry { binding: 1, resource: sums.as_entire_binding() },
+                    wgpu::BindGroupEntry {
+                        binding: 0,
+                        resource: factors.as_entire_binding(),
+                    },
+                    wgpu::BindGroupEntry {
+                        binding: 1,
+                        resource: sums.as_entire_binding(),
+                    },
                 ],
             });
-            Self { gpu, pipeline, group, sums, stage }
+            Self {
+                gpu,
+                pipeline,
+                group,
+                sums,
+                stage,
+            }
         })
     }
 
@@ -157,14 +178,23 @@ impl<'a> Bench<'a> {
             self.gpu.device.poll(PollType::wait_indefinitely())
         })?;
         waited.map_err(|error| lost(error.to_string()))?;
-        let view =
-            self.stage.slice(..).get_mapped_range().map_err(|error| lost(error.to_string()))?;
+        let view = self
+            .stage
+            .slice(..)
+            .get_mapped_range()
+            .map_err(|error| lost(error.to_string()))?;
         let expected = f64::from(STEPS) * f64::from(CHAINS) * 4.0;
         let (sums, _) = view.as_chunks::<4>();
-        if sums.iter().all(|sum| f64::from(f32::from_le_bytes(*sum)) == expected) {
+        if sums
+            .iter()
+            .all(|sum| f64::from(f32::from_le_bytes(*sum)) == expected)
+        {
             return Ok(());
         }
-        Err(Fault::new(Failure::Internal, "the driver does not run the measuring kernel in full"))
+        Err(Fault::new(
+            Failure::Internal,
+            "the driver does not run the measuring kernel in full",
+        ))
     }
 }
 
@@ -173,5 +203,7 @@ impl<'a> Bench<'a> {
 fn lanes() -> Vec<u8> {
     let ones = [1_f32.to_le_bytes(); 8];
     let zeros = [0_f32.to_le_bytes(); 32];
-    (0..INVOCATIONS_PER_GROUP).flat_map(|_| [ones.concat(), zeros.concat()].concat()).collect()
+    (0..INVOCATIONS_PER_GROUP)
+        .flat_map(|_| [ones.concat(), zeros.concat()].concat())
+        .collect()
 }

@@ -129,20 +129,30 @@ fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
         let detail = format!("{what}: {asked} asked, {allowed} allowed");
         Err(Fault::new(Failure::TooLarge { asked, allowed }, detail))
     };
-    fits(graph.buffer_bytes(), memory_max, "bytes of all buffers".to_owned())?;
+    fits(
+        graph.buffer_bytes(),
+        memory_max,
+        "bytes of all buffers".to_owned(),
+    )?;
     for buffer in &graph.buffers {
         let what = || format!("bytes of buffer `{}` on this adapter", &*buffer.name);
         fits(buffer.size, limits.max_buffer_size, what())?;
     }
     for pass in &graph.passes {
         for binding in &pass.bindings {
-            let Some(buffer) = graph.buffer(*binding) else { continue };
+            let Some(buffer) = graph.buffer(*binding) else {
+                continue;
+            };
             let what = || format!("bytes of buffer `{}` in one binding", &*buffer.name);
             fits(buffer.size, limits.max_storage_buffer_binding_size, what())?;
         }
         for count in pass.workgroups {
             let allowed = u64::from(limits.max_compute_workgroups_per_dimension);
-            fits(u64::from(count), allowed, "workgroups in a dimension".to_owned())?;
+            fits(
+                u64::from(count),
+                allowed,
+                "workgroups in a dimension".to_owned(),
+            )?;
         }
     }
     Ok(())
@@ -164,14 +174,20 @@ fn compile(gpu: &mut Gpu, graph: &Graph) -> Result<Program, Fault> {
     // device checks those again when they are bound.
     let checked = shader::check(graph)?;
     let module = gpu.scoped(Failure::InvalidShader, || {
-        gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: None,
-            source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(checked.module)),
-        })
+        gpu.device
+            .create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: None,
+                source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(checked.module)),
+            })
     })?;
     let steps = graph.passes.iter().zip(checked.used);
     let steps = steps
-        .map(|(pass, used)| Ok(Step { pipeline: pipeline(gpu, &module, pass)?, used }))
+        .map(|(pass, used)| {
+            Ok(Step {
+                pipeline: pipeline(gpu, &module, pass)?,
+                used,
+            })
+        })
         .collect::<Result<Vec<_>, Fault>>()?;
     gpu.programs.0.push_front((key, Program(steps.clone())));
     gpu.programs.0.truncate(PROGRAMS_MAX);
@@ -184,20 +200,22 @@ fn pipeline(
     pass: &Pass,
 ) -> Result<wgpu::ComputePipeline, Fault> {
     let constants = pass.constants.iter();
-    let constants =
-        constants.map(|constant| (&*constant.name, f64::from_bits(constant.bits))).collect::<Vec<_>>();
+    let constants = constants
+        .map(|constant| (&*constant.name, f64::from_bits(constant.bits)))
+        .collect::<Vec<_>>();
     gpu.scoped(Failure::InvalidShader, || {
-        gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: None,
-            layout: None,
-            module,
-            entry_point: Some(&pass.entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                zero_initialize_workgroup_memory: true,
-            },
-            cache: None,
-        })
+        gpu.device
+            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: None,
+                layout: None,
+                module,
+                entry_point: Some(&pass.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    zero_initialize_workgroup_memory: true,
+                },
+                cache: None,
+            })
     })
 }
 
@@ -225,9 +243,15 @@ fn fill(gpu: &Gpu, graph: &Graph, buffers: &Buffers, inputs: &[File]) -> Result<
             Content::Inline(bytes) => {
                 let mut padded = bytes.to_vec();
                 padded.resize(bytes.len().next_multiple_of(4), 0);
-                gpu.scoped(Failure::Internal, || gpu.queue.write_buffer(target, 0, &padded))?;
+                gpu.scoped(Failure::Internal, || {
+                    gpu.queue.write_buffer(target, 0, &padded)
+                })?;
             }
-            Content::Input { index, offset, length } => {
+            Content::Input {
+                index,
+                offset,
+                length,
+            } => {
                 fill_from(gpu, target, &inputs[position(*index)], *offset, *length)?;
             }
             Content::Zeroed => {}
@@ -251,12 +275,19 @@ fn fill_from(
         chunk[used..padded].fill(0);
         input
             .read_exact_at(&mut chunk[..used], offset + done)
-            .map_err(|error| Fault::new(Failure::InvalidSpec, format!("reading an input: {error}")))?;
-        gpu.scoped(Failure::Internal, || gpu.queue.write_buffer(target, done, &chunk[..padded]))?;
+            .map_err(|error| {
+                Fault::new(Failure::InvalidSpec, format!("reading an input: {error}"))
+            })?;
+        gpu.scoped(Failure::Internal, || {
+            gpu.queue.write_buffer(target, done, &chunk[..padded])
+        })?;
         done += bytes;
         if (done / CHUNK_BYTES).is_multiple_of(CHUNKS_MAX) {
             // Staging memory is freed only when its copy has run.
-            gpu.run(gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()))?;
+            gpu.run(
+                gpu.device
+                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
+            )?;
         }
     }
     Ok(())
@@ -324,8 +355,9 @@ fn run_slice(
     count: u32,
 ) -> Result<Duration, Fault> {
     let encoder = gpu.scoped(Failure::InvalidShader, || {
-        let mut encoder =
-            gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = gpu
+            .device
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         compute.set_pipeline(&step.pipeline);
         if let Some(group) = bound {
@@ -356,10 +388,14 @@ fn stop_if_cancelled(parent: &mut WorkerEnd) -> Result<(), Fault> {
         return Ok(());
     }
     match parent.receive()?.0 {
-        Request::Cancel => Err(Fault::new(Failure::Cancelled, "stopped between two dispatches")),
-        Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => {
-            Err(Fault::new(Failure::Internal, "an order came in the middle of an execution"))
-        }
+        Request::Cancel => Err(Fault::new(
+            Failure::Cancelled,
+            "stopped between two dispatches",
+        )),
+        Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => Err(Fault::new(
+            Failure::Internal,
+            "an order came in the middle of an execution",
+        )),
     }
 }
 
@@ -393,15 +429,19 @@ fn collect_chunk(
     let bytes = range.end - range.start;
     let lost = |reason: String| Fault::new(Failure::DeviceLost, reason);
     let mapped = gpu.scoped(Failure::Internal, || {
-        let mut encoder =
-            gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = gpu
+            .device
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(buffer, range.start, stage, 0, bytes);
         gpu.queue.submit([encoder.finish()]);
         stage.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
         gpu.device.poll(PollType::wait_indefinitely())
     })?;
     mapped.map_err(|error| lost(error.to_string()))?;
-    let view = stage.slice(..bytes).get_mapped_range().map_err(|error| lost(error.to_string()))?;
+    let view = stage
+        .slice(..bytes)
+        .get_mapped_range()
+        .map_err(|error| lost(error.to_string()))?;
     let written = file.write_all_at(&view, range.start);
     drop(view);
     stage.unmap();
@@ -410,7 +450,10 @@ fn collect_chunk(
 
 fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
 }
 
 fn micros(time: Duration) -> u64 {

@@ -53,18 +53,26 @@ fn check_pass(
         computes.filter(|(_, entry)| entry.stage == ShaderStage::Compute)
     };
     let Some((position, _)) = entries().find(|(_, entry)| entry.name == *pass.entry) else {
-        let names = entries().map(|(_, entry)| format!("`{}`", entry.name)).collect::<Vec<_>>();
+        let names = entries()
+            .map(|(_, entry)| format!("`{}`", entry.name))
+            .collect::<Vec<_>>();
         return Err(invalid(format!(
             "pass {index} runs `{}`, but the source's @compute functions are: {}",
             &*pass.entry,
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            },
         )));
     };
     check_constants(module, index, pass)?;
     let uses = info.get_entry_point(position);
     let mut used = Vec::new();
     for (handle, variable) in module.global_variables.iter() {
-        let Some(binding) = variable.binding.filter(|_| !uses[handle].is_empty()) else { continue };
+        let Some(binding) = variable.binding.filter(|_| !uses[handle].is_empty()) else {
+            continue;
+        };
         let shown = variable.name.as_deref().unwrap_or("a variable");
         let slot = usize::try_from(binding.binding).unwrap_or(usize::MAX);
         let Some(buffer) = pass.bindings.get(slot).filter(|_| binding.group == 0) else {
@@ -83,16 +91,17 @@ fn check_pass(
     Ok(used)
 }
 
-fn check_kind(
-    module: &Module,
-    variable: &naga::GlobalVariable,
-    shown: &str,
-) -> Result<(), Fault> {
+fn check_kind(module: &Module, variable: &naga::GlobalVariable, shown: &str) -> Result<(), Fault> {
     let bindable = matches!(
         variable.space,
         naga::AddressSpace::Storage { .. } | naga::AddressSpace::Uniform
     );
-    if bindable && !matches!(module.types[variable.ty].inner, naga::TypeInner::BindingArray { .. }) {
+    if bindable
+        && !matches!(
+            module.types[variable.ty].inner,
+            naga::TypeInner::BindingArray { .. }
+        )
+    {
         return Ok(());
     }
     Err(invalid(format!(
@@ -108,8 +117,13 @@ fn check_size(
     buffer: u32,
     shown: &str,
 ) -> Result<(), Fault> {
-    let least = module.types[variable.ty].inner.try_size(module.to_ctx()).map_or(0, u64::from);
-    let Some(buffer) = graph.buffer(buffer) else { return Ok(()) };
+    let least = module.types[variable.ty]
+        .inner
+        .try_size(module.to_ctx())
+        .map_or(0, u64::from);
+    let Some(buffer) = graph.buffer(buffer) else {
+        return Ok(());
+    };
     if buffer.size >= least {
         return Ok(());
     }
@@ -122,10 +136,13 @@ fn check_size(
 fn check_constants(module: &Module, index: usize, pass: &Pass) -> Result<(), Fault> {
     for constant in &pass.constants {
         let name = &*constant.name;
-        let known = module.overrides.iter().any(|(_, declared)| match declared.id {
-            Some(id) => id.to_string() == name,
-            None => declared.name.as_deref() == Some(name),
-        });
+        let known = module
+            .overrides
+            .iter()
+            .any(|(_, declared)| match declared.id {
+                Some(id) => id.to_string() == name,
+                None => declared.name.as_deref() == Some(name),
+            });
         if !known {
             return Err(invalid(format!(
                 "pass {index} sets the constant `{name}`, but the source declares no such `override` (one with an @id is set by its number)"

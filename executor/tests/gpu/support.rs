@@ -11,57 +11,68 @@ use suanli_executor::{
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes on a busy machine; no test waits for it.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub fn worker_path() -> PathBuf {
+pub(crate) fn worker_path() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_suanli-worker"))
 }
 
-pub fn program() -> WorkerProgram {
+pub(crate) fn program() -> WorkerProgram {
     WorkerProgram::find(Some(&worker_path())).unwrap()
 }
 
 /// A started executor, and the folder that its outputs go to.
-pub struct Bench {
-    pub executor: Executor,
-    pub events: mpsc::Receiver<ExecutionEvent>,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) executor: Executor,
+    pub(crate) events: mpsc::Receiver<ExecutionEvent>,
+    pub(crate) dir: tempfile::TempDir,
     next: u64,
 }
 
 /// How an execution ended.
 #[derive(Debug)]
-pub struct End {
-    pub pid: Option<u32>,
-    pub progress: Vec<(u64, u64)>,
-    pub result: Result<(Vec<OutputBlob>, Usage), (Failure, String)>,
+pub(crate) struct End {
+    pub(crate) pid: Option<u32>,
+    pub(crate) progress: Vec<(u64, u64)>,
+    pub(crate) result: Result<(Vec<OutputBlob>, Usage), (Failure, String)>,
 }
 
 impl End {
-    pub fn failure(&self) -> &Failure {
+    pub(crate) fn failure(&self) -> &Failure {
         &self.result.as_ref().unwrap_err().0
     }
 
-    pub fn detail(&self) -> &str {
+    pub(crate) fn detail(&self) -> &str {
         &self.result.as_ref().unwrap_err().1
     }
 
     /// The words of the first output.
-    pub fn words(&self) -> Vec<u32> {
+    pub(crate) fn words(&self) -> Vec<u32> {
         let (outputs, _) = self.result.as_ref().unwrap();
         let bytes = std::fs::read(&outputs[0].path).unwrap();
         assert_eq!(*blake3::hash(&bytes).as_bytes(), outputs[0].hash);
-        bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+        bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|word| u32::from_le_bytes(*word))
+            .collect()
     }
 }
 
 /// Starts an executor, or says that the test is skipped.
-pub async fn bench(config: ExecutorConfig) -> Option<Bench> {
-    let config = ExecutorConfig { worker: config.worker.or_else(|| Some(worker_path())), ..config };
+pub(crate) async fn bench(config: ExecutorConfig) -> Option<Bench> {
+    let config = ExecutorConfig {
+        worker: config.worker.or_else(|| Some(worker_path())),
+        ..config
+    };
     match Executor::start(config).await {
-        Ok((executor, events)) => {
-            Some(Bench { executor, events, dir: tempfile::tempdir().unwrap(), next: 0 })
-        }
+        Ok((executor, events)) => Some(Bench {
+            executor,
+            events,
+            dir: tempfile::tempdir().unwrap(),
+            next: 0,
+        }),
         Err(ExecutorError::NoAdapter(_)) => {
             println!("skipped: no Vulkan adapter");
             None
@@ -71,7 +82,7 @@ pub async fn bench(config: ExecutorConfig) -> Option<Bench> {
 }
 
 impl Bench {
-    pub fn request(&mut self, tenant: u8, graph: &Graph) -> ExecutionRequest {
+    pub(crate) fn request(&mut self, tenant: u8, graph: &Graph) -> ExecutionRequest {
         self.next += 1;
         ExecutionRequest {
             id: ExecutionId(self.next),
@@ -86,27 +97,34 @@ impl Bench {
         }
     }
 
-    pub async fn run(&mut self, request: ExecutionRequest) -> End {
+    pub(crate) async fn run(&mut self, request: ExecutionRequest) -> End {
         let id = request.id;
         self.executor.run(request).unwrap();
         self.end(id).await
     }
 
-    pub async fn run_graph(&mut self, tenant: u8, graph: &Graph) -> End {
+    pub(crate) async fn run_graph(&mut self, tenant: u8, graph: &Graph) -> End {
         let request = self.request(tenant, graph);
         self.run(request).await
     }
 
-    pub async fn next(&mut self) -> ExecutionEvent {
-        tokio::time::timeout(LONG, self.events.recv()).await.unwrap().unwrap()
+    pub(crate) async fn next(&mut self) -> ExecutionEvent {
+        tokio::time::timeout(LONG, self.events.recv())
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     /// Waits until this execution has a worker; that worker's process id.
-    pub async fn started(&mut self, wanted: ExecutionId) -> u32 {
+    pub(crate) async fn started(&mut self, wanted: ExecutionId) -> u32 {
         loop {
             match self.next().await {
                 ExecutionEvent::Started { id, worker_pid } if id == wanted => return worker_pid,
-                ExecutionEvent::Failed { id, failure, detail } if id == wanted => {
+                ExecutionEvent::Failed {
+                    id,
+                    failure,
+                    detail,
+                } if id == wanted => {
                     panic!("{failure}: {detail}")
                 }
                 _ => {}
@@ -114,19 +132,33 @@ impl Bench {
         }
     }
 
-    pub async fn end(&mut self, wanted: ExecutionId) -> End {
+    pub(crate) async fn end(&mut self, wanted: ExecutionId) -> End {
         let (mut pid, mut progress) = (None, Vec::new());
         loop {
             match self.next().await {
-                ExecutionEvent::Started { id, worker_pid } if id == wanted => pid = Some(worker_pid),
+                ExecutionEvent::Started { id, worker_pid } if id == wanted => {
+                    pid = Some(worker_pid)
+                }
                 ExecutionEvent::Progress { id, done, total } if id == wanted => {
                     progress.push((done, total));
                 }
                 ExecutionEvent::Finished { id, outputs, usage } if id == wanted => {
-                    return End { pid, progress, result: Ok((outputs, usage)) };
+                    return End {
+                        pid,
+                        progress,
+                        result: Ok((outputs, usage)),
+                    };
                 }
-                ExecutionEvent::Failed { id, failure, detail } if id == wanted => {
-                    return End { pid, progress, result: Err((failure, detail)) };
+                ExecutionEvent::Failed {
+                    id,
+                    failure,
+                    detail,
+                } if id == wanted => {
+                    return End {
+                        pid,
+                        progress,
+                        result: Err((failure, detail)),
+                    };
                 }
                 _ => {}
             }
@@ -134,20 +166,27 @@ impl Bench {
     }
 }
 
-pub fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Text::cut(text)
 }
 
-pub fn words(values: &[u32]) -> Content {
-    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+pub(crate) fn words(values: &[u32]) -> Content {
+    let bytes = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect::<Vec<_>>();
     Content::Inline(bytes.try_into().unwrap())
 }
 
-pub fn buffer(called: &str, size: u64, content: Content) -> Buffer {
-    Buffer { name: name(called), content, size }
+pub(crate) fn buffer(called: &str, size: u64, content: Content) -> Buffer {
+    Buffer {
+        name: name(called),
+        content,
+        size,
+    }
 }
 
-pub fn pass(entry: &str, bindings: &[u32], workgroups: u32) -> Pass {
+pub(crate) fn pass(entry: &str, bindings: &[u32], workgroups: u32) -> Pass {
     Pass {
         entry: name(entry),
         bindings: bindings.to_vec().try_into().unwrap(),
@@ -157,22 +196,30 @@ pub fn pass(entry: &str, bindings: &[u32], workgroups: u32) -> Pass {
     }
 }
 
-pub fn constant(called: &str, value: f64) -> Constant {
-    Constant { name: name(called), bits: value.to_bits() }
+pub(crate) fn constant(called: &str, value: f64) -> Constant {
+    Constant {
+        name: name(called),
+        bits: value.to_bits(),
+    }
 }
 
 /// A graph whose output is its buffer 0.
-pub fn graph(source: &str, buffers: Vec<Buffer>, passes: Vec<Pass>) -> Graph {
+pub(crate) fn graph(source: &str, buffers: Vec<Buffer>, passes: Vec<Pass>) -> Graph {
     Graph {
         source: source.to_owned().try_into().unwrap(),
         buffers: buffers.try_into().unwrap(),
         passes: passes.try_into().unwrap(),
-        outputs: vec![Output { buffer: 0, name: name("out") }].try_into().unwrap(),
+        outputs: vec![Output {
+            buffer: 0,
+            name: name("out"),
+        }]
+        .try_into()
+        .unwrap(),
     }
 }
 
 /// Writes one word and is done.
-pub fn noop() -> Graph {
+pub(crate) fn noop() -> Graph {
     graph(
         "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
          @compute @workgroup_size(1) fn main() { out[0] = 7u; }",
@@ -182,7 +229,7 @@ pub fn noop() -> Graph {
 }
 
 /// Never ends by itself: what it waits for stays zero.
-pub fn endless() -> Graph {
+pub(crate) fn endless() -> Graph {
     let mut graph = graph(
         "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
          @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) at: vec3u) {
@@ -199,7 +246,7 @@ pub fn endless() -> Graph {
     graph
 }
 
-pub fn file_with(bytes: &[u8]) -> InputSource {
+pub(crate) fn file_with(bytes: &[u8]) -> InputSource {
     use std::io::Write;
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
@@ -207,6 +254,6 @@ pub fn file_with(bytes: &[u8]) -> InputSource {
 }
 
 /// Whether a process is still there (a zombie counts).
-pub fn process_exists(pid: u32) -> bool {
+pub(crate) fn process_exists(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
 }

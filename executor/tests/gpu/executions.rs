@@ -1,22 +1,26 @@
 //! Executions on a real adapter: right results, progress, usage, typed ends.
 //! Each test is skipped, loudly, on a machine without an adapter.
 
-mod support;
-
 use std::time::Duration;
 
-use suanli_executor::{
-    ExecutorConfig, Failure, codec::List, limits::PASSES_MAX, spec::Content,
-};
-use support::{
+use suanli_executor::{ExecutorConfig, Failure, codec::List, limits::PASSES_MAX, spec::Content};
+
+use crate::support::{
     bench, buffer, constant, file_with, graph, name, noop, pass, process_exists, program, words,
 };
 
 #[tokio::test]
 async fn a_graph_over_inputs_matches_the_processor() {
-    let Some(mut bench) = bench(ExecutorConfig::default()).await else { return };
-    let values = (0..5000_u32).map(|i| i.wrapping_mul(2_654_435_761)).collect::<Vec<_>>();
-    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    let values = (0..5000_u32)
+        .map(|i| i.wrapping_mul(2_654_435_761))
+        .collect::<Vec<_>>();
+    let bytes = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect::<Vec<_>>();
     let graph = graph(
         "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
          @group(0) @binding(1) var<storage, read> data: array<u32>;
@@ -28,7 +32,15 @@ async fn a_graph_over_inputs_matches_the_processor() {
          }",
         vec![
             buffer("out", 19_996, Content::Zeroed),
-            buffer("data", 19_996, Content::Input { index: 0, offset: 4, length: 19_996 }),
+            buffer(
+                "data",
+                19_996,
+                Content::Input {
+                    index: 0,
+                    offset: 4,
+                    length: 19_996,
+                },
+            ),
             buffer("table", 16, words(&[1, 20, 300, 4000])),
         ],
         vec![pass("main", &[0, 1, 2], 79)],
@@ -37,7 +49,10 @@ async fn a_graph_over_inputs_matches_the_processor() {
     request.inputs = vec![file_with(&bytes)];
     let end = bench.run(request).await;
     let table = [1, 20, 300, 4000];
-    let expected = values[1..].iter().enumerate().map(|(i, value)| (value ^ table[i % 4]) % 1000);
+    let expected = values[1..]
+        .iter()
+        .enumerate()
+        .map(|(i, value)| (value ^ table[i % 4]) % 1000);
     assert_eq!(end.words(), expected.collect::<Vec<_>>());
     let (_, usage) = end.result.unwrap();
     assert!(usage.gpu_us > 0 && usage.gpu_us <= usage.wall_us && usage.gpu_ms() > 0);
@@ -45,7 +60,9 @@ async fn a_graph_over_inputs_matches_the_processor() {
 
 #[tokio::test]
 async fn passes_run_in_order_with_repeats_and_constants() {
-    let Some(mut bench) = bench(ExecutorConfig::default()).await else { return };
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
     let mut add = pass("add", &[0], 1);
     add.repeat = 300;
     add.constants = vec![constant("STEP", 3.0)].try_into().unwrap();
@@ -61,12 +78,18 @@ async fn passes_run_in_order_with_repeats_and_constants() {
     let end = bench.run_graph(1, &graph).await;
     assert_eq!(end.words(), [1800]);
     assert_eq!(end.progress.last(), Some(&(301, 301)));
-    assert!(end.progress.contains(&(300, 301)), "a frame for each pass: {:?}", end.progress);
+    assert!(
+        end.progress.contains(&(300, 301)),
+        "a frame for each pass: {:?}",
+        end.progress
+    );
 }
 
 #[tokio::test]
 async fn an_invalid_shader_is_shown_with_its_line() {
-    let Some(mut bench) = bench(ExecutorConfig::default()).await else { return };
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
     let mut broken = noop();
     broken.source = "@compute @workgroup_size(1)\nfn main() {\n  let x = 1u + 1f;\n}"
         .to_owned()
@@ -74,9 +97,17 @@ async fn an_invalid_shader_is_shown_with_its_line() {
         .unwrap();
     let end = bench.run_graph(1, &broken).await;
     assert_eq!(end.failure(), &Failure::InvalidShader);
-    assert!(end.detail().contains("wgsl:3") && end.detail().contains("1u + 1f"), "{}", end.detail());
+    assert!(
+        end.detail().contains("wgsl:3") && end.detail().contains("1u + 1f"),
+        "{}",
+        end.detail()
+    );
     let checked = program().check(&broken).await.unwrap_err().to_string();
-    assert_eq!(checked, end.detail(), "the client sees what the provider would say");
+    assert_eq!(
+        checked,
+        end.detail(),
+        "the client sees what the provider would say"
+    );
 }
 
 #[tokio::test]
@@ -93,11 +124,23 @@ async fn a_check_holds_passes_against_the_source() {
         List::<_, PASSES_MAX>::try_from(vec![changed]).unwrap()
     };
     let missing = with(&|pass| pass.entry = name("mian"));
-    assert!(check(&|graph| graph.passes = missing.clone()).await.contains("`main`"));
+    assert!(
+        check(&|graph| graph.passes = missing.clone())
+            .await
+            .contains("`main`")
+    );
     let unbound = with(&|pass| pass.bindings = List::default());
-    assert!(check(&|graph| graph.passes = unbound.clone()).await.contains("@binding(0)"));
+    assert!(
+        check(&|graph| graph.passes = unbound.clone())
+            .await
+            .contains("@binding(0)")
+    );
     let unknown = with(&|pass| pass.constants = vec![constant("N", 1.0)].try_into().unwrap());
-    assert!(check(&|graph| graph.passes = unknown.clone()).await.contains("`N`"));
+    assert!(
+        check(&|graph| graph.passes = unknown.clone())
+            .await
+            .contains("`N`")
+    );
     let large = noop().source.replace("array<u32>", "array<u32, 100>");
     let large = check(&|graph| graph.source = large.clone().try_into().unwrap()).await;
     assert!(large.contains("400 bytes"), "{large}");
@@ -105,7 +148,9 @@ async fn a_check_holds_passes_against_the_source() {
 
 #[tokio::test]
 async fn a_worker_serves_one_tenant_and_is_reused_by_it() {
-    let Some(mut bench) = bench(ExecutorConfig::default()).await else { return };
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
     let first = bench.run_graph(1, &noop()).await;
     let again = bench.run_graph(1, &noop()).await;
     let other = bench.run_graph(2, &noop()).await;
@@ -121,19 +166,32 @@ async fn a_worker_serves_one_tenant_and_is_reused_by_it() {
 
 #[tokio::test]
 async fn a_fresh_execution_shares_its_worker_with_nothing() {
-    let Some(mut bench) = bench(ExecutorConfig::default()).await else { return };
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
     let before = bench.run_graph(1, &noop()).await;
     let mut request = bench.request(1, &noop());
     request.fresh = true;
     let fresh = bench.run(request).await;
     assert_ne!(before.pid, fresh.pid);
-    assert!(!process_exists(fresh.pid.unwrap()) || bench.run_graph(2, &noop()).await.pid != fresh.pid);
+    let after = [
+        bench.run_graph(1, &noop()).await.pid,
+        bench.run_graph(2, &noop()).await.pid,
+    ];
+    assert_eq!(after[0], before.pid, "the tenant's own worker stayed");
+    assert!(!after.contains(&fresh.pid));
+    assert!(!process_exists(fresh.pid.unwrap()));
 }
 
 #[tokio::test]
 async fn an_idle_worker_ends_after_its_time() {
-    let config = ExecutorConfig { idle_max: Duration::from_millis(40), ..Default::default() };
-    let Some(mut bench) = bench(config).await else { return };
+    let config = ExecutorConfig {
+        idle_max: Duration::from_millis(40),
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
     let pid = bench.run_graph(1, &noop()).await.pid.unwrap();
     while process_exists(pid) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -143,10 +201,20 @@ async fn an_idle_worker_ends_after_its_time() {
 
 #[tokio::test]
 async fn more_executions_than_workers_wait_their_turn() {
-    let config = ExecutorConfig { pool_size: 1, ..Default::default() };
-    let Some(mut bench) = bench(config).await else { return };
-    let requests = (0..6).map(|tenant| bench.request(tenant, &noop())).collect::<Vec<_>>();
-    let ids = requests.iter().map(|request| request.id).collect::<Vec<_>>();
+    let config = ExecutorConfig {
+        pool_size: 1,
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let requests = (0..6)
+        .map(|tenant| bench.request(tenant, &noop()))
+        .collect::<Vec<_>>();
+    let ids = requests
+        .iter()
+        .map(|request| request.id)
+        .collect::<Vec<_>>();
     for request in requests {
         bench.executor.run(request).unwrap();
     }
@@ -154,40 +222,68 @@ async fn more_executions_than_workers_wait_their_turn() {
     for id in ids {
         pids.insert(bench.end(id).await.pid.unwrap());
     }
-    assert_eq!(pids.len(), 6, "six tenants, six workers, one after the other");
+    assert_eq!(
+        pids.len(),
+        6,
+        "six tenants, six workers, one after the other"
+    );
 }
 
 #[tokio::test]
 async fn outputs_of_several_buffers_come_in_order() {
-    let Some(mut bench) = bench(ExecutorConfig::default()).await else { return };
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
     let mut graph = graph(
         "@group(0) @binding(0) var<storage, read_write> a: array<u32>;
          @group(0) @binding(1) var<storage, read_write> b: array<u32>;
          @compute @workgroup_size(1) fn main() { a[0] = 1u; b[5] = 2u; }",
-        vec![buffer("a", 4, Content::Zeroed), buffer("b", 24, Content::Zeroed)],
+        vec![
+            buffer("a", 4, Content::Zeroed),
+            buffer("b", 24, Content::Zeroed),
+        ],
         vec![pass("main", &[0, 1], 1)],
     );
-    let output = |buffer, text| suanli_executor::spec::Output { buffer, name: name(text) };
-    graph.outputs = vec![output(1, "second"), output(0, "first")].try_into().unwrap();
+    let output = |buffer, text| suanli_executor::spec::Output {
+        buffer,
+        name: name(text),
+    };
+    graph.outputs = vec![output(1, "second"), output(0, "first")]
+        .try_into()
+        .unwrap();
     let (outputs, _) = bench.run_graph(1, &graph).await.result.unwrap();
-    let seen = outputs.iter().map(|output| (&*output.name, output.bytes)).collect::<Vec<_>>();
+    let seen = outputs
+        .iter()
+        .map(|output| (&*output.name, output.bytes))
+        .collect::<Vec<_>>();
     assert_eq!(seen, [("second", 24), ("first", 4)]);
-    assert_eq!(std::fs::read(&outputs[0].path).unwrap()[20..], 2_u32.to_le_bytes());
+    assert_eq!(
+        std::fs::read(&outputs[0].path).unwrap()[20..],
+        2_u32.to_le_bytes()
+    );
 }
 
 #[tokio::test]
 async fn the_adapter_is_measured_by_a_kernel_that_proves_itself() {
-    let Some(bench) = bench(ExecutorConfig::default()).await else { return };
+    let Some(bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
     let measured = program().measure(bench.executor.adapter()).await.unwrap();
     assert_eq!(&measured.adapter, bench.executor.adapter());
     assert!(measured.fp32_flops > 1_000_000, "{measured:?}");
-    println!("{} GFLOP/s in {} ms", measured.fp32_flops / 1_000_000_000, measured.took_us / 1000);
+    println!(
+        "{} GFLOP/s in {} ms",
+        measured.fp32_flops / 1_000_000_000,
+        measured.took_us / 1000
+    );
 }
 
 /// Reported, not asserted: what an execution costs beyond its device time.
 #[tokio::test]
 async fn warm_overhead_is_reported() {
-    let Some(mut bench) = bench(ExecutorConfig::default()).await else { return };
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
     let mut beyond = Vec::new();
     let (mut gpu, mut worker) = (Vec::new(), Vec::new());
     for _ in 0..200 {
