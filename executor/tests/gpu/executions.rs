@@ -304,3 +304,45 @@ async fn warm_overhead_is_reported() {
         beyond[100], beyond[198], gpu[100], worker[100]
     );
 }
+
+#[tokio::test]
+async fn large_inputs_and_outputs_go_in_pieces() {
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    // More than two of the worker's chunks, and no whole number of words.
+    let bytes = (0..20_971_523_u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]);
+    let bytes = bytes.collect::<Vec<_>>();
+    let length = u64::try_from(bytes.len()).unwrap();
+    let size = length.next_multiple_of(4);
+    let data = Content::Input {
+        index: 0,
+        offset: 0,
+        length,
+    };
+    let graph = graph(
+        "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+         @group(0) @binding(1) var<storage, read> data: array<u32>;
+         @group(0) @binding(2) var<uniform> mask: vec4u;
+         @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) at: vec3u) {
+             for (var i = at.x; i < arrayLength(&data); i += 64u * 1024u) { out[i] = data[i] ^ mask.y; }
+         }",
+        vec![
+            buffer("out", size, Content::Zeroed),
+            buffer("data", size, data),
+            buffer("mask", 16, words(&[0, u32::MAX, 0, 0])),
+        ],
+        vec![pass("main", &[0, 1, 2], 1024)],
+    );
+    let mut request = bench.request(1, &graph);
+    request.inputs = vec![file_with(&bytes)];
+    let (outputs, _) = bench.run(request).await.result.unwrap();
+    let read = std::fs::read(&outputs[0].path).unwrap();
+    assert!(
+        read[..bytes.len()]
+            .iter()
+            .zip(&bytes)
+            .all(|(out, data)| *out == !data)
+    );
+    assert_eq!(&read[bytes.len()..], [0xff], "the padding was zero");
+}

@@ -11,6 +11,8 @@ use std::{
 
 use suanli_executor::{
     CheckError, ExecutorConfig, ExecutorError, Failure,
+    codec::{self, Text},
+    ipc::Reply,
     spec::{Content, Graph},
 };
 
@@ -410,6 +412,108 @@ async fn abuse_22_a_lying_worker_is_refused_by_its_first_frame() {
         );
         assert!(end.pid.is_none() && began.elapsed() < LONG);
     }
+}
+
+/// The words of a worker that opens its device and then says this.
+async fn said_after_ready(dir: &tempfile::TempDir, then: &[Reply]) -> Option<PathBuf> {
+    let (adapters, confinement) = program().probe().await.unwrap();
+    let Some(adapter) = adapters.into_iter().next() else {
+        println!("skipped: no Vulkan adapter");
+        return None;
+    };
+    let ready = Reply::Ready {
+        adapter,
+        confinement,
+    };
+    let mut bytes = Vec::new();
+    for reply in std::iter::once(&ready).chain(then) {
+        let frame = codec::encode(reply).unwrap();
+        bytes.extend_from_slice(&u32::try_from(frame.len()).unwrap().to_le_bytes());
+        bytes.extend_from_slice(&frame);
+    }
+    let words = dir.path().join("words");
+    std::fs::write(&words, bytes).unwrap();
+    Some(lying_worker(
+        dir,
+        &format!("/bin/cat {} >&0", words.display()),
+    ))
+}
+
+#[tokio::test]
+async fn abuse_42_the_third_lost_device_quarantines_the_adapter() {
+    let dir = tempfile::tempdir().unwrap();
+    let lost = Reply::Failed {
+        failure: Failure::DeviceLost,
+        detail: Text::cut("gone"),
+    };
+    let Some(worker) = said_after_ready(&dir, &[lost]).await else {
+        return;
+    };
+    let config = ExecutorConfig {
+        worker: Some(worker),
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    for _ in 0..3 {
+        assert_eq!(
+            bench.run_graph(1, &noop()).await.failure(),
+            &Failure::DeviceLost
+        );
+    }
+    let end = bench.run_graph(1, &noop()).await;
+    assert_eq!(end.failure(), &Failure::AdapterQuarantined);
+    assert!(end.detail().contains("restart"), "{}", end.detail());
+}
+
+#[tokio::test]
+async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
+    let dir = tempfile::tempdir().unwrap();
+    let claims = [
+        Reply::Progress {
+            done: u64::MAX,
+            total: 1,
+        },
+        Reply::Finished {
+            gpu_us: u64::MAX,
+            cpu_us: 0,
+        },
+    ];
+    let Some(worker) = said_after_ready(&dir, &claims).await else {
+        return;
+    };
+    let config = ExecutorConfig {
+        worker: Some(worker),
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let end = bench.run_graph(1, &noop()).await;
+    assert_eq!(end.progress, [(1, 1)]);
+    // It wrote nothing, and could not have made the output another size.
+    assert_eq!(end.words(), [0]);
+    let (_, usage) = end.result.unwrap();
+    assert!(usage.gpu_us <= usage.wall_us);
+}
+
+#[tokio::test]
+async fn a_word_out_of_place_ends_the_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(worker) = said_after_ready(&dir, &[Reply::Checked]).await else {
+        return;
+    };
+    let config = ExecutorConfig {
+        worker: Some(worker),
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let end = bench.run_graph(1, &noop()).await;
+    assert_eq!(end.failure(), &Failure::WorkerCrashed);
+    assert!(!process_exists(end.pid.unwrap()));
 }
 
 #[tokio::test]

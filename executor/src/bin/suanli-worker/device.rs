@@ -39,6 +39,8 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) limits: Limits,
     pub(crate) programs: ProgramCache,
+    /// Through which outputs are read back.
+    pub(crate) stage: Option<wgpu::Buffer>,
     lost: Arc<AtomicBool>,
     uncaught: Arc<AtomicBool>,
 }
@@ -92,6 +94,7 @@ impl Gpu {
             queue,
             limits,
             programs,
+            stage: None,
             lost,
             uncaught,
         })

@@ -24,8 +24,8 @@ const INVOCATIONS_PER_GROUP: u32 = 64;
 const OPERATIONS_PER_GROUP: u64 = 64 * 1024 * 8 * 4 * 2;
 /// The counted run takes about this long.
 const TARGET: Duration = Duration::from_millis(300);
-/// Trial runs grow until they take this long.
-const TRIAL: Duration = Duration::from_millis(30);
+/// A short run says little about a long one: the work grows in steps.
+const GROWTH_MAX: u32 = 16;
 const GROUPS_MAX: u32 = 65_535;
 const GROUPS_FIRST: u32 = 16;
 const REPEATS_MAX: u32 = 256;
@@ -56,17 +56,17 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 pub(crate) fn measure(gpu: &Gpu) -> Result<Measurement, Fault> {
     let bench = Bench::new(gpu)?;
     let (mut groups, mut repeats) = (GROUPS_FIRST, 1);
+    // The first run compiles.
+    bench.run(groups, repeats)?;
     let mut took = bench.run(groups, repeats)?;
-    while took < TRIAL && repeats < REPEATS_MAX {
-        (groups, repeats) = grown(groups, repeats, 4);
+    while took < TARGET / 2 && repeats < REPEATS_MAX {
+        let wanted = TARGET.as_micros() / took.as_micros().max(1);
+        let factor = u32::try_from(wanted)
+            .unwrap_or(u32::MAX)
+            .clamp(2, GROWTH_MAX);
+        (groups, repeats) = grown(groups, repeats, factor);
         took = bench.run(groups, repeats)?;
     }
-    let wanted = TARGET.as_micros() / took.as_micros().max(1);
-    let factor = u32::try_from(wanted)
-        .unwrap_or(u32::MAX)
-        .clamp(1, REPEATS_MAX);
-    (groups, repeats) = grown(groups, repeats, factor);
-    took = bench.run(groups, repeats)?;
     bench.prove()?;
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
     let operations = u128::from(OPERATIONS_PER_GROUP) * u128::from(groups) * u128::from(repeats);

@@ -80,14 +80,17 @@ pub(crate) fn execute(
     let (inputs, outputs) = files(&order, order_count(&graph), order.descriptors.len())
         .map(|split| split_files(order.descriptors, split))?;
     admit(&graph, gpu, order.memory_max)?;
-    parent.send(&Reply::Stage(Stage::Compiling))?;
-    let program = compile(gpu, &graph)?;
-    parent.send(&Reply::Stage(Stage::Loading))?;
+    let program = compile(gpu, &graph, parent)?;
+    if !inputs.is_empty() {
+        parent.send(&Reply::Stage(Stage::Loading))?;
+    }
     let buffers = allocate(gpu, &graph)?;
     fill(gpu, &graph, &buffers, &inputs)?;
     parent.send(&Reply::Stage(Stage::Running))?;
     let busy = dispatch(gpu, &graph, &program, &buffers, parent)?;
-    parent.send(&Reply::Stage(Stage::Collecting))?;
+    if graph.output_bytes() > CHUNK_BYTES {
+        parent.send(&Reply::Stage(Stage::Collecting))?;
+    }
     for (output, file) in graph.outputs.iter().zip(&outputs) {
         collect(gpu, &buffers.0[position(output.buffer)], file)?;
     }
@@ -158,7 +161,7 @@ fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-fn compile(gpu: &mut Gpu, graph: &Graph) -> Result<Program, Fault> {
+fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<Program, Fault> {
     let internal = |error: codec::CodecError| Fault::new(Failure::Internal, error.to_string());
     let mut hasher = blake3::Hasher::new();
     hasher.update(&codec::encode(&graph.passes).map_err(internal)?);
@@ -170,6 +173,7 @@ fn compile(gpu: &mut Gpu, graph: &Graph) -> Result<Program, Fault> {
         }
         return Ok(gpu.programs.0[0].1.clone());
     }
+    parent.send(&Reply::Stage(Stage::Compiling))?;
     // A cached program passed this check with buffers of other sizes; the
     // device checks those again when they are bound.
     let checked = shader::check(graph)?;
@@ -400,22 +404,26 @@ fn stop_if_cancelled(parent: &mut WorkerEnd) -> Result<(), Fault> {
 }
 
 /// Copies a buffer into a file of just its size.
-fn collect(gpu: &Gpu, buffer: &wgpu::Buffer, file: &File) -> Result<(), Fault> {
-    let stage = gpu.scoped(Failure::OutOfMemory, || {
-        gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: CHUNK_BYTES.min(buffer.size()),
-            usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
-    })?;
-    let stage = Buffers(vec![stage]);
+fn collect(gpu: &mut Gpu, buffer: &wgpu::Buffer, file: &File) -> Result<(), Fault> {
+    let stage = match gpu.stage.take() {
+        Some(stage) => stage,
+        None => gpu.scoped(Failure::OutOfMemory, || {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: CHUNK_BYTES,
+                usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?,
+    };
     let mut done = 0;
     while done < buffer.size() {
         let bytes = CHUNK_BYTES.min(buffer.size() - done);
-        collect_chunk(gpu, buffer, &stage.0[0], done..done + bytes, file)?;
+        collect_chunk(gpu, buffer, &stage, done..done + bytes, file)?;
         done += bytes;
     }
+    // Kept for the tenant's next outputs: making one costs more than using it.
+    gpu.stage = Some(stage);
     Ok(())
 }
 
