@@ -6,6 +6,7 @@ use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -15,9 +16,11 @@ use suanli_executor::{
     ipc::Reply,
     spec::{Content, Graph},
 };
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
-    LONG, bench, buffer, endless, graph, noop, pass, process_exists, program, words, worker_path,
+    LONG, bench, buffer, endless, graph, huge_dispatch, noop, pass, process_exists, program, words,
+    worker_path,
 };
 
 /// Short for a person, long for a machine that is busy with other tests.
@@ -51,11 +54,7 @@ async fn abuse_38_a_huge_dispatch_is_killed_inside() {
     let Some(mut bench) = bench(ExecutorConfig::default()).await else {
         return;
     };
-    let mut huge = endless();
-    let mut pass = huge.passes[0].clone();
-    pass.workgroups = [65_535, 65_535, 1];
-    huge.passes = vec![pass].try_into().unwrap();
-    let mut request = bench.request(1, &huge);
+    let mut request = bench.request(1, &huge_dispatch());
     request.run_limit = SHORT;
     let end = bench.run(request).await;
     assert_eq!(end.failure(), &Failure::DeadlineExceeded);
@@ -544,4 +543,65 @@ async fn bytes_that_are_no_graph_are_refused() {
         Failure::InvalidSpec
     );
     assert!(Graph::decode(&[good, vec![0]].concat()).is_err());
+}
+
+/// The parent is this test again, as a process of its own that holds a busy
+/// worker and is killed.
+#[tokio::test]
+async fn abuse_44_workers_die_with_a_killed_parent() {
+    const ROLE: &str = "SUANLI_TEST_PARENT";
+    if std::env::var_os(ROLE).is_some() {
+        return hold_a_worker().await;
+    }
+    let mut parent = tokio::process::Command::new(std::env::current_exe().unwrap());
+    parent
+        .args([
+            "--exact",
+            "hostile::abuse_44_workers_die_with_a_killed_parent",
+            "--nocapture",
+        ])
+        .env(ROLE, "1")
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut parent = parent.spawn().unwrap();
+    let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines();
+    let worker = loop {
+        let Some(line) = lines.next_line().await.unwrap() else {
+            println!("skipped: no Vulkan adapter");
+            return;
+        };
+        if let Some(pid) = line.strip_prefix("worker ") {
+            break pid.parse::<u32>().unwrap();
+        }
+    };
+    assert!(process_exists(worker));
+    parent.kill().await.unwrap();
+    // Orphans are reaped by whoever adopts them, in its own time.
+    while is_running(worker) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn hold_a_worker() {
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    // In one dispatch the worker hears nothing, so only the kernel can end it.
+    let request = bench.request(1, &huge_dispatch());
+    let id = request.id;
+    bench.executor.run(request).unwrap();
+    let worker = bench.started(id).await;
+    bench.progressed(id).await;
+    println!("\nworker {worker}");
+    bench.end(id).await;
+}
+
+/// Whether a process runs; one that only waits to be reaped does not.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().next());
+    !matches!(state, None | Some("Z" | "X"))
 }

@@ -115,6 +115,19 @@ impl Bench {
             .unwrap()
     }
 
+    /// Waits until the first dispatch of this execution is done.
+    pub(crate) async fn progressed(&mut self, wanted: ExecutionId) {
+        loop {
+            match self.next().await {
+                ExecutionEvent::Progress { id, .. } if id == wanted => return,
+                ExecutionEvent::Failed {
+                    failure, detail, ..
+                } => panic!("{failure}: {detail}"),
+                _ => {}
+            }
+        }
+    }
+
     /// Waits until this execution has a worker; that worker's process id.
     pub(crate) async fn started(&mut self, wanted: ExecutionId) -> u32 {
         loop {
@@ -244,6 +257,18 @@ pub(crate) fn endless() -> Graph {
     endless.repeat = 1_000_000;
     graph.passes = vec![endless].try_into().unwrap();
     graph
+}
+
+/// A short pass, then hours of work in a single dispatch, which nothing
+/// interrupts.
+pub(crate) fn huge_dispatch() -> Graph {
+    let mut huge = endless();
+    let mut short = huge.passes[0].clone();
+    short.repeat = 1;
+    let mut long = short.clone();
+    (short.workgroups, long.workgroups) = ([1, 1, 1], [65_535, 65_535, 1]);
+    huge.passes = vec![short, long].try_into().unwrap();
+    huge
 }
 
 pub(crate) fn file_with(bytes: &[u8]) -> InputSource {
