@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use suanli_protocol::{
+    envelope::Verified,
     ids::{AccountId, ChannelId, JobId, PeerId},
     message::Decline,
     offer::Offer,
-    envelope::Verified,
     peer::{ChannelView, JobView, WorkView},
     rank::Plan,
     record::JobOrder,
@@ -186,8 +186,14 @@ impl NodeHandle {
     ///
     /// # Errors
     /// [`Gone`].
-    pub async fn settle(&self, channel: ChannelId, amount: Amount, reference: String) -> Result<bool, Gone> {
-        self.ask(|reply| Ask::Settle(channel, amount, reference, reply)).await
+    pub async fn settle(
+        &self,
+        channel: ChannelId,
+        amount: Amount,
+        reference: String,
+    ) -> Result<bool, Gone> {
+        self.ask(|reply| Ask::Settle(channel, amount, reference, reply))
+            .await
     }
 
     /// The connected peers.
@@ -223,7 +229,15 @@ pub fn decline_words(decline: &Decline) -> (String, String) {
     let Decline { reason, need, have } = decline;
     let sentence = match (*need, *have) {
         (0, 0) => reason.sentence().to_owned(),
-        (need, have) if matches!(*reason, Reason::OVER_BUDGET | Reason::CREDIT_EXHAUSTED | Reason::STRANGERS_EXHAUSTED | Reason::COUNTER_REFUSED) => {
+        (need, have)
+            if matches!(
+                *reason,
+                Reason::OVER_BUDGET
+                    | Reason::CREDIT_EXHAUSTED
+                    | Reason::STRANGERS_EXHAUSTED
+                    | Reason::COUNTER_REFUSED
+            ) =>
+        {
             let (need, have) = (Amount::from_micros(need), Amount::from_micros(have));
             format!("{} (needs {need}, there is {have})", reason.sentence())
         }
