@@ -953,11 +953,13 @@ impl Buyer {
                 Some(inline) => core.output(Output::Store {
                     blob: blob.blob,
                     bytes: inline.bytes.to_vec(),
+                    durable: true,
                 }),
                 None if missing.insert(blob.blob) => core.output(Output::Fetch {
                     agreement: active.deal.id(),
                     from: active.deal.provider(),
                     blob,
+                    durable: true,
                 }),
                 None => {}
             }
@@ -1027,6 +1029,7 @@ impl Buyer {
                 agreement: active.deal.id(),
                 from: active.deal.provider(),
                 blob: output.blob,
+                durable: true,
             });
         }
     }

@@ -710,6 +710,7 @@ impl Seller {
                     lsn,
                     Output::Store {
                         blob: inline.blob,
+                        durable: false,
                         bytes: inline.bytes.into_vec(),
                     },
                 );
@@ -726,6 +727,7 @@ impl Seller {
                         agreement: id,
                         from,
                         blob,
+                        durable: false,
                     },
                 );
             }
@@ -768,6 +770,7 @@ impl Seller {
                     agreement: id,
                     from,
                     blob,
+                    durable: false,
                 });
             }
             return;
