@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod driver;
 pub mod handle;
 pub mod store;
 pub mod transport;

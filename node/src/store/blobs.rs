@@ -157,6 +157,71 @@ impl Blobs {
         Ok(hash)
     }
 
+    /// Takes over a file whose every byte the caller has verified, on the same
+    /// file system: it is renamed. Synced first where it must survive a crash.
+    pub fn adopt(
+        &self,
+        path: &Path,
+        hash: Hash,
+        durable: bool,
+        until: Option<WallMs>,
+    ) -> Result<(), BlobError> {
+        if self.has(&hash) {
+            fs::remove_file(path)?;
+            return self.keep_until(hash, until);
+        }
+        let file = File::open(path)?;
+        let reserved = self.reserve(file.metadata()?.len())?;
+        let to = self.path(&hash);
+        if let Some(dir) = to.parent() {
+            create_private_dir(dir)?;
+        }
+        if durable {
+            let partial = Partial {
+                file: private_file().open(path)?,
+                path: Some(path.to_path_buf()),
+            };
+            return self.settle(partial, reserved, hash, until);
+        }
+        fs::rename(path, &to)?;
+        reserved.keep();
+        self.keep_until(hash, until)
+    }
+
+    /// Stores bytes that need not survive a crash, without waiting for the disk.
+    pub fn put_volatile(&self, bytes: &[u8]) -> Result<Hash, BlobError> {
+        let hash = blake3::hash(bytes);
+        match self.begin(hash, bytes.len() as u64) {
+            Ok(mut incoming) => {
+                incoming.file_mut().write_all(bytes)?;
+                let to = self.path(&hash);
+                let Incoming {
+                    partial, reserved, ..
+                } = incoming;
+                partial.rename(&to)?;
+                reserved.keep();
+                Ok(hash)
+            }
+            Err(BlobError::Present) => Ok(hash),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes everything: for blobs that are only a cache.
+    pub fn clear(&self) -> Result<(), BlobError> {
+        for path in self.files()? {
+            if let Some(hash) = hash_of(&path) {
+                self.remove(&hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a blob's bytes are, if it is here.
+    pub fn file_of(&self, hash: &Hash) -> Option<PathBuf> {
+        Some(self.path(hash)).filter(|path| path.is_file())
+    }
+
     /// Stores a copy of a file, hashing it on the way.
     pub fn import_file(
         &self,
