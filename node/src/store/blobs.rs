@@ -257,9 +257,7 @@ impl Blobs {
         }
         let reserved = self.reserve(size)?;
         let path = self.path(&hash);
-        if let Some(dir) = path.parent() {
-            create_private_dir(dir)?;
-        }
+        self.make_folder_of(&path)?;
         let partial = Partial::create(path.with_extension(PARTIAL))?;
         if size > 0 {
             match fallocate(&partial.file, FallocateFlags::empty(), 0, size) {
@@ -374,8 +372,11 @@ impl Blobs {
         let now = FileTimes::new().set_modified(SystemTime::now());
         partial.file.set_times(now)?;
         partial.file.sync_all()?;
-        self.keep_until_in(hash, until)?;
         let path = self.path(&hash);
+        self.make_folder_of(&path)?;
+        // The time is there before the blob is, so that no crash leaves a blob
+        // with less retention than was promised.
+        self.keep_until(hash, until)?;
         if path.is_file() {
             return Ok(());
         }
@@ -387,15 +388,13 @@ impl Blobs {
         Ok(())
     }
 
-    /// The time is there before the blob is, so that no crash leaves a blob
-    /// with less retention than was promised.
-    fn keep_until_in(&self, hash: Hash, until: Option<WallMs>) -> Result<(), BlobError> {
-        let path = self.path(&hash);
+    /// Makes the folder in which `path` lies, durably.
+    fn make_folder_of(&self, path: &Path) -> io::Result<()> {
         if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
             create_private_dir(dir)?;
             sync_dir(&self.shared.dir)?;
         }
-        self.keep_until(hash, until)
+        Ok(())
     }
 
     fn reserve(&self, size: u64) -> Result<Reserved, BlobError> {
