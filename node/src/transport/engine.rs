@@ -238,22 +238,33 @@ impl Engine {
     fn on_tick(&mut self) {
         let behaviours = self.swarm.behaviour_mut();
         behaviours.gate.sweep();
-        let handshake = self.config.limits.handshake;
-        let silent: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| !peer.announced)
-            .filter(|(_, peer)| {
-                let first = peer.connections.first();
-                first.is_some_and(|first| first.opened.elapsed() > handshake)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for peer in silent {
-            tracing::debug!(%peer, "a peer did not identify itself in time");
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
+        self.close_silent();
         self.dial_bootstrap();
+    }
+
+    /// Closes connections on which no ping was answered, and those of peers that do not identify
+    /// themselves. libp2p's ping swallows its first failure and takes twice our time to report
+    /// the second, so the engine goes by the successes.
+    fn close_silent(&mut self) {
+        let now = Instant::now();
+        // While the driver does not listen, answers wait unread: that is not the peers' silence.
+        let deaf = !self.backlog.is_empty();
+        let limits = &self.config.limits;
+        let silence_max = limits.ping_interval + limits.ping_timeout;
+        for (id, peer) in &mut self.peers {
+            for connection in &mut peer.connections {
+                if deaf {
+                    connection.heard = now;
+                    continue;
+                }
+                let silent = now - connection.heard > silence_max;
+                let unnamed = !peer.announced && now - connection.opened > limits.handshake;
+                if silent || unnamed {
+                    tracing::debug!(peer = %id, silent, unnamed, "closing a connection");
+                    self.swarm.close_connection(connection.id);
+                }
+            }
+        }
     }
 
     fn dial_bootstrap(&mut self) {
@@ -752,6 +763,7 @@ impl Engine {
             address,
             inbound,
             opened: Instant::now(),
+            heard: Instant::now(),
             rtt: None,
         });
     }
@@ -853,7 +865,7 @@ impl Engine {
                 self.identified(peer_id, info);
             }
             NetworkEvent::Identify(_) => {}
-            NetworkEvent::Ping(event) => self.pinged(event),
+            NetworkEvent::Ping(event) => self.pinged(&event),
             NetworkEvent::Gossip(gossipsub::Event::Message {
                 propagation_source,
                 message_id,
@@ -900,25 +912,17 @@ impl Engine {
         self.open_fetches(&id);
     }
 
-    fn pinged(&mut self, event: ping::Event) {
-        match event.result {
-            Ok(rtt) => {
-                let peer = self.peers.get_mut(&event.peer);
-                let connection = peer
-                    .into_iter()
-                    .flat_map(|peer| &mut peer.connections)
-                    .find(|open| open.id == event.connection);
-                if let Some(connection) = connection {
-                    connection.rtt = Some(rtt);
-                }
-            }
-            // Every node of a network speaks ping: without it nobody could tell who is alive.
-            Err(ping::Failure::Timeout | ping::Failure::Unsupported) => {
-                tracing::debug!(peer = %event.peer, "a peer does not answer pings");
-                self.swarm.close_connection(event.connection);
-            }
-            // Ping tries again by itself.
-            Err(ping::Failure::Other { .. }) => {}
+    fn pinged(&mut self, event: &ping::Event) {
+        // A failure needs no answer: what counts is how long there was no success.
+        let Ok(rtt) = event.result else { return };
+        let peer = self.peers.get_mut(&event.peer);
+        let connection = peer
+            .into_iter()
+            .flat_map(|peer| &mut peer.connections)
+            .find(|open| open.id == event.connection);
+        if let Some(connection) = connection {
+            connection.rtt = Some(rtt);
+            connection.heard = Instant::now();
         }
     }
 

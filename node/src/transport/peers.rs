@@ -58,6 +58,8 @@ pub(super) struct Connection {
     pub(super) address: Multiaddr,
     pub(super) inbound: bool,
     pub(super) opened: Instant,
+    /// When the last ping was answered.
+    pub(super) heard: Instant,
     pub(super) rtt: Option<Duration>,
 }
 
