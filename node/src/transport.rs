@@ -187,7 +187,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// All of them, in the order of [`Channel::index`].
+    /// All of them.
     pub const ALL: [Self; 4] = [Self::Negotiate, Self::Exec, Self::Settle, Self::Book];
 
     /// Its name in the protocol's.
@@ -535,6 +535,8 @@ pub struct PeerStatus {
     pub since: SystemTime,
     /// The last ping's round trip.
     pub rtt: Option<Duration>,
+    /// Its standing in gossip: rejected messages lower it, and far below zero it is not heard.
+    pub gossip_score: Option<f64>,
     /// What it says it is: printable ASCII, at most 64 characters.
     pub agent: String,
 }

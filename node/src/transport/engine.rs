@@ -201,7 +201,9 @@ impl Engine {
             while writers > 0 || !beaten {
                 tokio::select! {
                     Some(report) = self.reports.recv() => {
-                        writers -= usize::from(matches!(report, Report::WriterEnded { .. }));
+                        let ended = usize::from(matches!(report, Report::WriterEnded { .. }));
+                        // One whose connection closed before is not among those counted.
+                        writers = writers.saturating_sub(ended);
                     }
                     _ = self.swarm.select_next_some() => {}
                     () = &mut beat, if !beaten => beaten = true,
@@ -322,10 +324,17 @@ impl Engine {
             TransportCommand::FetchBlob(wanted) => self.start_fetch(wanted),
             TransportCommand::CancelFetch { id } => self.cancel_fetch(id),
             TransportCommand::Peers { reply } => {
-                let list: Vec<PeerStatus> = self.peers.values().filter_map(Peer::status).collect();
-                let _ = reply.send(list);
+                let _ = reply.send(self.peer_list());
             }
         }
+    }
+
+    fn peer_list(&self) -> Vec<PeerStatus> {
+        let gossip = &self.swarm.behaviour().gossip;
+        self.peers
+            .iter()
+            .filter_map(|(id, peer)| peer.status(gossip.peer_score(id)))
+            .collect()
     }
 
     fn send(&mut self, to: PeerKey, channel: Channel, bytes: Vec<u8>) -> Result<(), SendFailure> {

@@ -171,7 +171,7 @@ impl Peer {
         due
     }
 
-    pub(super) fn status(&self) -> Option<PeerStatus> {
+    pub(super) fn status(&self, gossip_score: Option<f64>) -> Option<PeerStatus> {
         let oldest = self.connections.first().filter(|_| self.announced)?;
         Some(PeerStatus {
             peer: self.key,
@@ -180,6 +180,7 @@ impl Peer {
             connections: self.connections.len(),
             since: self.since,
             rtt: self.connections.iter().filter_map(|c| c.rtt).min(),
+            gossip_score,
             agent: self.agent.clone(),
         })
     }

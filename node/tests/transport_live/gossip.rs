@@ -101,3 +101,38 @@ async fn an_oversized_message_is_not_published() {
     publish(&mut one, &[1; 8 << 10]).await;
     assert_eq!(gossip(&mut two).await.2.len(), 8 << 10);
 }
+
+/// Polls the node's list until the neighbour's score is as wanted.
+async fn wait_for_score(node: &Node, is_as_wanted: impl Fn(f64) -> bool) {
+    let waiting = async {
+        loop {
+            let (reply, list) = tokio::sync::oneshot::channel();
+            node.command(TransportCommand::Peers { reply }).await;
+            let score = list.await.unwrap()[0].gossip_score;
+            if score.is_some_and(&is_as_wanted) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::PATIENCE, waiting)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abuse_13_rejects_cost_the_forwarder_its_score_and_ignores_do_not() {
+    let (mut forwarder, mut judge_node) = crate::pair(TCP).await;
+    for (verdict, is_as_wanted) in [
+        (Verdict::Ignore, (|score| score >= 0.0) as fn(f64) -> bool),
+        (Verdict::Reject, |score| score < -80.0),
+    ] {
+        for number in 0..3_u8 {
+            let message = [number, u8::from(verdict == Verdict::Reject)];
+            publish(&mut forwarder, &message).await;
+            let (id, from, _) = gossip(&mut judge_node).await;
+            judge(&judge_node, id, from, verdict).await;
+        }
+        wait_for_score(&judge_node, is_as_wanted).await;
+    }
+}
