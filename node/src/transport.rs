@@ -41,6 +41,7 @@ use std::{
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use zeroize::Zeroize;
 
 mod addresses;
 mod blob;
@@ -107,11 +108,13 @@ impl Transport {
     /// # Errors
     /// [`TransportError`]; its text ends with what to do.
     pub fn start(
-        config: TransportConfig,
+        mut config: TransportConfig,
     ) -> Result<(TransportHandle, mpsc::Receiver<TransportEvent>), TransportError> {
         check_network_name(&config.network)?;
         let key = PeerKey::of_secret(&config.secret);
         let mut swarm = network::build(&config)?;
+        // libp2p has its copy, and wipes it at the end.
+        config.secret.zeroize();
         for address in &config.listen {
             probe_port(address)?;
             swarm
@@ -123,7 +126,7 @@ impl Transport {
         }
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
-        tokio::spawn(engine::run(swarm, config, command_queue, events));
+        tokio::spawn(engine::run(swarm, key, config, command_queue, events));
         Ok((TransportHandle { key, commands }, event_queue))
     }
 }

@@ -94,11 +94,14 @@ pub(super) enum Report {
 /// stops cleanly.
 pub(super) async fn run(
     swarm: Swarm<Network>,
+    own: PeerKey,
     config: TransportConfig,
     commands: mpsc::Receiver<TransportCommand>,
     events: mpsc::Sender<TransportEvent>,
 ) {
-    Engine::new(swarm, config, commands, events).run().await;
+    Engine::new(swarm, own, config, commands, events)
+        .run()
+        .await;
 }
 
 struct Engine {
@@ -134,6 +137,7 @@ enum FetchState {
 impl Engine {
     fn new(
         swarm: Swarm<Network>,
+        own: PeerKey,
         config: TransportConfig,
         commands: mpsc::Receiver<TransportCommand>,
         events: mpsc::Sender<TransportEvent>,
@@ -149,7 +153,7 @@ impl Engine {
             reports,
             peers: HashMap::new(),
             book: AddressBook::new(config.lan, limits.known_peers, limits.addresses_per_peer),
-            bootstrap: Bootstrap::new(PeerKey::of_secret(&config.secret), config.bootstrap.clone()),
+            bootstrap: Bootstrap::new(own, config.bootstrap.clone()),
             fetches: HashMap::new(),
             serves: 0,
             trees: OutboardCache::new(limits.outboard_cache_bytes),
