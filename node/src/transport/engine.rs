@@ -48,6 +48,8 @@ use super::{
 /// Events that commands may add while the driver does not listen; then commands wait as well.
 const BACKLOG_MAX: usize = 512;
 const REPORTS: usize = 64;
+/// Commands taken in one turn, so that a busy driver does not starve the swarm.
+const COMMANDS_AT_ONCE: usize = 32;
 const TICK: Duration = Duration::from_millis(500);
 /// Longest that a clean stop waits, once for queues and once for connections.
 const WIND_DOWN: Duration = Duration::from_secs(1);
@@ -176,7 +178,10 @@ impl Engine {
                     (Err(_), _) => return,
                 },
                 command = self.commands.recv(), if roomy => match command {
-                    Some(command) => self.on_command(command),
+                    Some(command) => {
+                        self.on_command(command);
+                        self.take_waiting_commands();
+                    }
                     None => return self.wind_down().await,
                 },
                 Some(report) = self.reports.recv(), if roomy => self.on_report(report),
@@ -188,6 +193,19 @@ impl Engine {
                     self.on_tick();
                 }
             }
+        }
+    }
+
+    /// What came together is done together: one turn of the swarm then serves a whole burst.
+    fn take_waiting_commands(&mut self) {
+        for _ in 0..COMMANDS_AT_ONCE {
+            if self.backlog.len() >= BACKLOG_MAX {
+                return;
+            }
+            let Ok(command) = self.commands.try_recv() else {
+                return;
+            };
+            self.on_command(command);
         }
     }
 
@@ -277,10 +295,7 @@ impl Engine {
         let peers = &self.peers;
         let is_connected = |peer: &PeerId| peers.contains_key(peer);
         for (at, address, peer) in self.bootstrap.due(Instant::now(), is_connected) {
-            let dial = match peer {
-                Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).build(),
-                None => DialOpts::unknown_peer_id().address(address).build(),
-            };
+            let dial = dial_at(peer, address);
             let id = dial.connection_id();
             self.bootstrap.dialing(at, id);
             match self.swarm.dial(dial) {
@@ -385,11 +400,7 @@ impl Engine {
         if addresses.is_empty() {
             return Err(SendFailure::NoAddress);
         }
-        let dial = DialOpts::peer_id(id)
-            .addresses(addresses)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .build();
-        match self.swarm.dial(dial) {
+        match self.swarm.dial(dial_to(id, addresses)) {
             // Somebody else's dial of the same peer serves as well.
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
             Err(_) => return Err(SendFailure::Unreachable),
@@ -442,22 +453,14 @@ impl Engine {
                 self.book.learn(id, addresses);
                 let known = self.book.of(&id);
                 if !known.is_empty() {
-                    let dial = DialOpts::peer_id(id).addresses(known);
-                    dials.push(
-                        dial.condition(PeerCondition::DisconnectedAndNotDialing)
-                            .build(),
-                    );
+                    dials.push(dial_to(id, known));
                 }
             }
             None => {
                 for (address, peer) in addresses.into_iter().map(split_peer) {
-                    if !is_dialable(&address, lan) {
-                        continue;
+                    if is_dialable(&address, lan) {
+                        dials.push(dial_at(peer, address));
                     }
-                    dials.push(match peer {
-                        Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).build(),
-                        None => DialOpts::unknown_peer_id().address(address).build(),
-                    });
                 }
             }
         }
@@ -1106,6 +1109,27 @@ impl Engine {
             OpenError::Timeout | OpenError::Lost => SendFailure::Lost,
         };
         self.sends_failed(key, channel, frames, why);
+    }
+}
+
+/// A dial to a peer that is neither connected nor being dialled, always from a fresh port: from
+/// the listen ports, two that dial each other at once would meet in one TCP connection that both
+/// believe to have opened (simultaneous open), and neither would answer.
+fn dial_to(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
+    DialOpts::peer_id(peer)
+        .condition(PeerCondition::DisconnectedAndNotDialing)
+        .allocate_new_port()
+        .addresses(addresses)
+        .build()
+}
+
+fn dial_at(peer: Option<PeerId>, address: Multiaddr) -> DialOpts {
+    match peer {
+        Some(peer) => dial_to(peer, vec![address]),
+        None => DialOpts::unknown_peer_id()
+            .address(address)
+            .allocate_new_port()
+            .build(),
     }
 }
 
