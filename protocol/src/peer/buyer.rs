@@ -734,10 +734,9 @@ fn release_all(core: &mut Core, asking: &Asking, except: Option<usize>) {
         if Some(n) == except {
             continue;
         }
-        match &ask.answer {
-            Some(Ok(quote)) => core.send(quote.signer(), Frame::Release(QuoteId(quote.hash()))),
-            // Not answered yet: a quote that still comes is released then.
-            Some(Err(_)) | None => {}
+        // Where no answer came yet, a quote that still comes is released then.
+        if let Some(Ok(quote)) = &ask.answer {
+            core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
         }
     }
 }
