@@ -12,7 +12,6 @@ use std::{
     io,
     net::SocketAddr,
     path::Path,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -35,7 +34,7 @@ use crate::{
     config::{Config, LogFormat, Provide},
     data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
     driver::{self, DriverError, Parts},
-    handle::{ASKS, NodeFacts, NodeHandle},
+    handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
     records,
     store::{self, Store, StoreError, blobs::Blobs},
@@ -125,13 +124,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         lan: config.lan(),
         limits: TransportLimits::default(),
     })?;
-    let (asks, asks_queue) = mpsc::channel(ASKS);
-    let handle = NodeHandle {
-        facts: Arc::new(facts(&config, &identity, sandbox)),
-        asks,
-        store: store.clone(),
-        transport: transport.clone(),
-    };
+    let facts = facts(&config, &identity, sandbox);
+    let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
     let listener = TcpListener::bind(config.api)
         .await
         .map_err(|source| DaemonError::ApiBusy {
@@ -157,7 +151,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         transport,
         events,
         executor,
-        asks: asks_queue,
+        asks,
     };
     let server = tokio::spawn(api::server::serve(
         handle.clone(),

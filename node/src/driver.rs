@@ -50,7 +50,7 @@ use self::{
     watch::Lines,
 };
 use crate::{
-    handle::{Ask, NotTaken, Snapshot},
+    handle::{Ask, AskQueue, NotTaken, Snapshot},
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
     transport::{
         BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
@@ -97,7 +97,7 @@ pub struct Parts {
     /// The executor and what it says.
     pub executor: Option<(Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>)>,
     /// Questions and orders.
-    pub(crate) asks: mpsc::Receiver<Ask>,
+    pub asks: AskQueue,
 }
 
 /// Why a driver could not start.
@@ -225,7 +225,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         executor: executor_events,
         hands: hands_events,
         durability: parts.store.durability(),
-        asks: parts.asks,
+        asks: parts.asks.0,
     };
     let driver = Driver {
         peer,
@@ -923,6 +923,18 @@ impl Driver {
                     .await;
                 }
                 let _ = reply.send(ours);
+            }
+            Ask::Announce(reply) => {
+                self.step(Input::Command(Command::Announce)).await;
+                let _ = reply.send(());
+            }
+            Ask::Sequence(provider, reply) => {
+                let _ = reply.send(
+                    self.peer
+                        .book()
+                        .of(provider)
+                        .map(|offer| offer.body().sequence),
+                );
             }
             Ask::Stop(reply) => self.stopping = Some(reply),
         }
