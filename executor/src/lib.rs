@@ -1,1 +1,34 @@
-//! placeholder
+//! Runs executions in sandboxed worker processes.
+//!
+//! A job graph ([`spec`]) comes from a job file ([`file`]) on the client's
+//! side, travels as bytes, and is run by an [`Executor`] on the provider's.
+//! The executor owns a pool of warmed workers (binary `suanli-worker`), each
+//! with an open device and confined before it sees any job. It hands a worker
+//! descriptors and a graph, watches the clock, kills what hangs, and copies
+//! and hashes the outputs itself.
+//!
+//! ```text
+//!   node ── run, cancel ──▶ Executor ──▶ pool task ──▶ execution task ══ socket ══ worker
+//!        ◀───── ExecutionEvent (bounded) ─────────────────┘
+//! ```
+//!
+//! Absent: the network, prices, accounts. A tenant is 32 bytes here; two of
+//! them never share a worker. This library never opens a device and never
+//! compiles a shader: both happen in worker processes only.
+
+mod child;
+pub mod codec;
+mod execution;
+mod executor;
+pub mod file;
+pub mod ipc;
+pub mod limits;
+mod pool;
+pub mod spec;
+
+pub use child::{CheckError, WorkerProgram};
+pub use executor::{
+    AdapterSelection, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
+    ExecutorError, InputSource, OutputBlob, Refusal, Tenant, Usage,
+};
+pub use ipc::{Adapter, AdapterKind, Confinement, Failure, Measurement};

@@ -1,0 +1,207 @@
+//! How a worker confines itself, before any thread, compiler or driver.
+//!
+//! [`LAYERS`] is the whole policy: what is done, in this order, each with its
+//! reason. A layer that cannot be had here is reported to the parent, not
+//! passed over in silence; only a wrong parent ends the worker at once.
+//! Namespaces, an empty root, Landlock and a seccomp filter belong at the end
+//! of this list.
+
+use std::os::fd::RawFd;
+
+use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
+use suanli_executor::{
+    codec::Text,
+    ipc::{Confinement, Start},
+};
+
+struct Layer {
+    name: &'static str,
+    apply: fn(&Start) -> Result<(), String>,
+}
+
+/// The policy. The order matters: descriptors are found through `/proc`,
+/// which a process that is not dumpable can no longer read as a plain user.
+const LAYERS: &[Layer] = &[
+    // The environment of a daemon holds tokens and paths; drivers need none of it.
+    Layer {
+        name: "environment cleared",
+        apply: clear_environment,
+    },
+    // The parent's sockets, journal and key must not be reachable by number.
+    Layer {
+        name: "descriptors closed",
+        apply: close_descriptors,
+    },
+    // Relative paths lead nowhere near the data directory.
+    Layer {
+        name: "working directory /",
+        apply: leave_directory,
+    },
+    // A dump would hold a job's data and could fill the disk.
+    Layer {
+        name: "no core dumps",
+        apply: |_| limit(Resource::Core, 0),
+    },
+    // A driver keeps some dozen files open, a job's descriptors are at most 96.
+    Layer {
+        name: "512 descriptors",
+        apply: |_| limit(Resource::Nofile, 512),
+    },
+    // Counted over all processes of a user, so it must leave room for the
+    // operator's own; the pids cgroup is the real bound.
+    Layer {
+        name: "4096 processes",
+        apply: |_| limit(Resource::Nproc, 4096),
+    },
+    // Bounds what a job can write into an output, and a driver into memory files.
+    Layer {
+        name: "file size limited",
+        apply: |start| limit(Resource::Fsize, start.file_bytes_max),
+    },
+    // A compiler bomb ends here and not in the machine's memory.
+    Layer {
+        name: "address space limited",
+        apply: |start| limit(Resource::As, start.address_space_max),
+    },
+    // A compiler that loops ends even if its parent is stopped.
+    Layer {
+        name: "processor time limited",
+        apply: limit_processor_time,
+    },
+    // No setuid program can give back what was given up.
+    Layer {
+        name: "no new privileges",
+        apply: no_new_privileges,
+    },
+    // No process of the same user can attach, or read our memory through /proc.
+    Layer {
+        name: "not dumpable",
+        apply: not_dumpable,
+    },
+];
+
+/// What a driver may read from the environment; the parent sets no more.
+const ENVIRONMENT: &[&str] = &[
+    // A cache on disk would outlive the tenant whose shaders filled it.
+    "MESA_SHADER_CACHE_DISABLE",
+    "__GL_SHADER_DISK_CACHE",
+    // Some drivers insist on a folder for sockets that they do not make.
+    "XDG_RUNTIME_DIR",
+    // Which drivers the loader may load, when the operator says so.
+    "VK_DRIVER_FILES",
+    "LP_NUM_THREADS",
+];
+
+const STANDARD_STREAMS: RawFd = 3;
+
+/// Applies the policy; `None` if the parent is gone or is another.
+pub(crate) fn confine(start: &Start) -> Option<Confinement> {
+    die_with(start.parent)?;
+    let (mut held, mut missing) = (Vec::new(), Vec::new());
+    for layer in LAYERS {
+        match (layer.apply)(start) {
+            Ok(()) => held.push(Text::cut(layer.name)),
+            Err(reason) => missing.push(Text::cut(&format!("{}: {reason}", layer.name))),
+        }
+    }
+    let environment = std::env::vars_os().map(|(name, _)| Text::cut(&name.to_string_lossy()));
+    Some(Confinement {
+        held: held.try_into().unwrap_or_default(),
+        missing: missing.try_into().unwrap_or_default(),
+        environment: environment
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap_or_default(),
+        descriptors: open_descriptors().map_or(0, |open| u32::try_from(open.len()).unwrap_or(0)),
+    })
+}
+
+/// The kernel kills this process when the thread that started it ends. If
+/// that happened before the call, the parent is another by now.
+fn die_with(parent: u32) -> Option<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).ok()?;
+    let expected = i32::try_from(parent).ok().and_then(Pid::from_raw);
+    (expected.is_some() && rustix::process::getppid() == expected).then_some(())
+}
+
+fn clear_environment(_: &Start) -> Result<(), String> {
+    let names = std::env::vars_os()
+        .map(|(name, _)| name)
+        .collect::<Vec<_>>();
+    for name in names {
+        if !ENVIRONMENT.iter().any(|allowed| name == *allowed) {
+            // SAFETY: this process has one thread, so none reads the
+            // environment meanwhile.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+    Ok(())
+}
+
+/// The parent's descriptors close on exec; this closes what a library of the
+/// parent opened without that flag. The lowest one above the standard streams
+/// is our own handle of the parent's socket.
+fn close_descriptors(_: &Start) -> Result<(), String> {
+    let open = open_descriptors().map_err(|error| error.to_string())?;
+    let ours = open.iter().copied().find(|fd| is_our_socket(*fd));
+    for fd in open {
+        if fd >= STANDARD_STREAMS && Some(fd) != ours {
+            // SAFETY: nothing in this process owns a descriptor but the
+            // standard streams and the socket, which are kept; the folder
+            // that listed them is closed again and closing it twice is an
+            // ignored error.
+            unsafe { rustix::io::close(fd) };
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is the duplicate of standard input that `WorkerEnd` holds.
+fn is_our_socket(fd: RawFd) -> bool {
+    let link = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
+    fd >= STANDARD_STREAMS && link(fd).is_some() && link(fd) == link(0)
+}
+
+fn open_descriptors() -> std::io::Result<Vec<RawFd>> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        if let Ok(fd) = entry?.file_name().to_string_lossy().parse() {
+            open.push(fd);
+        }
+    }
+    // The folder itself was the last one opened and is closed by now.
+    open.retain(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok());
+    Ok(open)
+}
+
+fn leave_directory(_: &Start) -> Result<(), String> {
+    std::env::set_current_dir("/").map_err(|error| error.to_string())
+}
+
+/// Sets both the soft and the hard limit, never above the present hard one.
+fn limit(resource: Resource, wanted: u64) -> Result<(), String> {
+    let present = rustix::process::getrlimit(resource);
+    let value = present
+        .maximum
+        .map_or(wanted, |maximum| maximum.min(wanted));
+    let limits = Rlimit {
+        current: Some(value),
+        maximum: Some(value),
+    };
+    rustix::process::setrlimit(resource, limits).map_err(|error| error.to_string())
+}
+
+fn limit_processor_time(start: &Start) -> Result<(), String> {
+    start
+        .cpu_s_max
+        .map_or(Ok(()), |seconds| limit(Resource::Cpu, seconds))
+}
+
+fn no_new_privileges(_: &Start) -> Result<(), String> {
+    rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())
+}
+
+fn not_dumpable(_: &Start) -> Result<(), String> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,478 @@
+//! One execution: a graph over an open device.
+//!
+//! Check → compile → fill buffers → dispatch in slices → read back. Between
+//! slices the worker looks for a cancel and tells its progress; inside one
+//! only the parent's deadline helps. Buffers are destroyed at the end however
+//! it ends; compiled programs stay for the same tenant's next execution.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use suanli_executor::{
+    codec,
+    ipc::{Failure, Reply, Request, Stage, WorkerEnd},
+    spec::{Content, Graph, Pass},
+};
+use wgpu::{BufferUsages, PollType};
+
+use crate::{Fault, device::Gpu, shader};
+
+/// Bytes that are staged at once between host and device.
+const CHUNK_BYTES: u64 = 8 << 20;
+/// Chunks in flight before the worker waits for the device.
+const CHUNKS_MAX: u64 = 4;
+/// A slice of dispatches aims at this: short beside the time in which a
+/// person expects a cancel to act, long beside the cost of a submission.
+const SLICE_TARGET: Duration = Duration::from_millis(20);
+const SLICE_MAX: u32 = 4096;
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Compiled graphs kept for the tenant.
+const PROGRAMS_MAX: usize = 8;
+
+/// What the parent asked for.
+pub(crate) struct Order<'a> {
+    pub(crate) spec: &'a [u8],
+    pub(crate) inputs: u32,
+    pub(crate) outputs: u32,
+    pub(crate) memory_max: u64,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+/// Compiled graphs of this worker's one tenant, latest first.
+#[derive(Default)]
+pub(crate) struct ProgramCache(VecDeque<(blake3::Hash, Program)>);
+
+/// A compiled pipeline per pass.
+#[derive(Clone)]
+struct Program(Vec<Step>);
+
+#[derive(Clone)]
+struct Step {
+    pipeline: wgpu::ComputePipeline,
+    used: Vec<u32>,
+}
+
+/// The buffers of one execution; gone when this is.
+struct Buffers(Vec<wgpu::Buffer>);
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        for buffer in &self.0 {
+            buffer.destroy();
+        }
+    }
+}
+
+/// Runs one graph and says how it ended.
+pub(crate) fn execute(
+    gpu: &mut Gpu,
+    order: Order<'_>,
+    parent: &mut WorkerEnd,
+) -> Result<Reply, Fault> {
+    let cpu_before = cpu_time();
+    let graph = Graph::decode(order.spec)
+        .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
+    let (inputs, outputs) = files(&order, order_count(&graph), order.descriptors.len())
+        .map(|split| split_files(order.descriptors, split))?;
+    admit(&graph, gpu, order.memory_max)?;
+    let program = compile(gpu, &graph, parent)?;
+    if !inputs.is_empty() {
+        parent.send(&Reply::Stage(Stage::Loading))?;
+    }
+    let buffers = allocate(gpu, &graph)?;
+    fill(gpu, &graph, &buffers, &inputs)?;
+    parent.send(&Reply::Stage(Stage::Running))?;
+    let busy = dispatch(gpu, &graph, &program, &buffers, parent)?;
+    if graph.output_bytes() > CHUNK_BYTES {
+        parent.send(&Reply::Stage(Stage::Collecting))?;
+    }
+    for (output, file) in graph.outputs.iter().zip(&outputs) {
+        collect(gpu, &buffers.0[position(output.buffer)], file)?;
+    }
+    Ok(Reply::Finished {
+        gpu_us: micros(busy),
+        cpu_us: micros(cpu_time().saturating_sub(cpu_before)),
+    })
+}
+
+fn order_count(graph: &Graph) -> (usize, usize) {
+    (graph.input_bytes_min().len(), graph.outputs.len())
+}
+
+/// How many descriptors are inputs, if the frame fits the graph.
+fn files(order: &Order<'_>, needed: (usize, usize), passed: usize) -> Result<usize, Fault> {
+    let (inputs, outputs) = (position(order.inputs), position(order.outputs));
+    if inputs < needed.0 || outputs != needed.1 || passed != inputs + outputs {
+        return Err(Fault::new(
+            Failure::InvalidSpec,
+            format!("{inputs} inputs came, the graph reads {}", needed.0),
+        ));
+    }
+    Ok(inputs)
+}
+
+fn split_files(descriptors: Vec<OwnedFd>, inputs: usize) -> (Vec<File>, Vec<File>) {
+    let mut files = descriptors.into_iter().map(File::from).collect::<Vec<_>>();
+    let outputs = files.split_off(inputs);
+    (files, outputs)
+}
+
+/// Holds the graph against this device before anything touches it.
+fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
+    let limits = &gpu.limits;
+    let fits = |asked: u64, allowed: u64, what: String| {
+        if asked <= allowed {
+            return Ok(());
+        }
+        let detail = format!("{what}: {asked} asked, {allowed} allowed");
+        Err(Fault::new(Failure::TooLarge { asked, allowed }, detail))
+    };
+    fits(
+        graph.buffer_bytes(),
+        memory_max,
+        "bytes of all buffers".to_owned(),
+    )?;
+    for buffer in &graph.buffers {
+        let what = || format!("bytes of buffer `{}` on this adapter", &*buffer.name);
+        fits(buffer.size, limits.max_buffer_size, what())?;
+    }
+    for pass in &graph.passes {
+        for binding in &pass.bindings {
+            let Some(buffer) = graph.buffer(*binding) else {
+                continue;
+            };
+            let what = || format!("bytes of buffer `{}` in one binding", &*buffer.name);
+            fits(buffer.size, limits.max_storage_buffer_binding_size, what())?;
+        }
+        for count in pass.workgroups {
+            let allowed = u64::from(limits.max_compute_workgroups_per_dimension);
+            fits(
+                u64::from(count),
+                allowed,
+                "workgroups in a dimension".to_owned(),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<Program, Fault> {
+    let internal = |error: codec::CodecError| Fault::new(Failure::Internal, error.to_string());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&codec::encode(&graph.passes).map_err(internal)?);
+    hasher.update(graph.source.as_bytes());
+    let key = hasher.finalize();
+    if let Some(found) = gpu.programs.0.iter().position(|(known, _)| *known == key) {
+        if let Some(entry) = gpu.programs.0.remove(found) {
+            gpu.programs.0.push_front(entry);
+        }
+        return Ok(gpu.programs.0[0].1.clone());
+    }
+    parent.send(&Reply::Stage(Stage::Compiling))?;
+    // A cached program passed this check with buffers of other sizes; the
+    // device checks those again when they are bound.
+    let checked = shader::check(graph)?;
+    let module = gpu.scoped(Failure::InvalidShader, || {
+        gpu.device
+            .create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: None,
+                source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(checked.module)),
+            })
+    })?;
+    let steps = graph.passes.iter().zip(checked.used);
+    let steps = steps
+        .map(|(pass, used)| {
+            Ok(Step {
+                pipeline: pipeline(gpu, &module, pass)?,
+                used,
+            })
+        })
+        .collect::<Result<Vec<_>, Fault>>()?;
+    gpu.programs.0.push_front((key, Program(steps.clone())));
+    gpu.programs.0.truncate(PROGRAMS_MAX);
+    Ok(Program(steps))
+}
+
+fn pipeline(
+    gpu: &Gpu,
+    module: &wgpu::ShaderModule,
+    pass: &Pass,
+) -> Result<wgpu::ComputePipeline, Fault> {
+    let constants = pass.constants.iter();
+    let constants = constants
+        .map(|constant| (&*constant.name, f64::from_bits(constant.bits)))
+        .collect::<Vec<_>>();
+    gpu.scoped(Failure::InvalidShader, || {
+        gpu.device
+            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: None,
+                layout: None,
+                module,
+                entry_point: Some(&pass.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    zero_initialize_workgroup_memory: true,
+                },
+                cache: None,
+            })
+    })
+}
+
+fn allocate(gpu: &Gpu, graph: &Graph) -> Result<Buffers, Fault> {
+    let mut buffers = Buffers(Vec::with_capacity(graph.buffers.len()));
+    for buffer in &graph.buffers {
+        buffers.0.push(gpu.scoped(Failure::OutOfMemory, || {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: buffer.size,
+                usage: BufferUsages::STORAGE
+                    | BufferUsages::UNIFORM
+                    | BufferUsages::COPY_SRC
+                    | BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?);
+    }
+    Ok(buffers)
+}
+
+fn fill(gpu: &Gpu, graph: &Graph, buffers: &Buffers, inputs: &[File]) -> Result<(), Fault> {
+    for (buffer, target) in graph.buffers.iter().zip(&buffers.0) {
+        match &buffer.content {
+            Content::Inline(bytes) => {
+                let mut padded = bytes.to_vec();
+                padded.resize(bytes.len().next_multiple_of(4), 0);
+                gpu.scoped(Failure::Internal, || {
+                    gpu.queue.write_buffer(target, 0, &padded)
+                })?;
+            }
+            Content::Input {
+                index,
+                offset,
+                length,
+            } => {
+                fill_from(gpu, target, &inputs[position(*index)], *offset, *length)?;
+            }
+            Content::Zeroed => {}
+        }
+    }
+    Ok(())
+}
+
+fn fill_from(
+    gpu: &Gpu,
+    target: &wgpu::Buffer,
+    input: &File,
+    offset: u64,
+    length: u64,
+) -> Result<(), Fault> {
+    let mut chunk = vec![0; position64(CHUNK_BYTES.min(length.next_multiple_of(4)))];
+    let mut done = 0;
+    while done < length {
+        let bytes = CHUNK_BYTES.min(length - done);
+        let (used, padded) = (position64(bytes), position64(bytes.next_multiple_of(4)));
+        chunk[used..padded].fill(0);
+        input
+            .read_exact_at(&mut chunk[..used], offset + done)
+            .map_err(|error| {
+                Fault::new(Failure::InvalidSpec, format!("reading an input: {error}"))
+            })?;
+        gpu.scoped(Failure::Internal, || {
+            gpu.queue.write_buffer(target, done, &chunk[..padded])
+        })?;
+        done += bytes;
+        if (done / CHUNK_BYTES).is_multiple_of(CHUNKS_MAX) {
+            // Staging memory is freed only when its copy has run.
+            gpu.run(
+                gpu.device
+                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs all passes; how long the device was busy.
+fn dispatch(
+    gpu: &Gpu,
+    graph: &Graph,
+    program: &Program,
+    buffers: &Buffers,
+    parent: &mut WorkerEnd,
+) -> Result<Duration, Fault> {
+    let total = graph.dispatches();
+    let (mut done, mut busy, mut told) = (0, Duration::ZERO, Instant::now());
+    for (pass, step) in graph.passes.iter().zip(&program.0) {
+        let bound = bind(gpu, pass, step, buffers)?;
+        let (mut left, mut slice) = (pass.repeat, 1);
+        while left > 0 {
+            stop_if_cancelled(parent)?;
+            let count = slice.min(left);
+            let took = run_slice(gpu, pass, step, bound.as_ref(), count)?;
+            busy += took;
+            left -= count;
+            done += u64::from(count);
+            slice = next_slice(slice, took);
+            if left == 0 || told.elapsed() >= PROGRESS_INTERVAL {
+                parent.send(&Reply::Progress { done, total })?;
+                told = Instant::now();
+            }
+        }
+    }
+    Ok(busy)
+}
+
+fn bind(
+    gpu: &Gpu,
+    pass: &Pass,
+    step: &Step,
+    buffers: &Buffers,
+) -> Result<Option<wgpu::BindGroup>, Fault> {
+    if step.used.is_empty() {
+        return Ok(None);
+    }
+    let entry = |binding: &u32| wgpu::BindGroupEntry {
+        binding: *binding,
+        resource: buffers.0[position(pass.bindings[position(*binding)])].as_entire_binding(),
+    };
+    let entries = step.used.iter().map(entry).collect::<Vec<_>>();
+    let group = gpu.scoped(Failure::InvalidShader, || {
+        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &step.pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        })
+    })?;
+    Ok(Some(group))
+}
+
+fn run_slice(
+    gpu: &Gpu,
+    pass: &Pass,
+    step: &Step,
+    bound: Option<&wgpu::BindGroup>,
+    count: u32,
+) -> Result<Duration, Fault> {
+    let encoder = gpu.scoped(Failure::InvalidShader, || {
+        let mut encoder = gpu
+            .device
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        compute.set_pipeline(&step.pipeline);
+        if let Some(group) = bound {
+            compute.set_bind_group(0, group, &[]);
+        }
+        let [x, y, z] = pass.workgroups;
+        for _ in 0..count {
+            compute.dispatch_workgroups(x, y, z);
+        }
+        drop(compute);
+        encoder
+    })?;
+    gpu.run(encoder)
+}
+
+fn next_slice(slice: u32, took: Duration) -> u32 {
+    if took > SLICE_TARGET {
+        (slice / 2).max(1)
+    } else if took < SLICE_TARGET / 2 {
+        (slice * 2).min(SLICE_MAX)
+    } else {
+        slice
+    }
+}
+
+fn stop_if_cancelled(parent: &mut WorkerEnd) -> Result<(), Fault> {
+    if !parent.has_word()? {
+        return Ok(());
+    }
+    match parent.receive()?.0 {
+        Request::Cancel => Err(Fault::new(
+            Failure::Cancelled,
+            "stopped between two dispatches",
+        )),
+        Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => Err(Fault::new(
+            Failure::Internal,
+            "an order came in the middle of an execution",
+        )),
+    }
+}
+
+/// Copies a buffer into a file of just its size.
+fn collect(gpu: &mut Gpu, buffer: &wgpu::Buffer, file: &File) -> Result<(), Fault> {
+    let stage = match gpu.stage.take() {
+        Some(stage) => stage,
+        None => gpu.scoped(Failure::OutOfMemory, || {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: CHUNK_BYTES,
+                usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?,
+    };
+    let mut done = 0;
+    while done < buffer.size() {
+        let bytes = CHUNK_BYTES.min(buffer.size() - done);
+        collect_chunk(gpu, buffer, &stage, done..done + bytes, file)?;
+        done += bytes;
+    }
+    // Kept for the tenant's next outputs: making one costs more than using it.
+    gpu.stage = Some(stage);
+    Ok(())
+}
+
+fn collect_chunk(
+    gpu: &Gpu,
+    buffer: &wgpu::Buffer,
+    stage: &wgpu::Buffer,
+    range: std::ops::Range<u64>,
+    file: &File,
+) -> Result<(), Fault> {
+    let bytes = range.end - range.start;
+    let lost = |reason: String| Fault::new(Failure::DeviceLost, reason);
+    let mapped = gpu.scoped(Failure::Internal, || {
+        let mut encoder = gpu
+            .device
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, range.start, stage, 0, bytes);
+        gpu.queue.submit([encoder.finish()]);
+        stage.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
+        gpu.device.poll(PollType::wait_indefinitely())
+    })?;
+    mapped.map_err(|error| lost(error.to_string()))?;
+    let view = stage
+        .slice(..bytes)
+        .get_mapped_range()
+        .map_err(|error| lost(error.to_string()))?;
+    let written = file.write_all_at(&view, range.start);
+    drop(view);
+    stage.unmap();
+    written.map_err(|error| Fault::new(Failure::Internal, format!("writing an output: {error}")))
+}
+
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Indices and chunk sizes were checked against lengths in memory.
+fn position(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}
+
+fn position64(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

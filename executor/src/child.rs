@@ -1,0 +1,334 @@
+//! Starting, asking and ending worker processes.
+//!
+//! [`WorkerProgram`] is the binary and the little environment that it gets.
+//! Its three questions (`probe`, `measure`, `check`) each start a child, wait
+//! a bounded time for one bounded answer, and kill it. The pool uses the same
+//! [`Child`] for workers that stay.
+
+use std::{
+    ffi::OsString,
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal};
+use tokio::time::timeout;
+
+use crate::{
+    codec::List,
+    ipc::{Adapter, Confinement, Failure, IpcError, Measurement, ParentEnd, Reply, Request, Start},
+    limits::{CHECK_TIME_MAX, MEASURE_TIME_MAX, REAP_TIME_MAX, START_TIME_MAX},
+    spec::Graph,
+};
+
+const PROGRAM: &str = "suanli-worker";
+/// Address space of a worker that only compiles.
+const CHECK_ADDRESS_SPACE: u64 = 4 << 30;
+/// Drivers of real GPUs map far more than they use.
+pub(crate) const DEVICE_ADDRESS_SPACE: u64 = 1 << 40;
+/// What a driver may write into memory files while it is only opened.
+const PROBE_FILE_BYTES: u64 = 4 << 30;
+
+/// The worker binary, and what its environment holds.
+#[derive(Debug, Clone)]
+pub struct WorkerProgram {
+    path: PathBuf,
+    environment: Vec<(&'static str, OsString)>,
+}
+
+/// Why a question to a worker got no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The binary is not where it should be.
+    #[error(
+        "no worker binary at {}: install `suanli-worker` beside `suanli`, or name its path in the configuration",
+        .0.display()
+    )]
+    NoProgram(PathBuf),
+    /// The process did not start.
+    #[error("starting {}: {source}", path.display())]
+    Spawn {
+        /// The binary.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What was asked about is at fault; `detail` says why, for people.
+    #[error("{detail}")]
+    Rejected {
+        /// Kind.
+        failure: Failure,
+        /// For people.
+        detail: String,
+    },
+    /// The child gave no answer: it crashed, hung, or talked nonsense.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+impl WorkerProgram {
+    /// The binary at `path`, or beside the running program.
+    ///
+    /// # Errors
+    /// If no file is there.
+    pub fn find(path: Option<&Path>) -> Result<Self, CheckError> {
+        let path = match path {
+            Some(path) => path.to_owned(),
+            None => beside_this_program(),
+        };
+        if !path.is_file() {
+            return Err(CheckError::NoProgram(path));
+        }
+        let mut environment = vec![
+            ("MESA_SHADER_CACHE_DISABLE", OsString::from("true")),
+            ("__GL_SHADER_DISK_CACHE", OsString::from("0")),
+            ("XDG_RUNTIME_DIR", OsString::from("/tmp")),
+        ];
+        // Which drivers to load is the operator's choice, made in the usual way.
+        if let Some(drivers) = std::env::var_os("VK_DRIVER_FILES") {
+            environment.push(("VK_DRIVER_FILES", drivers));
+        }
+        Ok(Self { path, environment })
+    }
+
+    /// The adapters of this machine that may serve, and how far a worker is
+    /// confined here.
+    ///
+    /// # Errors
+    /// If the child gives no answer in time.
+    pub async fn probe(&self) -> Result<(Vec<Adapter>, Confinement), CheckError> {
+        let start = self.start(0, DEVICE_ADDRESS_SPACE, None);
+        match self.ask("probe", start, None, START_TIME_MAX).await? {
+            Reply::Adapters {
+                adapters,
+                confinement,
+            } => Ok((adapters.to_vec(), confinement)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Measures the FP32 speed of an adapter, in about a third of a second.
+    ///
+    /// # Errors
+    /// If the adapter fails, or the child gives no answer in time.
+    pub async fn measure(&self, adapter: &Adapter) -> Result<Measurement, CheckError> {
+        let start = self.start(adapter.index, DEVICE_ADDRESS_SPACE, None);
+        match self.ask("measure", start, None, MEASURE_TIME_MAX).await? {
+            Reply::Measured(measurement) => Ok(measurement),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Parses and validates a graph's source in a child, and holds its passes
+    /// against it. No device is touched, so this works on a client without one.
+    ///
+    /// # Errors
+    /// [`CheckError::Rejected`] with the compiler's message, its line marked.
+    pub async fn check(&self, graph: &Graph) -> Result<(), CheckError> {
+        let rejected = |error: crate::spec::SpecError| CheckError::Rejected {
+            failure: Failure::InvalidSpec,
+            detail: error.to_string(),
+        };
+        graph.validate().map_err(rejected)?;
+        let spec = List::try_from(graph.encode().map_err(rejected)?).unwrap_or_default();
+        let start = self.start(0, CHECK_ADDRESS_SPACE, Some(CHECK_TIME_MAX.as_secs()));
+        let question = Request::Check { spec };
+        let answer = self
+            .ask("check", start, Some(question), CHECK_TIME_MAX)
+            .await;
+        match answer.map_err(compiler_died)? {
+            Reply::Checked => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub(crate) fn spawn(&self, role: &str, start: Start) -> Result<Child, CheckError> {
+        let failed = |source| CheckError::Spawn {
+            path: self.path.clone(),
+            source,
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let mut command = tokio::process::Command::new(&self.path);
+        command
+            .arg(role)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true);
+        let process = command.spawn().map_err(failed)?;
+        let end = ParentEnd::new(ours).map_err(failed)?;
+        Ok(Child {
+            process,
+            end,
+            start: Some(start),
+        })
+    }
+
+    fn start(&self, adapter: u32, address_space_max: u64, cpu_s_max: Option<u64>) -> Start {
+        Start {
+            parent: std::process::id(),
+            address_space_max,
+            file_bytes_max: PROBE_FILE_BYTES,
+            cpu_s_max,
+            adapter,
+        }
+    }
+
+    async fn ask(
+        &self,
+        role: &str,
+        start: Start,
+        question: Option<Request>,
+        time_max: Duration,
+    ) -> Result<Reply, CheckError> {
+        let mut child = self.spawn(role, start)?;
+        let conversation = async {
+            if let Some(question) = question {
+                child.send(&question, &[]).await?;
+            }
+            child.receive().await
+        };
+        let answer = timeout(time_max, conversation).await;
+        let ended = child.end_now().await;
+        match answer {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(CheckError::NoAnswer(format!(
+                "the worker gave no answer: {error} ({ended})"
+            ))),
+            Err(_) => Err(CheckError::NoAnswer(format!(
+                "the worker gave no answer within {} s",
+                time_max.as_secs()
+            ))),
+        }
+    }
+}
+
+/// A worker process and the way to talk with it. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: tokio::process::Child,
+    end: ParentEnd,
+    start: Option<Start>,
+}
+
+/// How a process ended after it was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It is gone.
+    Reaped(std::process::ExitStatus),
+    /// It hangs in the kernel and cannot be reaped.
+    Stuck,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Reaped(status) => write!(f, "{status}"),
+            Self::Stuck => f.write_str("the process cannot be ended"),
+        }
+    }
+}
+
+impl Child {
+    /// The process id; 0 when it has been reaped.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id().unwrap_or(0)
+    }
+
+    /// Whether the process still runs; reaps it if not.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Sends a frame, after the [`Start`] frame if that has not gone yet.
+    pub(crate) async fn send(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), IpcError> {
+        self.introduce().await?;
+        self.end.send(request, descriptors).await
+    }
+
+    /// The next frame.
+    pub(crate) async fn receive(&mut self) -> Result<Reply, IpcError> {
+        self.introduce().await?;
+        self.end.receive().await
+    }
+
+    /// Kills the process with all that it started, and reaps it.
+    pub(crate) async fn end_now(mut self) -> Ended {
+        // It may have ended by itself a moment ago; then its own status counts.
+        if let Ok(Some(status)) = self.process.try_wait() {
+            return Ended::Reaped(status);
+        }
+        let pid = self
+            .process
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // Not reaped yet, so the number is still its own.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
+        match timeout(REAP_TIME_MAX, self.process.wait()).await {
+            Ok(Ok(status)) => Ended::Reaped(status),
+            Ok(Err(_)) | Err(_) => Ended::Stuck,
+        }
+    }
+
+    /// Waits for a process that closed its socket to end; kills it if it doesn't.
+    pub(crate) async fn end_after_close(mut self) -> Ended {
+        match timeout(Duration::from_millis(100), self.process.wait()).await {
+            Ok(Ok(status)) => Ended::Reaped(status),
+            Ok(Err(_)) | Err(_) => self.end_now().await,
+        }
+    }
+
+    async fn introduce(&mut self) -> Result<(), IpcError> {
+        if let Some(start) = self.start.take() {
+            self.end.send(&Request::Start(start), &[]).await?;
+        }
+        Ok(())
+    }
+}
+
+fn beside_this_program() -> PathBuf {
+    let here = std::env::current_exe().unwrap_or_default();
+    here.parent()
+        .unwrap_or_else(|| Path::new("/"))
+        .join(PROGRAM)
+}
+
+fn unexpected(reply: Reply) -> CheckError {
+    match reply {
+        Reply::Failed { failure, detail } => CheckError::Rejected {
+            failure,
+            detail: detail.to_string(),
+        },
+        other => CheckError::NoAnswer(format!("the worker answered something else: {other:?}")),
+    }
+}
+
+/// A compiler that crashes or hangs says something about the source.
+fn compiler_died(error: CheckError) -> CheckError {
+    match error {
+        CheckError::NoAnswer(how) => CheckError::Rejected {
+            failure: Failure::InvalidShader,
+            detail: format!(
+                "the shader compiler did not survive this source: {how}; shorten or flatten its longest expressions"
+            ),
+        },
+        other @ (CheckError::NoProgram(_)
+        | CheckError::Spawn { .. }
+        | CheckError::Rejected { .. }) => other,
+    }
+}

@@ -1,0 +1,392 @@
+//! One execution on one worker, seen from the parent.
+//!
+//! The parent makes a sealed memory file of just the right size for every
+//! output, so that a worker can write no byte more, and passes its descriptor.
+//! When the worker says that it is done, the parent copies each into a file
+//! that no worker ever held, and hashes what it copied. The deadline is the
+//! parent's clock; a worker past it is killed, whatever it says.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Sleep,
+};
+
+use crate::{
+    child::{Child, Ended},
+    codec::List,
+    executor::{ExecutionEvent, ExecutionId, OutputBlob, Tenant, Usage},
+    ipc::{Failure, IpcError, Reply, Request, Stage},
+    limits::{CANCEL_GRACE, LOG_BYTES_MAX, SPEC_BYTES_MAX},
+};
+
+const COPY_BYTES: usize = 1 << 20;
+
+/// An execution that was checked and waits for, or has, a worker.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) id: ExecutionId,
+    pub(crate) tenant: Tenant,
+    pub(crate) fresh: bool,
+    pub(crate) spec: List<u8, SPEC_BYTES_MAX>,
+    pub(crate) inputs: Vec<File>,
+    pub(crate) outputs: Vec<PlannedOutput>,
+    pub(crate) outputs_dir: PathBuf,
+    pub(crate) run_limit: Duration,
+    pub(crate) memory_max: u64,
+    /// Room for the two events that may not be lost.
+    pub(crate) started: Option<mpsc::OwnedPermit<ExecutionEvent>>,
+    pub(crate) ended: mpsc::OwnedPermit<ExecutionEvent>,
+}
+
+/// What the graph says of an output.
+#[derive(Debug)]
+pub(crate) struct PlannedOutput {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+}
+
+/// A failure and its words.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) failure: Failure,
+    pub(crate) detail: String,
+}
+
+impl Fault {
+    pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
+        Self {
+            failure,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// How an execution left its worker.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The worker, if it may serve its tenant again.
+    pub(crate) worker: Option<Child>,
+    /// The device was lost.
+    pub(crate) device_lost: bool,
+    /// The process can't be ended.
+    pub(crate) stuck: bool,
+}
+
+impl Plan {
+    /// Ends an execution that never got a worker.
+    pub(crate) fn refuse(self, fault: Fault) {
+        let Fault { failure, detail } = fault;
+        self.ended.send(ExecutionEvent::Failed {
+            id: self.id,
+            failure,
+            detail,
+        });
+    }
+
+    /// Runs on this worker until the end, tells it, and gives back the worker
+    /// if it is fit to serve on.
+    pub(crate) async fn run(
+        mut self,
+        mut worker: Child,
+        cancel: oneshot::Receiver<()>,
+        events: mpsc::Sender<ExecutionEvent>,
+    ) -> Outcome {
+        let id = self.id;
+        if let Some(permit) = self.started.take() {
+            permit.send(ExecutionEvent::Started {
+                id,
+                worker_pid: worker.pid(),
+            });
+        }
+        let mut watch = Watch::new(&self, cancel, events);
+        match self.finish(&mut worker, &mut watch).await {
+            Ok((outputs, usage)) => {
+                self.ended
+                    .send(ExecutionEvent::Finished { id, outputs, usage });
+                let outcome = Outcome {
+                    worker: None,
+                    device_lost: false,
+                    stuck: false,
+                };
+                if self.fresh {
+                    let stuck = worker.end_now().await == Ended::Stuck;
+                    return Outcome { stuck, ..outcome };
+                }
+                Outcome {
+                    worker: Some(worker),
+                    ..outcome
+                }
+            }
+            Err(Fault {
+                failure,
+                mut detail,
+            }) => {
+                let device_lost = failure == Failure::DeviceLost;
+                let ended = if failure == Failure::WorkerCrashed {
+                    let ended = worker.end_after_close().await;
+                    detail = format!("{detail} ({ended})");
+                    ended
+                } else {
+                    worker.end_now().await
+                };
+                self.ended.send(ExecutionEvent::Failed {
+                    id,
+                    failure,
+                    detail,
+                });
+                Outcome {
+                    worker: None,
+                    device_lost,
+                    stuck: ended == Ended::Stuck,
+                }
+            }
+        }
+    }
+
+    async fn finish(
+        &mut self,
+        worker: &mut Child,
+        watch: &mut Watch,
+    ) -> Result<(Vec<OutputBlob>, Usage), Fault> {
+        let internal = |error: std::io::Error| Fault::new(Failure::Internal, error.to_string());
+        let memory = self
+            .outputs
+            .iter()
+            .map(|output| sealed_memory(output.bytes))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| internal(error.into()))?;
+        let usage = self.converse(worker, watch, &memory).await?;
+        let (dir, id) = (self.outputs_dir.clone(), self.id);
+        let planned = std::mem::take(&mut self.outputs);
+        let copied = tokio::task::spawn_blocking(move || copy_all(&dir, id, planned, memory)).await;
+        let outputs = copied
+            .map_err(|error| Fault::new(Failure::Internal, error.to_string()))?
+            .map_err(|error| Fault::new(Failure::Internal, format!("storing outputs: {error}")))?;
+        Ok((outputs, usage))
+    }
+
+    async fn converse(
+        &self,
+        worker: &mut Child,
+        watch: &mut Watch,
+        memory: &[OwnedFd],
+    ) -> Result<Usage, Fault> {
+        let began = Instant::now();
+        let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
+        let request = Request::Execute {
+            spec: self.spec.clone(),
+            inputs: count(self.inputs.len()),
+            outputs: count(memory.len()),
+            memory_max: self.memory_max,
+        };
+        let inputs = self.inputs.iter().map(AsFd::as_fd);
+        let descriptors = inputs
+            .chain(memory.iter().map(AsFd::as_fd))
+            .collect::<Vec<_>>();
+        tokio::select! {
+            biased;
+            () = &mut watch.deadline => return Err(watch.out_of_time()),
+            sent = worker.send(&request, &descriptors) => sent.map_err(|error| watch.crash(error))?,
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut watch.deadline => return Err(watch.out_of_time()),
+                Ok(()) = &mut watch.cancel, if !watch.cancelling => {
+                    watch.start_cancelling();
+                    worker.send(&Request::Cancel, &[]).await.map_err(|error| watch.crash(error))?;
+                }
+                reply = worker.receive() => {
+                    let reply = reply.map_err(|error| watch.crash(error))?;
+                    if let Some(usage) = watch.hear(reply, began.elapsed())? {
+                        return Ok(usage);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the parent keeps in mind while a worker runs.
+struct Watch {
+    id: ExecutionId,
+    deadline: Pin<Box<Sleep>>,
+    run_limit: Duration,
+    cancel: oneshot::Receiver<()>,
+    cancelling: bool,
+    events: mpsc::Sender<ExecutionEvent>,
+    stage: Option<Stage>,
+    log_bytes: usize,
+}
+
+impl Watch {
+    fn new(
+        plan: &Plan,
+        cancel: oneshot::Receiver<()>,
+        events: mpsc::Sender<ExecutionEvent>,
+    ) -> Self {
+        Self {
+            id: plan.id,
+            deadline: Box::pin(tokio::time::sleep(plan.run_limit)),
+            run_limit: plan.run_limit,
+            cancel,
+            cancelling: false,
+            events,
+            stage: None,
+            log_bytes: 0,
+        }
+    }
+
+    fn start_cancelling(&mut self) {
+        self.cancelling = true;
+        let grace = tokio::time::Instant::now() + CANCEL_GRACE;
+        let sooner = grace.min(self.deadline.deadline());
+        self.deadline.as_mut().reset(sooner);
+    }
+
+    fn out_of_time(&self) -> Fault {
+        if self.cancelling {
+            return Fault::new(
+                Failure::Cancelled,
+                "cancelled; its dispatch was ended with its worker",
+            );
+        }
+        let seconds = self.run_limit.as_secs_f64();
+        Fault::new(
+            Failure::DeadlineExceeded,
+            format!(
+                "killed after {seconds} s{}; ask for more time or split the work",
+                self.place()
+            ),
+        )
+    }
+
+    fn crash(&self, error: IpcError) -> Fault {
+        Fault::new(
+            Failure::WorkerCrashed,
+            format!("the worker ended{}: {error}", self.place()),
+        )
+    }
+
+    fn place(&self) -> &'static str {
+        match self.stage {
+            None => "",
+            Some(Stage::Compiling) => " while compiling the shader",
+            Some(Stage::Loading) => " while filling buffers",
+            Some(Stage::Running) => " while running",
+            Some(Stage::Collecting) => " while reading outputs back",
+        }
+    }
+
+    /// Takes in one frame; the usage if it was the last.
+    fn hear(&mut self, reply: Reply, wall: Duration) -> Result<Option<Usage>, Fault> {
+        match reply {
+            Reply::Stage(stage) => self.stage = Some(stage),
+            Reply::Progress { done, total } => {
+                // Progress is lost when nobody reads: the next one says more.
+                let event = ExecutionEvent::Progress {
+                    id: self.id,
+                    done: done.min(total),
+                    total,
+                };
+                drop(self.events.try_send(event));
+            }
+            Reply::Log { line } => {
+                self.log_bytes = self.log_bytes.saturating_add(line.len());
+                if self.log_bytes <= LOG_BYTES_MAX {
+                    let event = ExecutionEvent::Log {
+                        id: self.id,
+                        line: line.to_string(),
+                    };
+                    drop(self.events.try_send(event));
+                }
+            }
+            Reply::Finished { gpu_us, cpu_us } => {
+                let wall_us = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
+                // A worker can't have used a device longer than we waited.
+                return Ok(Some(Usage {
+                    gpu_us: gpu_us.min(wall_us),
+                    cpu_us,
+                    wall_us,
+                }));
+            }
+            Reply::Failed { failure, detail } => {
+                return Err(Fault::new(failure, detail.to_string()));
+            }
+            other @ (Reply::Ready { .. }
+            | Reply::Adapters { .. }
+            | Reply::Measured(_)
+            | Reply::Checked) => {
+                return Err(Fault::new(
+                    Failure::WorkerCrashed,
+                    format!("the worker said something out of place: {other:?}"),
+                ));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A file in memory whose size nobody can change.
+fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = rustix::fs::memfd_create("output", flags)?;
+    rustix::fs::ftruncate(&memory, bytes)?;
+    rustix::fs::fcntl_add_seals(
+        &memory,
+        SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(memory)
+}
+
+fn copy_all(
+    dir: &Path,
+    id: ExecutionId,
+    planned: Vec<PlannedOutput>,
+    memory: Vec<OwnedFd>,
+) -> std::io::Result<Vec<OutputBlob>> {
+    let numbered = planned.into_iter().zip(memory).enumerate();
+    let copies = numbered.map(|(index, (output, memory))| {
+        let path = dir.join(format!("{id}-{index}.out"));
+        let hash = copy(&File::from(memory), output.bytes, &path)?;
+        Ok(OutputBlob {
+            name: output.name,
+            path,
+            bytes: output.bytes,
+            hash,
+        })
+    });
+    copies.collect()
+}
+
+/// Copies `bytes` bytes to a new file; the hash of what was written.
+fn copy(from: &File, bytes: u64, path: &Path) -> std::io::Result<[u8; 32]> {
+    let mut to = File::create(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let size = usize::try_from(bytes).unwrap_or(usize::MAX).min(COPY_BYTES);
+    let mut chunk = vec![0; size];
+    let mut done = 0;
+    while done < bytes {
+        let now = usize::try_from(bytes - done)
+            .unwrap_or(usize::MAX)
+            .min(size);
+        from.read_exact_at(&mut chunk[..now], done)?;
+        hasher.update(&chunk[..now]);
+        to.write_all(&chunk[..now])?;
+        done += u64::try_from(now).unwrap_or(u64::MAX);
+    }
+    Ok(*hasher.finalize().as_bytes())
+}

@@ -1,0 +1,462 @@
+//! The executor's face to the node: start, run, cancel, events.
+//!
+//! Nothing here waits for a worker. [`Executor::run`] checks what can be
+//! checked at once (the graph, the inputs' sizes, the caps) and refuses at
+//! once; all that happens later is an [`ExecutionEvent`]. Every execution that
+//! was taken ends in just one `Finished` or `Failed`, whose place in the
+//! bounded queue is reserved when it is taken.
+
+use std::{fmt, fs::File, path::PathBuf, time::Duration};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    child::{CheckError, DEVICE_ADDRESS_SPACE, WorkerProgram},
+    execution::{Plan, PlannedOutput},
+    ipc::{Adapter, Confinement, Failure, Start},
+    limits::{EVENTS_MAX, INPUTS_MAX, POOL_MAX, QUEUE_MAX},
+    pool::{Command, Pool, PoolConfig},
+    spec::Graph,
+};
+
+/// Address space that a software driver needs beside the job's buffers:
+/// compiler, thread stacks, staging.
+const SOFTWARE_ADDRESS_SPACE: u64 = 16 << 30;
+/// What a driver may keep in memory files beside a job's buffers.
+const DRIVER_FILE_BYTES: u64 = 1 << 30;
+
+/// How an executor is set up.
+#[derive(Debug, Clone)]
+pub struct ExecutorConfig {
+    /// The worker binary; beside the running program if not given.
+    pub worker: Option<PathBuf>,
+    /// Workers, warmed, busy and idle together. Each runs one execution.
+    pub pool_size: usize,
+    /// Which adapter serves.
+    pub adapter: AdapterSelection,
+    /// Bytes that one execution's buffers may take together.
+    pub memory_max: u64,
+    /// Bytes of one execution's outputs together.
+    pub output_bytes_max: u64,
+    /// A tenant's worker ends after resting this long.
+    pub idle_max: Duration,
+}
+
+impl Default for ExecutorConfig {
+    fn default() -> Self {
+        Self {
+            worker: None,
+            pool_size: 2,
+            adapter: AdapterSelection::Best,
+            memory_max: 4 << 30,
+            output_bytes_max: 1 << 30,
+            idle_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Which of a machine's adapters serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdapterSelection {
+    /// Discrete before integrated before virtual before software.
+    Best,
+    /// The first whose name contains this, whatever its case.
+    Named(String),
+    /// A software adapter.
+    Software,
+}
+
+/// Names an execution within its executor; the caller's choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExecutionId(pub u64);
+
+impl fmt::Display for ExecutionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// For whom a worker works: two different tenants never share one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tenant(pub [u8; 32]);
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "Tenant({a:02x}{b:02x}{c:02x}{d:02x}…)")
+    }
+}
+
+/// Where an input's bytes are. A worker gets a descriptor, never a path.
+#[derive(Debug)]
+pub enum InputSource {
+    /// An open file.
+    File(File),
+    /// Opened, for reading, when the execution is taken.
+    Path(PathBuf),
+}
+
+/// One thing to run.
+#[derive(Debug)]
+pub struct ExecutionRequest {
+    /// Unique among those that have not ended.
+    pub id: ExecutionId,
+    /// For whom.
+    pub tenant: Tenant,
+    /// An encoded [`Graph`].
+    pub spec: Vec<u8>,
+    /// The graph's inputs, in its order.
+    pub inputs: Vec<InputSource>,
+    /// Time from assignment to the end of the last dispatch and readback.
+    pub run_limit: Duration,
+    /// Bytes of buffers; the executor's own cap holds too.
+    pub memory_max: u64,
+    /// Bytes of outputs; the executor's own cap holds too.
+    pub output_bytes_max: u64,
+    /// A worker that no execution used before and none uses after.
+    pub fresh: bool,
+    /// Existing folder for the output files.
+    pub outputs_dir: PathBuf,
+}
+
+/// What happens to executions.
+#[derive(Debug)]
+pub enum ExecutionEvent {
+    /// A worker has it.
+    Started {
+        /// Which.
+        id: ExecutionId,
+        /// Process id of the worker, for logs and tests.
+        worker_pid: u32,
+    },
+    /// Dispatches done. Lost when nobody reads.
+    Progress {
+        /// Which.
+        id: ExecutionId,
+        /// So many,
+        done: u64,
+        /// of so many.
+        total: u64,
+    },
+    /// A line of its log. Lost when nobody reads.
+    Log {
+        /// Which.
+        id: ExecutionId,
+        /// Without a line end.
+        line: String,
+    },
+    /// Done.
+    Finished {
+        /// Which.
+        id: ExecutionId,
+        /// In the graph's order.
+        outputs: Vec<OutputBlob>,
+        /// What it took.
+        usage: Usage,
+    },
+    /// Over without a result.
+    Failed {
+        /// Which.
+        id: ExecutionId,
+        /// Kind.
+        failure: Failure,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// An output, copied and hashed by the parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputBlob {
+    /// As the graph names it.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes.
+    pub hash: [u8; 32],
+}
+
+/// What an execution took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Microseconds in which the device was busy with its dispatches.
+    pub gpu_us: u64,
+    /// Microseconds of the worker's processor time, as the worker says.
+    pub cpu_us: u64,
+    /// Microseconds from the order to the worker's last word.
+    pub wall_us: u64,
+}
+
+impl Usage {
+    /// The device time in milliseconds, rounded up once.
+    #[must_use]
+    pub const fn gpu_ms(&self) -> u64 {
+        self.gpu_us.div_ceil(1000)
+    }
+}
+
+/// Why an execution was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{failure}: {detail}")]
+pub struct Refusal {
+    /// Kind.
+    pub failure: Failure,
+    /// For people.
+    pub detail: String,
+}
+
+/// Why an executor did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// The worker binary is missing or does not answer.
+    #[error(transparent)]
+    Worker(#[from] CheckError),
+    /// Nothing to run on.
+    #[error(
+        "no adapter {0}: install a Vulkan driver (Mesa's software driver is `mesa-vulkan-drivers` on Debian), or choose another adapter; `suanli doctor` lists them"
+    )]
+    NoAdapter(String),
+    /// A pool without workers, or with too many.
+    #[error("a pool of {0} workers: 1 to {POOL_MAX} are allowed")]
+    PoolSize(usize),
+    /// The machine has no thread left.
+    #[error("starting the pool's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Runs executions in a pool of workers. Dropping the last clone ends them.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    commands: mpsc::Sender<Command>,
+    events: mpsc::Sender<ExecutionEvent>,
+    program: WorkerProgram,
+    adapter: Adapter,
+    confinement: Confinement,
+    memory_max: u64,
+    output_bytes_max: u64,
+}
+
+impl Executor {
+    /// Looks for an adapter and starts warming workers.
+    ///
+    /// # Errors
+    /// If there is no worker binary or no adapter to run on.
+    pub async fn start(
+        config: ExecutorConfig,
+    ) -> Result<(Self, mpsc::Receiver<ExecutionEvent>), ExecutorError> {
+        if !(1..=POOL_MAX).contains(&config.pool_size) {
+            return Err(ExecutorError::PoolSize(config.pool_size));
+        }
+        let program = WorkerProgram::find(config.worker.as_deref())?;
+        let (adapters, confinement) = program.probe().await?;
+        let adapter = config.adapter.pick(adapters)?;
+        let pool = PoolConfig {
+            program: program.clone(),
+            start: worker_limits(&adapter, config.memory_max),
+            size: config.pool_size,
+            idle_max: config.idle_max,
+        };
+        let (commands, commands_in) = mpsc::channel(QUEUE_MAX);
+        let (events, events_out) = mpsc::channel(EVENTS_MAX);
+        serve_on_own_thread(Pool::new(pool, events.clone()), commands_in)?;
+        let executor = Self {
+            commands,
+            events,
+            program,
+            adapter,
+            confinement,
+            memory_max: config.memory_max,
+            output_bytes_max: config.output_bytes_max,
+        };
+        Ok((executor, events_out))
+    }
+
+    /// What executions run on.
+    #[must_use]
+    pub const fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// How far workers are confined on this machine.
+    #[must_use]
+    pub const fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// The worker binary, for probing, measuring and checking.
+    #[must_use]
+    pub const fn program(&self) -> &WorkerProgram {
+        &self.program
+    }
+
+    /// Takes an execution. What follows are events under its id.
+    ///
+    /// # Errors
+    /// What is wrong with the request itself, at once; no event follows.
+    pub fn run(&self, request: ExecutionRequest) -> Result<(), Refusal> {
+        let plan = self.plan(request)?;
+        self.commands
+            .try_send(Command::Run(Box::new(plan)))
+            .map_err(|_| queue_full())
+    }
+
+    /// Asks for the end of an execution, which `Failed` with
+    /// [`Failure::Cancelled`] then reports, unless it ended before.
+    ///
+    /// # Errors
+    /// If more is asked of the pool than its queue holds; ask again.
+    pub fn cancel(&self, id: ExecutionId) -> Result<(), Refusal> {
+        self.commands
+            .try_send(Command::Cancel(id))
+            .map_err(|_| queue_full())
+    }
+
+    /// Cancels everything and returns when every worker is gone.
+    pub async fn stop(self) {
+        let (stopped, wait) = oneshot::channel();
+        if self.commands.send(Command::Stop(stopped)).await.is_ok() {
+            drop(wait.await);
+        }
+    }
+
+    fn plan(&self, request: ExecutionRequest) -> Result<Plan, Refusal> {
+        let graph = Graph::decode(&request.spec)
+            .map_err(|error| refusal(Failure::InvalidSpec, error.to_string()))?;
+        let memory_max = request.memory_max.min(self.memory_max);
+        fits(graph.buffer_bytes(), memory_max, "bytes of buffers")?;
+        let output_bytes_max = request.output_bytes_max.min(self.output_bytes_max);
+        fits(graph.output_bytes(), output_bytes_max, "bytes of outputs")?;
+        let inputs = open_inputs(request.inputs, &graph)?;
+        let outputs = graph.outputs.iter().map(|output| PlannedOutput {
+            name: output.name.to_string(),
+            bytes: graph.output_size(output),
+        });
+        let reserve = || {
+            self.events
+                .clone()
+                .try_reserve_owned()
+                .map_err(|_| queue_full())
+        };
+        Ok(Plan {
+            id: request.id,
+            tenant: request.tenant,
+            fresh: request.fresh,
+            outputs: outputs.collect(),
+            spec: request.spec.try_into().unwrap_or_default(),
+            inputs,
+            outputs_dir: request.outputs_dir,
+            run_limit: request.run_limit,
+            memory_max,
+            started: Some(reserve()?),
+            ended: reserve()?,
+        })
+    }
+}
+
+impl AdapterSelection {
+    fn pick(&self, mut adapters: Vec<Adapter>) -> Result<Adapter, ExecutorError> {
+        let wanted = match self {
+            Self::Best => "at all".to_owned(),
+            Self::Named(name) => format!("with `{name}` in its name"),
+            Self::Software => "in software".to_owned(),
+        };
+        adapters.retain(|adapter| match self {
+            Self::Best => true,
+            Self::Named(name) => adapter.name.to_lowercase().contains(&name.to_lowercase()),
+            Self::Software => adapter.is_software(),
+        });
+        adapters.sort_by_key(|adapter| (adapter.kind, adapter.index));
+        adapters
+            .into_iter()
+            .next()
+            .ok_or(ExecutorError::NoAdapter(wanted))
+    }
+}
+
+fn worker_limits(adapter: &Adapter, memory_max: u64) -> Start {
+    let address_space_max = if adapter.is_software() {
+        // Buffers, their staging copies, and the driver itself.
+        memory_max
+            .saturating_mul(2)
+            .saturating_add(SOFTWARE_ADDRESS_SPACE)
+    } else {
+        DEVICE_ADDRESS_SPACE
+    };
+    Start {
+        parent: std::process::id(),
+        address_space_max,
+        file_bytes_max: memory_max.saturating_add(DRIVER_FILE_BYTES),
+        cpu_s_max: None,
+        adapter: adapter.index,
+    }
+}
+
+fn serve_on_own_thread(pool: Pool, commands: mpsc::Receiver<Command>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("suanli-pool".to_owned())
+        .spawn(move || runtime.block_on(pool.serve(commands)))?;
+    Ok(())
+}
+
+fn open_inputs(sources: Vec<InputSource>, graph: &Graph) -> Result<Vec<File>, Refusal> {
+    let least = graph.input_bytes_min();
+    if sources.len() != least.len() || sources.len() > INPUTS_MAX {
+        return Err(refusal(
+            Failure::InvalidSpec,
+            format!(
+                "{} inputs given, the graph reads {}",
+                sources.len(),
+                least.len()
+            ),
+        ));
+    }
+    let opened = sources
+        .into_iter()
+        .zip(least)
+        .enumerate()
+        .map(|(index, (source, least))| {
+            let failed = |error: std::io::Error| {
+                refusal(Failure::Internal, format!("opening input {index}: {error}"))
+            };
+            let file = match source {
+                InputSource::File(file) => file,
+                InputSource::Path(path) => File::open(path).map_err(failed)?,
+            };
+            let bytes = file.metadata().map_err(failed)?.len();
+            if bytes < least {
+                return Err(refusal(
+                    Failure::InvalidSpec,
+                    format!("input {index} has {bytes} bytes, the graph reads {least}"),
+                ));
+            }
+            Ok(file)
+        });
+    opened.collect()
+}
+
+fn fits(asked: u64, allowed: u64, what: &str) -> Result<(), Refusal> {
+    if asked <= allowed {
+        return Ok(());
+    }
+    let detail = format!("{what}: {asked} asked, {allowed} allowed");
+    Err(refusal(Failure::TooLarge { asked, allowed }, detail))
+}
+
+fn queue_full() -> Refusal {
+    refusal(
+        Failure::QueueFull,
+        "the executor's queue is full; try again later",
+    )
+}
+
+fn refusal(failure: Failure, detail: impl Into<String>) -> Refusal {
+    Refusal {
+        failure,
+        detail: detail.into(),
+    }
+}

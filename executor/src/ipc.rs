@@ -1,0 +1,568 @@
+//! What a parent and its worker say to each other, and how.
+//!
+//! One Unix stream socket per worker, which the worker finds as its standard
+//! input. A frame is a little-endian `u32` length and that many bytes of one
+//! [`Request`] or [`Reply`] in the encoding of [`crate::codec`]. Descriptors
+//! (inputs, then outputs) ride on the first bytes of an [`Request::Execute`]
+//! frame; a worker can pass none back: the parent reads without a control
+//! buffer, so the kernel closes what comes.
+//!
+//! A worker is taken for hostile as soon as it has seen a job. The parent
+//! bounds every frame before it allocates, and believes nothing that it can
+//! find out itself (sizes, hashes, times).
+//!
+//! Absent: names of files. A worker never opens a path for a job.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use bincode::{Decode, Encode};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags,
+    },
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+
+use crate::{
+    codec::{self, CodecError, List, Text},
+    limits::{
+        ADAPTERS_MAX, DETAIL_BYTES_MAX, INPUTS_MAX, OUTPUTS_MAX, REPLY_FRAME_BYTES_MAX,
+        REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
+    },
+};
+
+/// Descriptors that one frame can carry.
+pub const DESCRIPTORS_MAX: usize = INPUTS_MAX + OUTPUTS_MAX;
+
+/// Text that people read, cut to what a frame holds.
+pub type Detail = Text<DETAIL_BYTES_MAX>;
+
+/// What a parent says.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// First frame to every worker: what it is for and how far it may go.
+    Start(Start),
+    /// Run a graph. `inputs`, then `outputs` descriptors come with the frame.
+    Execute {
+        /// An encoded [`crate::spec::Graph`].
+        spec: List<u8, SPEC_BYTES_MAX>,
+        /// How many of the descriptors are inputs.
+        inputs: u32,
+        /// How many are outputs.
+        outputs: u32,
+        /// Bytes that all buffers together may take.
+        memory_max: u64,
+    },
+    /// Stop between two dispatches.
+    Cancel,
+    /// Parse and validate a graph's source; touch no device.
+    Check {
+        /// An encoded [`crate::spec::Graph`].
+        spec: List<u8, SPEC_BYTES_MAX>,
+    },
+}
+
+/// What a worker learns before it confines itself.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Start {
+    /// Process id of the parent; a worker whose parent is another ends.
+    pub parent: u32,
+    /// Bytes of address space.
+    pub address_space_max: u64,
+    /// Bytes of the largest file (an output) that it may write.
+    pub file_bytes_max: u64,
+    /// Seconds of processor time, for workers that only compile.
+    pub cpu_s_max: Option<u64>,
+    /// Which adapter to open, as [`Adapter::index`]; other commands ignore it.
+    pub adapter: u32,
+}
+
+/// What a worker says.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// The device is open.
+    Ready {
+        /// What the worker runs on.
+        adapter: Adapter,
+        /// How far it is confined.
+        confinement: Confinement,
+    },
+    /// Answer of `probe`.
+    Adapters {
+        /// All adapters that may serve.
+        adapters: List<Adapter, ADAPTERS_MAX>,
+        /// How far the probing worker was confined.
+        confinement: Confinement,
+    },
+    /// Answer of `measure`.
+    Measured(Measurement),
+    /// Answer of `check`: nothing to object to.
+    Checked,
+    /// What the execution is doing now.
+    Stage(Stage),
+    /// Dispatches done.
+    Progress {
+        /// So many,
+        done: u64,
+        /// of so many.
+        total: u64,
+    },
+    /// A line for the job's log.
+    Log {
+        /// Without a line end.
+        line: Detail,
+    },
+    /// The outputs are written.
+    Finished {
+        /// Microseconds during which the device was busy.
+        gpu_us: u64,
+        /// Microseconds of processor time of the whole worker.
+        cpu_us: u64,
+    },
+    /// The end of an execution, a check, or the worker's start.
+    Failed {
+        /// Kind.
+        failure: Failure,
+        /// For people.
+        detail: Detail,
+    },
+}
+
+/// Where an execution is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Stage {
+    /// Parsing, validating and compiling the source.
+    Compiling,
+    /// Filling buffers.
+    Loading,
+    /// Dispatching.
+    Running,
+    /// Reading outputs back.
+    Collecting,
+}
+
+/// Why an execution did not finish.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+pub enum Failure {
+    /// The graph is malformed, or does not fit its inputs.
+    #[error("invalid job spec")]
+    InvalidSpec,
+    /// The source does not compile, or does not fit the passes.
+    #[error("invalid shader")]
+    InvalidShader,
+    /// It asks for more than this machine or its agreement allows.
+    #[error("too large: {asked} asked, {allowed} allowed")]
+    TooLarge {
+        /// Asked for.
+        asked: u64,
+        /// Allowed.
+        allowed: u64,
+    },
+    /// It ran past its time and was killed.
+    #[error("deadline exceeded")]
+    DeadlineExceeded,
+    /// Somebody cancelled it.
+    #[error("cancelled")]
+    Cancelled,
+    /// The device has no more memory.
+    #[error("out of device memory")]
+    OutOfMemory,
+    /// The device went away.
+    #[error("device lost")]
+    DeviceLost,
+    /// The worker died, or said something that no worker says.
+    #[error("worker crashed")]
+    WorkerCrashed,
+    /// The adapter is out of service.
+    #[error("adapter quarantined")]
+    AdapterQuarantined,
+    /// More executions wait than the queue holds.
+    #[error("queue full")]
+    QueueFull,
+    /// The fault is here.
+    #[error("internal error")]
+    Internal,
+}
+
+/// A device that can run jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Adapter {
+    /// Position among the adapters that a worker sees.
+    pub index: u32,
+    /// As the driver calls it.
+    pub name: Text<128>,
+    /// Driver and version.
+    pub driver: Text<256>,
+    /// PCI vendor id, or what the interface uses instead.
+    pub vendor: u32,
+    /// Interface: `vulkan`, `metal`, `dx12`.
+    pub backend: Text<16>,
+    /// What it is.
+    pub kind: AdapterKind,
+    /// Bytes of device-local memory; main memory of a software adapter.
+    pub memory_bytes: u64,
+    /// Largest single buffer that a shader can bind.
+    pub binding_bytes_max: u64,
+    /// Largest single buffer.
+    pub buffer_bytes_max: u64,
+}
+
+impl Adapter {
+    /// Whether a processor pretends to be a GPU here. Offered as `cpu`.
+    #[must_use]
+    pub const fn is_software(&self) -> bool {
+        matches!(self.kind, AdapterKind::Software)
+    }
+}
+
+/// Kinds of adapter, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub enum AdapterKind {
+    /// With memory of its own.
+    Discrete,
+    /// Shares main memory.
+    Integrated,
+    /// Passed through by a hypervisor.
+    Virtual,
+    /// The driver does not say.
+    Other,
+    /// Runs on the processor.
+    Software,
+}
+
+/// What confinement a worker found in force, told before it saw any job.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Confinement {
+    /// Layers held.
+    pub held: List<Text<64>, 32>,
+    /// Layers that failed, with the reason.
+    pub missing: List<Text<256>, 32>,
+    /// Environment variables left.
+    pub environment: List<Text<64>, 32>,
+    /// Descriptors open.
+    pub descriptors: u32,
+}
+
+/// What `measure` found.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Measurement {
+    /// The adapter measured.
+    pub adapter: Adapter,
+    /// FP32 operations per second (a multiplication and an addition are two).
+    pub fp32_flops: u64,
+    /// Microseconds that the counted run took.
+    pub took_us: u64,
+}
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+pub enum IpcError {
+    /// The other side is gone.
+    #[error("the other side closed the connection")]
+    Closed,
+    /// A frame longer than its kind may be.
+    #[error("a frame of {bytes} bytes, at most {max} are allowed")]
+    FrameTooLong {
+        /// Announced.
+        bytes: usize,
+        /// Allowed.
+        max: usize,
+    },
+    /// A frame that is no message.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The parent's end, asynchronous.
+#[derive(Debug)]
+pub(crate) struct ParentEnd {
+    socket: tokio::net::UnixStream,
+    received: Vec<u8>,
+}
+
+impl ParentEnd {
+    pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: tokio::net::UnixStream::from_std(socket)?,
+            received: Vec::new(),
+        })
+    }
+
+    /// Sends one frame, with descriptors on its first bytes.
+    pub(crate) async fn send(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), IpcError> {
+        let frame = frame(request, REQUEST_FRAME_BYTES_MAX)?;
+        let sent = loop {
+            self.socket.writable().await?;
+            let attempt = self.socket.try_io(Interest::WRITABLE, || {
+                Ok(send_with_descriptors(
+                    self.socket.as_fd(),
+                    &frame,
+                    descriptors,
+                )?)
+            });
+            match attempt {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => break other?,
+            }
+        };
+        self.socket
+            .write_all(frame.get(sent..).unwrap_or_default())
+            .await?;
+        Ok(())
+    }
+
+    /// The next frame. Safe to drop and call again: nothing is lost.
+    pub(crate) async fn receive(&mut self) -> Result<Reply, IpcError> {
+        loop {
+            if let Some(reply) = self.take_frame()? {
+                return Ok(reply);
+            }
+            if self.socket.read_buf(&mut self.received).await? == 0 {
+                return Err(IpcError::Closed);
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Reply>, IpcError> {
+        let Some(header) = self.received.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = frame_length(*header, REPLY_FRAME_BYTES_MAX)?;
+        let Some(body) = self.received.get(4..4 + length) else {
+            return Ok(None);
+        };
+        let reply = codec::decode(body, REPLY_FRAME_BYTES_MAX)?;
+        self.received.drain(..4 + length);
+        Ok(Some(reply))
+    }
+}
+
+/// The worker's end, blocking.
+#[derive(Debug)]
+pub struct WorkerEnd {
+    socket: UnixStream,
+}
+
+impl WorkerEnd {
+    /// Takes over the socket that the parent left as standard input.
+    ///
+    /// # Errors
+    /// If standard input is no socket.
+    pub fn from_stdin() -> io::Result<Self> {
+        let socket = io::stdin().as_fd().try_clone_to_owned()?;
+        rustix::net::sockopt::socket_type(&socket)?;
+        Ok(Self {
+            socket: socket.into(),
+        })
+    }
+
+    /// A second handle, for a last word when the first is busy.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+        })
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// If the parent is gone.
+    pub fn send(&mut self, reply: &Reply) -> Result<(), IpcError> {
+        let frame = frame(reply, REPLY_FRAME_BYTES_MAX)?;
+        Ok(self.socket.write_all(&frame)?)
+    }
+
+    /// Waits for the next frame and its descriptors.
+    ///
+    /// # Errors
+    /// If the parent is gone, or talks nonsense.
+    pub fn receive(&mut self) -> Result<(Request, Vec<OwnedFd>), IpcError> {
+        let mut header = [0; 4];
+        let (mut read, descriptors) = receive_descriptors(self.socket.as_fd(), &mut header)?;
+        while read < header.len() {
+            read += read_some(&mut self.socket, &mut header[read..])?;
+        }
+        let length = frame_length(header, REQUEST_FRAME_BYTES_MAX)?;
+        let mut body = vec![0; length];
+        self.socket.read_exact(&mut body)?;
+        Ok((codec::decode(&body, REQUEST_FRAME_BYTES_MAX)?, descriptors))
+    }
+
+    /// Whether a frame (or the end) waits to be read.
+    ///
+    /// # Errors
+    /// If the socket is broken.
+    pub fn has_word(&self) -> Result<bool, IpcError> {
+        let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let ready = rustix::event::poll(&mut sockets, Some(&at_once)).map_err(io::Error::from)?;
+        Ok(ready > 0)
+    }
+}
+
+fn read_some(socket: &mut UnixStream, into: &mut [u8]) -> Result<usize, IpcError> {
+    match socket.read(into)? {
+        0 => Err(IpcError::Closed),
+        read => Ok(read),
+    }
+}
+
+fn frame<T: Encode>(message: &T, max: usize) -> Result<Vec<u8>, IpcError> {
+    let body = codec::encode(message)?;
+    let too_long = || IpcError::FrameTooLong {
+        bytes: body.len(),
+        max,
+    };
+    if body.len() > max {
+        return Err(too_long());
+    }
+    let length = u32::try_from(body.len()).map_err(|_| too_long())?;
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+fn frame_length(header: [u8; 4], max: usize) -> Result<usize, IpcError> {
+    let bytes = usize::try_from(u32::from_le_bytes(header)).unwrap_or(usize::MAX);
+    if bytes > max {
+        return Err(IpcError::FrameTooLong { bytes, max });
+    }
+    Ok(bytes)
+}
+
+fn send_with_descriptors(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(rustix::io::Errno::NOBUFS);
+    }
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )
+}
+
+fn receive_descriptors(
+    socket: BorrowedFd<'_>,
+    into: &mut [u8],
+) -> Result<(usize, Vec<OwnedFd>), IpcError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(into)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .map_err(io::Error::from)?;
+    if message.bytes == 0 {
+        return Err(IpcError::Closed);
+    }
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
+        }
+    }
+    Ok((message.bytes, descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (ParentEnd, WorkerEnd) {
+        let (parent, worker) = UnixStream::pair().unwrap();
+        (
+            ParentEnd::new(parent).unwrap(),
+            WorkerEnd { socket: worker },
+        )
+    }
+
+    #[tokio::test]
+    async fn descriptors_arrive_with_their_frame() {
+        let (mut parent, mut worker) = pair();
+        let file = tempfile::tempfile().unwrap();
+        let request = Request::Execute {
+            spec: vec![7; 3_000].try_into().unwrap(),
+            inputs: 1,
+            outputs: 1,
+            memory_max: 5,
+        };
+        parent
+            .send(&request, &[file.as_fd(), file.as_fd()])
+            .await
+            .unwrap();
+        parent.send(&Request::Cancel, &[]).await.unwrap();
+        let (received, descriptors) = worker.receive().unwrap();
+        assert_eq!((received, descriptors.len()), (request, 2));
+        assert!(worker.has_word().unwrap());
+        assert_eq!(worker.receive().unwrap().0, Request::Cancel);
+        assert!(!worker.has_word().unwrap());
+    }
+
+    #[tokio::test]
+    async fn abuse_22_a_huge_frame_is_refused_by_its_header() {
+        let (mut parent, mut worker) = pair();
+        worker.socket.write_all(&u32::MAX.to_le_bytes()).unwrap();
+        assert!(matches!(
+            parent.receive().await,
+            Err(IpcError::FrameTooLong { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn garbage_in_a_frame_is_refused() {
+        let (mut parent, mut worker) = pair();
+        worker
+            .socket
+            .write_all(&[4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])
+            .unwrap();
+        assert!(matches!(parent.receive().await, Err(IpcError::Codec(_))));
+    }
+
+    #[tokio::test]
+    async fn frames_in_pieces_are_put_together() {
+        let (mut parent, mut worker) = pair();
+        let bytes = frame(&Reply::Progress { done: 1, total: 2 }, 64).unwrap();
+        let (head, tail) = bytes.split_at(5);
+        worker.socket.write_all(head).unwrap();
+        let early = tokio::time::timeout(std::time::Duration::from_millis(5), parent.receive());
+        assert!(early.await.is_err());
+        worker.socket.write_all(tail).unwrap();
+        assert_eq!(
+            parent.receive().await.unwrap(),
+            Reply::Progress { done: 1, total: 2 }
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! Every bound of the executor, each with its reason.
+//!
+//! A bound that an adapter sets (bytes in one binding, workgroups per
+//! dimension) is not here: the worker reads those from the device and the
+//! smaller of the two holds.
+
+use std::time::Duration;
+
+/// WGSL source in bytes. Hand-written kernels stay under 64 KiB; generated
+/// ones rarely reach this.
+pub const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one inline buffer. Larger data travels as an input blob.
+pub const INLINE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an encoded graph: the source, some inline tables, the structure.
+pub const SPEC_BYTES_MAX: usize = 4 << 20;
+/// Buffers in a graph. WebGPU guarantees 8 storage buffers per pass; many
+/// passes share a few dozen.
+pub const BUFFERS_MAX: usize = 64;
+/// Passes in a graph; longer chains use `repeat`.
+pub const PASSES_MAX: usize = 256;
+/// Bindings of one pass. No adapter gives more storage buffers to a stage
+/// than a graph may have buffers.
+pub const BINDINGS_MAX: usize = 64;
+/// Pipeline constants of one pass.
+pub const CONSTANTS_MAX: usize = 32;
+/// Outputs of a graph.
+pub const OUTPUTS_MAX: usize = 32;
+/// Input blobs of a graph. Inputs and outputs together stay under the 253
+/// descriptors that Linux passes in one message.
+pub const INPUTS_MAX: usize = 64;
+/// Bytes of a name (buffer, entry point, constant, output).
+pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes of one buffer: what 32-bit indexed shaders can address.
+pub const BUFFER_BYTES_MAX: u64 = 4 << 30;
+/// Workgroups of one dimension: the limit that every WebGPU adapter has.
+pub const WORKGROUPS_MAX: u32 = 65_535;
+/// Dispatches of one execution, repeats included. At 50 µs a dispatch this
+/// is most of a minute of pure overhead.
+pub const DISPATCHES_MAX: u64 = 1_000_000;
+
+/// Bytes of a frame from the parent: a spec and little else.
+pub const REQUEST_FRAME_BYTES_MAX: usize = SPEC_BYTES_MAX + 4096;
+/// Bytes of a frame from a worker: a shader message is the largest.
+pub const REPLY_FRAME_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a failure's detail or a log line, cut by the worker.
+pub const DETAIL_BYTES_MAX: usize = 16 << 10;
+/// Log bytes kept of one execution; the rest is dropped and counted.
+pub const LOG_BYTES_MAX: usize = 1 << 20;
+/// Adapters that one probe reports.
+pub const ADAPTERS_MAX: usize = 32;
+
+/// Executions that wait for a worker. The node's holds bound them too.
+pub const QUEUE_MAX: usize = 64;
+/// Events that wait for the reader. Progress and logs are dropped when the
+/// queue is full; the end of an execution waits.
+pub const EVENTS_MAX: usize = 512;
+/// Workers of a pool.
+pub const POOL_MAX: usize = 64;
+/// Device losses after which an adapter is quarantined.
+pub const DEVICE_LOSSES_MAX: u32 = 3;
+/// Failed starts in a row after which waiting executions are told so.
+pub const START_FAILURES_MAX: u32 = 3;
+
+/// A worker opens a device within this time; drivers' first start compiles.
+pub const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// A shader check takes this long at most.
+pub const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
+/// A measurement takes about a third of a second; slow machines get this.
+pub const MEASURE_TIME_MAX: Duration = Duration::from_secs(30);
+/// A killed worker is reaped within this time, else its adapter is
+/// quarantined: a process that SIGKILL does not end hangs in a driver.
+pub const REAP_TIME_MAX: Duration = Duration::from_secs(5);
+/// After a cancel frame a worker has this long to stop between dispatches
+/// before it is killed.
+pub const CANCEL_GRACE: Duration = Duration::from_millis(200);

@@ -1,0 +1,12 @@
+//! Tests that run jobs on an adapter, in real worker processes. On a machine
+//! without one they say so and pass; on one without a GPU, Mesa's software
+//! driver serves.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do; clippy knows only functions marked as tests"
+)]
+
+mod executions;
+mod hostile;
+mod support;
