@@ -3,3 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod handle;
+pub mod store;
+pub mod transport;

@@ -1,0 +1,247 @@
+//! What the rest of the process may ask of the driver.
+//!
+//! A [`NodeHandle`] is cheap to clone and holds one end of a bounded channel;
+//! the driver answers each question from the state that it owns. Nothing here
+//! shares memory with the driver.
+
+use std::sync::Arc;
+
+use suanli_protocol::{
+    envelope::Verified,
+    ids::{AccountId, ChannelId, JobId, PeerId},
+    message::Decline,
+    offer::Offer,
+    peer::{ChannelView, JobView, WorkView},
+    rank::Plan,
+    record::JobOrder,
+    registry::Reason,
+    units::Amount,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    api::types::JobLine,
+    store::Store,
+    transport::{PeerStatus, TransportCommand, TransportHandle},
+};
+
+/// Questions that may wait for the driver.
+pub(crate) const ASKS: usize = 256;
+
+/// What never changes while a node runs.
+#[derive(Debug)]
+pub struct NodeFacts {
+    /// The network's name.
+    pub network: String,
+    /// Its unit of account.
+    pub unit: String,
+    /// Where the node says it is.
+    pub region: String,
+    /// The node.
+    pub peer: PeerId,
+    /// Its account.
+    pub account: AccountId,
+    /// When it started, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Whether it sells.
+    pub providing: bool,
+    /// Whether strangers are served only over loopback.
+    pub local_only: bool,
+    /// The sandbox level that its workers reach.
+    pub sandbox: String,
+    /// The most that a job costs whose file names no price.
+    pub max_price: Amount,
+}
+
+/// Asks the driver. Every method fails with [`Gone`] once the node is stopping.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    pub(crate) facts: Arc<NodeFacts>,
+    pub(crate) asks: mpsc::Sender<Ask>,
+    pub(crate) store: Store,
+    pub(crate) transport: TransportHandle,
+}
+
+/// The node is stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node is stopping")]
+pub struct Gone;
+
+/// A moment of the driver's state.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Jobs in memory.
+    pub jobs: Vec<JobView>,
+    /// Work for others in memory.
+    pub work: Vec<WorkView>,
+    /// All channels.
+    pub channels: Vec<ChannelView>,
+    /// Slots in use.
+    pub slots_used: u32,
+    /// Addresses that it listens on.
+    pub listen: Vec<String>,
+    /// What is wrong with the store, if anything.
+    pub store_failed: Option<String>,
+}
+
+/// Why a job was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// The disk is full or failed.
+    #[error("{0}")]
+    Store(String),
+    /// A blob that it names is not here.
+    #[error("blob {0:#} is not here; upload it first")]
+    BlobMissing(suanli_protocol::ids::BlobId),
+    /// Too many jobs.
+    #[error("the node has as many jobs as it takes; wait for some to end")]
+    TooMany(Reason),
+}
+
+/// A question or an order to the driver.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Snapshot(oneshot::Sender<Snapshot>),
+    Offers(oneshot::Sender<Vec<Verified<Offer>>>),
+    Plan(Box<JobOrder>, oneshot::Sender<Plan>),
+    Submit(Box<JobOrder>, oneshot::Sender<Result<(), NotTaken>>),
+    Cancel(JobId, oneshot::Sender<bool>),
+    Watch(JobId, oneshot::Sender<Option<Watch>>),
+    Settle(ChannelId, Amount, String, oneshot::Sender<bool>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// What happened to a job so far, and what happens from now on. The stream
+/// ends when nothing more can happen, or when its reader is too slow.
+#[derive(Debug)]
+pub struct Watch {
+    /// So far, oldest first; the beginning may be gone.
+    pub past: Vec<JobLine>,
+    /// From now on.
+    pub lines: mpsc::Receiver<JobLine>,
+}
+
+impl NodeHandle {
+    /// What never changes.
+    pub fn facts(&self) -> &NodeFacts {
+        &self.facts
+    }
+
+    /// The journal, its index and the blobs.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Jobs, work, channels and the node's health, now.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn snapshot(&self) -> Result<Snapshot, Gone> {
+        self.ask(Ask::Snapshot).await
+    }
+
+    /// The offers in the book.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn offers(&self) -> Result<Vec<Verified<Offer>>, Gone> {
+        self.ask(Ask::Offers).await
+    }
+
+    /// Who could run a job, best first, and who not.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn plan(&self, order: Box<JobOrder>) -> Result<Plan, Gone> {
+        self.ask(|reply| Ask::Plan(order, reply)).await
+    }
+
+    /// Hands a job in. It is on disk when this returns, and a repeat of the
+    /// same id is not a second job.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, why it was not taken.
+    pub async fn submit(&self, order: Box<JobOrder>) -> Result<Result<(), NotTaken>, Gone> {
+        self.ask(|reply| Ask::Submit(order, reply)).await
+    }
+
+    /// Cancels a job; false if it is not known or over.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn cancel(&self, job: JobId) -> Result<bool, Gone> {
+        self.ask(|reply| Ask::Cancel(job, reply)).await
+    }
+
+    /// Follows a job; `None` if it is not in memory.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn watch(&self, job: JobId) -> Result<Option<Watch>, Gone> {
+        self.ask(|reply| Ask::Watch(job, reply)).await
+    }
+
+    /// Declares a part of what is owed on a channel paid; false if the channel
+    /// is not one on which this node earns.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn settle(
+        &self,
+        channel: ChannelId,
+        amount: Amount,
+        reference: String,
+    ) -> Result<bool, Gone> {
+        self.ask(|reply| Ask::Settle(channel, amount, reference, reply))
+            .await
+    }
+
+    /// The connected peers.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn peers(&self) -> Result<Vec<PeerStatus>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.transport
+            .send(TransportCommand::Peers { reply })
+            .await
+            .map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Stops the node cleanly; returns when it has begun to.
+    ///
+    /// # Errors
+    /// [`Gone`] if it is stopping already.
+    pub async fn stop(&self) -> Result<(), Gone> {
+        self.ask(Ask::Stop).await
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(question(reply)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+}
+
+/// A decline as a registered name and a sentence with its figures.
+pub fn decline_words(decline: &Decline) -> (String, String) {
+    let Decline { reason, need, have } = decline;
+    let sentence = match (*need, *have) {
+        (0, 0) => reason.sentence().to_owned(),
+        (need, have)
+            if matches!(
+                *reason,
+                Reason::OVER_BUDGET
+                    | Reason::CREDIT_EXHAUSTED
+                    | Reason::STRANGERS_EXHAUSTED
+                    | Reason::COUNTER_REFUSED
+            ) =>
+        {
+            let (need, have) = (Amount::from_micros(need), Amount::from_micros(have));
+            format!("{} (needs {need}, there is {have})", reason.sentence())
+        }
+        (need, have) => format!("{} (needs {need}, there is {have})", reason.sentence()),
+    };
+    (reason.to_string(), sentence)
+}

@@ -1,0 +1,729 @@
+//! The journal: the source of truth for everything that we signed or accepted.
+//!
+//! One thread writes. It is fed by a bounded queue, takes all that waits there
+//! as one batch, writes the batch with one positioned write into a file that
+//! was filled with zeros beforehand (so that the sync has no metadata to
+//! write), syncs once, and only then reports the new durable number. The next
+//! segment is made ready in the background while the current one fills.
+//!
+//! The caller numbers the records, one by one; the journal holds it to that.
+//! A **checkpoint** is a run of copies of the records that still matter,
+//! between two markers; what precedes a complete one can be pruned.
+//!
+//! Nothing is reported durable that is not. A full disk is met before a record
+//! is written, while the next segment is made: [`Health::Low`] as long as the
+//! current segment has room, [`Health::Full`] when it has not; the writer holds
+//! what it took and goes on when there is room again. Any other failed write or
+//! sync ends the journal until it is opened anew, because after a failed sync
+//! nobody knows what is on the disk.
+//!
+//! Absent: what records mean, and keys (see `index`).
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    disk::{Disk, DiskFile},
+    reader::{Layout, Segment},
+    record::{RECORD_HEADER, SEGMENT_HEADER, SegmentHead, encode},
+    recovery::{PREPARED, Tail, fill_with_zeros, recover},
+};
+pub use super::{
+    reader::{Checkpoint, ReadError, Reader, Records},
+    record::{Chain, Fault, Kind, Lsn, RECORD_BYTES_MAX, Record},
+    recovery::{Damage, Recovery},
+};
+
+/// What to do about damage to something durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDamage {
+    /// Change nothing, and refuse to open.
+    #[default]
+    Refuse,
+    /// Go on with the sound prefix; keep the rest in files of its own.
+    SetAside,
+}
+
+/// How a journal is kept.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Size of a new segment; 16 MiB hold some 25,000 receipts.
+    pub segment_bytes: u64,
+    /// Records that may wait for the writer.
+    pub queue_records: usize,
+    /// Bytes that one write and sync takes at most, give or take a record.
+    pub batch_bytes: usize,
+    /// How long to wait before asking a full disk again.
+    pub retry_after: Duration,
+    /// What to do about damage.
+    pub on_damage: OnDamage,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 16 * 1024 * 1024,
+            queue_records: 512,
+            batch_bytes: 512 * 1024,
+            retry_after: Duration::from_secs(1),
+            on_damage: OnDamage::Refuse,
+        }
+    }
+}
+
+/// How far the journal is on disk, and how it fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durability {
+    /// Everything up to here survives a power loss.
+    pub lsn: Lsn,
+    /// Whether more can follow.
+    pub health: Health,
+}
+
+/// How the journal fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// All is well.
+    Writing,
+    /// The disk has no room for the next segment; the current one still has.
+    Low,
+    /// The disk is full: what was taken waits until there is room.
+    Full,
+    /// The disk failed; the journal must be opened anew.
+    Failed(Failure),
+    /// The journal was closed.
+    Closed,
+}
+
+/// Why the journal ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The disk failed while `during`.
+    #[error("the disk failed {during} ({message}); check the disk, then restart")]
+    Io {
+        /// What was being done.
+        during: &'static str,
+        /// The operating system's words.
+        message: Arc<str>,
+    },
+    /// A record came out of turn: the caller's mistake.
+    #[error("record {got} came where {expected} was due; report this as a bug")]
+    OutOfOrder {
+        /// The number that was due.
+        expected: Lsn,
+        /// The number that came.
+        got: Lsn,
+    },
+}
+
+/// Why a journal could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Something durable is damaged, and [`OnDamage::Refuse`] holds.
+    #[error("the journal is damaged: {0}; run `suanli doctor` to see what can be kept")]
+    Damaged(Box<Damage>),
+    /// A segment could not hold one record.
+    #[error("segment_bytes {0} is too small or too large; use 4096 to 1073741824")]
+    SegmentSize(u64),
+    /// The disk has no room for a segment.
+    #[error("no room for a journal segment of {0} bytes; free some space on this disk")]
+    Full(u64),
+    /// The disk did not do it.
+    #[error("the journal could not be opened")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for JournalError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Why a record was not taken. Its number is not used up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The queue is full: wait for the durable number to move.
+    #[error("the journal's queue is full")]
+    Busy,
+    /// The disk is full, and so is the queue.
+    #[error("the disk is full; free some space and the journal goes on")]
+    Full,
+    /// The payload is longer than a record may be.
+    #[error("a record of {bytes} bytes exceeds the {max} that one may have")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The journal has ended; the durability says why.
+    #[error("the journal takes no more records; restart the node")]
+    Stopped,
+}
+
+/// Why nothing was pruned.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// Only what a complete, durable checkpoint stands for can go.
+    #[error("no complete checkpoint begins at or after record {0}")]
+    NotCovered(Lsn),
+    /// The journal has ended.
+    #[error("the journal takes no more orders; restart the node")]
+    Stopped,
+    /// A file could not be removed.
+    #[error("an old segment could not be removed")]
+    Io(#[from] io::Error),
+}
+
+/// Called by the writer after each change of the durability.
+pub type Notify = Box<dyn FnMut() + Send>;
+
+/// The handle to a running journal. Cheap to clone; the writer ends when the
+/// last clone is gone, or at [`Journal::close`].
+#[derive(Debug, Clone)]
+pub struct Journal {
+    commands: mpsc::Sender<Command>,
+    reader: Reader,
+    closing: Arc<AtomicBool>,
+    payload_max: usize,
+}
+
+#[derive(Debug)]
+enum Command {
+    Append(Lsn, Vec<u8>),
+    Checkpoint(Lsn, Vec<Vec<u8>>),
+    Prune(Lsn, oneshot::Sender<Result<u64, PruneError>>),
+    /// Ends the writer after all that was queued before.
+    Close,
+}
+
+impl Journal {
+    /// Opens the journal on `disk`, recovering what is there, and starts its
+    /// writer. `known` is the newest record that the caller knows to have been
+    /// durable ([`Lsn::NONE`] if nothing); `notify` runs on the writer's thread
+    /// after each change and is dropped when the writer ends.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: &Config,
+        known: Lsn,
+        notify: Notify,
+    ) -> Result<(Self, Recovery), JournalError> {
+        if !(4096..=1 << 30).contains(&config.segment_bytes) {
+            return Err(JournalError::SegmentSize(config.segment_bytes));
+        }
+        let tail = recover(&disk, config, known)?;
+        let recovery = tail.recovery.clone();
+        let (commands, queue) = mpsc::channel(config.queue_records.max(1));
+        let (layout, layout_seen) = watch::channel(Arc::new(tail.layout.clone()));
+        let (durability, durability_seen) = watch::channel(Durability {
+            lsn: recovery.last,
+            health: Health::Writing,
+        });
+        let closing = Arc::new(AtomicBool::new(false));
+        let journal = Self {
+            commands,
+            reader: Reader {
+                disk: Arc::clone(&disk),
+                layout: layout_seen,
+                durability: durability_seen,
+            },
+            closing: Arc::clone(&closing),
+            payload_max: payload_max(config.segment_bytes),
+        };
+        let publish = Publish {
+            layout,
+            durability,
+            notify,
+        };
+        let writer = Writer::new(disk, config.clone(), tail, publish, closing);
+        thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run(queue))?;
+        Ok((journal, recovery))
+    }
+
+    /// Hands over the record `lsn`, without waiting. It is durable when the
+    /// durability says so.
+    pub fn try_append(&self, lsn: Lsn, payload: Vec<u8>) -> Result<(), AppendError> {
+        self.check(&payload)?;
+        self.commands
+            .try_send(Command::Append(lsn, payload))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Closed(_) => AppendError::Stopped,
+                mpsc::error::TrySendError::Full(_) => match self.reader.durability().health {
+                    Health::Full => AppendError::Full,
+                    Health::Writing | Health::Low | Health::Failed(_) | Health::Closed => {
+                        AppendError::Busy
+                    }
+                },
+            })
+    }
+
+    /// Hands over the record `lsn`, waiting for room in the queue.
+    pub async fn append(&self, lsn: Lsn, payload: Vec<u8>) -> Result<(), AppendError> {
+        self.check(&payload)?;
+        let sent = self.commands.send(Command::Append(lsn, payload)).await;
+        sent.map_err(|_| AppendError::Stopped)
+    }
+
+    /// Hands over a checkpoint: `live` stands for everything before `begin`.
+    /// It takes the numbers from `begin` to the returned one, its end marker;
+    /// it is complete when that is durable.
+    pub async fn checkpoint(&self, begin: Lsn, live: Vec<Vec<u8>>) -> Result<Lsn, AppendError> {
+        live.iter().try_for_each(|payload| self.check(payload))?;
+        let end = begin.plus(live.len() as u64 + 1);
+        let sent = self.commands.send(Command::Checkpoint(begin, live)).await;
+        sent.map_err(|_| AppendError::Stopped)?;
+        Ok(end)
+    }
+
+    /// Removes the segments that hold only records before `before`, which a
+    /// complete checkpoint must stand for. Returns how many bytes it freed.
+    pub async fn prune(&self, before: Lsn) -> Result<u64, PruneError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Prune(before, reply)).await;
+        sent.map_err(|_| PruneError::Stopped)?;
+        answer.await.map_err(|_| PruneError::Stopped)?
+    }
+
+    /// Reads what is durable.
+    pub const fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// How far the journal is on disk; changes can be awaited.
+    pub fn durability(&self) -> watch::Receiver<Durability> {
+        self.reader.durability.clone()
+    }
+
+    /// Waits until `lsn` is durable; otherwise says why it never will be.
+    pub async fn wait_durable(&self, lsn: Lsn) -> Result<(), Health> {
+        let mut seen = self.durability();
+        let reached = seen
+            .wait_for(|d| d.lsn >= lsn || matches!(d.health, Health::Failed(_) | Health::Closed))
+            .await
+            .map_err(|_| Health::Closed)?
+            .clone();
+        if reached.lsn >= lsn {
+            Ok(())
+        } else {
+            Err(reached.health)
+        }
+    }
+
+    /// Asks the writer to finish what is queued and to end. What a full disk
+    /// keeps from being written is given up.
+    pub async fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        // An error means that the writer has ended already.
+        let _ = self.commands.send(Command::Close).await;
+    }
+
+    fn check(&self, payload: &[u8]) -> Result<(), AppendError> {
+        if payload.len() > self.payload_max {
+            return Err(AppendError::TooLong {
+                bytes: payload.len(),
+                max: self.payload_max,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The longest payload for which a segment has room.
+fn payload_max(segment_bytes: u64) -> usize {
+    let room = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
+    RECORD_BYTES_MAX.min(room - SEGMENT_HEADER - RECORD_HEADER)
+}
+
+struct Publish {
+    layout: watch::Sender<Arc<Layout>>,
+    durability: watch::Sender<Durability>,
+    notify: Notify,
+}
+
+impl Publish {
+    fn durability(&mut self, lsn: Lsn, health: Health) {
+        self.durability.send_replace(Durability { lsn, health });
+        (self.notify)();
+    }
+
+    fn health(&mut self, health: Health) {
+        let lsn = self.durability.borrow().lsn;
+        if self.durability.borrow().health != health {
+            self.durability(lsn, health);
+        }
+    }
+}
+
+/// The next segment's file, being filled with zeros or done.
+enum Preparing {
+    Running(JoinHandle<io::Result<()>>),
+    Ready,
+    FailedAt(Instant, io::Error),
+}
+
+/// Why the writer stops.
+enum Stop {
+    Closed,
+    Failed(Failure),
+}
+
+struct Writer {
+    disk: Arc<dyn Disk>,
+    config: Config,
+    publish: Publish,
+    closing: Arc<AtomicBool>,
+    layout: Layout,
+    file: Box<dyn DiskFile>,
+    /// Where the next batch goes, and how large the segment is.
+    offset: u64,
+    segment_bytes: u64,
+    preparing: Preparing,
+    /// The number and chain after everything in `batch`.
+    next: Lsn,
+    chain: Chain,
+    batch: Vec<u8>,
+    in_batch: u16,
+}
+
+impl Writer {
+    fn new(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        tail: Tail,
+        publish: Publish,
+        closing: Arc<AtomicBool>,
+    ) -> Self {
+        let segment_bytes = tail.layout.segments.last().map_or(0, |s| s.head.bytes);
+        Self {
+            preparing: start_preparing(&disk, config.segment_bytes),
+            disk,
+            config,
+            publish,
+            closing,
+            layout: tail.layout,
+            file: tail.file,
+            offset: tail.offset,
+            segment_bytes,
+            next: tail.recovery.last.next(),
+            chain: tail.recovery.chain,
+            batch: Vec::new(),
+            in_batch: 0,
+        }
+    }
+
+    fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let stop = loop {
+            let Some(first) = queue.blocking_recv() else {
+                break Stop::Closed;
+            };
+            let batch = self
+                .take(first)
+                .and_then(|()| self.take_waiting(&mut queue))
+                .and_then(|()| self.flush());
+            if let Err(stop) = batch {
+                break stop;
+            }
+            self.look_after_next_segment();
+        };
+        // From here on every send fails, and what was queued is dropped.
+        drop(queue);
+        if let Preparing::Running(job) = self.preparing {
+            // It only fills a file that the next start removes.
+            let _ = job.join();
+        }
+        self.publish.health(match stop {
+            Stop::Closed => Health::Closed,
+            Stop::Failed(failure) => Health::Failed(failure),
+        });
+    }
+
+    fn take_waiting(&mut self, queue: &mut mpsc::Receiver<Command>) -> Result<(), Stop> {
+        while self.batch.len() < self.config.batch_bytes {
+            match queue.try_recv() {
+                Ok(command) => self.take(command)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, command: Command) -> Result<(), Stop> {
+        match command {
+            Command::Append(lsn, payload) => self.record(lsn, Kind::Entry, &payload),
+            Command::Checkpoint(begin, live) => self.checkpoint(begin, &live),
+            Command::Prune(before, reply) => {
+                self.flush()?;
+                let pruned = self.prune(before);
+                // Nobody waits for the answer any more: nothing to do.
+                let _ = reply.send(pruned);
+                Ok(())
+            }
+            Command::Close => {
+                self.flush()?;
+                Err(Stop::Closed)
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, begin: Lsn, live: &[Vec<u8>]) -> Result<(), Stop> {
+        let count = (live.len() as u64).to_le_bytes();
+        let mut lsn = begin;
+        self.record(lsn, Kind::CheckpointBegin, &count)?;
+        for payload in live {
+            lsn = lsn.next();
+            self.record(lsn, Kind::Copy, payload)?;
+        }
+        lsn = lsn.next();
+        self.record(lsn, Kind::CheckpointEnd, &count)?;
+        // Known before it is durable, so that whoever sees it durable sees it;
+        // readers look at both.
+        self.layout.checkpoints.push(Checkpoint { begin, end: lsn });
+        self.publish_layout();
+        self.flush()
+    }
+
+    /// Adds one record to the batch, after making room where there is none.
+    fn record(&mut self, lsn: Lsn, kind: Kind, payload: &[u8]) -> Result<(), Stop> {
+        if lsn != self.next {
+            // What came in order before it is still good.
+            self.flush()?;
+            return Err(Stop::Failed(Failure::OutOfOrder {
+                expected: self.next,
+                got: lsn,
+            }));
+        }
+        let bytes = RECORD_HEADER + payload.len();
+        if self.offset + (self.batch.len() + bytes) as u64 > self.segment_bytes {
+            self.flush()?;
+            self.next_segment()?;
+        } else if self.in_batch == u16::MAX || self.batch.len() >= self.config.batch_bytes {
+            self.flush()?;
+        }
+        self.chain = encode(
+            &mut self.batch,
+            kind,
+            lsn,
+            self.in_batch,
+            self.chain,
+            payload,
+        );
+        self.in_batch += 1;
+        self.next = lsn.next();
+        Ok(())
+    }
+
+    /// Writes and syncs the batch, then reports it durable.
+    fn flush(&mut self) -> Result<(), Stop> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.file
+            .write_at(&self.batch, self.offset)
+            .map_err(failed("writing a record"))?;
+        self.file.sync_data().map_err(failed("syncing a record"))?;
+        self.offset += self.batch.len() as u64;
+        self.batch.clear();
+        self.in_batch = 0;
+        let health = match self.preparing {
+            Preparing::FailedAt(..) => Health::Low,
+            Preparing::Running(_) | Preparing::Ready => Health::Writing,
+        };
+        self.publish.durability(self.next.minus(1), health);
+        Ok(())
+    }
+
+    /// Goes over to the prepared segment; the batch is empty.
+    fn next_segment(&mut self) -> Result<(), Stop> {
+        self.wait_for_room()?;
+        let head = SegmentHead {
+            bytes: self.config.segment_bytes,
+            first: self.next,
+            before: self.chain,
+        };
+        let segment = Segment { head };
+        self.file =
+            name_segment(self.disk.as_ref(), segment).map_err(failed("beginning a segment"))?;
+        self.offset = SEGMENT_HEADER as u64;
+        self.segment_bytes = head.bytes;
+        self.layout.segments.push(segment);
+        self.publish_layout();
+        self.preparing = start_preparing(&self.disk, self.config.segment_bytes);
+        Ok(())
+    }
+
+    /// Waits until the next segment is ready, however long the disk is full.
+    fn wait_for_room(&mut self) -> Result<(), Stop> {
+        loop {
+            self.preparing = match std::mem::replace(&mut self.preparing, Preparing::Ready) {
+                Preparing::Ready => {
+                    self.publish.health(Health::Writing);
+                    return Ok(());
+                }
+                Preparing::Running(job) => settle(job),
+                Preparing::FailedAt(_, error) if !is_full(&error) => {
+                    return Err(failed("making a segment")(error));
+                }
+                Preparing::FailedAt(..) => {
+                    self.publish.health(Health::Full);
+                    if self.closing.load(Ordering::Acquire) {
+                        return Err(Stop::Closed);
+                    }
+                    thread::sleep(self.config.retry_after);
+                    start_preparing(&self.disk, self.config.segment_bytes)
+                }
+            };
+        }
+    }
+
+    /// Notices that the next segment is ready or could not be made, and tries
+    /// again from time to time.
+    fn look_after_next_segment(&mut self) {
+        self.preparing = match std::mem::replace(&mut self.preparing, Preparing::Ready) {
+            Preparing::Running(job) if job.is_finished() => settle(job),
+            Preparing::FailedAt(at, _) if at.elapsed() > self.config.retry_after => {
+                start_preparing(&self.disk, self.config.segment_bytes)
+            }
+            unchanged @ (Preparing::Running(_) | Preparing::Ready | Preparing::FailedAt(..)) => {
+                unchanged
+            }
+        };
+        if let Preparing::FailedAt(..) = self.preparing {
+            self.publish.health(Health::Low);
+        }
+    }
+
+    fn prune(&mut self, before: Lsn) -> Result<u64, PruneError> {
+        if self
+            .layout
+            .checkpoints
+            .last()
+            .is_none_or(|c| c.begin < before)
+        {
+            return Err(PruneError::NotCovered(before));
+        }
+        let after = self
+            .layout
+            .segments
+            .partition_point(|s| s.head.first <= before);
+        let old: Vec<Segment> = self
+            .layout
+            .segments
+            .drain(..after.saturating_sub(1))
+            .collect();
+        let Some(first) = self.layout.segments.first().map(|s| s.head.first) else {
+            return Ok(0);
+        };
+        self.layout.checkpoints.retain(|c| c.begin >= first);
+        // Readers stop looking there before the files go, oldest first, so
+        // that no crash leaves a gap.
+        self.publish_layout();
+        for segment in &old {
+            self.disk.remove(&segment.name())?;
+        }
+        self.disk.sync_names()?;
+        Ok(old.iter().map(|s| s.head.bytes).sum())
+    }
+
+    fn publish_layout(&mut self) {
+        self.publish
+            .layout
+            .send_replace(Arc::new(self.layout.clone()));
+        (self.publish.notify)();
+    }
+}
+
+fn failed(during: &'static str) -> impl Fn(io::Error) -> Stop {
+    move |error| {
+        Stop::Failed(Failure::Io {
+            during,
+            message: error.to_string().into(),
+        })
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+fn start_preparing(disk: &Arc<dyn Disk>, bytes: u64) -> Preparing {
+    let on = Arc::clone(disk);
+    let job = thread::Builder::new()
+        .name("journal-next".to_owned())
+        .spawn(move || prepare(on.as_ref(), bytes));
+    match job {
+        Ok(job) => Preparing::Running(job),
+        Err(error) => Preparing::FailedAt(Instant::now(), error),
+    }
+}
+
+fn settle(job: JoinHandle<io::Result<()>>) -> Preparing {
+    let prepared = job
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the helper thread panicked")));
+    match prepared {
+        Ok(()) => Preparing::Ready,
+        Err(error) => Preparing::FailedAt(Instant::now(), error),
+    }
+}
+
+/// Makes the file of the next segment, full of zeros and synced.
+fn prepare(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
+    let file = disk.create(PREPARED)?;
+    let filled = fill_with_zeros(file.as_ref(), 0, bytes).and_then(|()| file.sync_all());
+    if filled.is_err() {
+        // Others need the room more than half a segment does.
+        let _ = disk.remove(PREPARED);
+    }
+    filled
+}
+
+/// Gives the prepared file its header and name, both durable on return.
+fn name_segment(disk: &dyn Disk, segment: Segment) -> io::Result<Box<dyn DiskFile>> {
+    let file = disk.open(PREPARED)?;
+    file.write_at(&segment.head.encode(), 0)?;
+    file.sync_data()?;
+    disk.rename(PREPARED, &segment.name())?;
+    disk.sync_names()?;
+    Ok(file)
+}
+
+/// Makes a segment at once, for a journal that has none.
+pub(super) fn create_segment(
+    disk: &dyn Disk,
+    config: &Config,
+    first: Lsn,
+    before: Chain,
+) -> Result<Segment, JournalError> {
+    let bytes = config.segment_bytes;
+    let segment = Segment {
+        head: SegmentHead {
+            bytes,
+            first,
+            before,
+        },
+    };
+    prepare(disk, bytes)
+        .and_then(|()| name_segment(disk, segment))
+        .map_err(|error| {
+            if is_full(&error) {
+                JournalError::Full(bytes)
+            } else {
+                JournalError::Io(error)
+            }
+        })?;
+    Ok(segment)
+}

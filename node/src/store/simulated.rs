@@ -1,0 +1,458 @@
+//! A disk in memory that forgets what was not synced, for tests.
+//!
+//! Each operation that changes something is counted, and the power can fail at
+//! any of them. After that, every sector of every unsynced write may or may not
+//! have reached the platter, and of the changed names some first part did.
+//! The state is behind a lock because a test and the journal's threads look at
+//! it at once; nothing outside tests does this.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    disk::{Disk, DiskFile},
+    journal::{AppendError, Config, Failure, Health, Journal, JournalError, Lsn, Recovery},
+};
+
+const SECTOR: usize = 512;
+
+#[derive(Debug, Clone, Default)]
+struct Simulated(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    names: BTreeMap<String, usize>,
+    synced_names: BTreeMap<String, usize>,
+    /// Changes of names since they were synced.
+    renames: Vec<NameChange>,
+    files: Vec<Bytes>,
+    operations: u64,
+    fails_at: Option<u64>,
+    capacity: Option<usize>,
+    syncs_fail: bool,
+}
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Add(String, usize),
+    Move(String, String),
+    Remove(String),
+}
+
+#[derive(Debug, Default)]
+struct Bytes {
+    synced: Vec<u8>,
+    now: Vec<u8>,
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    disk: Simulated,
+    file: usize,
+}
+
+impl Simulated {
+    fn failing_at(operation: u64) -> Self {
+        let disk = Self::default();
+        disk.state().fails_at = Some(operation);
+        disk
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        state.operations += 1;
+        state.powered()?;
+        Ok(state)
+    }
+
+    /// What the disk holds after the power failed now.
+    fn after_power_loss(&self, seed: u64) -> Self {
+        let state = self.state();
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut names = state.synced_names.clone();
+        let kept = dice.below(state.renames.len() + 1);
+        for change in &state.renames[..kept] {
+            change.apply(&mut names);
+        }
+        let files = state
+            .files
+            .iter()
+            .map(|file| {
+                let bytes = file.after_power_loss(&mut dice);
+                Bytes {
+                    synced: bytes.clone(),
+                    now: bytes,
+                    unsynced: Vec::new(),
+                }
+            })
+            .collect();
+        let survived = State {
+            synced_names: names.clone(),
+            names,
+            files,
+            ..State::default()
+        };
+        Self(Arc::new(Mutex::new(survived)))
+    }
+}
+
+impl State {
+    fn powered(&self) -> io::Result<()> {
+        if self.fails_at.is_some_and(|at| self.operations >= at) {
+            return Err(io::Error::other("the power is gone"));
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.renames.push(change);
+    }
+
+    fn has_room(&self, more: usize) -> bool {
+        let used: usize = self
+            .names
+            .values()
+            .map(|id| self.files[*id].now.len())
+            .sum();
+        self.capacity.is_none_or(|capacity| used + more <= capacity)
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Add(name, file) => {
+                names.insert(name.clone(), *file);
+            }
+            Self::Move(from, to) => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
+            Self::Remove(name) => {
+                names.remove(name);
+            }
+        }
+    }
+}
+
+impl Bytes {
+    fn after_power_loss(&self, dice: &mut Dice) -> Vec<u8> {
+        let mut bytes = self.synced.clone();
+        for (offset, written) in &self.unsynced {
+            // Sectors are aligned in the file, not in the write.
+            let mut at = 0;
+            while at < written.len() {
+                let end = written.len().min(at + SECTOR - (offset + at) % SECTOR);
+                if dice.below(2) == 0 {
+                    place(&mut bytes, &written[at..end], offset + at);
+                }
+                at = end;
+            }
+        }
+        bytes
+    }
+}
+
+fn place(bytes: &mut Vec<u8>, written: &[u8], offset: usize) {
+    let end = offset + written.len();
+    bytes.resize(bytes.len().max(end), 0);
+    bytes[offset..end].copy_from_slice(written);
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from((self.0 >> 16) % bound as u64).unwrap()
+    }
+}
+
+impl Disk for Simulated {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let state = self.state();
+        state.powered()?;
+        Ok(state.names.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let state = self.state();
+        state.powered()?;
+        let file = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let disk = self.clone();
+        Ok(Box::new(Handle { disk, file }))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.change()?;
+        let file = state.files.len();
+        state.files.push(Bytes::default());
+        state.rename(NameChange::Add(name.to_owned(), file));
+        let disk = self.clone();
+        Ok(Box::new(Handle { disk, file }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.change()?;
+        state.rename(NameChange::Move(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.change()?;
+        state.rename(NameChange::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.change()?;
+        state.synced_names = state.names.clone();
+        state.renames.clear();
+        Ok(())
+    }
+}
+
+impl DiskFile for Handle {
+    fn size(&self) -> io::Result<u64> {
+        let state = self.disk.state();
+        state.powered()?;
+        Ok(state.files[self.file].now.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.state();
+        state.powered()?;
+        let bytes = &state.files[self.file].now;
+        let from = bytes.len().min(usize::try_from(offset).unwrap());
+        let read = buffer.len().min(bytes.len() - from);
+        buffer[..read].copy_from_slice(&bytes[from..from + read]);
+        Ok(read)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap();
+        let mut state = self.disk.state();
+        let grows = (offset + bytes.len()).saturating_sub(state.files[self.file].now.len());
+        if !state.has_room(grows) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        // A write that the power loss interrupts may have left a part.
+        let file = &mut state.files[self.file];
+        place(&mut file.now, bytes, offset);
+        file.unsynced.push((offset, bytes.to_vec()));
+        drop(state);
+        self.disk.change().map(drop)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.disk.change()?;
+        if state.syncs_fail {
+            return Err(io::Error::other("input/output error"));
+        }
+        let file = &mut state.files[self.file];
+        file.synced = file.now.clone();
+        file.unsynced.clear();
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+fn small() -> Config {
+    Config {
+        segment_bytes: 4096,
+        queue_records: 16,
+        batch_bytes: 1500,
+        retry_after: Duration::from_millis(1),
+        ..Config::default()
+    }
+}
+
+fn open(disk: &Simulated) -> Result<(Journal, Recovery), JournalError> {
+    Journal::open(Arc::new(disk.clone()), &small(), Lsn::NONE, Box::new(|| {}))
+}
+
+/// Different lengths, and no zeros that could pass for nothing.
+fn payload(lsn: Lsn) -> Vec<u8> {
+    let number = usize::try_from(lsn.number()).unwrap();
+    let text = format!("<{number}>");
+    text.repeat(1 + number * 7 % 90).into_bytes()
+}
+
+/// Waits until the writer has ended, and says what it reported durable.
+async fn ended(journal: &Journal) -> Lsn {
+    journal.close().await;
+    let mut seen = journal.durability();
+    let last = seen
+        .wait_for(|d| matches!(d.health, Health::Closed | Health::Failed(_)))
+        .await;
+    last.map(|d| d.lsn).unwrap()
+}
+
+/// Appends up to `until`, with a checkpoint and a prune on the way; returns
+/// what was reported durable. The power may fail anywhere.
+async fn work(journal: &Journal, from: Lsn, until: Lsn) -> Lsn {
+    let mut lsn = from;
+    while lsn <= until {
+        let appended = if lsn.number() == 30 {
+            let live = vec![payload(lsn.plus(1)), payload(lsn.plus(2))];
+            let end = journal.checkpoint(lsn, live).await;
+            if let Ok(end) = end {
+                let _ = journal.wait_durable(end).await;
+                let _ = journal.prune(lsn).await;
+                lsn = end;
+            }
+            end.map(drop)
+        } else {
+            journal.append(lsn, payload(lsn)).await
+        };
+        if appended.is_err() {
+            break;
+        }
+        lsn = lsn.next();
+    }
+    ended(journal).await
+}
+
+fn assert_holds(disk: &Simulated, journal: &Journal, recovery: &Recovery, acknowledged: Lsn) {
+    assert!(
+        recovery.last >= acknowledged,
+        "{acknowledged} was durable: {recovery:?}"
+    );
+    assert_eq!(recovery.damage, None);
+    let mut lsn = recovery.first;
+    for record in journal.reader().records(recovery.first) {
+        let record = record.unwrap();
+        assert_eq!(record.lsn, lsn);
+        if record.lsn.number() != 30 && record.lsn.number() != 33 {
+            assert_eq!(record.payload, payload(lsn), "{disk:?}");
+        }
+        lsn = lsn.next();
+    }
+    assert_eq!(lsn, recovery.last.next());
+}
+
+#[tokio::test]
+async fn abuse_52_unsynced_writes_lost_at_every_journal_operation() {
+    let until = Lsn::new(60);
+    let mut cuts = 0;
+    for operation in 1.. {
+        let disk = Simulated::failing_at(operation);
+        let acknowledged = match open(&disk) {
+            Ok((journal, _)) => work(&journal, Lsn::FIRST, until).await,
+            Err(_) => Lsn::NONE,
+        };
+        for seed in 0..4 {
+            let survived = disk.after_power_loss(operation * 4 + seed);
+            let (journal, recovery) = open(&survived).unwrap();
+            cuts += u32::from(recovery.torn.is_some());
+            assert_holds(&survived, &journal, &recovery, acknowledged);
+            // What follows must not meet leftovers of what was lost.
+            let next = recovery.last.next();
+            let more = next.plus(3);
+            if more < Lsn::new(30) {
+                assert_eq!(work(&journal, next, more).await, more);
+            }
+            ended(&journal).await;
+            let (journal, again) = open(&survived).unwrap();
+            assert_eq!(again.torn, None);
+            assert_holds(&survived, &journal, &again, recovery.last);
+            ended(&journal).await;
+        }
+        if acknowledged == until {
+            assert!(
+                operation > 50 && cuts > 10,
+                "{operation} operations, {cuts} cuts"
+            );
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn abuse_55_full_disk_holds_records_until_there_is_room() {
+    let disk = Simulated::default();
+    let (journal, _) = open(&disk).unwrap();
+    disk.state().capacity = Some(3 * 4096);
+    let mut lsn = Lsn::FIRST;
+    let refused = loop {
+        match journal.try_append(lsn, vec![7; 900]) {
+            Ok(()) => lsn = lsn.next(),
+            Err(AppendError::Busy) => tokio::task::yield_now().await,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused, AppendError::Full);
+    let before = journal.reader().durability();
+    assert_eq!(before.health, Health::Full);
+    assert!(before.lsn < lsn.minus(1), "something waits");
+    assert_eq!(
+        journal.reader().records(Lsn::FIRST).count() as u64,
+        before.lsn.number()
+    );
+
+    disk.state().capacity = None;
+    journal.wait_durable(lsn.minus(1)).await.unwrap();
+    ended(&journal).await;
+    let (_, recovery) = open(&disk).unwrap();
+    assert_eq!(recovery.last, lsn.minus(1));
+}
+
+#[tokio::test]
+async fn failed_sync_ends_the_journal_and_reports_nothing_durable() {
+    let disk = Simulated::default();
+    let (journal, _) = open(&disk).unwrap();
+    journal
+        .append(Lsn::FIRST, payload(Lsn::FIRST))
+        .await
+        .unwrap();
+    journal.wait_durable(Lsn::FIRST).await.unwrap();
+    disk.state().syncs_fail = true;
+    let second = Lsn::new(2);
+    journal.append(second, payload(second)).await.unwrap();
+    let health = journal.wait_durable(second).await.unwrap_err();
+    assert!(
+        matches!(health, Health::Failed(Failure::Io { .. })),
+        "{health:?}"
+    );
+    disk.state().syncs_fail = false;
+    let third = journal.append(second.next(), payload(second.next())).await;
+    assert_eq!(third, Err(AppendError::Stopped));
+    assert_eq!(journal.reader().durability().lsn, Lsn::FIRST);
+}
+
+#[tokio::test]
+async fn record_out_of_turn_ends_the_journal_and_keeps_what_came_before() {
+    let disk = Simulated::default();
+    let (journal, _) = open(&disk).unwrap();
+    journal
+        .append(Lsn::FIRST, payload(Lsn::FIRST))
+        .await
+        .unwrap();
+    journal
+        .append(Lsn::new(3), payload(Lsn::new(3)))
+        .await
+        .unwrap();
+    let health = journal.wait_durable(Lsn::new(3)).await.unwrap_err();
+    let (expected, got) = (Lsn::new(2), Lsn::new(3));
+    assert_eq!(
+        health,
+        Health::Failed(Failure::OutOfOrder { expected, got })
+    );
+    assert_eq!(journal.reader().durability().lsn, Lsn::FIRST);
+}

@@ -1,0 +1,1114 @@
+//! The task that owns the swarm and everything that is known about peers.
+//!
+//! One `select!`: commands of the driver, reports of the stream tasks, events of the swarm, a
+//! tick. What the driver is to hear goes through a backlog, so that the engine never waits for
+//! the driver: while the backlog holds anything, the swarm is not polled, and peers feel that by
+//! flow control.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Stream, Swarm,
+    gossipsub::{self, MessageAcceptance, MessageId, PublishError},
+    identify, ping,
+    swarm::{
+        ConnectionId, DialError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    BlobFailure, Channel, DialFailure, FetchBlob, FetchId, GossipId, Misbehaviour, PeerKey,
+    PeerStatus, PublishFailure, SendFailure, TransportCommand, TransportConfig, TransportEvent,
+    Verdict,
+    addresses::{AddressBook, is_dialable, split_peer},
+    blob::{
+        Outboard,
+        cache::OutboardCache,
+        fetch::fetch,
+        serve::{ServeSetup, serve},
+    },
+    bootstrap::Bootstrap,
+    frames::{Outgoing, ReaderSetup, read_frames, write_frames},
+    network::{Network, NetworkEvent, identity_of, topic_of},
+    peers::{Connection, Outbox, OutboxState, Peer},
+    streams::{Inbound, OpenError, Purpose, StreamEvent},
+};
+
+/// Events that commands may add while the driver does not listen; then commands wait as well.
+const BACKLOG_MAX: usize = 512;
+const REPORTS: usize = 64;
+const TICK: Duration = Duration::from_millis(500);
+/// Longest that a clean stop waits, once for queues and once for connections.
+const WIND_DOWN: Duration = Duration::from_secs(1);
+/// Gossip doesn't say when a message has left; the last ones get this long.
+const GOSSIP_BEAT: Duration = Duration::from_millis(50);
+
+/// What a stream's task tells the engine.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// A reader ended.
+    ReaderEnded {
+        peer: PeerId,
+        session: u64,
+        channel: Channel,
+        why: Option<Misbehaviour>,
+    },
+    /// A writer ended and left this many frames behind.
+    WriterEnded {
+        peer: PeerId,
+        session: u64,
+        channel: Channel,
+        serial: u64,
+        lost: usize,
+    },
+    /// A server wants to know whether the tree is in memory.
+    TreeWanted {
+        hash: [u8; 32],
+        reply: oneshot::Sender<Option<Arc<Outboard>>>,
+    },
+    /// A serve ended; its tree may be of use again.
+    ServeEnded {
+        peer: PeerId,
+        session: u64,
+        tree: Option<Arc<Outboard>>,
+    },
+    /// A fetch ended.
+    FetchEnded {
+        id: FetchId,
+        result: Result<u64, BlobFailure>,
+    },
+}
+
+/// Runs until all handles, or the driver's end of the events, are dropped. In the first case it
+/// stops cleanly.
+pub(super) async fn run(
+    swarm: Swarm<Network>,
+    config: TransportConfig,
+    commands: mpsc::Receiver<TransportCommand>,
+    events: mpsc::Sender<TransportEvent>,
+) {
+    Engine::new(swarm, config, commands, events).run().await;
+}
+
+struct Engine {
+    swarm: Swarm<Network>,
+    config: TransportConfig,
+    commands: mpsc::Receiver<TransportCommand>,
+    events: mpsc::Sender<TransportEvent>,
+    backlog: VecDeque<TransportEvent>,
+    report_to: mpsc::Sender<Report>,
+    reports: mpsc::Receiver<Report>,
+    peers: HashMap<PeerId, Peer>,
+    book: AddressBook,
+    bootstrap: Bootstrap,
+    fetches: HashMap<FetchId, Fetch>,
+    serves: usize,
+    trees: OutboardCache,
+    /// Numbers for sessions and outboxes.
+    serial: u64,
+}
+
+struct Fetch {
+    wanted: FetchBlob,
+    state: FetchState,
+}
+
+enum FetchState {
+    Waiting,
+    Opening(ConnectionId),
+    Running(AbortHandle),
+}
+
+// The loop.
+impl Engine {
+    fn new(
+        swarm: Swarm<Network>,
+        config: TransportConfig,
+        commands: mpsc::Receiver<TransportCommand>,
+        events: mpsc::Sender<TransportEvent>,
+    ) -> Self {
+        let (report_to, reports) = mpsc::channel(REPORTS);
+        let limits = &config.limits;
+        Self {
+            swarm,
+            commands,
+            events,
+            backlog: VecDeque::new(),
+            report_to,
+            reports,
+            peers: HashMap::new(),
+            book: AddressBook::new(config.lan, limits.known_peers, limits.addresses_per_peer),
+            bootstrap: Bootstrap::new(PeerKey::of_secret(&config.secret), config.bootstrap.clone()),
+            fetches: HashMap::new(),
+            serves: 0,
+            trees: OutboardCache::new(limits.outboard_cache_bytes),
+            serial: 0,
+            config,
+        }
+    }
+
+    async fn run(mut self) {
+        let events = self.events.clone();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let heard = self.backlog.is_empty();
+            let roomy = self.backlog.len() < BACKLOG_MAX;
+            tokio::select! {
+                room = events.reserve(), if !heard => match (room, self.backlog.pop_front()) {
+                    (Ok(room), Some(event)) => room.send(event),
+                    (Ok(_), None) => {}
+                    (Err(_), _) => return,
+                },
+                command = self.commands.recv(), if roomy => match command {
+                    Some(command) => self.on_command(command),
+                    None => return self.wind_down().await,
+                },
+                Some(report) = self.reports.recv(), if roomy => self.on_report(report),
+                event = self.swarm.select_next_some(), if heard => self.on_swarm(event),
+                _ = tick.tick() => {
+                    if events.is_closed() {
+                        return;
+                    }
+                    self.on_tick();
+                }
+            }
+        }
+    }
+
+    /// Lets what is queued leave, then says goodbye, so that peers need not wait for a timeout.
+    async fn wind_down(mut self) {
+        let mut writers = 0;
+        for peer in self.peers.values_mut() {
+            for outbox in peer.outboxes.iter_mut().filter_map(Option::take) {
+                writers += usize::from(matches!(outbox.state, OutboxState::Writing(_)));
+            }
+        }
+        let mut beat = std::pin::pin!(sleep(GOSSIP_BEAT));
+        let mut beaten = false;
+        let flushing = async {
+            while writers > 0 || !beaten {
+                tokio::select! {
+                    Some(report) = self.reports.recv() => {
+                        writers -= usize::from(matches!(report, Report::WriterEnded { .. }));
+                    }
+                    _ = self.swarm.select_next_some() => {}
+                    () = &mut beat, if !beaten => beaten = true,
+                }
+            }
+        };
+        let _ = timeout(WIND_DOWN, flushing).await;
+        for peer in self.peers.keys() {
+            let _ = self.swarm.disconnect_peer_id(*peer);
+        }
+        let closing = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        let _ = timeout(WIND_DOWN, closing).await;
+    }
+
+    fn emit(&mut self, event: TransportEvent) {
+        if !self.backlog.is_empty() {
+            self.backlog.push_back(event);
+            return;
+        }
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            self.backlog.push_back(event);
+        }
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    fn on_tick(&mut self) {
+        let behaviours = self.swarm.behaviour_mut();
+        behaviours.gate.sweep();
+        let handshake = self.config.limits.handshake;
+        let silent: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| !peer.announced)
+            .filter(|(_, peer)| {
+                let first = peer.connections.first();
+                first.is_some_and(|first| first.opened.elapsed() > handshake)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for peer in silent {
+            tracing::debug!(%peer, "a peer did not identify itself in time");
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        self.dial_bootstrap();
+    }
+
+    fn dial_bootstrap(&mut self) {
+        let peers = &self.peers;
+        let is_connected = |peer: &PeerId| peers.contains_key(peer);
+        for (at, address, peer) in self.bootstrap.due(Instant::now(), is_connected) {
+            let dial = match peer {
+                Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).build(),
+                None => DialOpts::unknown_peer_id().address(address).build(),
+            };
+            let id = dial.connection_id();
+            self.bootstrap.dialing(at, id);
+            match self.swarm.dial(dial) {
+                Ok(()) => {}
+                // The swarm strikes out this node's own listen addresses.
+                Err(DialError::NoAddresses) => self.bootstrap.is_self(id),
+                Err(error) => {
+                    tracing::debug!(%error, "a bootstrap peer cannot be dialled");
+                    self.bootstrap.failed(id);
+                }
+            }
+        }
+    }
+}
+
+// Commands.
+impl Engine {
+    fn on_command(&mut self, command: TransportCommand) {
+        match command {
+            TransportCommand::Send { to, channel, bytes } => {
+                if let Err(why) = self.send(to, channel, bytes) {
+                    self.emit(TransportEvent::SendFailed { to, channel, why });
+                }
+            }
+            TransportCommand::Publish { bytes } => self.publish(bytes),
+            TransportCommand::GossipVerdict { id, from, verdict } => {
+                self.judge(&MessageId::new(&id.0), &from.peer_id(), verdict);
+            }
+            TransportCommand::Dial { peer, addresses } => self.dial(peer, addresses),
+            TransportCommand::AddAddresses { peer, addresses } => {
+                self.book.learn(peer.peer_id(), addresses);
+            }
+            TransportCommand::Disconnect { peer } => {
+                let _ = self.swarm.disconnect_peer_id(peer.peer_id());
+            }
+            TransportCommand::Block { peer, until } => {
+                let id = peer.peer_id();
+                self.swarm.behaviour_mut().gate.block(id, until);
+                self.cut(&id);
+            }
+            TransportCommand::Unblock { peer } => {
+                let id = peer.peer_id();
+                self.swarm.behaviour_mut().gate.unblock(&id);
+            }
+            TransportCommand::FetchBlob(wanted) => self.start_fetch(wanted),
+            TransportCommand::CancelFetch { id } => self.cancel_fetch(id),
+            TransportCommand::Peers { reply } => {
+                let list: Vec<PeerStatus> = self.peers.values().filter_map(Peer::status).collect();
+                let _ = reply.send(list);
+            }
+        }
+    }
+
+    fn send(&mut self, to: PeerKey, channel: Channel, bytes: Vec<u8>) -> Result<(), SendFailure> {
+        let length = u32::try_from(bytes.len()).map_err(|_| SendFailure::TooLarge)?;
+        if length > self.config.limits.frame_bytes.of(channel) {
+            return Err(SendFailure::TooLarge);
+        }
+        let id = to.peer_id();
+        self.reach(to, id)?;
+        let serial = self.next_serial();
+        let queue_frames = self.config.limits.queue_frames;
+        let peer = self.peers.get_mut(&id).ok_or(SendFailure::Unreachable)?;
+        let room = Arc::clone(&peer.queue_room)
+            .try_acquire_many_owned(length)
+            .map_err(|_| SendFailure::QueueFull)?;
+        let slot = &mut peer.outboxes[channel.index()];
+        let is_new = slot.is_none();
+        let outbox = slot.get_or_insert_with(|| {
+            let (queue, frames) = mpsc::channel(queue_frames);
+            Outbox {
+                serial,
+                queue,
+                state: OutboxState::Waiting(frames),
+            }
+        });
+        let frame = Outgoing { bytes, _room: room };
+        let queued = outbox.queue.try_send(frame);
+        if is_new {
+            self.open_outbox(&id, channel);
+        }
+        queued.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SendFailure::QueueFull,
+            // The writer's end is on its way as a report.
+            mpsc::error::TrySendError::Closed(_) => SendFailure::Lost,
+        })
+    }
+
+    /// Makes sure that the peer is connected or being dialled.
+    fn reach(&mut self, key: PeerKey, id: PeerId) -> Result<(), SendFailure> {
+        if self.peers.contains_key(&id) {
+            return Ok(());
+        }
+        let addresses = self.book.of(&id);
+        if addresses.is_empty() {
+            return Err(SendFailure::NoAddress);
+        }
+        let dial = DialOpts::peer_id(id)
+            .addresses(addresses)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .build();
+        match self.swarm.dial(dial) {
+            // Somebody else's dial of the same peer serves as well.
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(_) => return Err(SendFailure::Unreachable),
+        }
+        let session = self.next_serial();
+        let peer = Peer::new(key, session, &self.config.limits);
+        self.peers.insert(id, peer);
+        Ok(())
+    }
+
+    fn publish(&mut self, bytes: Vec<u8>) {
+        let id = GossipId(*blake3::hash(&bytes).as_bytes());
+        let result = if bytes.len() > self.config.limits.gossip_bytes {
+            Err(PublishError::MessageTooLarge)
+        } else {
+            let topic = topic_of(&self.config.network);
+            self.swarm.behaviour_mut().gossip.publish(topic, bytes)
+        };
+        let why = match result {
+            Ok(_) => return,
+            Err(PublishError::Duplicate) => PublishFailure::Duplicate,
+            Err(PublishError::NoPeersSubscribedToTopic) => PublishFailure::NoPeers,
+            Err(PublishError::AllQueuesFull(_)) => PublishFailure::QueuesFull,
+            // The other two come from signing and compression, which are off.
+            Err(
+                PublishError::MessageTooLarge
+                | PublishError::SigningError(_)
+                | PublishError::TransformFailed(_),
+            ) => PublishFailure::TooLarge,
+        };
+        self.emit(TransportEvent::PublishFailed { id, why });
+    }
+
+    fn judge(&mut self, id: &MessageId, from: &PeerId, verdict: Verdict) {
+        let acceptance = match verdict {
+            Verdict::Accept => MessageAcceptance::Accept,
+            Verdict::Reject => MessageAcceptance::Reject,
+            Verdict::Ignore => MessageAcceptance::Ignore,
+        };
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        gossip.report_message_validation_result(id, from, acceptance);
+    }
+
+    fn dial(&mut self, peer: Option<PeerKey>, addresses: Vec<Multiaddr>) {
+        let lan = self.config.lan;
+        let mut dials = Vec::new();
+        match peer {
+            Some(key) => {
+                let id = key.peer_id();
+                self.book.learn(id, addresses);
+                let known = self.book.of(&id);
+                if !known.is_empty() {
+                    let dial = DialOpts::peer_id(id).addresses(known);
+                    dials.push(
+                        dial.condition(PeerCondition::DisconnectedAndNotDialing)
+                            .build(),
+                    );
+                }
+            }
+            None => {
+                for (address, peer) in addresses.into_iter().map(split_peer) {
+                    if !is_dialable(&address, lan) {
+                        continue;
+                    }
+                    dials.push(match peer {
+                        Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).build(),
+                        None => DialOpts::unknown_peer_id().address(address).build(),
+                    });
+                }
+            }
+        }
+        if dials.is_empty() {
+            let why = DialFailure::NoAddress;
+            self.emit(TransportEvent::DialFailed { peer, why });
+        }
+        for dial in dials {
+            match self.swarm.dial(dial) {
+                Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+                Err(error) => {
+                    let why = dial_failure(&error);
+                    self.emit(TransportEvent::DialFailed { peer, why });
+                }
+            }
+        }
+    }
+
+    /// Ends everything with a peer at once.
+    fn cut(&mut self, id: &PeerId) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.budget.cut();
+            peer.parked.clear();
+        }
+        let _ = self.swarm.disconnect_peer_id(*id);
+    }
+}
+
+// Blobs.
+impl Engine {
+    fn start_fetch(&mut self, wanted: FetchBlob) {
+        let (id, from) = (wanted.id, wanted.from);
+        if self.fetches.contains_key(&id) {
+            tracing::warn!(?id, "a fetch under this number is under way");
+            return;
+        }
+        if self.fetches.len() >= self.config.limits.fetches {
+            let why = BlobFailure::TooMany;
+            self.emit(TransportEvent::BlobFailed { id, why });
+            return;
+        }
+        let peer = from.peer_id();
+        if let Err(why) = self.reach(from, peer) {
+            let why = BlobFailure::Unreachable(why);
+            self.emit(TransportEvent::BlobFailed { id, why });
+            return;
+        }
+        let state = FetchState::Waiting;
+        self.fetches.insert(id, Fetch { wanted, state });
+        self.open_fetches(&peer);
+    }
+
+    /// Asks for the streams of all fetches that wait for this peer, if it is announced.
+    fn open_fetches(&mut self, id: &PeerId) {
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.announced) else {
+            return;
+        };
+        let Some(connection) = peer.connections.first().map(|first| first.id) else {
+            return;
+        };
+        for (fetch_id, fetch) in &mut self.fetches {
+            if fetch.wanted.from == peer.key && matches!(fetch.state, FetchState::Waiting) {
+                fetch.state = FetchState::Opening(connection);
+                let purpose = Purpose::Fetch(*fetch_id);
+                let streams = &mut self.swarm.behaviour_mut().streams;
+                streams.open(*id, connection, purpose);
+            }
+        }
+    }
+
+    fn run_fetch(&mut self, id: FetchId, stream: Stream) {
+        let Some(running) = self.fetches.get_mut(&id) else {
+            return;
+        };
+        let work = fetch(
+            stream,
+            running.wanted.clone(),
+            self.config.limits.blob_stall,
+            self.events.clone(),
+        );
+        let report_to = self.report_to.clone();
+        let task = tokio::spawn(async move {
+            let result = work.await;
+            let _ = report_to.send(Report::FetchEnded { id, result }).await;
+        });
+        running.state = FetchState::Running(task.abort_handle());
+    }
+
+    fn end_fetch(&mut self, id: FetchId, result: Result<u64, BlobFailure>) {
+        if self.fetches.remove(&id).is_none() {
+            return;
+        }
+        self.emit(match result {
+            Ok(bytes) => TransportEvent::BlobDone { id, bytes },
+            Err(why) => TransportEvent::BlobFailed { id, why },
+        });
+    }
+
+    fn cancel_fetch(&mut self, id: FetchId) {
+        if let Some(Fetch {
+            state: FetchState::Running(task),
+            ..
+        }) = self.fetches.get(&id)
+        {
+            task.abort();
+        }
+        self.end_fetch(id, Err(BlobFailure::Cancelled));
+    }
+
+    /// Fails the fetches that the filter names among those that have no task yet.
+    fn fail_fetches(&mut self, why: &BlobFailure, which: impl Fn(&Fetch) -> bool) {
+        let failed: Vec<FetchId> = self
+            .fetches
+            .iter()
+            .filter(|(_, fetch)| !matches!(fetch.state, FetchState::Running(_)) && which(fetch))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in failed {
+            self.end_fetch(id, Err(why.clone()));
+        }
+    }
+
+    fn start_serve(&mut self, id: PeerId, stream: Stream) {
+        let limits = &self.config.limits;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        // Dropping the stream unread is the answer "busy".
+        if peer.serves >= limits.serves_per_peer || self.serves >= limits.serves {
+            return;
+        }
+        peer.serves += 1;
+        self.serves += 1;
+        let session = peer.session;
+        let setup = ServeSetup {
+            peer: peer.key,
+            handshake: limits.handshake,
+            stall: limits.blob_stall,
+            events: self.events.clone(),
+            reports: self.report_to.clone(),
+        };
+        let report_to = self.report_to.clone();
+        tokio::spawn(async move {
+            let tree = serve(stream, setup).await;
+            let report = Report::ServeEnded {
+                peer: id,
+                session,
+                tree,
+            };
+            let _ = report_to.send(report).await;
+        });
+    }
+}
+
+// Reports of the stream tasks.
+impl Engine {
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::ReaderEnded {
+                peer,
+                session,
+                channel,
+                why,
+            } => self.reader_ended(peer, session, channel, why),
+            Report::WriterEnded {
+                peer,
+                session,
+                channel,
+                serial,
+                lost,
+            } => self.writer_ended(peer, session, channel, serial, lost),
+            Report::TreeWanted { hash, reply } => {
+                let _ = reply.send(self.trees.of(&hash));
+            }
+            Report::ServeEnded {
+                peer,
+                session,
+                tree,
+            } => {
+                self.serves = self.serves.saturating_sub(1);
+                if let Some(peer) = self.peer_of_session(peer, session) {
+                    peer.serves = peer.serves.saturating_sub(1);
+                }
+                if let Some(tree) = tree {
+                    self.trees.keep(tree);
+                }
+            }
+            Report::FetchEnded { id, result } => self.end_fetch(id, result),
+        }
+    }
+
+    fn peer_of_session(&mut self, id: PeerId, session: u64) -> Option<&mut Peer> {
+        self.peers
+            .get_mut(&id)
+            .filter(|peer| peer.session == session)
+    }
+
+    fn reader_ended(
+        &mut self,
+        id: PeerId,
+        session: u64,
+        channel: Channel,
+        why: Option<Misbehaviour>,
+    ) {
+        if let Some(peer) = self.peer_of_session(id, session) {
+            peer.reader_ends(channel);
+        }
+        let Some(what) = why else { return };
+        if what == Misbehaviour::Flood {
+            self.cut(&id);
+        }
+        self.misbehaved(&id, what);
+    }
+
+    fn misbehaved(&mut self, id: &PeerId, what: Misbehaviour) {
+        if let Ok(peer) = PeerKey::of_peer_id(id) {
+            tracing::debug!(%peer, ?what, "a peer misbehaved");
+            self.emit(TransportEvent::Misbehaved { peer, what });
+        }
+    }
+
+    fn writer_ended(
+        &mut self,
+        id: PeerId,
+        session: u64,
+        channel: Channel,
+        serial: u64,
+        lost: usize,
+    ) {
+        if let Some(peer) = self.peer_of_session(id, session) {
+            let slot = &mut peer.outboxes[channel.index()];
+            slot.take_if(|outbox| outbox.serial == serial);
+        }
+        if let Ok(to) = PeerKey::of_peer_id(&id) {
+            self.sends_failed(to, channel, lost, SendFailure::Lost);
+        }
+    }
+
+    fn sends_failed(&mut self, to: PeerKey, channel: Channel, frames: usize, why: SendFailure) {
+        for _ in 0..frames {
+            self.emit(TransportEvent::SendFailed { to, channel, why });
+        }
+    }
+}
+
+// Events of the swarm: connections.
+impl Engine {
+    fn on_swarm(&mut self, event: SwarmEvent<NetworkEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_network(event),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.emit(TransportEvent::Listening { address });
+            }
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                let (address, _) = split_peer(endpoint.get_remote_address().clone());
+                self.connected(peer_id, connection_id, address, endpoint.is_listener());
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                ..
+            } => self.disconnected(peer_id, connection_id),
+            SwarmEvent::OutgoingConnectionError {
+                peer_id,
+                connection_id,
+                error,
+            } => self.dial_failed(peer_id, connection_id, &error),
+            SwarmEvent::IncomingConnectionError {
+                send_back_addr,
+                error,
+                ..
+            } => {
+                tracing::debug!(address = %send_back_addr, ?error, "inbound connection refused");
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener has a problem");
+            }
+            SwarmEvent::ListenerClosed {
+                addresses, reason, ..
+            } => {
+                tracing::error!(?addresses, ?reason, "a listener has ended");
+            }
+            // SwarmEvent is non-exhaustive; the rest is progress that nobody waits for.
+            _ => {}
+        }
+    }
+
+    fn connected(
+        &mut self,
+        id: PeerId,
+        connection: ConnectionId,
+        address: Multiaddr,
+        inbound: bool,
+    ) {
+        let Ok(key) = PeerKey::of_peer_id(&id) else {
+            let _ = self.swarm.disconnect_peer_id(id);
+            return;
+        };
+        if !inbound {
+            self.bootstrap.connected(connection, id);
+            self.book.learn(id, [address.clone()]);
+        }
+        let session = self.next_serial();
+        let limits = &self.config.limits;
+        let peer = self
+            .peers
+            .entry(id)
+            .or_insert_with(|| Peer::new(key, session, limits));
+        peer.connections.push(Connection {
+            id: connection,
+            address,
+            inbound,
+            opened: Instant::now(),
+            rtt: None,
+        });
+    }
+
+    fn disconnected(&mut self, id: PeerId, connection: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let dialled = peer
+            .connections
+            .iter()
+            .any(|open| open.id == connection && !open.inbound);
+        peer.connections.retain(|open| open.id != connection);
+        let is_last = peer.connections.is_empty();
+        let lost: Vec<(Channel, usize)> = Channel::ALL
+            .into_iter()
+            .filter_map(|channel| {
+                let slot = &mut peer.outboxes[channel.index()];
+                let outbox =
+                    slot.take_if(|outbox| is_last || outbox.connection() == Some(connection))?;
+                Some((channel, outbox.give_up()))
+            })
+            .collect();
+        let (key, announced) = (peer.key, peer.announced);
+        for (channel, frames) in lost {
+            self.sends_failed(key, channel, frames, SendFailure::Lost);
+        }
+        self.fail_fetches(&BlobFailure::Lost, |fetch| match fetch.state {
+            FetchState::Opening(on) => on == connection,
+            FetchState::Waiting => is_last && fetch.wanted.from == key,
+            FetchState::Running(_) => false,
+        });
+        if !is_last {
+            return;
+        }
+        let wrong_network = self
+            .peers
+            .remove(&id)
+            .is_some_and(|peer| peer.wrong_network);
+        if announced {
+            self.emit(TransportEvent::Disconnected { peer: key });
+        } else if dialled {
+            let why = if wrong_network {
+                DialFailure::WrongNetwork
+            } else {
+                DialFailure::Closed
+            };
+            let peer = Some(key);
+            self.emit(TransportEvent::DialFailed { peer, why });
+        }
+    }
+
+    fn dial_failed(&mut self, id: Option<PeerId>, connection: ConnectionId, error: &DialError) {
+        match error {
+            DialError::LocalPeerId { .. } => self.bootstrap.is_self(connection),
+            DialError::WrongPeerId { .. }
+            | DialError::NoAddresses
+            | DialError::DialPeerConditionFalse(_)
+            | DialError::Aborted
+            | DialError::Denied { .. }
+            | DialError::Transport(_) => self.bootstrap.failed(connection),
+        }
+        if let Some(id) = id {
+            self.give_up_on(&id);
+        }
+        let peer = id.and_then(|id| PeerKey::of_peer_id(&id).ok());
+        let why = dial_failure(error);
+        self.emit(TransportEvent::DialFailed { peer, why });
+    }
+
+    /// Fails what waits for a peer that is not connected.
+    fn give_up_on(&mut self, id: &PeerId) {
+        if self
+            .peers
+            .get(id)
+            .is_none_or(|peer| !peer.connections.is_empty())
+        {
+            return;
+        }
+        let Some(mut peer) = self.peers.remove(id) else {
+            return;
+        };
+        for channel in Channel::ALL {
+            if let Some(outbox) = peer.outboxes[channel.index()].take() {
+                let frames = outbox.give_up();
+                self.sends_failed(peer.key, channel, frames, SendFailure::Unreachable);
+            }
+        }
+        let why = BlobFailure::Unreachable(SendFailure::Unreachable);
+        self.fail_fetches(&why, |fetch| fetch.wanted.from == peer.key);
+    }
+}
+
+// Events of the swarm: protocols.
+impl Engine {
+    fn on_network(&mut self, event: NetworkEvent) {
+        match event {
+            NetworkEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.identified(peer_id, info);
+            }
+            NetworkEvent::Identify(_) => {}
+            NetworkEvent::Ping(event) => self.pinged(event),
+            NetworkEvent::Gossip(gossipsub::Event::Message {
+                propagation_source,
+                message_id,
+                message,
+            }) => self.gossiped(propagation_source, &message_id, message.data),
+            NetworkEvent::Gossip(
+                gossipsub::Event::Subscribed { .. }
+                | gossipsub::Event::Unsubscribed { .. }
+                | gossipsub::Event::GossipsubNotSupported { .. }
+                | gossipsub::Event::SlowPeer { .. },
+            ) => {}
+            NetworkEvent::Streams((peer, connection, event)) => {
+                self.on_stream(peer, connection, event);
+            }
+        }
+    }
+
+    fn identified(&mut self, id: PeerId, info: identify::Info) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if info.protocol_version != identity_of(&self.config.network) {
+            peer.wrong_network = true;
+            let _ = self.swarm.disconnect_peer_id(id);
+            return;
+        }
+        peer.set_agent(&info.agent_version);
+        let (key, first) = (peer.key, !peer.announced);
+        let address = peer.connections.first().map(|c| c.address.clone());
+        self.book.learn(id, info.listen_addrs);
+        let Some(address) = address.filter(|_| first) else {
+            return;
+        };
+        peer.announced = true;
+        let parked = std::mem::take(&mut peer.parked);
+        self.bootstrap.announced(&id);
+        self.emit(TransportEvent::Connected { peer: key, address });
+        for (purpose, stream) in parked {
+            self.accept(id, purpose, stream);
+        }
+        for channel in Channel::ALL {
+            self.open_outbox(&id, channel);
+        }
+        self.open_fetches(&id);
+    }
+
+    fn pinged(&mut self, event: ping::Event) {
+        match event.result {
+            Ok(rtt) => {
+                let peer = self.peers.get_mut(&event.peer);
+                let connection = peer
+                    .into_iter()
+                    .flat_map(|peer| &mut peer.connections)
+                    .find(|open| open.id == event.connection);
+                if let Some(connection) = connection {
+                    connection.rtt = Some(rtt);
+                }
+            }
+            // Every node of a network speaks ping: without it nobody could tell who is alive.
+            Err(ping::Failure::Timeout | ping::Failure::Unsupported) => {
+                tracing::debug!(peer = %event.peer, "a peer does not answer pings");
+                self.swarm.close_connection(event.connection);
+            }
+            // Ping tries again by itself.
+            Err(ping::Failure::Other { .. }) => {}
+        }
+    }
+
+    fn gossiped(&mut self, from: PeerId, message_id: &MessageId, bytes: Vec<u8>) {
+        let id: Option<[u8; 32]> = message_id.0.as_slice().try_into().ok();
+        let in_rate = self
+            .peers
+            .get(&from)
+            .is_some_and(|peer| peer.announced && peer.gossip_in_rate());
+        if let (Some(id), true, Ok(from)) = (id, in_rate, PeerKey::of_peer_id(&from)) {
+            let id = GossipId(id);
+            self.emit(TransportEvent::Gossip { id, from, bytes });
+            return;
+        }
+        self.judge(message_id, &from, Verdict::Ignore);
+        let flooding = self.peers.get_mut(&from).filter(|peer| peer.announced);
+        if flooding.is_some_and(Peer::reports_gossip_flood) {
+            self.misbehaved(&from, Misbehaviour::GossipFlood);
+        }
+    }
+
+    fn on_stream(&mut self, id: PeerId, connection: ConnectionId, event: StreamEvent) {
+        match event {
+            StreamEvent::Accepted { purpose, stream } => self.accept(id, purpose, stream),
+            StreamEvent::Opened {
+                purpose: Purpose::Frames(channel),
+                stream,
+            } => self.run_writer(id, connection, channel, stream),
+            StreamEvent::Opened {
+                purpose: Purpose::Fetch(fetch),
+                stream,
+            } => self.run_fetch(fetch, stream),
+            StreamEvent::Failed {
+                purpose: Purpose::Frames(channel),
+                why,
+            } => self.outbox_failed(id, channel, why),
+            StreamEvent::Failed {
+                purpose: Purpose::Fetch(fetch),
+                why,
+            } => {
+                let why = match why {
+                    OpenError::Unsupported => BlobFailure::Unreachable(SendFailure::Unsupported),
+                    OpenError::Timeout => BlobFailure::Stalled,
+                    OpenError::Lost => BlobFailure::Lost,
+                };
+                self.end_fetch(fetch, Err(why));
+            }
+        }
+    }
+
+    fn accept(&mut self, id: PeerId, purpose: Inbound, stream: Stream) {
+        let limits = &self.config.limits;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if !peer.announced {
+            if peer.parked.len() < Channel::ALL.len() + limits.serves_per_peer {
+                peer.parked.push((purpose, stream));
+            }
+            return;
+        }
+        let Inbound::Frames(channel) = purpose else {
+            self.start_serve(id, stream);
+            return;
+        };
+        if !peer.reader_begins(channel) {
+            if peer.refuses_stream() {
+                self.cut(&id);
+                self.misbehaved(&id, Misbehaviour::TooManyStreams);
+            }
+            return;
+        }
+        let session = peer.session;
+        let setup = ReaderSetup {
+            peer: peer.key,
+            channel,
+            frame_bytes_max: limits.frame_bytes.of(channel),
+            partial_frame: limits.partial_frame,
+            flood_grace: limits.flood_grace,
+            budget: Arc::clone(&peer.budget),
+            events: self.events.clone(),
+        };
+        let report_to = self.report_to.clone();
+        tokio::spawn(async move {
+            let why = read_frames(stream, setup).await;
+            let report = Report::ReaderEnded {
+                peer: id,
+                session,
+                channel,
+                why,
+            };
+            let _ = report_to.send(report).await;
+        });
+    }
+
+    /// Asks for an outbox's stream, if it waits for one and the peer is announced.
+    fn open_outbox(&mut self, id: &PeerId, channel: Channel) {
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.announced) else {
+            return;
+        };
+        let Some(connection) = peer.connections.first().map(|first| first.id) else {
+            return;
+        };
+        let slot = &mut peer.outboxes[channel.index()];
+        let Some(outbox) = slot.take() else { return };
+        let state = match outbox.state {
+            OutboxState::Waiting(frames) => {
+                let streams = &mut self.swarm.behaviour_mut().streams;
+                streams.open(*id, connection, Purpose::Frames(channel));
+                OutboxState::Opening(frames, connection)
+            }
+            state @ (OutboxState::Opening(..) | OutboxState::Writing(_)) => state,
+        };
+        *slot = Some(Outbox { state, ..outbox });
+    }
+
+    fn run_writer(
+        &mut self,
+        id: PeerId,
+        connection: ConnectionId,
+        channel: Channel,
+        stream: Stream,
+    ) {
+        let stall = self.config.limits.write_stall;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let slot = &mut peer.outboxes[channel.index()];
+        let Some(outbox) = slot.take_if(
+            |outbox| matches!(&outbox.state, OutboxState::Opening(_, on) if *on == connection),
+        ) else {
+            return;
+        };
+        let OutboxState::Opening(frames, _) = outbox.state else {
+            return;
+        };
+        let (session, serial) = (peer.session, outbox.serial);
+        *slot = Some(Outbox {
+            state: OutboxState::Writing(connection),
+            ..outbox
+        });
+        let report_to = self.report_to.clone();
+        tokio::spawn(async move {
+            let lost = write_frames(stream, frames, stall).await;
+            let report = Report::WriterEnded {
+                peer: id,
+                session,
+                channel,
+                serial,
+                lost,
+            };
+            let _ = report_to.send(report).await;
+        });
+    }
+
+    fn outbox_failed(&mut self, id: PeerId, channel: Channel, why: OpenError) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let slot = &mut peer.outboxes[channel.index()];
+        let Some(outbox) = slot.take_if(|outbox| matches!(outbox.state, OutboxState::Opening(..)))
+        else {
+            return;
+        };
+        let (key, frames) = (peer.key, outbox.give_up());
+        let why = match why {
+            OpenError::Unsupported => SendFailure::Unsupported,
+            OpenError::Timeout | OpenError::Lost => SendFailure::Lost,
+        };
+        self.sends_failed(key, channel, frames, why);
+    }
+}
+
+fn dial_failure(error: &DialError) -> DialFailure {
+    match error {
+        DialError::LocalPeerId { .. } => DialFailure::Itself,
+        DialError::NoAddresses => DialFailure::NoAddress,
+        DialError::WrongPeerId { .. } => DialFailure::WrongPeer,
+        DialError::Denied { cause } => DialFailure::Refused(
+            std::error::Error::source(cause).map_or_else(|| cause.to_string(), ToString::to_string),
+        ),
+        DialError::Transport(tried) => DialFailure::Unreachable(
+            tried
+                .iter()
+                .map(|(address, error)| format!("{address}: {error}"))
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
+        DialError::Aborted | DialError::DialPeerConditionFalse(_) => {
+            DialFailure::Unreachable(error.to_string())
+        }
+    }
+}

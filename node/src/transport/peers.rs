@@ -1,0 +1,184 @@
+//! What the engine knows of one peer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use libp2p::{Multiaddr, Stream, swarm::ConnectionId};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{
+    Channel, PeerKey, PeerStatus, TransportLimits,
+    budget::{Budget, Rate, room},
+    frames::{Outgoing, drain},
+    streams::Inbound,
+};
+
+/// Streams over its limit that a peer may open before it is disconnected.
+const REFUSED_STREAMS_MAX: u32 = 16;
+/// A sender has one stream per channel; a second may overlap while the first dies.
+const READERS_PER_CHANNEL: u8 = 2;
+/// Longest description of itself that is kept of a peer.
+const AGENT_CHARS: usize = 64;
+
+/// A peer that is connected, or being dialled because something waits for it.
+///
+/// ```text
+///  (new) ── first connection ──▶ connected ── identify: our network ──▶ announced
+///    │                               │                                      │
+///    └── dial failed ──▶ (gone) ◀────┴──────── last connection closed ──────┘
+/// ```
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) key: PeerKey,
+    /// Tells this connected time from the next one in reports that come late.
+    pub(super) session: u64,
+    pub(super) connections: Vec<Connection>,
+    pub(super) announced: bool,
+    pub(super) wrong_network: bool,
+    pub(super) agent: String,
+    pub(super) budget: Arc<Budget>,
+    pub(super) queue_room: Arc<Semaphore>,
+    pub(super) outboxes: [Option<Outbox>; 4],
+    /// Streams that came before the peer was announced.
+    pub(super) parked: Vec<(Inbound, Stream)>,
+    pub(super) serves: usize,
+    since: SystemTime,
+    readers: [u8; 4],
+    refused_streams: u32,
+    gossip: Rate,
+    gossip_reported: Option<Instant>,
+}
+
+/// One connection with a peer.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) address: Multiaddr,
+    pub(super) inbound: bool,
+    pub(super) opened: Instant,
+    pub(super) rtt: Option<Duration>,
+}
+
+/// The way out for one channel.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub(super) serial: u64,
+    pub(super) queue: mpsc::Sender<Outgoing>,
+    pub(super) state: OutboxState,
+}
+
+/// ```text
+/// Waiting ── peer announced ──▶ Opening ── stream open ──▶ Writing
+/// ```
+#[derive(Debug)]
+pub(super) enum OutboxState {
+    /// No connection yet.
+    Waiting(mpsc::Receiver<Outgoing>),
+    /// The stream is being negotiated on a connection.
+    Opening(mpsc::Receiver<Outgoing>, ConnectionId),
+    /// A writer has the queue.
+    Writing(ConnectionId),
+}
+
+impl Outbox {
+    /// The connection that it depends on.
+    pub(super) const fn connection(&self) -> Option<ConnectionId> {
+        match &self.state {
+            OutboxState::Waiting(_) => None,
+            OutboxState::Opening(_, id) | OutboxState::Writing(id) => Some(*id),
+        }
+    }
+
+    /// Ends it. Returns the frames lost that no writer will report.
+    pub(super) fn give_up(self) -> usize {
+        match self.state {
+            OutboxState::Waiting(mut queue) | OutboxState::Opening(mut queue, _) => {
+                drain(&mut queue)
+            }
+            OutboxState::Writing(_) => 0,
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn new(key: PeerKey, session: u64, limits: &TransportLimits) -> Self {
+        Self {
+            key,
+            session,
+            connections: Vec::new(),
+            announced: false,
+            wrong_network: false,
+            agent: String::new(),
+            budget: Arc::new(Budget::new(limits)),
+            queue_room: room(limits.queue_bytes, limits),
+            outboxes: [None, None, None, None],
+            parked: Vec::new(),
+            serves: 0,
+            since: SystemTime::now(),
+            readers: [0; 4],
+            refused_streams: 0,
+            gossip: Rate::new(limits.gossip_per_s, limits.gossip_burst),
+            gossip_reported: None,
+        }
+    }
+
+    pub(super) fn set_agent(&mut self, claimed: &str) {
+        let printable = |c: &char| c.is_ascii_graphic() || *c == ' ';
+        self.agent = claimed
+            .chars()
+            .filter(printable)
+            .take(AGENT_CHARS)
+            .collect();
+    }
+
+    /// Takes a place for a reader, if there is one.
+    pub(super) fn reader_begins(&mut self, channel: Channel) -> bool {
+        let readers = &mut self.readers[channel.index()];
+        let room = *readers < READERS_PER_CHANNEL;
+        *readers += u8::from(room);
+        room
+    }
+
+    pub(super) fn reader_ends(&mut self, channel: Channel) {
+        let readers = &mut self.readers[channel.index()];
+        *readers = readers.saturating_sub(1);
+    }
+
+    /// Counts a stream over the limit and says whether it was one too many.
+    pub(super) fn refuses_stream(&mut self) -> bool {
+        self.refused_streams += 1;
+        self.refused_streams > REFUSED_STREAMS_MAX
+    }
+
+    /// Whether a gossip message is within the peer's rate.
+    pub(super) fn gossip_in_rate(&self) -> bool {
+        self.gossip.charge(1).is_zero()
+    }
+
+    /// Whether it is time to tell of gossip over the rate again.
+    pub(super) fn reports_gossip_flood(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self
+            .gossip_reported
+            .is_none_or(|last| now - last > Duration::from_secs(60));
+        if due {
+            self.gossip_reported = Some(now);
+        }
+        due
+    }
+
+    pub(super) fn status(&self) -> Option<PeerStatus> {
+        let oldest = self.connections.first().filter(|_| self.announced)?;
+        Some(PeerStatus {
+            peer: self.key,
+            address: oldest.address.clone(),
+            inbound: oldest.inbound,
+            connections: self.connections.len(),
+            since: self.since,
+            rtt: self.connections.iter().filter_map(|c| c.rtt).min(),
+            agent: self.agent.clone(),
+        })
+    }
+}

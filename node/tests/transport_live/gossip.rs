@@ -1,0 +1,103 @@
+//! Gossip: what the middle one of three nodes accepts goes on, what it rejects or ignores stays.
+
+use suanli_node::transport::{
+    GossipId, PeerKey, PublishFailure, TransportCommand, TransportEvent, Verdict,
+};
+
+use crate::{Node, QUIC, TCP, is_connected};
+
+async fn gossip(node: &mut Node) -> (GossipId, PeerKey, Vec<u8>) {
+    node.wait(|event| match event {
+        TransportEvent::Gossip { id, from, bytes } => Some((id, from, bytes)),
+        _ => None,
+    })
+    .await
+}
+
+async fn judge(node: &Node, id: GossipId, from: PeerKey, verdict: Verdict) {
+    node.command(TransportCommand::GossipVerdict { id, from, verdict })
+        .await;
+}
+
+/// Publishes until a neighbour has subscribed; the message is then on its way.
+async fn publish(node: &mut Node, bytes: &[u8]) {
+    loop {
+        node.command(TransportCommand::Publish {
+            bytes: bytes.to_vec(),
+        })
+        .await;
+        // Commands are taken in order, so an answer to this one comes after any failure.
+        let (reply, peers) = tokio::sync::oneshot::channel();
+        node.command(TransportCommand::Peers { reply }).await;
+        peers.await.unwrap();
+        match node.events.try_recv() {
+            Ok(TransportEvent::PublishFailed {
+                why: PublishFailure::NoPeers,
+                ..
+            }) => tokio::task::yield_now().await,
+            Ok(other) => panic!("unexpected {other:?}"),
+            Err(_) => return,
+        }
+    }
+}
+
+async fn only_accepted_messages_travel_on(listen: &str) {
+    let mut author = Node::start(1, listen).await;
+    let mut judge_node = Node::start(2, listen).await;
+    let mut far = Node::start(3, listen).await;
+    author.connect(&mut judge_node).await;
+    far.connect(&mut judge_node).await;
+
+    for (message, verdict) in [
+        (b"good one", Verdict::Accept),
+        (b"rejected", Verdict::Reject),
+        (b"old news", Verdict::Ignore),
+        (b"good two", Verdict::Accept),
+    ] {
+        publish(&mut author, message).await;
+        let (id, from, bytes) = gossip(&mut judge_node).await;
+        assert_eq!((from, bytes.as_slice()), (author.key(), message.as_slice()));
+        assert_eq!(id, GossipId(*blake3::hash(message).as_bytes()));
+        judge(&judge_node, id, from, verdict).await;
+    }
+    let mut arrived = Vec::new();
+    for _ in 0..2 {
+        let (_, from, bytes) = gossip(&mut far).await;
+        assert_eq!(from, judge_node.key());
+        arrived.push(bytes);
+    }
+    // What comes by the mesh at once and what comes later by its digest may change places.
+    arrived.sort();
+    assert_eq!(arrived, [b"good one", b"good two"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_accepted_messages_travel_on_by_tcp() {
+    only_accepted_messages_travel_on(TCP).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_accepted_messages_travel_on_by_quic() {
+    only_accepted_messages_travel_on(QUIC).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oversized_message_is_not_published() {
+    let mut one = Node::start(1, TCP).await;
+    let mut two = Node::start(2, TCP).await;
+    two.dial(&one).await;
+    one.wait(is_connected(two.key())).await;
+    one.command(TransportCommand::Publish {
+        bytes: vec![0; (8 << 10) + 1],
+    })
+    .await;
+    let why = one
+        .wait(|event| match event {
+            TransportEvent::PublishFailed { why, .. } => Some(why),
+            _ => None,
+        })
+        .await;
+    assert_eq!(why, PublishFailure::TooLarge);
+    publish(&mut one, &[1; 8 << 10]).await;
+    assert_eq!(gossip(&mut two).await.2.len(), 8 << 10);
+}

@@ -1,0 +1,218 @@
+//! Connections: who finds whom, who is refused, and what is said about it.
+
+use std::time::{Duration, Instant};
+
+use libp2p::multiaddr::Protocol;
+use suanli_node::transport::{
+    Channel, DialFailure, PeerKey, Transport, TransportCommand, TransportConfig, TransportError,
+    TransportEvent,
+};
+use tokio::sync::oneshot;
+
+use crate::{Node, QUIC, TCP, config, is_connected, is_disconnected};
+
+async fn dial_failure(node: &mut Node) -> DialFailure {
+    node.wait(|event| match event {
+        TransportEvent::DialFailed { why, .. } => Some(why),
+        TransportEvent::Connected { .. } => panic!("a connection came about"),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks_with_different_names_do_not_talk() {
+    for listen in [TCP, QUIC] {
+        let mut here = Node::start(1, listen).await;
+        let there = Node::start_with(TransportConfig {
+            network: "another".to_owned(),
+            ..config(2, listen)
+        })
+        .await;
+        here.dial(&there).await;
+        assert!(matches!(
+            dial_failure(&mut here).await,
+            DialFailure::WrongNetwork | DialFailure::Closed
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_else_at_the_address_is_not_taken_for_the_peer() {
+    let mut one = Node::start(1, QUIC).await;
+    let two = Node::start(2, QUIC).await;
+    let expected = PeerKey::of_secret(&[3; 32]);
+    one.dial_at(expected, two.address.clone()).await;
+    assert_eq!(dial_failure(&mut one).await, DialFailure::WrongPeer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_over_the_limit_are_refused_and_the_others_stay() {
+    let mut crowded = config(1, TCP);
+    crowded.limits.connections_in = 2;
+    let mut crowded = Node::start_with(crowded).await;
+    let mut friends = Vec::new();
+    for seed in [2, 3] {
+        let mut friend = Node::start(seed, TCP).await;
+        friend.connect(&mut crowded).await;
+        friends.push(friend);
+    }
+    for seed in 4..12 {
+        let mut late = Node::start(seed, TCP).await;
+        late.dial(&crowded).await;
+        assert!(matches!(
+            dial_failure(&mut late).await,
+            DialFailure::Closed | DialFailure::Unreachable(_)
+        ));
+    }
+    for friend in &friends {
+        friend
+            .send(crowded.key(), Channel::Book, b"still here".to_vec())
+            .await;
+        assert_eq!(crowded.frame().await.2, b"still here");
+    }
+    // Its own dials have places of their own.
+    let mut chosen = Node::start(20, TCP).await;
+    crowded.connect(&mut chosen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_port_is_named() {
+    for listen in [TCP, QUIC] {
+        let first = Node::start(1, listen).await;
+        let second = Transport::start(TransportConfig {
+            listen: vec![first.address.clone()],
+            ..config(2, TCP)
+        });
+        let busy = TransportError::PortBusy {
+            address: first.address.clone(),
+        };
+        assert_eq!(second.err(), Some(busy));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_network_name_is_refused() {
+    for name in ["", "two words", "up/down", "北京"] {
+        let network = name.to_owned();
+        let started = Transport::start(TransportConfig {
+            network,
+            ..config(1, TCP)
+        });
+        assert_eq!(started.err(), Some(TransportError::NetworkName));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_peer_is_cut_and_refused_until_it_is_unblocked() {
+    let (mut one, mut two) = crate::pair(TCP).await;
+    one.command(TransportCommand::Block {
+        peer: two.key(),
+        until: Instant::now() + Duration::from_secs(3_600),
+    })
+    .await;
+    two.wait(is_disconnected(one.key())).await;
+    one.wait(is_disconnected(two.key())).await;
+
+    two.dial(&one).await;
+    assert!(matches!(
+        dial_failure(&mut two).await,
+        DialFailure::Closed | DialFailure::Unreachable(_)
+    ));
+    one.command(TransportCommand::Unblock { peer: two.key() })
+        .await;
+    two.connect(&mut one).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bootstrap_peer_that_comes_back_is_found_again() {
+    for listen in [TCP, QUIC] {
+        let mut hub = Node::start(1, listen).await;
+        let address = hub.address.clone();
+        let named = address.clone().with(Protocol::P2p(peer_id(hub.key())));
+        let mut node = Node::start_with(TransportConfig {
+            bootstrap: vec![named],
+            ..config(2, listen)
+        })
+        .await;
+        hub.wait(is_connected(node.key())).await;
+        node.wait(is_connected(hub.key())).await;
+        let key = hub.key();
+        drop(hub);
+        node.wait(is_disconnected(key)).await;
+        let mut hub = restart(TransportConfig {
+            listen: vec![address],
+            ..config(1, listen)
+        })
+        .await;
+        hub.wait(is_connected(node.key())).await;
+    }
+}
+
+/// The old listener goes when its engine ends, which nobody announces.
+async fn restart(config: TransportConfig) -> Node {
+    let address = config.listen[0].clone();
+    let free = async {
+        loop {
+            match Transport::start(config.clone()) {
+                Ok((handle, events)) => {
+                    return Node {
+                        handle,
+                        events,
+                        address,
+                    };
+                }
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(crate::PATIENCE, free).await.unwrap()
+}
+
+fn peer_id(key: PeerKey) -> libp2p::PeerId {
+    let mut id = vec![0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+    id.extend_from_slice(key.as_bytes());
+    libp2p::PeerId::from_bytes(&id).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_in_its_own_bootstrap_list_finds_the_others() {
+    let former = Node::start(1, TCP).await;
+    let own = former.address.clone();
+    drop(former);
+    let mut hub = Node::start(2, TCP).await;
+    let mut node = restart(TransportConfig {
+        listen: vec![own.clone()],
+        bootstrap: vec![own, hub.address.clone()],
+        ..config(1, TCP)
+    })
+    .await;
+    node.wait(is_connected(hub.key())).await;
+    hub.wait(is_connected(node.key())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_are_listed_with_what_a_person_wants_to_know() {
+    let (one, two) = crate::pair(QUIC).await;
+    let (reply, list) = oneshot::channel();
+    one.command(TransportCommand::Peers { reply }).await;
+    let list = list.await.unwrap();
+    assert_eq!(list.len(), 1);
+    assert_eq!(list[0].peer, two.key());
+    assert_eq!(list[0].address, two.address);
+    assert_eq!(list[0].agent, "node 2");
+    assert!(!list[0].inbound);
+    assert_eq!(list[0].connections, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abuse_10_a_node_outside_lan_mode_dials_no_private_address() {
+    let two = Node::start(2, TCP).await;
+    let mut one = Node::start_with(TransportConfig {
+        lan: false,
+        ..config(1, TCP)
+    })
+    .await;
+    one.dial(&two).await;
+    assert_eq!(dial_failure(&mut one).await, DialFailure::NoAddress);
+}
