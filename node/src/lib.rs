@@ -3,6 +3,11 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod config;
+pub mod data_dir;
+pub mod document;
 pub mod handle;
+pub mod identity;
+pub mod quantity;
 pub mod store;
 pub mod transport;
