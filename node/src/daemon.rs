@@ -115,15 +115,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         }
         None => (None, None, None),
     };
-    let (transport, events) = Transport::start(TransportConfig {
-        secret: *identity.node_secret,
-        network: config.network.clone(),
-        agent: concat!("suanli/", env!("CARGO_PKG_VERSION")).to_owned(),
-        listen: config.listen.clone(),
-        bootstrap: config.bootstrap.clone(),
-        lan: config.lan(),
-        limits: TransportLimits::default(),
-    })?;
+    let (transport, events) = Transport::start(transport_of(&config, &identity))?;
     let facts = facts(&config, &identity, sandbox);
     let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
     let listener = TcpListener::bind(config.api)
@@ -171,6 +163,18 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     dir.remove_api_address()?;
     tracing::info!("stopped");
     Ok(ended?)
+}
+
+fn transport_of(config: &Config, identity: &Identity) -> TransportConfig {
+    TransportConfig {
+        secret: *identity.node_secret,
+        network: config.network.clone(),
+        agent: concat!("suanli/", env!("CARGO_PKG_VERSION")).to_owned(),
+        listen: config.listen.clone(),
+        bootstrap: config.bootstrap.clone(),
+        lan: config.lan(),
+        limits: TransportLimits::default(),
+    }
 }
 
 fn start_logging(config: &Config) {
