@@ -3,5 +3,6 @@
 mod accounts;
 mod crashes;
 mod negotiation;
+mod puppet;
 mod work;
 mod world;
