@@ -1028,10 +1028,11 @@ fn answer(envelope: &Envelope) -> Option<(String, Hash)> {
             let channel = body.parties.channel(network());
             (format!("voucher {channel:#} {}", body.sequence), whole)
         }
-        kind::VOUCHER_ACK => (
-            format!("ack {:#}", body::<VoucherAck>(envelope).voucher),
-            whole,
-        ),
+        kind::VOUCHER_ACK => {
+            let body = body::<VoucherAck>(envelope);
+            let total = Hash::of(body.cumulative.to_string().as_bytes());
+            (format!("ack {:#}", body.voucher), total)
+        }
         _ => return None,
     })
 }
