@@ -4,5 +4,6 @@
 
 pub mod api;
 pub mod handle;
+pub mod records;
 pub mod store;
 pub mod transport;
