@@ -371,6 +371,8 @@ pub enum Output {
         from: PeerId,
         /// What.
         blob: BlobRef,
+        /// Whether it must survive a restart: a result, not an input.
+        durable: bool,
     },
     /// Keep these bytes.
     Store {
@@ -378,6 +380,8 @@ pub enum Output {
         blob: BlobId,
         /// The bytes.
         bytes: Vec<u8>,
+        /// Whether they must survive a restart: a result, not an input.
+        durable: bool,
     },
     /// Keep a blob at least until then; afterwards it may go.
     Retain {
@@ -538,6 +542,9 @@ pub struct WorkView {
     /// Its receipts.
     pub receipts: Vec<ReceiptId>,
 }
+
+/// Connections up to which each new one is asked for its book.
+const PULLS_ON_CONNECT: usize = 8;
 
 /// A node's mind. See the module's documentation.
 #[derive(Debug)]
@@ -700,6 +707,11 @@ impl Peer {
         self.buyer.accepted_total()
     }
 
+    /// The last position that was handed out.
+    pub const fn last_lsn(&self) -> Lsn {
+        self.core.outbox.last()
+    }
+
     /// Whether the driver should feed it before it drains it further.
     pub const fn is_overloaded(&self) -> bool {
         self.core.outbox.waiting() > OUTPUTS_WAITING_MAX
@@ -733,12 +745,12 @@ impl Peer {
 /// Dispatch.
 impl Peer {
     fn on_connected(&mut self, peer: PeerId, local: bool) {
-        let first = self.connected.is_empty();
         self.connected.insert(peer, local);
         self.buyer.on_connection(&mut self.core, peer);
         self.seller.on_connected(&mut self.core, peer);
         self.ledger.on_connected(&mut self.core, peer);
-        if first || self.book.len() < self.connected.len() {
+        // A well-connected node learns by gossip; the first few it asks.
+        if self.connected.len() <= PULLS_ON_CONNECT {
             self.pull_from(peer);
         }
     }

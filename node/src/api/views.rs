@@ -11,7 +11,7 @@ use suanli_protocol::{
     limits::{NAME_BYTES_MAX, RUN_MAX},
     message::InlineBlobs,
     offer::{Device, Name, Offer},
-    peer::{ChannelView, JobEvent, JobView, WorkView, end_word},
+    peer::{ChannelView, JobView, WorkView, end_word},
     rank::Plan,
     receipt::{Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder},
@@ -363,69 +363,6 @@ pub fn work_info(view: &WorkView) -> WorkInfo {
         done: view.progress.0,
         total: view.progress.1,
         receipts: view.receipts.clone(),
-    }
-}
-
-/// A step of a job. `region` is where the peer of an agreement is, if known.
-pub fn event_info(event: &JobEvent, region: Option<String>) -> JobEventInfo {
-    match event {
-        JobEvent::Submitted => JobEventInfo::Submitted,
-        JobEvent::Refused(reason) => ended(JobEnd::Declined(*reason)),
-        JobEvent::Asked { attempt, peers } => JobEventInfo::Asked {
-            attempt: *attempt,
-            peers: peers.clone(),
-        },
-        JobEvent::Quoted { peer, cap } => JobEventInfo::Quoted {
-            peer: *peer,
-            cap: *cap,
-        },
-        JobEvent::Declined { peer, decline } => {
-            let (reason, sentence) = decline_words(decline);
-            JobEventInfo::Declined {
-                peer: *peer,
-                reason,
-                sentence,
-            }
-        }
-        JobEvent::Agreed {
-            peer,
-            agreement,
-            cap,
-        } => JobEventInfo::Agreed {
-            peer: *peer,
-            region,
-            agreement: *agreement,
-            cap: *cap,
-        },
-        JobEvent::Started { .. } => JobEventInfo::Started,
-        JobEvent::Progress(progress) => JobEventInfo::Progress {
-            done: progress.done,
-            total: progress.total,
-        },
-        JobEvent::Log(log) => JobEventInfo::Log {
-            line: log.line.to_string(),
-        },
-        JobEvent::Accepted { receipt, amount } => JobEventInfo::Accepted {
-            receipt: *receipt,
-            amount: *amount,
-        },
-        JobEvent::Disputed { peer, reason } => {
-            let (reason, sentence) = reason_words(*reason);
-            JobEventInfo::Disputed {
-                peer: *peer,
-                reason,
-                sentence,
-            }
-        }
-        JobEvent::GaveUp { peer, reason } => {
-            let (reason, sentence) = reason_words(*reason);
-            JobEventInfo::GaveUp {
-                peer: *peer,
-                reason,
-                sentence,
-            }
-        }
-        JobEvent::Ended(end) => ended(*end),
     }
 }
 

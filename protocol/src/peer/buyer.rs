@@ -734,10 +734,9 @@ fn release_all(core: &mut Core, asking: &Asking, except: Option<usize>) {
         if Some(n) == except {
             continue;
         }
-        match &ask.answer {
-            Some(Ok(quote)) => core.send(quote.signer(), Frame::Release(QuoteId(quote.hash()))),
-            // Not answered yet: a quote that still comes is released then.
-            Some(Err(_)) | None => {}
+        // Where no answer came yet, a quote that still comes is released then.
+        if let Some(Ok(quote)) = &ask.answer {
+            core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
         }
     }
 }
@@ -953,11 +952,13 @@ impl Buyer {
                 Some(inline) => core.output(Output::Store {
                     blob: blob.blob,
                     bytes: inline.bytes.to_vec(),
+                    durable: true,
                 }),
                 None if missing.insert(blob.blob) => core.output(Output::Fetch {
                     agreement: active.deal.id(),
                     from: active.deal.provider(),
                     blob,
+                    durable: true,
                 }),
                 None => {}
             }
@@ -1027,6 +1028,7 @@ impl Buyer {
                 agreement: active.deal.id(),
                 from: active.deal.provider(),
                 blob: output.blob,
+                durable: true,
             });
         }
     }

@@ -33,7 +33,7 @@ use crate::{
     ids::{AccountId, AgreementId, BlobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         AGREEMENTS_MAX, ANSWERS_KEPT, HOLDS_PER_CLIENT, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
-        LOG_LINE_BYTES_MAX,
+        LOG_LINE_BYTES_MAX, OUTPUTS_MAX,
     },
     message::{Decline, Frame, InlineBlob, LogLine, Progress},
     offer::{Offer, Prices, Withdrawal},
@@ -67,7 +67,7 @@ pub(crate) struct Seller {
 
 #[derive(Debug)]
 enum Answer {
-    Quoted(Verified<Quote>, Lsn),
+    Quoted(Box<Verified<Quote>>, Lsn),
     Declined(Decline),
 }
 
@@ -492,7 +492,7 @@ impl Seller {
             let until = core.config.timing.hold + core.config.timing.hold_grace;
             core.wake(Timer::Hold(id), until);
         }
-        Answer::Quoted(quote, lsn)
+        Answer::Quoted(Box::new(quote), lsn)
     }
 
     /// Frees a hold.
@@ -710,6 +710,7 @@ impl Seller {
                     lsn,
                     Output::Store {
                         blob: inline.blob,
+                        durable: false,
                         bytes: inline.bytes.into_vec(),
                     },
                 );
@@ -726,6 +727,7 @@ impl Seller {
                         agreement: id,
                         from,
                         blob,
+                        durable: false,
                     },
                 );
             }
@@ -768,6 +770,7 @@ impl Seller {
                     agreement: id,
                     from,
                     blob,
+                    durable: false,
                 });
             }
             return;
@@ -984,15 +987,7 @@ impl Seller {
             outcome,
             program: request.spec.blob,
             inputs: inputs_hash(&request.inputs),
-            outputs: List::truncated(
-                outputs
-                    .iter()
-                    .map(|o| OutputRef {
-                        name: o.name.clone(),
-                        blob: o.blob,
-                    })
-                    .collect(),
-            ),
+            outputs: output_refs(&outputs),
             started: deal.running.get(&id.unit).copied().unwrap_or(core.now.wall),
             ended: core.now.wall,
             usage: List::truncated(usage),
@@ -1005,24 +1000,14 @@ impl Seller {
         let lsn = core.persist(Record::Receipted(receipt.clone()));
         let frame = Frame::Receipt(receipt.raw(), List::truncated(inline.clone()));
         core.send_after(lsn, deal.deal.client(), frame);
-        let until = core.now.wall.after(quote.collect_max.duration());
-        for output in receipt.body().outputs.iter() {
-            core.output(Output::Retain {
-                blob: output.blob.blob,
-                until,
-            });
-        }
-        ledger.earn(
-            core,
-            deal_parties(&deal.deal),
-            ReceiptId(receipt.hash()),
-            due,
-        );
+        keep_outputs(core, quote, receipt.body());
+        let name = ReceiptId(receipt.hash());
+        ledger.earn(core, deal_parties(&deal.deal), name, due);
         core.tell_after(
             lsn,
             Event::Receipted {
                 agreement: id.agreement,
-                receipt: ReceiptId(receipt.hash()),
+                receipt: name,
                 amount: due,
             },
         );
@@ -1099,6 +1084,25 @@ fn clip_usage(usage: Vec<Usage>, quote: &Quote) -> Vec<Usage> {
         _ => line,
     };
     usage.into_iter().map(clip).collect()
+}
+
+/// Outputs stay until their client has had the agreed time to collect them.
+fn keep_outputs(core: &mut Core, quote: &Quote, receipt: &Receipt) {
+    let until = core.now.wall.after(quote.collect_max.duration());
+    for output in receipt.outputs.iter() {
+        core.output(Output::Retain {
+            blob: output.blob.blob,
+            until,
+        });
+    }
+}
+
+fn output_refs(outputs: &[ProvidedOutput]) -> List<OutputRef, OUTPUTS_MAX> {
+    let refs = outputs.iter().map(|output| OutputRef {
+        name: output.name.clone(),
+        blob: output.blob,
+    });
+    List::truncated(refs.collect())
 }
 
 /// Outputs small enough to travel with the receipt.
@@ -1533,7 +1537,7 @@ impl Seller {
     fn answer_again(&mut self, request: &Verified<Request>, quote: &Verified<Quote>) {
         let id = RequestId(request.hash());
         self.answers
-            .insert(id, Answer::Quoted(quote.clone(), Lsn(0)));
+            .insert(id, Answer::Quoted(Box::new(quote.clone()), Lsn(0)));
         self.answers_order.push_back(id);
         if self.answers_order.len() > ANSWERS_KEPT
             && let Some(oldest) = self.answers_order.pop_front()
