@@ -725,6 +725,7 @@ impl World {
                 agreement,
                 from,
                 blob,
+                ..
             } => {
                 let from = self.number(from);
                 self.schedule(
