@@ -3,11 +3,15 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod data_dir;
 pub mod document;
 pub mod handle;
 pub mod identity;
+pub mod jobfile;
 pub mod quantity;
 pub mod store;
 pub mod transport;
