@@ -345,6 +345,10 @@ impl Ledger {
             ask_for_heads(core, channel, paying);
             return;
         }
+        // A payee that takes no notice may have lost the channel.
+        if paying.tries > 1 {
+            show_heads(core, channel, paying, true);
+        }
         for voucher in &paying.unacked {
             core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
         }
