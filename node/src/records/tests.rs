@@ -10,12 +10,16 @@ use crate::{
     store::{Config, Opened},
 };
 
+/// What the blobs of these stores may take.
+pub(crate) const QUOTA_BYTES: u64 = 1024 * 1024;
+
 /// A store in `dir` that holds these records.
 pub(crate) async fn store_of(dir: &Path, records: &[Record]) -> Store {
-    let config = Config {
+    let mut config = Config {
         index_version: INDEX_VERSION,
         ..Config::default()
     };
+    config.blobs.quota_bytes = QUOTA_BYTES;
     let Opened { store, .. } = Store::open(dir, &config, indexer(dealt::network())).unwrap();
     let mut lsn = Lsn::NONE;
     for record in records {
