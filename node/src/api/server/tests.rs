@@ -522,7 +522,9 @@ async fn play(
             }
             Ask::Cancel(_, reply) | Ask::Settle(_, _, _, reply) => drop(reply.send(false)),
             Ask::Watch(_, reply) => drop(reply.send(Some(watch_once().await))),
-            Ask::Announce(reply) => drop(reply.send(())),
+            Ask::Announce(reply) => {
+                let _ = reply.send(());
+            }
             Ask::Sequence(_, reply) => drop(reply.send(None)),
             Ask::Stop(reply) => {
                 let _ = reply.send(());
