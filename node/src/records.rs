@@ -500,3 +500,8 @@ fn job_story(records: Vec<Record>) -> Option<JobStory> {
         end,
     })
 }
+
+#[cfg(test)]
+pub(crate) mod dealt;
+#[cfg(test)]
+pub(crate) mod tests;
