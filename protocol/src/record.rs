@@ -96,6 +96,10 @@ pub enum JobEnd {
     missing_docs,
     reason = "fields are what they are called; each variant is described"
 )]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, boxed by whoever keeps it"
+)]
 pub enum Record {
     /// We announced an offer.
     Offered(Verified<Offer>),

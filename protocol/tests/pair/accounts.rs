@@ -1,0 +1,1 @@
+//! Who owes whom: channels, credit, contradictions and backups.
