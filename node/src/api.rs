@@ -1,3 +1,4 @@
 //! The HTTP API of a node, on loopback and behind a token.
 
+pub mod server;
 pub mod types;

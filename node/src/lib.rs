@@ -3,6 +3,14 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod config;
+pub mod daemon;
+pub mod data_dir;
+pub mod document;
+pub mod driver;
 pub mod handle;
+pub mod identity;
+pub mod quantity;
+pub mod records;
 pub mod store;
 pub mod transport;

@@ -717,6 +717,11 @@ impl Peer {
         self.buyer.accepted_total()
     }
 
+    /// The last position that was handed out.
+    pub const fn last_lsn(&self) -> Lsn {
+        self.core.outbox.last()
+    }
+
     /// Whether the driver should feed it before it drains it further.
     pub const fn is_overloaded(&self) -> bool {
         self.core.outbox.waiting() > OUTPUTS_WAITING_MAX

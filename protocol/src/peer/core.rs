@@ -116,6 +116,10 @@ impl Outbox {
         self.ready.pop_front()
     }
 
+    pub(crate) const fn last(&self) -> Lsn {
+        self.last
+    }
+
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting_count
     }

@@ -89,7 +89,6 @@ const ENVIRONMENT: &[&str] = &[
     "XDG_RUNTIME_DIR",
     // Which drivers the loader may load, when the operator says so.
     "VK_DRIVER_FILES",
-    "LP_NUM_THREADS",
 ];
 
 const STANDARD_STREAMS: RawFd = 3;

@@ -1,0 +1,160 @@
+//! `[provide]`: what a node sells, to whom, and on what credit.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+use suanli_executor::AdapterSelection;
+use suanli_protocol::{
+    ids::AccountId,
+    limits::{PRICES_MAX, RUN_MAX},
+    offer::check_prices,
+    units::{Amount, Meter, Price},
+};
+
+use crate::{document::allowed, quantity::ByteSize};
+
+/// What a node sells. The section alone is enough to sell; prices have no
+/// default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provide {
+    /// Executions at once.
+    pub slots: u32,
+    /// Worker processes kept warm.
+    pub workers: u32,
+    /// Which adapter computes.
+    pub device: AdapterSelection,
+    /// Whether the offer can be taken without a quote.
+    pub firm: bool,
+    /// Whether unknown accounts may buy.
+    pub strangers: bool,
+    /// How much one of them may owe.
+    pub stranger_credit: Amount,
+    /// How much all of them together may owe.
+    pub strangers_budget: Amount,
+    /// Accounts with a credit of their own.
+    pub known: Vec<KnownAccount>,
+    /// Accounts that are not served.
+    pub blocked: Vec<AccountId>,
+    /// The longest execution.
+    pub run_max: Duration,
+    /// Bytes of inputs and outputs kept for one job.
+    pub storage: ByteSize,
+    /// How far below the price a counter-offer may go.
+    pub discount_percent_max: u8,
+    /// Bytes of device memory for jobs; what the device has if not given.
+    pub memory: Option<ByteSize>,
+    /// The price list.
+    pub price: Vec<PriceEntry>,
+}
+
+/// An account that the operator knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownAccount {
+    /// Who.
+    pub account: AccountId,
+    /// How much it may owe.
+    pub credit: Amount,
+}
+
+/// A price, as in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceEntry {
+    /// What is metered.
+    #[serde(deserialize_with = "meter")]
+    pub meter: Meter,
+    /// What the quantity costs.
+    pub amount: Amount,
+    /// How much of the meter.
+    #[serde(default = "one")]
+    pub per: u64,
+}
+
+impl Default for Provide {
+    fn default() -> Self {
+        Self {
+            slots: 1,
+            workers: 1,
+            device: AdapterSelection::Best,
+            firm: false,
+            strangers: true,
+            stranger_credit: Amount::from_micros(5_000_000),
+            strangers_budget: Amount::from_micros(50_000_000),
+            known: Vec::new(),
+            blocked: Vec::new(),
+            run_max: Duration::from_secs(3600),
+            storage: ByteSize(4 << 30),
+            discount_percent_max: 0,
+            memory: None,
+            price: Vec::new(),
+        }
+    }
+}
+
+impl From<PriceEntry> for Price {
+    fn from(entry: PriceEntry) -> Self {
+        Self {
+            meter: entry.meter,
+            amount: entry.amount,
+            per: entry.per,
+        }
+    }
+}
+
+impl Provide {
+    /// The price list, as offers carry it.
+    pub fn prices(&self) -> Vec<Price> {
+        self.price.iter().copied().map(Price::from).collect()
+    }
+
+    /// What is wrong beyond single values: the key, and what to do.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let pool_max = u32::try_from(suanli_executor::limits::POOL_MAX).unwrap_or(u32::MAX);
+        for (key, count) in [
+            ("provide.slots", self.slots),
+            ("provide.workers", self.workers),
+        ] {
+            if !(1..=pool_max).contains(&count) {
+                return Err((key, format!("{count}: 1 to {pool_max} are allowed")));
+            }
+        }
+        if self.discount_percent_max > 100 {
+            let message = "a discount is 100 percent at most".to_owned();
+            return Err(("provide.discount_percent_max", message));
+        }
+        if self.run_max.is_zero() || self.run_max > RUN_MAX {
+            return Err(("provide.run_max", "more than 0s, and 7d at most".to_owned()));
+        }
+        self.check_prices()
+    }
+
+    fn check_prices(&self) -> Result<(), (&'static str, String)> {
+        let prices = self.prices();
+        let message = if prices.is_empty() {
+            "a provider needs a price: add [[provide.price]] with meter = \"gpu.ms\", \
+             amount = \"0.50\", per = 3600000 (an hour); amount = \"0\" gives it away"
+                .to_owned()
+        } else if prices.len() > PRICES_MAX {
+            format!("{} prices, at most {PRICES_MAX} are allowed", prices.len())
+        } else if let Err(error) = check_prices(&prices) {
+            format!("{error}; name each meter once, with `per` 1 or more")
+        } else {
+            return Ok(());
+        };
+        Err(("provide.price", message))
+    }
+}
+
+fn meter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Meter, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Meter::named(&name).ok_or_else(|| {
+        let known = Meter::names().collect::<Vec<_>>();
+        let hint = allowed(&name, known);
+        de::Error::custom(format!("unknown meter `{}`; {hint}", name.escape_debug()))
+    })
+}
+
+const fn one() -> u64 {
+    1
+}
