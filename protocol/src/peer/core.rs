@@ -116,10 +116,6 @@ impl Outbox {
         self.ready.pop_front()
     }
 
-    pub(crate) const fn last(&self) -> Lsn {
-        self.last
-    }
-
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting_count
     }
