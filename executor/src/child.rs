@@ -17,10 +17,10 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal};
+use suanli_protocol::wire::List;
 use tokio::time::timeout;
 
 use crate::{
-    codec::List,
     ipc::{Adapter, Confinement, Failure, IpcError, Measurement, ParentEnd, Reply, Request, Start},
     limits::{CHECK_TIME_MAX, MEASURE_TIME_MAX, REAP_TIME_MAX, START_TIME_MAX},
     spec::Graph,

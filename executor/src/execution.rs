@@ -19,6 +19,7 @@ use std::{
 };
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use suanli_protocol::wire::List;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Sleep,
@@ -26,7 +27,6 @@ use tokio::{
 
 use crate::{
     child::{Child, Ended},
-    codec::List,
     executor::{ExecutionEvent, ExecutionId, OutputBlob, Tenant, Usage},
     ipc::{Failure, IpcError, Reply, Request, Stage},
     limits::{CANCEL_GRACE, LOG_BYTES_MAX, SPEC_BYTES_MAX},

@@ -573,7 +573,9 @@ impl Peer {
         records: impl Iterator<Item = (Lsn, Record)>,
     ) -> Self {
         let born = envelope::Envelope::parse(&config.delegation.0)
-            .map_or(Wall::default(), |delegation| delegation.header().issued);
+            .map_or(Wall::from_millis(0), |delegation| {
+                delegation.header().issued
+            });
         let mut core = Core {
             config,
             signer,

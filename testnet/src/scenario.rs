@@ -264,7 +264,7 @@ impl Default for Workload {
             misfits: 0.03,
             twice: 0.05,
             run_ms: [20, 4000],
-            total_ms: [8_000, 40_000],
+            total_ms: [10_000, 45_000],
         }
     }
 }

@@ -1153,7 +1153,10 @@ impl Buyer {
             .collecting
             .get(&receipt)
             .is_some_and(|c| c.missing.is_empty());
-        let Some(collecting) = active.collecting.remove(&receipt).filter(|_| complete) else {
+        if !complete {
+            return;
+        }
+        let Some(collecting) = active.collecting.remove(&receipt) else {
             return;
         };
         let parties = deal_parties(&active.deal);
@@ -1447,6 +1450,10 @@ impl Buyer {
             self.leave_asking(core, id, None);
             for peer in silent {
                 self.exclude(core, peer);
+            }
+            // They used up the patience: the next best have not been asked yet.
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.since = now;
             }
             return self.wait(core, id);
         }

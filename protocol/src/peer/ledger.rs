@@ -60,6 +60,8 @@ struct Paying {
     due: Vec<(ReceiptId, Amount)>,
     settled: Total,
     tries: u32,
+    /// The last voucher that was repeated because the payee lacked it.
+    nudged: u64,
 }
 
 /// A channel on which this node earns.
@@ -117,6 +119,7 @@ impl Paying {
             due: Vec::new(),
             settled: Total::ZERO,
             tries: 0,
+            nudged: 0,
         }
     }
 
@@ -327,6 +330,7 @@ impl Ledger {
             return;
         }
         take_ack(core, paying, ack);
+        retry_later(core, channel, paying);
         pay(core, channel, paying);
     }
 
@@ -340,6 +344,10 @@ impl Ledger {
         if !paying.synced {
             ask_for_heads(core, channel, paying);
             return;
+        }
+        // A payee that takes no notice may have lost the channel.
+        if paying.tries > 1 {
+            show_heads(core, channel, paying, true);
         }
         for voucher in &paying.unacked {
             core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
@@ -733,6 +741,7 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
             && ack.body().sequence > paying.acked()
             && ack.body().sequence <= paying.sequence()
     });
+    let progress = ack.is_some();
     if let Some(ack) = ack {
         take_ack(core, paying, ack);
     }
@@ -751,9 +760,26 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
         {
             core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
         }
+    } else if heads.reply {
+        nudge(core, paying, theirs);
     }
-    retry_later(core, channel, paying);
+    if progress || !was_synced {
+        retry_later(core, channel, paying);
+    }
     pay(core, channel, paying);
+}
+
+/// A payee that asks for our head has heard of a later voucher than it can
+/// take: it gets the next one at once, but each only once.
+fn nudge(core: &mut Core, paying: &mut Paying, theirs: u64) {
+    let next = paying
+        .unacked
+        .iter()
+        .find(|voucher| Some(voucher.body().sequence) == theirs.checked_add(1));
+    if let Some(voucher) = next.filter(|voucher| voucher.body().sequence > paying.nudged) {
+        paying.nudged = voucher.body().sequence;
+        core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
+    }
 }
 
 /// Takes a voucher of our own that only the payee still had, and asks whether

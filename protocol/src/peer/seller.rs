@@ -514,11 +514,20 @@ impl Seller {
         Answer::Quoted(Box::new(quote), lsn)
     }
 
-    /// Frees a hold.
-    pub(crate) fn release(&mut self, core: &mut Core, quote: QuoteId) {
-        if self.holds.remove(&quote).is_some() {
-            core.timers.clear(Timer::Hold(quote));
+    /// Frees a hold. That is written down, though nothing waits for it: else a
+    /// restart would bring the hold back beside those that took its place.
+    fn release(&mut self, core: &mut Core, quote: QuoteId) {
+        if self.end_hold(core, quote) {
+            core.persist(Record::Closed {
+                agreement: quote.into(),
+                reason: Reason::QUOTE_EXPIRED,
+            });
         }
+    }
+
+    fn end_hold(&mut self, core: &mut Core, quote: QuoteId) -> bool {
+        core.timers.clear(Timer::Hold(quote));
+        self.holds.remove(&quote).is_some()
     }
 
     pub(crate) fn on_release(&mut self, core: &mut Core, from: PeerId, quote: QuoteId) {
@@ -675,7 +684,7 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::QUOTE_EXPIRED.into()));
         };
-        self.release(core, quote);
+        self.end_hold(core, quote);
         let lsn = core.persist(Record::AgreedTo(agreement));
         core.send_after(lsn, from, Frame::Agreed(id));
         self.commit(core, lsn, deal, inline);
@@ -1555,6 +1564,7 @@ impl Seller {
             }
             Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
             Record::Closed { agreement, .. } => {
+                self.holds.remove(&QuoteId::from(*agreement));
                 if let Some(deal) = self.deals.get_mut(agreement) {
                     deal.stage = Stage::Closed;
                     self.closed.push_back(*agreement);

@@ -14,7 +14,7 @@ use std::{
 use suanli_protocol::{
     deal::{BlobRef, Needs, Quote, Work},
     delegation::Delegation,
-    envelope::{Envelope, Extensions, Signer, Verified},
+    envelope::{Body, Envelope, Extensions, Signer},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
     message::{Frame, Gossip, InlineBlob, Message},
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
@@ -141,7 +141,7 @@ pub(crate) struct World {
     pub(crate) executed: Vec<(usize, ExecutionOrder)>,
     pub(crate) blamed: Vec<(PeerId, &'static str)>,
     /// Answers by question: two different ones are a contradiction.
-    answers: BTreeMap<Vec<u8>, Hash>,
+    answers: BTreeMap<String, Hash>,
     pub(crate) same_time_steps: u32,
 }
 
@@ -472,16 +472,17 @@ impl World {
         }
     }
 
-    /// Whether all jobs of the client ended and all that it owes is acknowledged.
+    /// Whether all jobs of the client ended and all that it owes to those who
+    /// live is acknowledged.
     pub(crate) fn is_settled(&self) -> bool {
         let Some(peer) = &self.nodes[0].peer else {
             return false;
         };
         peer.jobs().iter().all(|job| job.end.is_some())
-            && peer
-                .channels()
-                .iter()
-                .all(|view| view.acknowledged == view.sequence && view.pending.as_micros() == 0)
+            && peer.channels().iter().all(|view| {
+                let is_dead = self.nodes[self.number(view.parties.payee)].peer.is_none();
+                is_dead || view.acknowledged == view.sequence && view.pending.as_micros() == 0
+            })
     }
 }
 
@@ -724,6 +725,7 @@ impl World {
                 agreement,
                 from,
                 blob,
+                ..
             } => {
                 let from = self.number(from);
                 self.schedule(
@@ -785,11 +787,11 @@ impl World {
         if envelope.header().signer.peer() != self.id(node) {
             return;
         }
-        let Some(question) = question(&envelope) else {
+        let Some((question, answer)) = answer(&envelope) else {
             return;
         };
-        let known = *self.answers.entry(question).or_insert(envelope.hash());
-        assert_eq!(known, envelope.hash(), "{envelope:?} contradicts another");
+        let known = *self.answers.entry(question).or_insert(answer);
+        assert_eq!(known, answer, "{envelope:?} contradicts another");
     }
 
     fn execute(&mut self, node: usize, order: ExecutionOrder) {
@@ -996,28 +998,41 @@ fn own_envelopes(frame: &Frame) -> Vec<&[u8]> {
     }
 }
 
-/// What an envelope answers, for kinds of which there may be only one.
-fn question(envelope: &Envelope) -> Option<Vec<u8>> {
-    fn body<T: suanli_protocol::envelope::Body>(envelope: &Envelope) -> Verified<T> {
-        envelope.verify(network()).unwrap()
+/// What an envelope answers, for kinds of which there may be only one, and
+/// with what.
+fn answer(envelope: &Envelope) -> Option<(String, Hash)> {
+    fn body<T: Body>(envelope: &Envelope) -> T {
+        envelope.verify::<T>(network()).unwrap().body().clone()
     }
+    let whole = envelope.hash();
     Some(match envelope.header().kind {
-        kind::QUOTE => format!("quote {:#}", body::<Quote>(envelope).body().request).into(),
+        kind::QUOTE => (
+            format!("quote {:#}", body::<Quote>(envelope).request),
+            whole,
+        ),
         kind::RECEIPT => {
-            let key = body::<Receipt>(envelope).body().key;
-            format!("receipt {:#} {} {}", key.agreement, key.unit, key.index).into()
+            let key = body::<Receipt>(envelope).key;
+            let question = format!("receipt {:#} {} {}", key.agreement, key.unit, key.index);
+            (question, whole)
         }
+        // A restored backup may say the same at another time.
         kind::ACCEPTANCE => {
-            let receipt = body::<Acceptance>(envelope).body().receipt;
-            format!("acceptance {receipt:#}").into()
+            let body = body::<Acceptance>(envelope);
+            let verdict = format!("{:?}", body.verdict);
+            (
+                format!("acceptance {:#}", body.receipt),
+                Hash::of(verdict.as_bytes()),
+            )
         }
         kind::VOUCHER => {
-            let voucher = body::<Voucher>(envelope);
-            let channel = voucher.body().parties.channel(network());
-            format!("voucher {channel:#} {}", voucher.body().sequence).into()
+            let body = body::<Voucher>(envelope);
+            let channel = body.parties.channel(network());
+            (format!("voucher {channel:#} {}", body.sequence), whole)
         }
         kind::VOUCHER_ACK => {
-            format!("ack {:#}", body::<VoucherAck>(envelope).body().voucher).into()
+            let body = body::<VoucherAck>(envelope);
+            let total = Hash::of(body.cumulative.to_string().as_bytes());
+            (format!("ack {:#}", body.voucher), total)
         }
         _ => return None,
     })

@@ -88,7 +88,7 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
     } else {
         InlineBlobs::default()
     };
-    let per_unit = dice.within([200_000, 1_200_000]);
+    let per_unit = dice.within([300_000, 1_500_000]);
     let regions = if dice.chance(work.misfits) {
         vec![Name::lossy("XX-NONE")]
     } else {

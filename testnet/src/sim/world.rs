@@ -357,7 +357,7 @@ impl World<'_> {
                 agreement,
                 from,
                 blob,
-                durable: _,
+                ..
             } => self.fetch(ix, agreement, from, blob),
             Output::Store { blob, .. } => {
                 self.nodes[ix].blobs.insert(blob);
