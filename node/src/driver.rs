@@ -370,7 +370,13 @@ impl Driver {
         }
         if self.collect_at <= now {
             self.collect_at = now + COLLECT_EVERY;
-            self.hands.give(Chore::Collect { now: wall() }).await;
+            let needed = self.peer.needed_blobs();
+            self.hands
+                .give(Chore::Collect {
+                    now: wall(),
+                    needed,
+                })
+                .await;
         }
         self.step(Input::Tick).await;
     }

@@ -736,6 +736,14 @@ impl Peer {
             || self.seller.may_read(reader, agreement, blob)
     }
 
+    /// Blobs that open jobs and open work still need, whatever their retention.
+    pub fn needed_blobs(&self) -> BTreeSet<BlobId> {
+        self.buyer
+            .needed_blobs()
+            .chain(self.seller.needed_blobs())
+            .collect()
+    }
+
     /// What must hold after every step. For debug builds and simulations.
     ///
     /// # Errors

@@ -90,6 +90,7 @@ pub struct Status {
 pub struct PeerInfo {
     pub peer: PeerId,
     pub address: String,
+    /// For how long.
     pub connected_ms: u64,
     pub rtt_us: Option<u64>,
     pub agent: String,

@@ -1533,6 +1533,15 @@ impl Buyer {
         self.jobs.values().map(Job::view).collect()
     }
 
+    /// What open jobs still need: their specs and inputs.
+    pub(crate) fn needed_blobs(&self) -> impl Iterator<Item = BlobId> {
+        self.jobs
+            .values()
+            .filter(|job| !matches!(job.state, State::Ended(_)))
+            .flat_map(|job| std::iter::once(&job.order.spec).chain(job.order.inputs.iter()))
+            .map(|blob| blob.blob)
+    }
+
     /// What a peer may read of ours under an agreement.
     pub(crate) fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
         self.by_agreement

@@ -1459,6 +1459,28 @@ impl Seller {
             .retain(|(account, _), until| *until > now || in_use.contains(account));
     }
 
+    /// What open work still needs: its inputs, and results not yet judged.
+    pub(crate) fn needed_blobs(&self) -> impl Iterator<Item = BlobId> {
+        self.deals
+            .values()
+            .filter(|deal| deal.stage != Stage::Closed)
+            .flat_map(|deal| {
+                let request = deal.deal.request().body();
+                let inputs = std::iter::once(&request.spec)
+                    .chain(request.inputs.iter())
+                    .map(|blob| blob.blob);
+                let outputs = deal.issued.values().flat_map(|issued| {
+                    issued
+                        .receipt
+                        .body()
+                        .outputs
+                        .iter()
+                        .map(|output| output.blob.blob)
+                });
+                inputs.chain(outputs)
+            })
+    }
+
     /// What a peer may read of our results under an agreement.
     pub(crate) fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
         self.deals.get(&agreement).is_some_and(|deal| {
