@@ -902,18 +902,15 @@ impl Driver {
             }
             Ask::Submit(order, reply) => self.submit(order, reply).await,
             Ask::Cancel(job, reply) => {
-                let open = self
-                    .peer
-                    .jobs()
-                    .iter()
-                    .any(|known| known.job == job && known.end.is_none());
+                let open = self.is_open(job);
                 if open {
                     self.step(Input::Command(Command::Cancel(job))).await;
                 }
                 let _ = reply.send(open);
             }
             Ask::Watch(job, reply) => {
-                let _ = reply.send(self.lines.watch(job));
+                let open = self.is_open(job);
+                let _ = reply.send(self.lines.watch(job, open));
             }
             Ask::Settle(channel, amount, reference, reply) => {
                 let ours = self
@@ -946,6 +943,13 @@ impl Driver {
             }
             Ask::Stop(reply) => self.stopping = Some(reply),
         }
+    }
+
+    fn is_open(&self, job: JobId) -> bool {
+        self.peer
+            .jobs()
+            .iter()
+            .any(|known| known.job == job && known.end.is_none())
     }
 
     fn snapshot(&self) -> Snapshot {
