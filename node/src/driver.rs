@@ -946,10 +946,7 @@ impl Driver {
     }
 
     fn is_open(&self, job: JobId) -> bool {
-        self.peer
-            .jobs()
-            .iter()
-            .any(|known| known.job == job && known.end.is_none())
+        self.peer.job(job).is_some_and(|known| known.end.is_none())
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -996,7 +993,7 @@ impl Driver {
             let _ = reply.send(Err(NotTaken::Store(trouble)));
             return;
         }
-        if self.peer.jobs().iter().any(|known| known.job == job) {
+        if self.peer.job(job).is_some() {
             let _ = reply.send(Ok(()));
             return;
         }

@@ -694,6 +694,11 @@ impl Peer {
         self.buyer.views()
     }
 
+    /// One of its jobs, while that is in memory.
+    pub fn job(&self, job: JobId) -> Option<JobView> {
+        self.buyer.view(job)
+    }
+
     /// Its work for others.
     pub fn work(&self) -> Vec<WorkView> {
         self.seller.views()

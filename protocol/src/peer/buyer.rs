@@ -1529,6 +1529,10 @@ impl Buyer {
         }
     }
 
+    pub(crate) fn view(&self, id: JobId) -> Option<JobView> {
+        self.jobs.get(&id).map(Job::view)
+    }
+
     pub(crate) fn views(&self) -> Vec<JobView> {
         self.jobs.values().map(Job::view).collect()
     }
