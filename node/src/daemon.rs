@@ -1,15 +1,437 @@
-//! A running node.
+//! A running node: puts the parts together, and takes them apart again.
+//!
+//! Order of starting, so that nothing is promised before it can be kept: data
+//! directory and its lock, identity, journal (read back into the core),
+//! executor (its device measured, or the last measurement read), transport,
+//! driver, API. The offer goes out last, once the addresses are bound. On
+//! SIGTERM, SIGINT or `suanli stop` the offer is withdrawn, records are
+//! finished, workers ended and the directory freed.
 
-use crate::config::Config;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+use suanli_executor::{Adapter, AdapterKind, Executor, ExecutorConfig, ExecutorError};
+use suanli_protocol::{
+    envelope::{Extensions, Raw},
+    ids::NetworkId,
+    limits::NAME_BYTES_MAX,
+    offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
+    peer::{Config as CoreConfig, ProviderConfig},
+    registry::{DeviceKind, Runtime, SandboxLevel, SpeedKind},
+    units::{Amount, Millis, Wall},
+    wire::{List, Text},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    api::{self, token::Token},
+    config::{Config, Provide},
+    data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
+    driver::{self, DriverError, Parts},
+    handle::{self, NodeFacts, NodeHandle},
+    identity::{Identity, IdentityError},
+    records,
+    store::{self, Store, StoreError, blobs::Blobs},
+    transport::{Transport, TransportConfig, TransportError, TransportLimits},
+};
+
+/// Share of the store's quota that the cache of others' inputs may take.
+const CACHE_SHARE: u64 = 2;
+
+/// Why a node did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A file of the data directory can't be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The keys can't be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The journal, its index or the blobs can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Jobs can't be run.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// The network can't be reached.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The core can't be rebuilt.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The API's address can't be bound.
+    #[error(
+        "the API can't listen on {address}: {source}; stop what listens there, or set another `api` address (port 0 takes a free one)"
+    )]
+    ApiBusy {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// A region or another name is not usable.
+    #[error("{key} {value:?} is not usable: {why}")]
+    Name {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Something else of the machine.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+}
 
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
-/// Whatever keeps it from starting.
-#[expect(clippy::unused_async, reason = "the daemon waits for its tasks")]
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "this build has no daemon for {}: install a later one",
-        config.data_dir.display()
-    )
+/// [`DaemonError`], with what to do.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let dir = DataDir::of(&config);
+    let network = NetworkId::of(&config.network);
+    let identity = Identity::open_or_create(&dir, network)?;
+    let (store, cache) = open_store(&config, &dir, network)?;
+    let (provider, executor, sandbox) = match &config.provide {
+        Some(provide) => {
+            let (executor, events) = start_executor(&config, provide).await?;
+            let sandbox = sandbox_of(&executor);
+            let offer = offer_of(&config, provide, &executor, sandbox, &dir).await?;
+            (
+                Some(provider_of(provide, offer)),
+                Some((executor, events)),
+                Some(sandbox),
+            )
+        }
+        None => (None, None, None),
+    };
+    let (transport, events) = Transport::start(transport_of(&config, &identity))?;
+    let facts = facts(&config, &identity, sandbox);
+    let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
+    let listener = TcpListener::bind(config.api)
+        .await
+        .map_err(|source| DaemonError::ApiBusy {
+            address: config.api,
+            source,
+        })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| DaemonError::Io("the API's address", error))?;
+    let parts = Parts {
+        config: CoreConfig {
+            account: identity.account,
+            delegation: identity.delegation.clone(),
+            provider: None,
+            timing: config.timing.clone(),
+        },
+        provider,
+        signer: identity.node.clone(),
+        seed: *random_secret()?,
+        store,
+        cache,
+        scratch: dir.root().join("scratch"),
+        transport,
+        events,
+        executor,
+        asks,
+    };
+    let (stop_server, server_stopped) = oneshot::channel::<()>();
+    let stop = async move { drop(server_stopped.await) };
+    let token = Token::new(identity.token.clone());
+    let server = tokio::spawn(api::server::serve(handle.clone(), listener, token, stop));
+    stop_on_signal(handle.clone());
+    dir.write_api_address(&ApiAddress {
+        address,
+        pid: std::process::id(),
+    })?;
+    tracing::info!(peer = %identity.peer(), %address, "the node runs");
+    // The last handle but the API's: the driver ends when it is told to.
+    drop(handle);
+    let ended = driver::run(parts).await;
+    // Whoever asked for the stop still gets the answer.
+    drop(stop_server);
+    if let Ok(Err(error)) = server.await {
+        tracing::warn!(%error, "the API's server failed");
+    }
+    dir.remove_api_address()?;
+    tracing::info!("stopped");
+    Ok(ended?)
+}
+
+fn transport_of(config: &Config, identity: &Identity) -> TransportConfig {
+    TransportConfig {
+        secret: *identity.node_secret,
+        network: config.network.clone(),
+        agent: concat!("suanli/", env!("CARGO_PKG_VERSION")).to_owned(),
+        listen: config.listen.clone(),
+        bootstrap: config.bootstrap.clone(),
+        lan: config.lan(),
+        limits: TransportLimits::default(),
+    }
+}
+
+fn open_store(
+    config: &Config,
+    dir: &DataDir,
+    network: NetworkId,
+) -> Result<(Store, Blobs), DaemonError> {
+    let quota = config.store_quota.0;
+    let store_config = store::Config {
+        blobs: store::blobs::Config {
+            quota_bytes: quota,
+            ..store::blobs::Config::default()
+        },
+        index_version: records::INDEX_VERSION,
+        ..store::Config::default()
+    };
+    let opened = Store::open(dir.root(), &store_config, records::indexer(network))?;
+    if let Some(torn) = &opened.recovery.torn {
+        tracing::warn!(%torn, "an unfinished write at the journal's end was cut");
+    }
+    if let Some(damage) = &opened.recovery.damage {
+        tracing::error!(%damage, "the journal was damaged; what is sound was kept");
+    }
+    let cache_config = store::blobs::Config {
+        quota_bytes: quota / CACHE_SHARE,
+        ..store::blobs::Config::default()
+    };
+    let cache = Blobs::open(&dir.root().join("cache"), cache_config)
+        .map_err(|error| DaemonError::Io("the cache of inputs can't be used", error))?;
+    // Nothing is promised about it beyond the process.
+    if let Err(error) = cache.clear() {
+        tracing::warn!(%error, "the cache of inputs could not be emptied");
+    }
+    Ok((opened.store, cache))
+}
+
+async fn start_executor(
+    config: &Config,
+    provide: &Provide,
+) -> Result<(Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>), DaemonError> {
+    let count = usize::try_from(provide.workers.max(provide.slots)).unwrap_or(1);
+    let mut executor = ExecutorConfig {
+        worker: config.worker.clone(),
+        pool_size: count,
+        adapter: provide.device.clone(),
+        output_bytes_max: provide.storage.0,
+        ..ExecutorConfig::default()
+    };
+    if let Some(memory) = provide.memory {
+        executor.memory_max = memory.0;
+    }
+    Ok(Executor::start(executor).await?)
+}
+
+fn sandbox_of(executor: &Executor) -> SandboxLevel {
+    for missing in executor.confinement().missing.iter() {
+        tracing::warn!(layer = &**missing, "a layer of the sandbox is missing here");
+    }
+    SandboxLevel::PROCESS
+}
+
+/// What a measurement is remembered by and as.
+#[derive(Debug, Serialize, Deserialize)]
+struct Measured {
+    adapter: String,
+    driver: String,
+    version: String,
+    fp32_per_second: u64,
+    at_ms: u64,
+}
+
+/// Reads the last measurement of this adapter and driver, or measures.
+async fn measure(executor: &Executor, dir: &Path) -> Measured {
+    let path = dir.join("measured.json");
+    let adapter = executor.adapter();
+    let kept = std::fs::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Measured>(&bytes).ok())
+        .filter(|kept| {
+            kept.adapter == *adapter.name
+                && kept.driver == *adapter.driver
+                && kept.version == env!("CARGO_PKG_VERSION")
+        });
+    if let Some(kept) = kept {
+        return kept;
+    }
+    tracing::info!(adapter = &*adapter.name, "measuring");
+    let fp32_per_second = match executor.program().measure(adapter).await {
+        Ok(measurement) => measurement.fp32_flops,
+        Err(error) => {
+            tracing::warn!(%error, "the device could not be measured; the offer says 0");
+            0
+        }
+    };
+    let measured = Measured {
+        adapter: adapter.name.to_string(),
+        driver: adapter.driver.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        fp32_per_second,
+        at_ms: wall_ms(),
+    };
+    // Only a cache: the next start measures again where this fails.
+    if let Ok(bytes) = serde_json::to_vec_pretty(&measured)
+        && let Err(error) = std::fs::write(&path, bytes)
+    {
+        tracing::warn!(%error, "the measurement could not be kept");
+    }
+    measured
+}
+
+async fn offer_of(
+    config: &Config,
+    provide: &Provide,
+    executor: &Executor,
+    sandbox: SandboxLevel,
+    dir: &DataDir,
+) -> Result<Offer, DaemonError> {
+    let measured = measure(executor, dir.root()).await;
+    let region = Text::new(&*config.region).map_err(|error| DaemonError::Name {
+        key: "region",
+        value: config.region.clone(),
+        why: error.to_string(),
+    })?;
+    Ok(Offer {
+        account: suanli_protocol::ids::AccountId::from_bytes([0; 32]),
+        delegation: Raw::default(),
+        sequence: 0,
+        region,
+        addresses: List::default(),
+        devices: List::truncated(vec![device_of(executor.adapter(), provide, &measured)]),
+        runtimes: List::truncated(vec![RuntimeOffer {
+            runtime: Runtime::WGSL,
+            version: 1,
+            features: List::default(),
+        }]),
+        models: List::default(),
+        prices: List::truncated(provide.prices()),
+        slots: provide.slots,
+        slots_free: provide.slots,
+        storage_bytes: provide.storage.0,
+        bandwidth_in: 0,
+        bandwidth_out: 0,
+        run_max: Millis::from(provide.run_max),
+        sandbox,
+        energy: None,
+        terms: Terms {
+            strangers: provide.strangers,
+            stranger_credit: provide.stranger_credit,
+            on_cancel: Charge::Usage,
+            on_job_fault: Charge::Usage,
+            on_provider_fault: Charge::Nothing,
+            retention: Millis::from(Duration::from_secs(3600)),
+        },
+        firm: provide.firm,
+        extensions: Extensions::default(),
+    })
+}
+
+fn device_of(adapter: &Adapter, provide: &Provide, measured: &Measured) -> Device {
+    let name = |text: &str| -> Name { Text::<NAME_BYTES_MAX>::lossy(text) };
+    let software = adapter.kind == AdapterKind::Software;
+    Device {
+        kind: if software {
+            DeviceKind::CPU
+        } else {
+            DeviceKind::GPU
+        },
+        maker: name(maker_of(adapter.vendor)),
+        model: name(&adapter.name),
+        driver: name(&adapter.driver),
+        memory_bytes: provide
+            .memory
+            .map_or(adapter.memory_bytes, |memory| memory.0),
+        speeds: List::truncated(vec![Speed {
+            kind: SpeedKind::FP32,
+            per_second: measured.fp32_per_second,
+            measured: Wall::from_millis(measured.at_ms),
+        }]),
+    }
+}
+
+/// Makers by PCI vendor id; Khronos ids from 0x10000 on.
+const fn maker_of(vendor: u32) -> &'static str {
+    match vendor {
+        0x10de => "NVIDIA",
+        0x1002 | 0x1022 => "AMD",
+        0x8086 => "Intel",
+        0x106b => "Apple",
+        0x13b5 => "Arm",
+        0x5143 => "Qualcomm",
+        0x1010 => "Imagination",
+        0x1ed5 => "Moore Threads",
+        0x0731 => "Jingjia",
+        0x1_0005 => "Mesa",
+        _ => "unknown",
+    }
+}
+
+fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
+    let known: BTreeMap<_, Amount> = provide
+        .known
+        .iter()
+        .map(|known| (known.account, known.credit))
+        .collect();
+    let blocked: BTreeSet<_> = provide.blocked.iter().copied().collect();
+    ProviderConfig {
+        offer,
+        known,
+        blocked,
+        strangers_budget: provide.strangers_budget,
+        // Until the whole sandbox is there, strangers from elsewhere are not served.
+        local_only: true,
+        discount_percent_max: provide.discount_percent_max,
+    }
+}
+
+fn facts(config: &Config, identity: &Identity, sandbox: Option<SandboxLevel>) -> NodeFacts {
+    NodeFacts {
+        network: config.network.clone(),
+        unit: config.unit.clone(),
+        region: config.region.clone(),
+        peer: identity.peer(),
+        account: identity.account,
+        started_ms: wall_ms(),
+        providing: config.provide.is_some(),
+        local_only: config.provide.is_some(),
+        sandbox: sandbox.map_or_else(|| "none".to_owned(), |level| level.to_string()),
+        max_price: config.max_price,
+    }
+}
+
+fn stop_on_signal(handle: NodeHandle) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::warn!("signals can't be caught; use `suanli stop`");
+        return;
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        // Gone means that it is stopping already.
+        let _ = handle.stop().await;
+    });
+}
+
+fn wall_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

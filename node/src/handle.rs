@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Questions that may wait for the driver.
-pub(crate) const ASKS: usize = 256;
+const ASKS: usize = 256;
 
 /// What never changes while a node runs.
 #[derive(Debug)]
@@ -60,6 +60,22 @@ pub struct NodeHandle {
     pub(crate) asks: mpsc::Sender<Ask>,
     pub(crate) store: Store,
     pub(crate) transport: TransportHandle,
+}
+
+/// What was asked through a [`NodeHandle`], for the driver.
+#[derive(Debug)]
+pub struct AskQueue(pub(crate) mpsc::Receiver<Ask>);
+
+/// A handle, and the driver's end of it.
+pub fn open(facts: NodeFacts, store: Store, transport: TransportHandle) -> (NodeHandle, AskQueue) {
+    let (asks, queue) = mpsc::channel(ASKS);
+    let handle = NodeHandle {
+        facts: Arc::new(facts),
+        asks,
+        store,
+        transport,
+    };
+    (handle, AskQueue(queue))
 }
 
 /// The node is stopping.
@@ -108,6 +124,8 @@ pub(crate) enum Ask {
     Cancel(JobId, oneshot::Sender<bool>),
     Watch(JobId, oneshot::Sender<Option<Watch>>),
     Settle(ChannelId, Amount, String, oneshot::Sender<bool>),
+    Announce(oneshot::Sender<()>),
+    Sequence(PeerId, oneshot::Sender<Option<u64>>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -194,6 +212,22 @@ impl NodeHandle {
     ) -> Result<bool, Gone> {
         self.ask(|reply| Ask::Settle(channel, amount, reference, reply))
             .await
+    }
+
+    /// Announces this node's offer anew.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn announce(&self) -> Result<(), Gone> {
+        self.ask(Ask::Announce).await
+    }
+
+    /// The sequence of a provider's offer in the book.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn sequence_of(&self, provider: PeerId) -> Result<Option<u64>, Gone> {
+        self.ask(|reply| Ask::Sequence(provider, reply)).await
     }
 
     /// The connected peers.

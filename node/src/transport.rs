@@ -41,6 +41,7 @@ use std::{
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use zeroize::Zeroize;
 
 mod addresses;
 mod blob;
@@ -107,11 +108,13 @@ impl Transport {
     /// # Errors
     /// [`TransportError`]; its text ends with what to do.
     pub fn start(
-        config: TransportConfig,
+        mut config: TransportConfig,
     ) -> Result<(TransportHandle, mpsc::Receiver<TransportEvent>), TransportError> {
         check_network_name(&config.network)?;
         let key = PeerKey::of_secret(&config.secret);
         let mut swarm = network::build(&config)?;
+        // libp2p has its copy, and wipes it at the end.
+        config.secret.zeroize();
         for address in &config.listen {
             probe_port(address)?;
             swarm
@@ -123,7 +126,7 @@ impl Transport {
         }
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
-        tokio::spawn(engine::run(swarm, config, command_queue, events));
+        tokio::spawn(engine::run(swarm, key, config, command_queue, events));
         Ok((TransportHandle { key, commands }, event_queue))
     }
 }
@@ -187,7 +190,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// All of them, in the order of [`Channel::index`].
+    /// All of them.
     pub const ALL: [Self; 4] = [Self::Negotiate, Self::Exec, Self::Settle, Self::Book];
 
     /// Its name in the protocol's.
@@ -535,6 +538,8 @@ pub struct PeerStatus {
     pub since: SystemTime,
     /// The last ping's round trip.
     pub rtt: Option<Duration>,
+    /// Its standing in gossip: rejected messages lower it, and far below zero it is not heard.
+    pub gossip_score: Option<f64>,
     /// What it says it is: printable ASCII, at most 64 characters.
     pub agent: String,
 }

@@ -314,6 +314,10 @@ fn verify_page(raw: &[RawOffer], more: bool, network: NetworkId) -> Message {
 /// A verified frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the frame of the same name, verified")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, boxed by whoever keeps it"
+)]
 pub enum Message {
     Ask(Verified<Request>),
     Quoted(Verified<Quote>),
@@ -356,6 +360,10 @@ pub struct VerifiedHeads {
 
 /// What travels by gossip: envelopes as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, boxed by whoever keeps it"
+)]
 pub enum Gossip {
     /// An offer.
     Offer(Verified<Offer>),

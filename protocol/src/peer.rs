@@ -51,7 +51,7 @@ use crate::{
     book::Book,
     deal::BlobRef,
     delegation::RawDelegation,
-    envelope::{Signer, Verified},
+    envelope::{self, Signer, Verified},
     ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, PeerId, ReceiptId},
     limits::{OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_KNOWN_MAX},
     message::{Decline, Frame, Gossip, Known, LogLine, Message, Progress, Verdict},
@@ -371,6 +371,8 @@ pub enum Output {
         from: PeerId,
         /// What.
         blob: BlobRef,
+        /// Whether it must survive a restart: a result, not an input.
+        durable: bool,
     },
     /// Keep these bytes.
     Store {
@@ -378,6 +380,8 @@ pub enum Output {
         blob: BlobId,
         /// The bytes.
         bytes: Vec<u8>,
+        /// Whether they must survive a restart: a result, not an input.
+        durable: bool,
     },
     /// Keep a blob at least until then; afterwards it may go.
     Retain {
@@ -539,6 +543,9 @@ pub struct WorkView {
     pub receipts: Vec<ReceiptId>,
 }
 
+/// Connections up to which each new one is asked for its book.
+const PULLS_ON_CONNECT: usize = 8;
+
 /// A node's mind. See the module's documentation.
 #[derive(Debug)]
 pub struct Peer {
@@ -565,19 +572,31 @@ impl Peer {
         seed: [u8; 32],
         records: impl Iterator<Item = (Lsn, Record)>,
     ) -> Self {
+        let born = envelope::Envelope::parse(&config.delegation.0)
+            .map_or(Wall::from_millis(0), |delegation| {
+                delegation.header().issued
+            });
         let mut core = Core {
             config,
             signer,
             rng: ChaCha8Rng::from_seed(seed),
-            now,
+            now: Now {
+                mono: now.mono,
+                wall: now.wall.max(born),
+            },
+            born,
             timers: Timers::default(),
             outbox: Outbox::default(),
         };
         let (mut buyer, mut seller, mut ledger) =
             (Buyer::default(), Seller::default(), Ledger::default());
+        let mut book = Book::default();
         let mut last = Lsn(0);
         for (lsn, record) in records {
             last = last.max(lsn);
+            if let Record::Took { quote, .. } = &record {
+                book.deal_with(quote.body().account);
+            }
             buyer.replay(&core, &mut ledger, &record);
             seller.replay(&mut core, &mut ledger, &record);
             ledger.replay(&core, &record);
@@ -585,7 +604,7 @@ impl Peer {
         core.outbox.resume_after(last);
         let mut peer = Self {
             core,
-            book: Book::default(),
+            book,
             buyer,
             seller,
             ledger,
@@ -606,7 +625,7 @@ impl Peer {
         // A clock that goes back must not move timers back.
         self.core.now = Now {
             mono: now.mono.max(self.core.now.mono),
-            wall: now.wall,
+            wall: now.wall.max(self.core.born),
         };
         match input {
             Input::Tick => {}
@@ -700,6 +719,11 @@ impl Peer {
         self.buyer.accepted_total()
     }
 
+    /// The last position that was handed out.
+    pub const fn last_lsn(&self) -> Lsn {
+        self.core.outbox.last()
+    }
+
     /// Whether the driver should feed it before it drains it further.
     pub const fn is_overloaded(&self) -> bool {
         self.core.outbox.waiting() > OUTPUTS_WAITING_MAX
@@ -733,12 +757,12 @@ impl Peer {
 /// Dispatch.
 impl Peer {
     fn on_connected(&mut self, peer: PeerId, local: bool) {
-        let first = self.connected.is_empty();
         self.connected.insert(peer, local);
         self.buyer.on_connection(&mut self.core, peer);
         self.seller.on_connected(&mut self.core, peer);
         self.ledger.on_connected(&mut self.core, peer);
-        if first || self.book.len() < self.connected.len() {
+        // A well-connected node learns by gossip; the first few it asks.
+        if self.connected.len() <= PULLS_ON_CONNECT {
             self.pull_from(peer);
         }
     }
@@ -775,6 +799,10 @@ impl Peer {
             }
             Message::Lost(agreement) => buyer.on_lost(core, from, agreement),
             Message::Receipt(receipt, inline) => {
+                // Whoever works for us stays in the book when it is flooded.
+                if let Some(account) = buyer.works_for_us(receipt.body().key.agreement) {
+                    book.deal_with(account);
+                }
                 buyer.on_receipt(core, ledger, from, receipt, inline);
             }
             Message::Acceptance(acceptance) => seller.on_acceptance(core, ledger, acceptance),

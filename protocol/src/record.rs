@@ -96,6 +96,10 @@ pub enum JobEnd {
     missing_docs,
     reason = "fields are what they are called; each variant is described"
 )]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, boxed by whoever keeps it"
+)]
 pub enum Record {
     /// We announced an offer.
     Offered(Verified<Offer>),
@@ -137,7 +141,7 @@ pub enum Record {
     Receipted(Verified<Receipt>),
     /// A client gave its word on our receipt.
     HeardOf(Verified<Acceptance>),
-    /// We will do no more for an agreement.
+    /// We will do no more for an agreement, or hold no more for a quote.
     Closed {
         agreement: AgreementId,
         reason: Reason,

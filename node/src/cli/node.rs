@@ -61,7 +61,9 @@ impl Command {
         log_to_stderr(&config)?;
         let ended = crate::daemon::run(config).await;
         // What keeps a daemon from starting is its folder, its keys or its ports.
-        ended.map_err(|error| Failure::new(Exit::Unusable, format!("{error:#}")))
+        ended.map_err(|error| {
+            Failure::new(Exit::Unusable, format!("{:#}", anyhow::Error::from(error)))
+        })
     }
 
     fn flags(self) -> Vec<FlagValue> {

@@ -32,6 +32,10 @@ pub struct Report {
     pub single_per_s: f64,
     /// Records per second, `batch` of them appended before waiting.
     pub batched_per_s: f64,
+    /// Single beside raw: the median over the turns, each with its neighbour.
+    pub single_of_raw: f64,
+    /// Batched beside raw, likewise.
+    pub batched_of_raw: f64,
 }
 
 /// Measures in `dir`, which should be empty; each of the three writes `records`
@@ -77,6 +81,8 @@ pub fn bench(
     Ok(Report {
         record_bytes,
         batch,
+        single_of_raw: median(beside(&single, &raw)),
+        batched_of_raw: median(beside(&batched, &raw)),
         raw_per_s: median(raw),
         single_per_s: median(single),
         batched_per_s: median(batched),
@@ -135,6 +141,14 @@ async fn append_in_groups(
 
 fn per_second(records: u32, taken: Duration) -> f64 {
     f64::from(records) / taken.as_secs_f64()
+}
+
+fn beside(rates: &[f64], raw: &[f64]) -> Vec<f64> {
+    rates
+        .iter()
+        .zip(raw)
+        .map(|(rate, raw)| rate / raw)
+        .collect()
 }
 
 fn median(mut rates: Vec<f64>) -> f64 {

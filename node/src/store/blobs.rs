@@ -157,6 +157,71 @@ impl Blobs {
         Ok(hash)
     }
 
+    /// Takes over a file whose every byte the caller has verified, on the same
+    /// file system: it is renamed. Synced first where it must survive a crash.
+    pub fn adopt(
+        &self,
+        path: &Path,
+        hash: Hash,
+        durable: bool,
+        until: Option<WallMs>,
+    ) -> Result<(), BlobError> {
+        if self.has(&hash) {
+            fs::remove_file(path)?;
+            return self.keep_until(hash, until);
+        }
+        let file = File::open(path)?;
+        let reserved = self.reserve(file.metadata()?.len())?;
+        let to = self.path(&hash);
+        if let Some(dir) = to.parent() {
+            create_private_dir(dir)?;
+        }
+        if durable {
+            let partial = Partial {
+                file: private_file().open(path)?,
+                path: Some(path.to_path_buf()),
+            };
+            return self.settle(partial, reserved, hash, until);
+        }
+        fs::rename(path, &to)?;
+        reserved.keep();
+        self.keep_until(hash, until)
+    }
+
+    /// Stores bytes that need not survive a crash, without waiting for the disk.
+    pub fn put_volatile(&self, bytes: &[u8]) -> Result<Hash, BlobError> {
+        let hash = blake3::hash(bytes);
+        match self.begin(hash, bytes.len() as u64) {
+            Ok(mut incoming) => {
+                incoming.file_mut().write_all(bytes)?;
+                let to = self.path(&hash);
+                let Incoming {
+                    partial, reserved, ..
+                } = incoming;
+                partial.rename(&to)?;
+                reserved.keep();
+                Ok(hash)
+            }
+            Err(BlobError::Present) => Ok(hash),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes everything: for blobs that are only a cache.
+    pub fn clear(&self) -> Result<(), BlobError> {
+        for path in self.files()? {
+            if let Some(hash) = hash_of(&path) {
+                self.remove(&hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a blob's bytes are, if it is here.
+    pub fn file_of(&self, hash: &Hash) -> Option<PathBuf> {
+        Some(self.path(hash)).filter(|path| path.is_file())
+    }
+
     /// Stores a copy of a file, hashing it on the way.
     pub fn import_file(
         &self,
@@ -192,9 +257,7 @@ impl Blobs {
         }
         let reserved = self.reserve(size)?;
         let path = self.path(&hash);
-        if let Some(dir) = path.parent() {
-            create_private_dir(dir)?;
-        }
+        self.make_folder_of(&path)?;
         let partial = Partial::create(path.with_extension(PARTIAL))?;
         if size > 0 {
             match fallocate(&partial.file, FallocateFlags::empty(), 0, size) {
@@ -211,6 +274,21 @@ impl Blobs {
             partial,
             reserved,
             hash,
+        })
+    }
+
+    /// Begins a blob whose hash nobody has said. `size` is reserved at once;
+    /// what comes beyond it is reserved as it comes.
+    pub fn receive(&self, size: u64) -> Result<Receiving, BlobError> {
+        let reserved = self.reserve(size)?;
+        let number = self.shared.imports.fetch_add(1, Ordering::Relaxed);
+        let path = self.shared.dir.join(format!("import-{number}.{PARTIAL}"));
+        Ok(Receiving {
+            blobs: self.clone(),
+            partial: Partial::create(path)?,
+            reserved,
+            hasher: Hasher::new(),
+            written: 0,
         })
     }
 
@@ -309,8 +387,11 @@ impl Blobs {
         let now = FileTimes::new().set_modified(SystemTime::now());
         partial.file.set_times(now)?;
         partial.file.sync_all()?;
-        self.keep_until_in(hash, until)?;
         let path = self.path(&hash);
+        self.make_folder_of(&path)?;
+        // The time is there before the blob is, so that no crash leaves a blob
+        // with less retention than was promised.
+        self.keep_until(hash, until)?;
         if path.is_file() {
             return Ok(());
         }
@@ -322,15 +403,13 @@ impl Blobs {
         Ok(())
     }
 
-    /// The time is there before the blob is, so that no crash leaves a blob
-    /// with less retention than was promised.
-    fn keep_until_in(&self, hash: Hash, until: Option<WallMs>) -> Result<(), BlobError> {
-        let path = self.path(&hash);
+    /// Makes the folder in which `path` lies, durably.
+    fn make_folder_of(&self, path: &Path) -> io::Result<()> {
         if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
             create_private_dir(dir)?;
             sync_dir(&self.shared.dir)?;
         }
-        self.keep_until(hash, until)
+        Ok(())
     }
 
     fn reserve(&self, size: u64) -> Result<Reserved, BlobError> {
@@ -419,6 +498,54 @@ impl Incoming {
     }
 }
 
+/// A blob that is being received in order and named at its end. Dropped
+/// without a commit, it leaves nothing.
+#[derive(Debug)]
+pub struct Receiving {
+    blobs: Blobs,
+    partial: Partial,
+    reserved: Reserved,
+    hasher: Hasher,
+    written: u64,
+}
+
+impl Receiving {
+    /// Takes the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        let written = self.written + bytes.len() as u64;
+        if let Some(more) = written.checked_sub(self.reserved.size) {
+            self.reserved.grow(self.blobs.reserve(more)?);
+        }
+        self.hasher.update(bytes);
+        self.partial
+            .file
+            .write_all(bytes)
+            .map_err(|error| no_room(error, written))?;
+        self.written = written;
+        Ok(())
+    }
+
+    /// Completes the blob and names it; its size must be what was reserved.
+    pub fn commit(self, until: Option<WallMs>) -> Result<(Hash, u64), BlobError> {
+        let hash = self.hasher.finalize();
+        if self.written != self.reserved.size {
+            return Err(BlobError::Mismatch);
+        }
+        if self.blobs.has(&hash) {
+            self.blobs.keep_until(hash, until)?;
+        } else {
+            self.blobs
+                .settle(self.partial, self.reserved, hash, until)?;
+        }
+        Ok((hash, self.written))
+    }
+
+    /// The hash of what came so far.
+    pub fn hash(&self) -> Hash {
+        self.hasher.finalize()
+    }
+}
+
 /// Bytes counted against the quota, given back unless kept.
 #[derive(Debug)]
 struct Reserved {
@@ -427,6 +554,11 @@ struct Reserved {
 }
 
 impl Reserved {
+    fn grow(&mut self, mut more: Self) {
+        self.size += more.size;
+        more.size = 0;
+    }
+
     fn keep(mut self) {
         self.size = 0;
     }

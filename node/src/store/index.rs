@@ -307,11 +307,16 @@ struct Owner {
 
 impl Owner {
     fn run(mut self, mut queue: mpsc::Receiver<Request>) {
-        loop {
-            let ready = self.bring_up_to_date();
-            let Some(request) = queue.blocking_recv() else {
-                break;
+        let mut is_up = self.bring_up_to_date().is_ok();
+        while let Some(request) = queue.blocking_recv() {
+            // One that failed is tried again when somebody asks, not each time
+            // that the journal moves.
+            let ready = if is_up || !matches!(request, Request::Wake) {
+                self.bring_up_to_date()
+            } else {
+                Ok(())
             };
+            is_up = self.db.is_some() && ready.is_ok();
             match request {
                 Request::Wake => {}
                 // Nobody waits for an answer any more: nothing to do.

@@ -43,6 +43,9 @@ pub use super::{
     recovery::{Damage, Recovery},
 };
 
+/// About what waking a thread takes; at most one per batch is spent.
+const LOOK_OUT: Duration = Duration::from_micros(60);
+
 /// What to do about damage to something durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDamage {
@@ -424,7 +427,7 @@ impl Writer {
 
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let stop = loop {
-            let Some(first) = queue.blocking_recv() else {
+            let Some(first) = next_command(&mut queue) else {
                 break Stop::Closed;
             };
             let batch = self
@@ -576,7 +579,9 @@ impl Writer {
                 }
                 Preparing::FailedAt(..) => {
                     self.publish.health(Health::Full);
-                    if self.closing.load(Ordering::Acquire) {
+                    // Only this thread is left when all handles are gone.
+                    let is_left = Arc::strong_count(&self.closing) == 1;
+                    if is_left || self.closing.load(Ordering::Acquire) {
                         return Err(Stop::Closed);
                     }
                     thread::sleep(self.config.retry_after);
@@ -641,6 +646,23 @@ impl Writer {
             .send_replace(Arc::new(self.layout.clone()));
         (self.publish.notify)();
     }
+}
+
+/// The next command; `None` when all handles are gone.
+///
+/// Whoever waited for the last batch often sends the next record at once:
+/// looking out for it a moment longer spares that record the time that it takes
+/// to wake a sleeping thread, which is a good part of what a sync takes.
+fn next_command(queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
+    let begin = Instant::now();
+    while begin.elapsed() < LOOK_OUT {
+        match queue.try_recv() {
+            Ok(command) => return Some(command),
+            Err(mpsc::error::TryRecvError::Disconnected) => return None,
+            Err(mpsc::error::TryRecvError::Empty) => thread::yield_now(),
+        }
+    }
+    queue.blocking_recv()
 }
 
 fn failed(during: &'static str) -> impl Fn(io::Error) -> Stop {

@@ -166,14 +166,12 @@ impl Scan {
                     .found(disk, file, offset, fault, known, later)
                     .map(Some);
             }
-            if index + 1 == names.len() {
-                let rest = rest_of(disk, name, self.offset)?;
-                if rest.iter().any(|b| *b != 0) {
-                    let (file, fault) = (name.clone(), Fault::Residue);
-                    return self
-                        .found(disk, file, self.offset, fault, known, &[])
-                        .map(Some);
-                }
+            let is_last = index + 1 == names.len();
+            if is_last && has_residue(disk, name, self.offset)? {
+                let (file, fault) = (name.clone(), Fault::Residue);
+                return self
+                    .found(disk, file, self.offset, fault, known, &[])
+                    .map(Some);
             }
         }
         let pruned = self
@@ -405,6 +403,24 @@ pub(super) fn fill_with_zeros(file: &dyn DiskFile, from: u64, to: u64) -> io::Re
     Ok(())
 }
 
+/// Whether anything but zeros follows `offset`.
+fn has_residue(disk: &dyn Disk, name: &str, offset: u64) -> io::Result<bool> {
+    let file = disk.open(name)?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut at = offset;
+    loop {
+        let read = file.read_at(&mut buffer, at)?;
+        if buffer[..read].iter().any(|b| *b != 0) {
+            return Ok(true);
+        }
+        if read < buffer.len() {
+            return Ok(false);
+        }
+        at += read as u64;
+    }
+}
+
+/// All bytes from `offset` on; a segment's at most.
 fn rest_of(disk: &dyn Disk, name: &str, offset: u64) -> io::Result<Vec<u8>> {
     let file = disk.open(name)?;
     let bytes = usize::try_from(file.size()?.saturating_sub(offset)).map_err(io::Error::other)?;

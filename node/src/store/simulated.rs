@@ -456,3 +456,17 @@ async fn record_out_of_turn_ends_the_journal_and_keeps_what_came_before() {
     );
     assert_eq!(journal.reader().durability().lsn, Lsn::FIRST);
 }
+
+#[tokio::test]
+async fn writer_that_waits_for_room_ends_when_nobody_is_left() {
+    let disk = Simulated::default();
+    let (journal, _) = open(&disk).unwrap();
+    disk.state().capacity = Some(4096);
+    for lsn in (1..=10).map(Lsn::new) {
+        journal.try_append(lsn, vec![7; 900]).unwrap();
+    }
+    let mut seen = journal.durability();
+    seen.wait_for(|d| d.health == Health::Full).await.unwrap();
+    drop(journal);
+    seen.wait_for(|d| d.health == Health::Closed).await.unwrap();
+}

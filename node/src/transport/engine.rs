@@ -48,6 +48,8 @@ use super::{
 /// Events that commands may add while the driver does not listen; then commands wait as well.
 const BACKLOG_MAX: usize = 512;
 const REPORTS: usize = 64;
+/// Commands taken in one turn, so that a busy driver does not starve the swarm.
+const COMMANDS_AT_ONCE: usize = 32;
 const TICK: Duration = Duration::from_millis(500);
 /// Longest that a clean stop waits, once for queues and once for connections.
 const WIND_DOWN: Duration = Duration::from_secs(1);
@@ -94,11 +96,14 @@ pub(super) enum Report {
 /// stops cleanly.
 pub(super) async fn run(
     swarm: Swarm<Network>,
+    own: PeerKey,
     config: TransportConfig,
     commands: mpsc::Receiver<TransportCommand>,
     events: mpsc::Sender<TransportEvent>,
 ) {
-    Engine::new(swarm, config, commands, events).run().await;
+    Engine::new(swarm, own, config, commands, events)
+        .run()
+        .await;
 }
 
 struct Engine {
@@ -134,6 +139,7 @@ enum FetchState {
 impl Engine {
     fn new(
         swarm: Swarm<Network>,
+        own: PeerKey,
         config: TransportConfig,
         commands: mpsc::Receiver<TransportCommand>,
         events: mpsc::Sender<TransportEvent>,
@@ -149,7 +155,7 @@ impl Engine {
             reports,
             peers: HashMap::new(),
             book: AddressBook::new(config.lan, limits.known_peers, limits.addresses_per_peer),
-            bootstrap: Bootstrap::new(PeerKey::of_secret(&config.secret), config.bootstrap.clone()),
+            bootstrap: Bootstrap::new(own, config.bootstrap.clone()),
             fetches: HashMap::new(),
             serves: 0,
             trees: OutboardCache::new(limits.outboard_cache_bytes),
@@ -172,7 +178,10 @@ impl Engine {
                     (Err(_), _) => return,
                 },
                 command = self.commands.recv(), if roomy => match command {
-                    Some(command) => self.on_command(command),
+                    Some(command) => {
+                        self.on_command(command);
+                        self.take_waiting_commands();
+                    }
                     None => return self.wind_down().await,
                 },
                 Some(report) = self.reports.recv(), if roomy => self.on_report(report),
@@ -184,6 +193,19 @@ impl Engine {
                     self.on_tick();
                 }
             }
+        }
+    }
+
+    /// What came together is done together: one turn of the swarm then serves a whole burst.
+    fn take_waiting_commands(&mut self) {
+        for _ in 0..COMMANDS_AT_ONCE {
+            if self.backlog.len() >= BACKLOG_MAX {
+                return;
+            }
+            let Ok(command) = self.commands.try_recv() else {
+                return;
+            };
+            self.on_command(command);
         }
     }
 
@@ -201,7 +223,9 @@ impl Engine {
             while writers > 0 || !beaten {
                 tokio::select! {
                     Some(report) = self.reports.recv() => {
-                        writers -= usize::from(matches!(report, Report::WriterEnded { .. }));
+                        let ended = usize::from(matches!(report, Report::WriterEnded { .. }));
+                        // One whose connection closed before is not among those counted.
+                        writers = writers.saturating_sub(ended);
                     }
                     _ = self.swarm.select_next_some() => {}
                     () = &mut beat, if !beaten => beaten = true,
@@ -238,32 +262,40 @@ impl Engine {
     fn on_tick(&mut self) {
         let behaviours = self.swarm.behaviour_mut();
         behaviours.gate.sweep();
-        let handshake = self.config.limits.handshake;
-        let silent: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| !peer.announced)
-            .filter(|(_, peer)| {
-                let first = peer.connections.first();
-                first.is_some_and(|first| first.opened.elapsed() > handshake)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for peer in silent {
-            tracing::debug!(%peer, "a peer did not identify itself in time");
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
+        self.close_silent();
         self.dial_bootstrap();
+    }
+
+    /// Closes connections on which no ping was answered, and those of peers that do not identify
+    /// themselves. libp2p's ping swallows its first failure and takes twice our time to report
+    /// the second, so the engine goes by the successes.
+    fn close_silent(&mut self) {
+        let now = Instant::now();
+        // While the driver does not listen, answers wait unread: that is not the peers' silence.
+        let deaf = !self.backlog.is_empty();
+        let limits = &self.config.limits;
+        let silence_max = limits.ping_interval + limits.ping_timeout;
+        for (id, peer) in &mut self.peers {
+            for connection in &mut peer.connections {
+                if deaf {
+                    connection.heard = now;
+                    continue;
+                }
+                let silent = now - connection.heard > silence_max;
+                let unnamed = !peer.announced && now - connection.opened > limits.handshake;
+                if silent || unnamed {
+                    tracing::debug!(peer = %id, silent, unnamed, "closing a connection");
+                    self.swarm.close_connection(connection.id);
+                }
+            }
+        }
     }
 
     fn dial_bootstrap(&mut self) {
         let peers = &self.peers;
         let is_connected = |peer: &PeerId| peers.contains_key(peer);
         for (at, address, peer) in self.bootstrap.due(Instant::now(), is_connected) {
-            let dial = match peer {
-                Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).build(),
-                None => DialOpts::unknown_peer_id().address(address).build(),
-            };
+            let dial = dial_at(peer, address);
             let id = dial.connection_id();
             self.bootstrap.dialing(at, id);
             match self.swarm.dial(dial) {
@@ -311,10 +343,17 @@ impl Engine {
             TransportCommand::FetchBlob(wanted) => self.start_fetch(wanted),
             TransportCommand::CancelFetch { id } => self.cancel_fetch(id),
             TransportCommand::Peers { reply } => {
-                let list: Vec<PeerStatus> = self.peers.values().filter_map(Peer::status).collect();
-                let _ = reply.send(list);
+                let _ = reply.send(self.peer_list());
             }
         }
+    }
+
+    fn peer_list(&self) -> Vec<PeerStatus> {
+        let gossip = &self.swarm.behaviour().gossip;
+        self.peers
+            .iter()
+            .filter_map(|(id, peer)| peer.status(gossip.peer_score(id)))
+            .collect()
     }
 
     fn send(&mut self, to: PeerKey, channel: Channel, bytes: Vec<u8>) -> Result<(), SendFailure> {
@@ -361,11 +400,7 @@ impl Engine {
         if addresses.is_empty() {
             return Err(SendFailure::NoAddress);
         }
-        let dial = DialOpts::peer_id(id)
-            .addresses(addresses)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .build();
-        match self.swarm.dial(dial) {
+        match self.swarm.dial(dial_to(id, addresses)) {
             // Somebody else's dial of the same peer serves as well.
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
             Err(_) => return Err(SendFailure::Unreachable),
@@ -418,22 +453,14 @@ impl Engine {
                 self.book.learn(id, addresses);
                 let known = self.book.of(&id);
                 if !known.is_empty() {
-                    let dial = DialOpts::peer_id(id).addresses(known);
-                    dials.push(
-                        dial.condition(PeerCondition::DisconnectedAndNotDialing)
-                            .build(),
-                    );
+                    dials.push(dial_to(id, known));
                 }
             }
             None => {
                 for (address, peer) in addresses.into_iter().map(split_peer) {
-                    if !is_dialable(&address, lan) {
-                        continue;
+                    if is_dialable(&address, lan) {
+                        dials.push(dial_at(peer, address));
                     }
-                    dials.push(match peer {
-                        Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).build(),
-                        None => DialOpts::unknown_peer_id().address(address).build(),
-                    });
                 }
             }
         }
@@ -752,6 +779,7 @@ impl Engine {
             address,
             inbound,
             opened: Instant::now(),
+            heard: Instant::now(),
             rtt: None,
         });
     }
@@ -853,7 +881,7 @@ impl Engine {
                 self.identified(peer_id, info);
             }
             NetworkEvent::Identify(_) => {}
-            NetworkEvent::Ping(event) => self.pinged(event),
+            NetworkEvent::Ping(event) => self.pinged(&event),
             NetworkEvent::Gossip(gossipsub::Event::Message {
                 propagation_source,
                 message_id,
@@ -900,25 +928,17 @@ impl Engine {
         self.open_fetches(&id);
     }
 
-    fn pinged(&mut self, event: ping::Event) {
-        match event.result {
-            Ok(rtt) => {
-                let peer = self.peers.get_mut(&event.peer);
-                let connection = peer
-                    .into_iter()
-                    .flat_map(|peer| &mut peer.connections)
-                    .find(|open| open.id == event.connection);
-                if let Some(connection) = connection {
-                    connection.rtt = Some(rtt);
-                }
-            }
-            // Every node of a network speaks ping: without it nobody could tell who is alive.
-            Err(ping::Failure::Timeout | ping::Failure::Unsupported) => {
-                tracing::debug!(peer = %event.peer, "a peer does not answer pings");
-                self.swarm.close_connection(event.connection);
-            }
-            // Ping tries again by itself.
-            Err(ping::Failure::Other { .. }) => {}
+    fn pinged(&mut self, event: &ping::Event) {
+        // A failure needs no answer: what counts is how long there was no success.
+        let Ok(rtt) = event.result else { return };
+        let peer = self.peers.get_mut(&event.peer);
+        let connection = peer
+            .into_iter()
+            .flat_map(|peer| &mut peer.connections)
+            .find(|open| open.id == event.connection);
+        if let Some(connection) = connection {
+            connection.rtt = Some(rtt);
+            connection.heard = Instant::now();
         }
     }
 
@@ -1089,6 +1109,27 @@ impl Engine {
             OpenError::Timeout | OpenError::Lost => SendFailure::Lost,
         };
         self.sends_failed(key, channel, frames, why);
+    }
+}
+
+/// A dial to a peer that is neither connected nor being dialled, always from a fresh port: from
+/// the listen ports, two that dial each other at once would meet in one TCP connection that both
+/// believe to have opened (simultaneous open), and neither would answer.
+fn dial_to(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
+    DialOpts::peer_id(peer)
+        .condition(PeerCondition::DisconnectedAndNotDialing)
+        .allocate_new_port()
+        .addresses(addresses)
+        .build()
+}
+
+fn dial_at(peer: Option<PeerId>, address: Multiaddr) -> DialOpts {
+    match peer {
+        Some(peer) => dial_to(peer, vec![address]),
+        None => DialOpts::unknown_peer_id()
+            .address(address)
+            .allocate_new_port()
+            .build(),
     }
 }
 

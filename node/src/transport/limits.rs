@@ -32,7 +32,7 @@ pub struct TransportLimits {
     pub handshake: Duration,
     /// How often a silent connection is tried.
     pub ping_interval: Duration,
-    /// How long the answer may take. The two together are when a half-open peer is noticed.
+    /// How long the answer may take. A connection is closed after both, and half a second.
     pub ping_timeout: Duration,
     /// Largest frame of each channel, in bytes.
     pub frame_bytes: FrameBytes,

@@ -58,6 +58,8 @@ pub(super) struct Connection {
     pub(super) address: Multiaddr,
     pub(super) inbound: bool,
     pub(super) opened: Instant,
+    /// When the last ping was answered.
+    pub(super) heard: Instant,
     pub(super) rtt: Option<Duration>,
 }
 
@@ -169,7 +171,7 @@ impl Peer {
         due
     }
 
-    pub(super) fn status(&self) -> Option<PeerStatus> {
+    pub(super) fn status(&self, gossip_score: Option<f64>) -> Option<PeerStatus> {
         let oldest = self.connections.first().filter(|_| self.announced)?;
         Some(PeerStatus {
             peer: self.key,
@@ -178,6 +180,7 @@ impl Peer {
             connections: self.connections.len(),
             since: self.since,
             rtt: self.connections.iter().filter_map(|c| c.rtt).min(),
+            gossip_score,
             agent: self.agent.clone(),
         })
     }

@@ -1,5 +1,7 @@
 //! Gossip: what the middle one of three nodes accepts goes on, what it rejects or ignores stays.
 
+use std::time::Duration;
+
 use suanli_node::transport::{
     GossipId, PeerKey, PublishFailure, TransportCommand, TransportEvent, Verdict,
 };
@@ -41,12 +43,33 @@ async fn publish(node: &mut Node, bytes: &[u8]) {
     }
 }
 
+/// A neighbour hears what is forwarded once it is in the mesh, which nobody announces: so
+/// messages are sent until one arrives.
+async fn warm_up(author: &mut Node, middle: &mut Node, far: &mut Node) {
+    let warming = async {
+        for number in 0_u32.. {
+            let message = [b"warm".as_slice(), &number.to_le_bytes()].concat();
+            publish(author, &message).await;
+            let (id, from, _) = gossip(middle).await;
+            judge(middle, id, from, Verdict::Accept).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if let Ok(TransportEvent::Gossip { .. }) = far.events.try_recv() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(crate::PATIENCE, warming)
+        .await
+        .unwrap();
+}
+
 async fn only_accepted_messages_travel_on(listen: &str) {
     let mut author = Node::start(1, listen).await;
     let mut judge_node = Node::start(2, listen).await;
     let mut far = Node::start(3, listen).await;
     author.connect(&mut judge_node).await;
     far.connect(&mut judge_node).await;
+    warm_up(&mut author, &mut judge_node, &mut far).await;
 
     for (message, verdict) in [
         (b"good one", Verdict::Accept),
@@ -61,10 +84,12 @@ async fn only_accepted_messages_travel_on(listen: &str) {
         judge(&judge_node, id, from, verdict).await;
     }
     let mut arrived = Vec::new();
-    for _ in 0..2 {
+    while arrived.len() < 2 {
         let (_, from, bytes) = gossip(&mut far).await;
         assert_eq!(from, judge_node.key());
-        arrived.push(bytes);
+        if !bytes.starts_with(b"warm") {
+            arrived.push(bytes);
+        }
     }
     // What comes by the mesh at once and what comes later by its digest may change places.
     arrived.sort();
@@ -100,4 +125,39 @@ async fn an_oversized_message_is_not_published() {
     assert_eq!(why, PublishFailure::TooLarge);
     publish(&mut one, &[1; 8 << 10]).await;
     assert_eq!(gossip(&mut two).await.2.len(), 8 << 10);
+}
+
+/// Polls the node's list until the neighbour's score is as wanted.
+async fn wait_for_score(node: &Node, is_as_wanted: impl Fn(f64) -> bool) {
+    let waiting = async {
+        loop {
+            let (reply, list) = tokio::sync::oneshot::channel();
+            node.command(TransportCommand::Peers { reply }).await;
+            let score = list.await.unwrap()[0].gossip_score;
+            if score.is_some_and(&is_as_wanted) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::PATIENCE, waiting)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abuse_13_rejects_cost_the_forwarder_its_score_and_ignores_do_not() {
+    let (mut forwarder, mut judge_node) = crate::pair(TCP).await;
+    for (verdict, is_as_wanted) in [
+        (Verdict::Ignore, (|score| score >= 0.0) as fn(f64) -> bool),
+        (Verdict::Reject, |score| score < -80.0),
+    ] {
+        for number in 0..3_u8 {
+            let message = [number, u8::from(verdict == Verdict::Reject)];
+            publish(&mut forwarder, &message).await;
+            let (id, from, _) = gossip(&mut judge_node).await;
+            judge(&judge_node, id, from, verdict).await;
+        }
+        wait_for_score(&judge_node, is_as_wanted).await;
+    }
 }

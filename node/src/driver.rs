@@ -1,0 +1,1003 @@
+//! The one task that owns the core.
+//!
+//! ```text
+//! transport ─▶ intake (signatures) ─┐                        ┌─▶ journal (append)
+//! executor ─────────────────────────┤   ┌───────────────┐    ├─▶ transport (frames, gossip, fetches)
+//! hands (blobs, executions) ────────┼──▶│ handle ▸ drain │────┼─▶ hands (blobs, executions)
+//! journal (durable to n) ───────────┤   │     Peer      │    ├─▶ executor (stop)
+//! API (asks) ───────────────────────┤   └───────────────┘    └─▶ lines of jobs, answers
+//! timer ────────────────────────────┘
+//! ```
+//!
+//! One `select!`, one `apply`: nothing else touches the [`Peer`], and after
+//! each step its invariants are checked. When the disk is full, records wait
+//! here in order; until they are written nothing that needs them leaves, and
+//! nothing new is begun.
+//!
+//! Absent: what a frame, an offer or a job means.
+
+mod hands;
+mod intake;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use suanli_executor::{Executor, ExecutorError};
+use suanli_protocol::{
+    envelope::{Signer, Verified},
+    ids::{AgreementId, BlobId, JobId, NetworkId, PeerId},
+    message::{Gossip, Message, Verdict as CoreVerdict},
+    offer::Offer,
+    peer::{
+        Command, Config, Event, ExecutionEvent, ExecutionId, Input, JobEvent, Output, Peer,
+        ProviderConfig,
+    },
+    rank::{Want, rank},
+    record::{JobOrder, Lsn as CoreLsn, Record},
+    units::{Mono, Now, Wall},
+    wire::{List, Text},
+};
+use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
+
+use self::{
+    hands::{Chore, Hands},
+    intake::{Intake, channel_of, peer_of},
+    watch::Lines,
+};
+use crate::{
+    handle::{Ask, AskQueue, NotTaken, Snapshot},
+    store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
+    transport::{
+        BlobFailure, BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
+        TransportCommand, TransportEvent, TransportHandle, Verdict,
+    },
+};
+
+/// Bad frames after which a peer is blocked.
+const STRIKES: u32 = 5;
+/// How long it is blocked.
+const BLOCK: Duration = Duration::from_secs(600);
+/// Peers whose strikes are remembered.
+const STRIKES_KEPT: usize = 4096;
+/// How often expired blobs are looked for.
+const COLLECT_EVERY: Duration = Duration::from_secs(300);
+/// How often an offer that nobody could hear is gossiped again.
+const REPUBLISH: Duration = Duration::from_millis(200);
+/// How often at most.
+const REPUBLISH_MAX: u32 = 50;
+/// After this much quiet, all addresses are taken to be known.
+const LISTEN_QUIET: Duration = Duration::from_millis(100);
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The core's configuration, without what it sells.
+    pub config: Config,
+    /// What it sells, if anything; its addresses are filled in.
+    pub provider: Option<ProviderConfig>,
+    /// The node's key.
+    pub signer: Signer,
+    /// Randomness for the core.
+    pub seed: [u8; 32],
+    /// The open store.
+    pub store: Store,
+    /// Blobs that need not outlive the process.
+    pub cache: Blobs,
+    /// A folder for executions and fetches under way.
+    pub scratch: PathBuf,
+    /// The running transport.
+    pub transport: TransportHandle,
+    /// What it says.
+    pub events: mpsc::Receiver<TransportEvent>,
+    /// The executor and what it says.
+    pub executor: Option<(Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>)>,
+    /// Questions and orders.
+    pub asks: AskQueue,
+}
+
+/// Why a driver could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The journal holds something that this version can't read.
+    #[error(
+        "record {lsn} of the journal can't be read: {why}; was it written by a later version, or for another network?"
+    )]
+    Record {
+        /// Which.
+        lsn: u64,
+        /// Why.
+        why: String,
+    },
+    /// The journal could not be read.
+    #[error("the journal could not be read: {0}")]
+    Journal(String),
+    /// A folder or a thread could not be made.
+    #[error(
+        "the node's working folder can't be used: {0}; check the data directory's owner and free space"
+    )]
+    Io(#[from] std::io::Error),
+    /// The executor could not start.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+}
+
+/// The task that owns the core.
+#[derive(Debug)]
+pub struct Driver {
+    peer: Peer,
+    started: Instant,
+    store: Store,
+    transport: TransportHandle,
+    executor: Option<Executor>,
+    hands: Hands,
+    provider: Option<ProviderConfig>,
+    listen: Vec<Multiaddr>,
+    listen_changed: Option<Instant>,
+    /// Records that the journal has not taken yet, in order.
+    unwritten: VecDeque<(Lsn, Vec<u8>)>,
+    executions: BTreeMap<u64, ExecutionId>,
+    next_number: u64,
+    fetches: BTreeMap<u64, Fetch>,
+    gossip: BTreeMap<u64, (GossipId, PeerKey)>,
+    strikes: BTreeMap<PeerId, u32>,
+    republish: Option<Republish>,
+    lines: Lines,
+    submitted: BTreeMap<JobId, oneshot::Sender<Result<(), NotTaken>>>,
+    stopping: Option<oneshot::Sender<()>>,
+    collect_at: Instant,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    agreement: AgreementId,
+    blob: BlobId,
+    file: PathBuf,
+    durable: bool,
+}
+
+/// An own message that found no listener yet.
+#[derive(Debug)]
+struct Republish {
+    bytes: Vec<u8>,
+    at: Option<Instant>,
+    tries: u32,
+}
+
+/// The channels that a driver listens to.
+#[derive(Debug)]
+struct Ears {
+    intake: mpsc::Receiver<Intake>,
+    executor: Option<mpsc::Receiver<suanli_executor::ExecutionEvent>>,
+    hands: mpsc::Receiver<Input>,
+    durability: tokio_watch::Receiver<Durability>,
+    asks: mpsc::Receiver<Ask>,
+}
+
+/// What woke the driver.
+enum Wake {
+    Intake(Option<Intake>),
+    Executor(suanli_executor::ExecutionEvent),
+    Hands(Input),
+    Durable,
+    Ask(Ask),
+    Time,
+}
+
+/// Rebuilds the core from the journal and runs until told to stop.
+///
+/// # Errors
+/// [`DriverError`], before anything is said to anybody.
+pub async fn run(parts: Parts) -> Result<(), DriverError> {
+    let network = parts.signer.network();
+    let started = Instant::now();
+    let records = read_records(&parts.store, network)?;
+    tracing::info!(records = records.len(), "journal read");
+    let now = Now {
+        mono: Mono::from_micros(0),
+        wall: wall(),
+    };
+    let peer = Peer::restore(
+        now,
+        parts.config,
+        parts.signer,
+        parts.seed,
+        records.into_iter(),
+    );
+    let (executor, executor_events) = match parts.executor {
+        Some((executor, events)) => (Some(executor), Some(events)),
+        None => (None, None),
+    };
+    let (inputs, hands_events) = mpsc::channel(256);
+    let hands = Hands::start(
+        parts.store.blobs().clone(),
+        parts.cache,
+        parts.scratch,
+        executor.clone(),
+        inputs,
+    )?;
+    let mut ears = Ears {
+        intake: intake::start(parts.events, network),
+        executor: executor_events,
+        hands: hands_events,
+        durability: parts.store.durability(),
+        asks: parts.asks.0,
+    };
+    let driver = Driver {
+        peer,
+        started,
+        store: parts.store,
+        transport: parts.transport,
+        executor,
+        hands,
+        provider: parts.provider,
+        listen: Vec::new(),
+        listen_changed: None,
+        unwritten: VecDeque::new(),
+        executions: BTreeMap::new(),
+        next_number: 0,
+        fetches: BTreeMap::new(),
+        gossip: BTreeMap::new(),
+        strikes: BTreeMap::new(),
+        republish: None,
+        lines: Lines::default(),
+        submitted: BTreeMap::new(),
+        stopping: None,
+        collect_at: started + COLLECT_EVERY,
+    };
+    driver.drive(&mut ears).await;
+    Ok(())
+}
+
+fn read_records(store: &Store, network: NetworkId) -> Result<Vec<(CoreLsn, Record)>, DriverError> {
+    let mut records = Vec::new();
+    for found in store.reader().replay_from_checkpoint() {
+        let found = found.map_err(|error| DriverError::Journal(error.to_string()))?;
+        let lsn = found.lsn.number();
+        let record =
+            Record::decode(&found.payload, network).map_err(|error| DriverError::Record {
+                lsn,
+                why: error.to_string(),
+            })?;
+        records.push((CoreLsn(lsn), record));
+    }
+    Ok(records)
+}
+
+/// Civil time.
+fn wall() -> Wall {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Wall::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The loop.
+impl Driver {
+    async fn drive(mut self, ears: &mut Ears) {
+        self.step(Input::Tick).await;
+        loop {
+            let wake = self.wait(ears).await;
+            match wake {
+                Wake::Intake(None) => break,
+                Wake::Intake(Some(intake)) => self.on_intake(intake).await,
+                Wake::Executor(event) => self.on_executor(event).await,
+                Wake::Hands(input) => self.step(input).await,
+                Wake::Durable => self.on_durable(ears).await,
+                Wake::Ask(ask) => self.on_ask(ask).await,
+                Wake::Time => self.on_time().await,
+            }
+            if self.stopping.is_some() {
+                break;
+            }
+        }
+        self.wind_down(ears).await;
+    }
+
+    async fn wait(&self, ears: &mut Ears) -> Wake {
+        let stuck = !self.unwritten.is_empty() || self.peer.is_overloaded();
+        let at = tokio::time::Instant::from_std(self.wake_at());
+        tokio::select! {
+            changed = ears.durability.changed() => match changed {
+                Ok(()) => Wake::Durable,
+                Err(_) => Wake::Time,
+            },
+            Some(input) = ears.hands.recv() => Wake::Hands(input),
+            Some(event) = next(&mut ears.executor) => Wake::Executor(event),
+            // What would begin something new waits while nothing can be written.
+            intake = ears.intake.recv(), if !stuck => Wake::Intake(intake),
+            Some(ask) = ears.asks.recv() => Wake::Ask(ask),
+            () = tokio::time::sleep_until(at) => Wake::Time,
+        }
+    }
+
+    fn now(&self) -> Now {
+        let since = self.started.elapsed();
+        Now {
+            mono: Mono::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)),
+            wall: wall(),
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let core = self
+            .peer
+            .next_timeout()
+            .map(|at| self.started + Duration::from_micros(at.as_micros()));
+        let republish = self.republish.as_ref().and_then(|own| own.at);
+        let listen = self.listen_changed.map(|at| at + LISTEN_QUIET);
+        let retry =
+            (!self.unwritten.is_empty()).then(|| Instant::now() + Duration::from_millis(200));
+        [core, republish, listen, retry]
+            .into_iter()
+            .flatten()
+            .fold(self.collect_at, Instant::min)
+    }
+
+    /// One input to the core, and everything that follows from it.
+    async fn step(&mut self, input: Input) {
+        let now = self.now();
+        self.peer.handle(now, input);
+        if let Err(broken) = self.peer.check_invariants() {
+            tracing::error!(broken, "an invariant does not hold; please report this");
+            debug_assert!(false, "{broken}");
+        }
+        while let Some(output) = self.peer.poll_output() {
+            self.carry_out(output).await;
+        }
+    }
+
+    async fn on_time(&mut self) {
+        let now = Instant::now();
+        self.write_waiting();
+        if self
+            .listen_changed
+            .is_some_and(|at| at + LISTEN_QUIET <= now)
+        {
+            self.listen_changed = None;
+            self.provide().await;
+        }
+        if let Some(own) = &mut self.republish
+            && own.at.is_some_and(|at| at <= now)
+        {
+            own.at = None;
+            let bytes = own.bytes.clone();
+            self.say(TransportCommand::Publish { bytes }).await;
+        }
+        if self.collect_at <= now {
+            self.collect_at = now + COLLECT_EVERY;
+            self.hands.give(Chore::Collect { now: wall() }).await;
+        }
+        self.step(Input::Tick).await;
+    }
+
+    /// Announces the offer with the addresses that are bound.
+    async fn provide(&mut self) {
+        let Some(mut provider) = self.provider.clone() else {
+            return;
+        };
+        let addresses = self
+            .listen
+            .iter()
+            .filter_map(|at| Text::new(at.to_string()).ok())
+            .collect();
+        provider.offer.addresses = List::truncated(addresses);
+        self.step(Input::Command(Command::Provide(Box::new(provider))))
+            .await;
+    }
+
+    /// Withdraws the offer, waits for what is written to be on disk, and ends.
+    async fn wind_down(mut self, ears: &mut Ears) {
+        self.step(Input::Command(Command::Withdraw)).await;
+        let last = self.store.durability().borrow().lsn;
+        tracing::debug!(last = last.number(), "stopping");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+        while !self.unwritten.is_empty() || !self.all_durable(ears) {
+            tokio::select! {
+                changed = ears.durability.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.on_durable(ears).await;
+                }
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        // Lets the withdrawal leave.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if let Some(executor) = self.executor.take() {
+            executor.stop().await;
+        }
+        self.store.close().await;
+        if let Some(done) = self.stopping.take() {
+            let _ = done.send(());
+        }
+    }
+
+    fn all_durable(&self, ears: &Ears) -> bool {
+        let state = ears.durability.borrow();
+        state.lsn.number() >= self.peer.last_lsn().0 || !matches!(state.health, Health::Writing)
+    }
+}
+
+async fn next<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the core wants.
+impl Driver {
+    async fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Persist { lsn, record } => {
+                self.unwritten.push_back((Lsn::new(lsn.0), record.encode()));
+                self.write_waiting();
+            }
+            Output::Send { to, frame, .. } => {
+                let channel = channel_of(&frame);
+                let bytes = frame.encode();
+                self.say(TransportCommand::Send {
+                    to: key_of(to),
+                    channel,
+                    bytes,
+                })
+                .await;
+            }
+            Output::Publish { bytes } => {
+                let bytes = bytes.to_vec();
+                self.republish = Some(Republish {
+                    bytes: bytes.clone(),
+                    at: None,
+                    tries: 0,
+                });
+                self.say(TransportCommand::Publish { bytes }).await;
+            }
+            Output::Verdict { token, verdict } => {
+                if let Some((id, from)) = self.gossip.remove(&token) {
+                    let verdict = match verdict {
+                        CoreVerdict::Accept => Verdict::Accept,
+                        CoreVerdict::Ignore => Verdict::Ignore,
+                        CoreVerdict::Reject => Verdict::Reject,
+                    };
+                    self.say(TransportCommand::GossipVerdict { id, from, verdict })
+                        .await;
+                }
+            }
+            Output::Execute(order) => {
+                self.next_number += 1;
+                self.executions.insert(self.next_number, order.id);
+                let number = suanli_executor::ExecutionId(self.next_number);
+                self.hands.give(Chore::Run { number, order }).await;
+            }
+            Output::Stop(id) => self.stop_execution(id),
+            Output::Fetch {
+                agreement,
+                from,
+                blob,
+                durable,
+            } => {
+                self.fetch(agreement, from, blob, durable).await;
+            }
+            Output::Store {
+                blob,
+                bytes,
+                durable,
+            } => {
+                self.hands
+                    .give(Chore::Store {
+                        blob,
+                        bytes,
+                        durable,
+                    })
+                    .await;
+            }
+            Output::Retain { blob, until } => self.hands.give(Chore::Retain { blob, until }).await,
+            Output::Misbehaved { peer, what } => self.strike(peer, what).await,
+            Output::Event(event) => self.on_event(event),
+        }
+    }
+
+    /// Hands records to the journal, in order, as far as it takes them.
+    fn write_waiting(&mut self) {
+        while let Some((lsn, payload)) = self.unwritten.pop_front() {
+            match self.store.try_append(lsn, payload.clone()) {
+                Ok(()) => {}
+                Err(AppendError::Busy | AppendError::Full) => {
+                    self.unwritten.push_front((lsn, payload));
+                    return;
+                }
+                Err(error @ (AppendError::TooLong { .. } | AppendError::Stopped)) => {
+                    tracing::error!(error = %error, "a record could not be written");
+                    self.unwritten.push_front((lsn, payload));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn on_durable(&mut self, ears: &mut Ears) {
+        let state = ears.durability.borrow_and_update().clone();
+        match &state.health {
+            Health::Writing | Health::Closed => {}
+            Health::Low => tracing::warn!("the disk is nearly full; free some space"),
+            Health::Full => {
+                tracing::warn!("the disk is full: nothing new is begun until there is room")
+            }
+            Health::Failed(failure) => tracing::error!(%failure, "the journal has failed"),
+        }
+        self.write_waiting();
+        self.step(Input::Persisted(CoreLsn(state.lsn.number())))
+            .await;
+    }
+
+    async fn say(&self, command: TransportCommand) {
+        // The engine keeps taking commands while it waits for us to take its
+        // events, so waiting here can't lock the two up.
+        if self.transport.send(command).await.is_err() {
+            tracing::debug!("the transport has stopped");
+        }
+    }
+
+    fn stop_execution(&self, id: ExecutionId) {
+        let number = self
+            .executions
+            .iter()
+            .find(|(_, known)| **known == id)
+            .map(|(n, _)| *n);
+        if let (Some(number), Some(executor)) = (number, &self.executor)
+            && let Err(refusal) = executor.cancel(suanli_executor::ExecutionId(number))
+        {
+            tracing::warn!(%refusal, "an execution could not be stopped; its deadline will");
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        agreement: AgreementId,
+        from: PeerId,
+        blob: suanli_protocol::deal::BlobRef,
+        durable: bool,
+    ) {
+        if self.hands.file_of(blob.blob).is_some() {
+            // Here already, for whatever reason: the same bytes by name.
+            return Box::pin(self.step(Input::Fetched {
+                agreement,
+                blob: blob.blob,
+                ok: true,
+            }))
+            .await;
+        }
+        self.next_number += 1;
+        let file = self.hands.incoming(agreement, blob.blob);
+        self.fetches.insert(
+            self.next_number,
+            Fetch {
+                agreement,
+                blob: blob.blob,
+                file: file.clone(),
+                durable,
+            },
+        );
+        self.say(TransportCommand::FetchBlob(FetchBlob {
+            id: FetchId(self.next_number),
+            from: key_of(from),
+            hash: *blob.blob.0.as_bytes(),
+            size: BlobSize::Exactly(blob.bytes),
+            under: *agreement.0.as_bytes(),
+            into: file,
+        }))
+        .await;
+    }
+
+    /// A peer did what no honest one does. Some of it may be a bug: a few times.
+    async fn strike(&mut self, peer: PeerId, what: &str) {
+        tracing::warn!(%peer, what, "a peer misbehaved");
+        if self.strikes.len() >= STRIKES_KEPT {
+            self.strikes.clear();
+        }
+        let count = self.strikes.entry(peer).or_default();
+        *count += 1;
+        if *count >= STRIKES {
+            self.strikes.remove(&peer);
+            let until = Instant::now() + BLOCK;
+            self.say(TransportCommand::Block {
+                peer: key_of(peer),
+                until,
+            })
+            .await;
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let at_ms = wall().as_millis();
+        match event {
+            Event::Job { job, event } => {
+                if let Some(reply) = self.submitted.remove(&job) {
+                    let taken = match &event {
+                        JobEvent::Refused(reason) => Err(NotTaken::TooMany(*reason)),
+                        _ => Ok(()),
+                    };
+                    let _ = reply.send(taken);
+                }
+                tracing::debug!(%job, ?event, "job");
+                let book = self.peer.book();
+                let region = |peer| book.of(peer).map(|offer| offer.body().region.to_string());
+                let event = watch::words(event, region);
+                self.lines.add(job, at_ms, event);
+            }
+            Event::Settled { receipts } => self.lines.settle(at_ms, &receipts),
+            Event::Work { agreement, client } => tracing::info!(%agreement, %client, "work agreed"),
+            Event::Receipted {
+                agreement,
+                receipt,
+                amount,
+            } => {
+                tracing::info!(%agreement, %receipt, %amount, "receipt issued");
+            }
+            Event::Judged {
+                receipt, verdict, ..
+            } => tracing::info!(%receipt, ?verdict, "receipt judged"),
+            Event::Earned { receipts } => {
+                tracing::info!(receipts = receipts.len(), "voucher taken")
+            }
+            Event::Frozen { channel } => {
+                tracing::error!(%channel, "the channel is frozen: two vouchers with one number");
+            }
+        }
+    }
+}
+
+/// A core's peer as the transport names it.
+const fn key_of(peer: PeerId) -> PeerKey {
+    PeerKey::new(*peer.as_bytes())
+}
+
+/// What comes from outside.
+impl Driver {
+    async fn on_intake(&mut self, intake: Intake) {
+        match intake {
+            Intake::Message {
+                from,
+                message,
+                _held,
+            } => {
+                if let Message::Offers { offers, .. } = &*message {
+                    self.learn_addresses(offers).await;
+                }
+                self.step(Input::Message { from, message }).await;
+            }
+            Intake::Gossip { id, from, gossip } => {
+                if let Gossip::Offer(offer) = &*gossip {
+                    self.learn_addresses(std::slice::from_ref(offer)).await;
+                }
+                self.next_number += 1;
+                self.gossip.insert(self.next_number, (id, from));
+                self.step(Input::Gossip {
+                    token: self.next_number,
+                    gossip,
+                })
+                .await;
+            }
+            Intake::BadGossip { id, from, why } => {
+                tracing::debug!(?from, why, "gossip rejected");
+                self.say(TransportCommand::GossipVerdict {
+                    id,
+                    from,
+                    verdict: Verdict::Reject,
+                })
+                .await;
+            }
+            Intake::Bad { from, why } => self.strike(from, &why).await,
+            Intake::Other(event) => self.on_transport(event).await,
+        }
+    }
+
+    async fn learn_addresses(&self, offers: &[Verified<Offer>]) {
+        for offer in offers {
+            let addresses: Vec<Multiaddr> = offer
+                .body()
+                .addresses
+                .iter()
+                .filter_map(|at| at.parse().ok())
+                .collect();
+            if !addresses.is_empty() && offer.signer() != self.peer.id() {
+                let peer = key_of(offer.signer());
+                self.say(TransportCommand::AddAddresses { peer, addresses })
+                    .await;
+            }
+        }
+    }
+
+    async fn on_transport(&mut self, event: TransportEvent) {
+        match event {
+            TransportEvent::Listening { address } => {
+                tracing::info!(%address, "listening");
+                self.listen.push(address);
+                self.listen_changed = Some(Instant::now());
+            }
+            TransportEvent::Connected { peer, address } => {
+                let (peer, local) = (peer_of(&peer), is_loopback(&address));
+                tracing::info!(%peer, %address, "connected");
+                self.step(Input::Connected { peer, local }).await;
+            }
+            TransportEvent::Disconnected { peer } => {
+                let peer = peer_of(&peer);
+                tracing::info!(%peer, "disconnected");
+                self.step(Input::Disconnected { peer }).await;
+            }
+            TransportEvent::PublishFailed { why, .. } => self.publish_later(why),
+            TransportEvent::Misbehaved { peer, what } => {
+                self.strike(peer_of(&peer), &format!("{what:?}")).await;
+            }
+            TransportEvent::BlobRequested {
+                from,
+                hash,
+                under,
+                reply,
+            } => {
+                let _ = reply.send(self.serve(&from, hash, under));
+            }
+            TransportEvent::BlobDone { id, .. } => {
+                if let Some(fetch) = self.fetches.remove(&id.0) {
+                    let Fetch {
+                        agreement,
+                        blob,
+                        file,
+                        durable,
+                    } = fetch;
+                    self.hands
+                        .give(Chore::Fetched {
+                            agreement,
+                            blob,
+                            file,
+                            durable,
+                        })
+                        .await;
+                }
+            }
+            TransportEvent::BlobFailed { id, why } => self.fetch_failed(id, &why).await,
+            TransportEvent::DialFailed { peer, why } => {
+                tracing::debug!(?peer, %why, "dial failed");
+            }
+            TransportEvent::SendFailed { to, why, .. } => {
+                tracing::debug!(peer = ?to, %why, "a frame was not sent");
+            }
+            TransportEvent::BlobProgress { .. }
+            | TransportEvent::Frame(_)
+            | TransportEvent::Gossip { .. } => {}
+        }
+    }
+
+    async fn fetch_failed(&mut self, id: FetchId, why: &BlobFailure) {
+        if let Some(Fetch {
+            agreement, blob, ..
+        }) = self.fetches.remove(&id.0)
+        {
+            tracing::info!(%blob, %why, "a blob could not be fetched");
+            self.step(Input::Fetched {
+                agreement,
+                blob,
+                ok: false,
+            })
+            .await;
+        }
+    }
+
+    /// Nobody listened: the offer is gossiped again in a moment.
+    fn publish_later(&mut self, why: PublishFailure) {
+        let hopeless = matches!(why, PublishFailure::Duplicate | PublishFailure::TooLarge);
+        if let Some(own) = &mut self.republish
+            && !hopeless
+            && own.tries < REPUBLISH_MAX
+        {
+            own.tries += 1;
+            own.at = Some(Instant::now() + REPUBLISH);
+        }
+    }
+
+    fn serve(&self, from: &PeerKey, hash: [u8; 32], under: [u8; 32]) -> Option<ServeBlob> {
+        use suanli_protocol::ids::Hash;
+        let blob = BlobId(Hash::from_bytes(hash));
+        let agreement = AgreementId(Hash::from_bytes(under));
+        if !self.peer.may_read(peer_of(from), agreement, blob) {
+            return None;
+        }
+        let path = self.hands.file_of(blob)?;
+        let size = std::fs::metadata(&path).ok()?.len();
+        Some(ServeBlob { path, size })
+    }
+
+    async fn on_executor(&mut self, event: suanli_executor::ExecutionEvent) {
+        use suanli_executor::ExecutionEvent as Theirs;
+        match event {
+            Theirs::Started { id, worker_pid } => {
+                tracing::debug!(execution = %id, worker_pid, "execution started");
+            }
+            Theirs::Progress { id, done, total } => {
+                self.execution(id, ExecutionEvent::Progress { done, total })
+                    .await;
+            }
+            Theirs::Log { id, line } => self.execution(id, ExecutionEvent::Log(line)).await,
+            Theirs::Finished { id, outputs, usage } => {
+                if let Some(execution) = self.executions.remove(&id.0) {
+                    let folder = outputs
+                        .first()
+                        .and_then(|output| output.path.parent())
+                        .map(std::path::Path::to_path_buf)
+                        .unwrap_or_default();
+                    self.hands
+                        .give(Chore::Finish {
+                            id: execution,
+                            folder,
+                            outputs,
+                            usage,
+                        })
+                        .await;
+                }
+            }
+            Theirs::Failed {
+                id,
+                failure,
+                detail,
+            } => {
+                let reason = hands::reason_of(&failure);
+                tracing::info!(execution = %id, %failure, detail, "execution failed");
+                for line in detail.lines().take(100) {
+                    self.execution(id, ExecutionEvent::Log(line.to_owned()))
+                        .await;
+                }
+                self.execution(
+                    id,
+                    ExecutionEvent::Failed {
+                        reason,
+                        usage: Vec::new(),
+                    },
+                )
+                .await;
+                self.executions.remove(&id.0);
+            }
+        }
+    }
+
+    async fn execution(&mut self, number: suanli_executor::ExecutionId, event: ExecutionEvent) {
+        if let Some(&id) = self.executions.get(&number.0) {
+            self.step(Input::Execution { id, event }).await;
+        }
+    }
+}
+
+fn is_loopback(address: &Multiaddr) -> bool {
+    address.iter().next().is_some_and(|first| match first {
+        Protocol::Ip4(ip) => ip.is_loopback(),
+        Protocol::Ip6(ip) => ip.is_loopback(),
+        _ => false,
+    })
+}
+
+/// What people ask.
+impl Driver {
+    async fn on_ask(&mut self, ask: Ask) {
+        // An asker that has gone away needs no answer.
+        match ask {
+            Ask::Snapshot(reply) => {
+                let _ = reply.send(self.snapshot());
+            }
+            Ask::Offers(reply) => {
+                let _ = reply.send(self.peer.book().iter().cloned().collect());
+            }
+            Ask::Plan(order, reply) => {
+                let _ = reply.send(self.plan(&order));
+            }
+            Ask::Submit(order, reply) => self.submit(order, reply).await,
+            Ask::Cancel(job, reply) => {
+                let open = self
+                    .peer
+                    .jobs()
+                    .iter()
+                    .any(|known| known.job == job && known.end.is_none());
+                if open {
+                    self.step(Input::Command(Command::Cancel(job))).await;
+                }
+                let _ = reply.send(open);
+            }
+            Ask::Watch(job, reply) => {
+                let _ = reply.send(self.lines.watch(job));
+            }
+            Ask::Settle(channel, amount, reference, reply) => {
+                let ours = self
+                    .peer
+                    .channels()
+                    .iter()
+                    .any(|known| known.channel == channel && !known.paying);
+                if ours {
+                    let reference = Text::lossy(&reference);
+                    self.step(Input::Command(Command::Settle {
+                        channel,
+                        amount,
+                        reference,
+                    }))
+                    .await;
+                }
+                let _ = reply.send(ours);
+            }
+            Ask::Announce(reply) => {
+                self.step(Input::Command(Command::Announce)).await;
+                let _ = reply.send(());
+            }
+            Ask::Sequence(provider, reply) => {
+                let _ = reply.send(
+                    self.peer
+                        .book()
+                        .of(provider)
+                        .map(|offer| offer.body().sequence),
+                );
+            }
+            Ask::Stop(reply) => self.stopping = Some(reply),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            jobs: self.peer.jobs(),
+            work: self.peer.work(),
+            channels: self.peer.channels(),
+            slots_used: self.peer.slots_used(),
+            listen: self.listen.iter().map(ToString::to_string).collect(),
+            store_failed: self.store_trouble(),
+        }
+    }
+
+    fn store_trouble(&self) -> Option<String> {
+        match &self.store.durability().borrow().health {
+            Health::Writing | Health::Low => None,
+            Health::Full => Some("the disk is full; free some space and the node goes on".into()),
+            Health::Failed(failure) => Some(failure.to_string()),
+            Health::Closed => Some("the store is closed".into()),
+        }
+    }
+
+    fn plan(&self, order: &JobOrder) -> suanli_protocol::rank::Plan {
+        let want = Want {
+            needs: &order.needs,
+            work: &order.work,
+            budget: order.budget,
+            regions: &order.regions,
+            flops: (order.flops > 0).then_some(order.flops),
+            policy: order.policy,
+        };
+        let allowed = |peer: PeerId| order.providers.is_empty() || order.providers.contains(&peer);
+        let offers = self
+            .peer
+            .book()
+            .iter()
+            .filter(|offer| allowed(offer.signer()));
+        rank(offers, &want, |_| false)
+    }
+
+    async fn submit(&mut self, order: Box<JobOrder>, reply: oneshot::Sender<Result<(), NotTaken>>) {
+        let job = order.job;
+        if let Some(trouble) = self.store_trouble() {
+            let _ = reply.send(Err(NotTaken::Store(trouble)));
+            return;
+        }
+        if self.peer.jobs().iter().any(|known| known.job == job) {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        let missing = std::iter::once(&order.spec)
+            .chain(order.inputs.iter())
+            .find(|blob| self.hands.file_of(blob.blob).is_none());
+        if let Some(missing) = missing {
+            let _ = reply.send(Err(NotTaken::BlobMissing(missing.blob)));
+            return;
+        }
+        self.submitted.insert(job, reply);
+        self.step(Input::Command(Command::Submit(order))).await;
+    }
+}

@@ -1,0 +1,396 @@
+//! The driver's hands: blobs on disk, and executions.
+//!
+//! Two threads, each with a bounded queue. The quick one keeps the order of
+//! what it is given (an input is stored before the execution that reads it
+//! begins) and never waits for a disk to sync; the slow one makes results
+//! durable. What they find comes back to the driver as [`Input`]s.
+//!
+//! Results live in the store's blobs; inputs of others live in a cache that is
+//! emptied at every start, for nothing is promised about them.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use suanli_executor::{ExecutionRequest, Executor, Failure, InputSource, OutputBlob, Tenant};
+use suanli_protocol::{
+    deal::BlobRef,
+    ids::{AgreementId, BlobId},
+    offer::Name,
+    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, ProvidedOutput},
+    registry::{Reason, Runtime},
+    units::{Meter, Usage, Wall},
+};
+use tokio::sync::mpsc;
+
+use crate::store::blobs::{BlobError, Blobs, WallMs};
+
+/// Chores that may wait.
+const QUEUE: usize = 256;
+/// Outputs up to this size travel with their receipt.
+const INLINE_OUTPUT_MAX: u64 = 32 * 1024;
+
+/// Something to do with blobs or the executor.
+#[derive(Debug)]
+pub(super) enum Chore {
+    /// Keep bytes.
+    Store {
+        blob: BlobId,
+        bytes: Vec<u8>,
+        durable: bool,
+    },
+    /// A fetch ended well: its file is verified.
+    Fetched {
+        agreement: AgreementId,
+        blob: BlobId,
+        file: PathBuf,
+        durable: bool,
+    },
+    /// Open inputs and start.
+    Run {
+        number: suanli_executor::ExecutionId,
+        order: Box<ExecutionOrder>,
+    },
+    /// Keep outputs and report them.
+    Finish {
+        id: ExecutionId,
+        folder: PathBuf,
+        outputs: Vec<OutputBlob>,
+        usage: suanli_executor::Usage,
+    },
+    /// Keep a blob until then.
+    Retain { blob: BlobId, until: Wall },
+    /// Remove what nobody needs any more.
+    Collect { now: Wall },
+}
+
+/// Hands chores to the threads.
+#[derive(Debug, Clone)]
+pub(super) struct Hands {
+    quick: mpsc::Sender<Chore>,
+    slow: mpsc::Sender<Chore>,
+    kept: Blobs,
+    cache: Blobs,
+    folder: PathBuf,
+}
+
+impl Hands {
+    /// Starts the threads. `folder` is for executions' outputs and fetches
+    /// under way; what is in it is removed.
+    pub(super) fn start(
+        kept: Blobs,
+        cache: Blobs,
+        folder: PathBuf,
+        executor: Option<Executor>,
+        inputs: mpsc::Sender<Input>,
+    ) -> std::io::Result<Self> {
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        let (quick, quick_queue) = mpsc::channel(QUEUE);
+        let (slow, slow_queue) = mpsc::channel(QUEUE);
+        let hands = Self {
+            quick,
+            slow,
+            kept,
+            cache,
+            folder,
+        };
+        let (kept, cache) = (hands.kept.clone(), hands.cache.clone());
+        let worker = Worker {
+            kept,
+            cache,
+            folder: hands.folder.clone(),
+            executor,
+            inputs,
+        };
+        let other = worker.clone();
+        std::thread::Builder::new()
+            .name("hands".into())
+            .spawn(move || worker.work(quick_queue))?;
+        std::thread::Builder::new()
+            .name("hands-slow".into())
+            .spawn(move || other.work(slow_queue))?;
+        Ok(hands)
+    }
+
+    /// Queues a chore, waiting for room.
+    pub(super) async fn give(&self, chore: Chore) {
+        let queue = match &chore {
+            Chore::Store { durable: false, .. }
+            | Chore::Fetched { durable: false, .. }
+            | Chore::Run { .. }
+            | Chore::Finish { .. } => &self.quick,
+            Chore::Store { durable: true, .. }
+            | Chore::Fetched { durable: true, .. }
+            | Chore::Retain { .. }
+            | Chore::Collect { .. } => &self.slow,
+        };
+        // Fails only when the process ends.
+        let _ = queue.send(chore).await;
+    }
+
+    /// Where a blob's bytes are, if they are here.
+    pub(super) fn file_of(&self, blob: BlobId) -> Option<PathBuf> {
+        let hash = hash_of(blob);
+        self.kept
+            .file_of(&hash)
+            .or_else(|| self.cache.file_of(&hash))
+    }
+
+    /// Where a fetch puts its bytes.
+    pub(super) fn incoming(&self, agreement: AgreementId, blob: BlobId) -> PathBuf {
+        self.folder.join(format!("{agreement:#}-{blob:#}.partial"))
+    }
+}
+
+/// One thread's share.
+#[derive(Debug, Clone)]
+struct Worker {
+    kept: Blobs,
+    cache: Blobs,
+    folder: PathBuf,
+    executor: Option<Executor>,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Worker {
+    fn work(self, mut queue: mpsc::Receiver<Chore>) {
+        while let Some(chore) = queue.blocking_recv() {
+            self.do_one(chore);
+        }
+    }
+
+    fn say(&self, input: Input) {
+        // Fails only when the driver has ended.
+        let _ = self.inputs.blocking_send(input);
+    }
+
+    fn do_one(&self, chore: Chore) {
+        match chore {
+            Chore::Store {
+                blob,
+                bytes,
+                durable,
+            } => {
+                let stored = if durable {
+                    self.kept.put_bytes(&bytes, None)
+                } else {
+                    self.cache.put_volatile(&bytes)
+                };
+                if let Err(error) = stored {
+                    tracing::warn!(%blob, error = %error, "a blob could not be stored");
+                }
+            }
+            Chore::Fetched {
+                agreement,
+                blob,
+                file,
+                durable,
+            } => {
+                let blobs = if durable { &self.kept } else { &self.cache };
+                let adopted = blobs.adopt(&file, hash_of(blob), durable, None);
+                if let Err(error) = &adopted {
+                    tracing::warn!(%blob, error = %error, "a fetched blob could not be kept");
+                }
+                self.say(Input::Fetched {
+                    agreement,
+                    blob,
+                    ok: adopted.is_ok(),
+                });
+            }
+            Chore::Run { number, order } => self.start(number, &order),
+            Chore::Finish {
+                id,
+                folder,
+                outputs,
+                usage,
+            } => self.finish(id, &folder, outputs, usage),
+            Chore::Retain { blob, until } => {
+                let until = Some(WallMs(until.as_millis()));
+                if self.kept.has(&hash_of(blob))
+                    && let Err(error) = self.kept.keep_until(hash_of(blob), until)
+                {
+                    tracing::warn!(%blob, error = %error, "a blob's time could not be set");
+                }
+            }
+            Chore::Collect { now } => self.collect(now),
+        }
+    }
+
+    fn start(&self, number: suanli_executor::ExecutionId, order: &ExecutionOrder) {
+        if let Err((reason, detail)) = self.run(number, order) {
+            tracing::info!(agreement = %order.id.agreement, %reason, detail, "execution refused");
+            self.say(Input::Execution {
+                id: order.id,
+                event: ExecutionEvent::Log(detail),
+            });
+            let event = ExecutionEvent::Failed {
+                reason,
+                usage: Vec::new(),
+            };
+            self.say(Input::Execution {
+                id: order.id,
+                event,
+            });
+        }
+    }
+
+    fn collect(&self, now: Wall) {
+        for blobs in [&self.kept, &self.cache] {
+            match blobs.collect(WallMs(now.as_millis()), |_| false) {
+                Ok(gone) if gone.blobs > 0 => {
+                    tracing::info!(
+                        blobs = gone.blobs,
+                        bytes = gone.bytes,
+                        "expired blobs removed"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(error = %error, "blobs could not be collected"),
+            }
+        }
+    }
+
+    fn open(&self, blob: BlobRef) -> Result<fs::File, (Reason, String)> {
+        let hash = hash_of(blob.blob);
+        self.cache
+            .open_blob(&hash)
+            .or_else(|_| self.kept.open_blob(&hash))
+            .map_err(|error| {
+                (
+                    Reason::INPUTS_MISSING,
+                    format!("blob {}: {error}", blob.blob),
+                )
+            })
+    }
+
+    fn run(
+        &self,
+        number: suanli_executor::ExecutionId,
+        order: &ExecutionOrder,
+    ) -> Result<(), (Reason, String)> {
+        let fault = |error: std::io::Error| (Reason::PROVIDER_FAULT, error.to_string());
+        let executor = self
+            .executor
+            .as_ref()
+            .ok_or_else(|| (Reason::NO_RUNTIME, "this node runs nothing".to_owned()))?;
+        if order.runtime != Runtime::WGSL || order.lease.is_some() {
+            return Err((
+                Reason::NO_RUNTIME,
+                format!("{} is not run here", order.runtime),
+            ));
+        }
+        let mut spec = Vec::new();
+        let limit = u64::try_from(suanli_executor::limits::SPEC_BYTES_MAX).unwrap_or(u64::MAX);
+        self.open(order.spec)?
+            .take(limit + 1)
+            .read_to_end(&mut spec)
+            .map_err(fault)?;
+        let inputs = order
+            .inputs
+            .iter()
+            .map(|input| self.open(*input).map(InputSource::File))
+            .collect::<Result<_, _>>()?;
+        let outputs_dir = self.folder.join(number.to_string());
+        fs::create_dir_all(&outputs_dir).map_err(fault)?;
+        executor
+            .run(ExecutionRequest {
+                id: number,
+                tenant: Tenant(*order.tenant.as_bytes()),
+                spec,
+                inputs,
+                run_limit: order.run_max.duration().max(Duration::from_millis(1)),
+                memory_max: order.memory_bytes,
+                output_bytes_max: order.output_bytes_max,
+                fresh: false,
+                outputs_dir,
+            })
+            .map_err(|refusal| (reason_of(&refusal.failure), refusal.detail))
+    }
+
+    /// Takes outputs over. Small ones go out with the receipt at once.
+    fn finish(
+        &self,
+        id: ExecutionId,
+        folder: &Path,
+        outputs: Vec<OutputBlob>,
+        usage: suanli_executor::Usage,
+    ) {
+        let usage = usage_lines(&usage);
+        let kept: Result<Vec<ProvidedOutput>, BlobError> = outputs
+            .into_iter()
+            .map(|output| self.keep_output(&output))
+            .collect();
+        let _ = fs::remove_dir_all(folder);
+        let event = match kept {
+            Ok(outputs) => ExecutionEvent::Finished { outputs, usage },
+            Err(error) => {
+                tracing::warn!(error = %error, "outputs could not be kept");
+                ExecutionEvent::Failed {
+                    reason: Reason::PROVIDER_FAULT,
+                    usage,
+                }
+            }
+        };
+        self.say(Input::Execution { id, event });
+    }
+
+    fn keep_output(&self, output: &OutputBlob) -> Result<ProvidedOutput, BlobError> {
+        let hash = blake3::Hash::from_bytes(output.hash);
+        let inline = if output.bytes <= INLINE_OUTPUT_MAX {
+            Some(fs::read(&output.path)?)
+        } else {
+            None
+        };
+        // A small one travels with the receipt: if it is lost with the machine,
+        // the client has it already, or runs the job again elsewhere.
+        self.kept
+            .adopt(&output.path, hash, inline.is_none(), None)?;
+        Ok(ProvidedOutput {
+            name: Name::lossy(&output.name),
+            blob: BlobRef {
+                blob: BlobId(suanli_protocol::ids::Hash::from_bytes(output.hash)),
+                bytes: output.bytes,
+            },
+            inline,
+        })
+    }
+}
+
+/// A blob's name as the store writes it.
+pub(super) fn hash_of(blob: BlobId) -> blake3::Hash {
+    blake3::Hash::from_bytes(*blob.0.as_bytes())
+}
+
+/// What is metered of an execution.
+fn usage_lines(usage: &suanli_executor::Usage) -> Vec<Usage> {
+    vec![
+        Usage {
+            meter: Meter::JOB,
+            quantity: 1,
+        },
+        Usage {
+            meter: Meter::GPU_MS,
+            quantity: usage.gpu_ms(),
+        },
+    ]
+}
+
+/// An executor's failure as the exchange names it.
+pub(super) const fn reason_of(failure: &Failure) -> Reason {
+    match failure {
+        Failure::InvalidSpec | Failure::InvalidShader => Reason::INVALID_PROGRAM,
+        Failure::TooLarge { .. } => Reason::OUT_OF_MEMORY,
+        Failure::DeadlineExceeded => Reason::DEADLINE,
+        Failure::Cancelled => Reason::CANCELLED,
+        Failure::OutOfMemory => Reason::OUT_OF_MEMORY,
+        Failure::DeviceLost => Reason::DEVICE_LOST,
+        Failure::WorkerCrashed => Reason::WORKER_DIED,
+        Failure::AdapterQuarantined | Failure::QueueFull | Failure::Internal => {
+            Reason::PROVIDER_FAULT
+        }
+    }
+}
