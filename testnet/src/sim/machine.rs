@@ -15,7 +15,7 @@ use suanli_protocol::{
 
 use super::{
     node::{Fate, Ix, Run},
-    plant::{Plant, is_charged},
+    plant::{Plant, is_word},
     trace::Subject,
     world::{Event, Part, World},
 };
@@ -90,8 +90,8 @@ impl World<'_> {
             return;
         }
         self.crash(ix);
-        if self.plant == Some(Plant::DiskLosesTail) {
-            self.nodes[ix].disk.lose_from(is_charged);
+        if self.plant == Some(Plant::DiskLosesWords) {
+            self.nodes[ix].disk.lose(is_word);
         }
     }
 
