@@ -54,6 +54,9 @@ pub(crate) struct Seller {
     offers: BTreeMap<OfferId, Verified<Offer>>,
     live: Option<OfferId>,
     sequence: u64,
+    /// Slots in use when the offer last changed: an operator who takes slots
+    /// away breaks no agreement.
+    slots_kept: u32,
     draining: bool,
     answers: BTreeMap<RequestId, Answer>,
     answers_order: VecDeque<RequestId>,
@@ -160,6 +163,7 @@ impl Committed {
 impl Seller {
     /// Signs and announces the offer anew.
     pub(crate) fn announce(&mut self, core: &mut Core, book: &mut Book) {
+        self.slots_kept = self.slots_used();
         let Some(provider) = core.config.provider.clone() else {
             return;
         };
@@ -234,6 +238,11 @@ impl Seller {
             },
         );
         book.withdraw(core.now.wall, &withdrawal);
+    }
+
+    /// Slots that may be in use of so many on offer.
+    pub(crate) fn slots_allowed(&self, offered: u32) -> u32 {
+        offered.max(1).max(self.slots_kept)
     }
 
     /// Slots that are held or at work.
@@ -1686,5 +1695,6 @@ impl Seller {
                 core.timers.set(Timer::Deal(id), deal.until);
             }
         }
+        self.slots_kept = self.slots_used();
     }
 }
