@@ -20,7 +20,7 @@ use suanli_protocol::{
         RequestId, VoucherId, hex,
     },
     limits::FRAME_BYTES_MAX,
-    message::{Frame, Gossip, Heads, InlineBlob, Known, LogLine, Message, Progress},
+    message::{Decline, Frame, Gossip, Heads, InlineBlob, Known, LogLine, Message, Progress},
     offer::{Offer, Withdrawal},
     receipt::{Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, inputs_hash},
     record::Record,
@@ -318,32 +318,67 @@ fn verify_any(bytes: &[u8], network: NetworkId) -> Result<(), EnvelopeError> {
     }
 }
 
+fn inline() -> List<InlineBlob, 16> {
+    List::truncated(vec![InlineBlob {
+        blob: blob(b"spec").blob,
+        bytes: Bytes::new(b"spec".to_vec()).unwrap(),
+    }])
+}
+
+const DECLINE: Decline = Decline {
+    reason: Reason::CREDIT_EXHAUSTED,
+    need: 9,
+    have: 5,
+};
+
 fn frames() -> Vec<(&'static str, usize, Frame)> {
-    let inline = || {
-        List::truncated(vec![InlineBlob {
-            blob: blob(b"spec").blob,
-            bytes: Bytes::new(b"spec".to_vec()).unwrap(),
-        }])
-    };
-    let decline = suanli_protocol::message::Decline {
-        reason: Reason::CREDIT_EXHAUSTED,
-        need: 9,
-        have: 5,
-    };
+    [negotiate_frames(), exec_frames(), settle_frames()].concat()
+}
+
+fn negotiate_frames() -> Vec<(&'static str, usize, Frame)> {
+    let request = RequestId(sample_request().hash());
+    let id = agreement_id();
+    let agree = Frame::Agree(sample_agreement().raw(), inline());
+    vec![
+        ("Ask", CLIENT, Frame::Ask(sample_request().raw())),
+        ("Quoted", PROVIDER, Frame::Quoted(sample_quote().raw())),
+        ("Declined", PROVIDER, Frame::Declined(request, DECLINE)),
+        ("Agree", CLIENT, agree),
+        ("Agreed", PROVIDER, Frame::Agreed(id)),
+        ("AgreeRefused", PROVIDER, Frame::AgreeRefused(id, DECLINE)),
+        ("Release", CLIENT, Frame::Release(id.into())),
+    ]
+}
+
+fn exec_frames() -> Vec<(&'static str, usize, Frame)> {
+    let id = agreement_id();
     let progress = Progress {
-        agreement: agreement_id(),
+        agreement: id,
         unit: 2,
         number: 3,
         done: 4,
         total: 5,
     };
     let line = LogLine {
-        agreement: agreement_id(),
+        agreement: id,
         unit: 2,
         number: 4,
         at: at(30),
         line: Text::new("算力").unwrap(),
     };
+    let resume = Frame::Resume(id, List::truncated(vec![sample_receipt().raw()]));
+    let receipt = Frame::Receipt(sample_receipt().raw(), inline());
+    vec![
+        ("Progress", PROVIDER, Frame::Progress(progress)),
+        ("Log", PROVIDER, Frame::Log(line)),
+        ("Cancel", CLIENT, Frame::Cancel(id)),
+        ("Resume", CLIENT, resume),
+        ("Lost", PROVIDER, Frame::Lost(id)),
+        ("Receipt", PROVIDER, receipt),
+    ]
+}
+
+fn settle_frames() -> Vec<(&'static str, usize, Frame)> {
     let heads = Heads {
         channel: parties().channel(network()),
         voucher: Some(sample_voucher().raw()),
@@ -354,39 +389,11 @@ fn frames() -> Vec<(&'static str, usize, Frame)> {
         peer: peer(PROVIDER),
         sequence: 7,
     };
-    let request = RequestId(sample_request().hash());
-    let id = agreement_id();
+    let acceptance = Frame::Acceptance(sample_acceptance().raw());
+    let settlement = Frame::Settlement(sample_settlement().raw());
+    let offers = Frame::Offers(List::truncated(vec![sample_offer().raw()]), true);
     vec![
-        ("Ask", CLIENT, Frame::Ask(sample_request().raw())),
-        ("Quoted", PROVIDER, Frame::Quoted(sample_quote().raw())),
-        ("Declined", PROVIDER, Frame::Declined(request, decline)),
-        (
-            "Agree",
-            CLIENT,
-            Frame::Agree(sample_agreement().raw(), inline()),
-        ),
-        ("Agreed", PROVIDER, Frame::Agreed(id)),
-        ("AgreeRefused", PROVIDER, Frame::AgreeRefused(id, decline)),
-        ("Release", CLIENT, Frame::Release(id.into())),
-        ("Progress", PROVIDER, Frame::Progress(progress)),
-        ("Log", PROVIDER, Frame::Log(line)),
-        ("Cancel", CLIENT, Frame::Cancel(id)),
-        (
-            "Resume",
-            CLIENT,
-            Frame::Resume(id, List::truncated(vec![sample_receipt().raw()])),
-        ),
-        ("Lost", PROVIDER, Frame::Lost(id)),
-        (
-            "Receipt",
-            PROVIDER,
-            Frame::Receipt(sample_receipt().raw(), inline()),
-        ),
-        (
-            "Acceptance",
-            CLIENT,
-            Frame::Acceptance(sample_acceptance().raw()),
-        ),
+        ("Acceptance", CLIENT, acceptance),
         ("Voucher", CLIENT, Frame::Voucher(sample_voucher().raw())),
         (
             "VoucherAck",
@@ -394,17 +401,9 @@ fn frames() -> Vec<(&'static str, usize, Frame)> {
             Frame::VoucherAck(sample_ack().raw()),
         ),
         ("Heads", CLIENT, Frame::Heads(heads)),
-        (
-            "Settlement",
-            PROVIDER,
-            Frame::Settlement(sample_settlement().raw()),
-        ),
+        ("Settlement", PROVIDER, settlement),
         ("Pull", CLIENT, Frame::Pull(List::truncated(vec![known]))),
-        (
-            "Offers",
-            CLIENT,
-            Frame::Offers(List::truncated(vec![sample_offer().raw()]), true),
-        ),
+        ("Offers", CLIENT, offers),
     ]
 }
 
@@ -815,7 +814,7 @@ proptest! {
         total in any::<u64>(), reason in any::<u16>(), reply in any::<bool>(),
         known in proptest::collection::vec((any::<[u8; 32]>(), any::<u64>()), 0..50),
     ) {
-        let decline = suanli_protocol::message::Decline { reason: Reason(reason), need: done, have: total };
+        let decline = Decline { reason: Reason(reason), need: done, have: total };
         let known = known.into_iter().map(|(peer, sequence)| Known { peer: PeerId::from_bytes(peer), sequence });
         for frame in [
             Frame::Declined(RequestId(hash), decline),
@@ -837,7 +836,7 @@ proptest! {
         if let Ok(kept) = Text::<256>::new(text.clone()) {
             prop_assert_eq!(wire::decode::<Text<256>>(&wire::encode(&kept), 1024), Ok(kept));
         } else {
-            prop_assert!(&*Text::<256>::lossy(&text) != text);
+            prop_assert_ne!(Text::<256>::lossy(&text).to_string(), text);
         }
     }
 }

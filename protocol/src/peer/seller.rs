@@ -29,7 +29,7 @@ use super::{
 use crate::{
     book::Book,
     deal::{Agreement, BlobRef, Deal, Quote, Request, Work},
-    envelope::{Extensions, Verified},
+    envelope::{EnvelopeError, Extensions, Verified},
     ids::{AccountId, AgreementId, BlobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         AGREEMENTS_MAX, ANSWERS_KEPT, HOLDS_PER_CLIENT, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
@@ -181,6 +181,14 @@ impl Seller {
         body.slots_free = body.slots.saturating_sub(self.slots_used());
         let expires = core.now.wall.after(core.config.timing.offer_ttl);
         let offer = core.sign_until(expires, body);
+        // What nobody would accept is not said, and not written: our own
+        // journal could not be read again.
+        let accepted = crate::envelope::Envelope::parse(offer.bytes())
+            .map_err(EnvelopeError::Wire)
+            .and_then(|envelope| envelope.verify::<Offer>(core.network()));
+        if accepted.is_err() {
+            return;
+        }
         let lsn = core.persist(Record::Offered(offer.clone()));
         core.output_after(
             lsn,
@@ -1176,6 +1184,23 @@ fn inline_outputs(outputs: Vec<ProvidedOutput>) -> Vec<InlineBlob> {
     inline
 }
 
+/// A client that asks after an agreement that it has judged completely is a
+/// restored backup: it gets what it has lost, and need not buy it again.
+fn resend_lost(core: &mut Core, id: AgreementId, deal: &Committed, shown: &[ReceiptId]) {
+    let client = deal.deal.client();
+    let mut lost = (deal.issued.values())
+        .filter(|issued| !shown.contains(&ReceiptId(issued.receipt.hash())))
+        .peekable();
+    if lost.peek().is_none() {
+        return core.send(client, Frame::Lost(id));
+    }
+    for issued in lost {
+        let inline = List::truncated(issued.inline.clone());
+        let frame = Frame::Receipt(issued.receipt.raw(), inline);
+        core.send_after(issued.lsn, client, frame);
+    }
+}
+
 fn send_progress(core: &mut Core, id: ExecutionId, deal: &mut Committed) {
     deal.frames += 1;
     let frame = Frame::Progress(Progress {
@@ -1280,6 +1305,9 @@ impl Seller {
             return core.send(from, Frame::Lost(id));
         };
         let me = core.me();
+        let shown: Vec<ReceiptId> = (receipts.iter())
+            .map(|receipt| ReceiptId(receipt.hash()))
+            .collect();
         for receipt in receipts {
             let key = receipt.body().key;
             if receipt.signer() != me || key.agreement != id {
@@ -1319,7 +1347,7 @@ impl Seller {
             }
             Stage::Reported => self.resend_receipts(core, id),
             Stage::Closed if deal.unjudged() > 0 => self.resend_receipts(core, id),
-            Stage::Closed => core.send(from, Frame::Lost(id)),
+            Stage::Closed => resend_lost(core, id, deal, &shown),
         }
     }
 
