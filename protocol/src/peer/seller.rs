@@ -1001,7 +1001,15 @@ impl Seller {
         let Some(deal) = self.deals.get_mut(&id) else {
             return;
         };
-        deal.queue.clear();
+        if !deal.queue.is_empty() {
+            // Units that will never run leave no receipt: without this a
+            // restart would bring them back, beside what took their slot.
+            deal.queue.clear();
+            core.persist(Record::Closed {
+                agreement: id,
+                reason: Reason::CANCELLED,
+            });
+        }
         deal.stage = Stage::Reported;
         deal.resends = 0;
         deal.until = core
@@ -1235,7 +1243,6 @@ impl Seller {
         match deal.stage {
             Stage::Running => {
                 deal.cancelled = true;
-                deal.queue.clear();
                 for &unit in deal.running.keys() {
                     core.output(Output::Stop(ExecutionId {
                         agreement: id,
@@ -1599,7 +1606,9 @@ impl Seller {
             Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
             Record::Closed { agreement, .. } => {
                 self.holds.remove(&QuoteId::from(*agreement));
-                if let Some(deal) = self.deals.get_mut(agreement) {
+                if let Some(deal) = self.deals.get_mut(agreement)
+                    && deal.stage != Stage::Closed
+                {
                     deal.stage = Stage::Closed;
                     self.closed.push_back(*agreement);
                     if self.closed.len() > AGREEMENTS_MAX / 4
