@@ -32,8 +32,15 @@ fn signer(kind: &'static str, number: usize) -> Signer {
     Signer::new(secret.as_bytes(), network())
 }
 
-/// An offer of a node for an account.
+/// An offer of a node for an account, as it comes from the network.
 fn signed(node: usize, account: usize, sequence: u64, issued: Wall) -> Verified<Offer> {
+    match Gossip::verify(made(node, account, sequence, issued).bytes(), network()) {
+        Ok(Gossip::Offer(offer)) => offer,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn made(node: usize, account: usize, sequence: u64, issued: Wall) -> Verified<Offer> {
     let (node, account) = (signer("node", node), signer("account", account));
     let delegation = Delegation {
         node: node.public().peer(),
@@ -51,12 +58,7 @@ fn signed(node: usize, account: usize, sequence: u64, issued: Wall) -> Verified<
         )
         .raw();
     body.sequence = sequence;
-    let signed = node.sign(issued, issued.after(TTL), body);
-    // As it comes from the network.
-    match Gossip::verify(signed.bytes(), network()) {
-        Ok(Gossip::Offer(offer)) => offer,
-        other => panic!("{other:?}"),
-    }
+    node.sign(issued, issued.after(TTL), body)
 }
 
 fn withdrawal(node: usize, sequence: u64) -> Verified<Withdrawal> {
@@ -164,6 +166,18 @@ fn abuse_63_a_revoked_node_is_out_from_then_on() {
 }
 
 #[test]
+fn a_flood_of_revocations_leaves_room_for_those_that_matter() {
+    let mut book = Book::default();
+    book.insert(NOW, signed(1, 1, 5, NOW));
+    for account in 1000..1000 + BOOK_OFFERS_MAX {
+        book.revoke(&revocation(account, account, NOW));
+    }
+    assert_eq!(book.revoke(&revocation(7, 7, NOW)), Verdict::Ignore);
+    assert_eq!(book.revoke(&revocation(1, 1, NOW)), Verdict::Accept);
+    assert_eq!(book.insert(NOW, signed(1, 1, 6, NOW)), Inserted::Revoked);
+}
+
+#[test]
 fn one_account_gets_its_share_only() {
     let mut book = Book::default();
     for node in 0..BOOK_OFFERS_PER_ACCOUNT + 5 {
@@ -184,7 +198,7 @@ fn abuse_12_a_flood_of_identities_displaces_nobody() {
         book.insert(NOW, signed(node, node, 1, NOW));
     }
     for node in 0..BOOK_OFFERS_MAX + 100 {
-        book.insert(NOW, signed(node, node, 1, NOW));
+        book.insert(NOW, made(node, node, 1, NOW));
     }
     assert_eq!(book.len(), BOOK_OFFERS_MAX);
     for &node in &honest {
@@ -237,6 +251,10 @@ fn whom_a_job_was_done_with_survives_a_flood_also_after_a_restart() {
     let provider = world.id(1);
     let book = world.peer(0).book().clone();
     let offer = book.of(provider).unwrap().clone();
+    let now = world.now(0).wall;
+    let flood: Vec<_> = (0..=BOOK_OFFERS_MAX)
+        .map(|node| made(node, node, 1, now))
+        .collect();
     for restarted in [false, true] {
         if restarted {
             world.crash(0);
@@ -244,9 +262,8 @@ fn whom_a_job_was_done_with_survives_a_flood_also_after_a_restart() {
             world.boot(0);
         }
         let mut book = world.peer(0).book().clone();
-        let now = world.now(0).wall;
-        for node in 0..BOOK_OFFERS_MAX + 1 {
-            book.insert(now, signed(node, node, 1, now));
+        for offer in &flood {
+            book.insert(now, offer.clone());
         }
         assert_eq!(book.len(), BOOK_OFFERS_MAX);
         let inserted = book.insert(now, offer.clone());

@@ -12,7 +12,7 @@ use suanli_testnet::{
 const SEEDS: u64 = 6;
 
 fn calm() -> Scenario {
-    Scenario::parse(include_str!("../scenarios/calm.toml")).unwrap()
+    Scenario::parse(include_str!("../scenarios/calm.toml")).expect("it is a scenario")
 }
 
 /// Runs with and without, and wants the one checker, and no other, to complain.

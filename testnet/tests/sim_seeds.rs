@@ -11,11 +11,11 @@ use suanli_testnet::{
 const SEEDS_DEFAULT: u64 = 40;
 
 fn calm() -> Scenario {
-    Scenario::parse(include_str!("../scenarios/calm.toml")).unwrap()
+    Scenario::parse(include_str!("../scenarios/calm.toml")).expect("it is a scenario")
 }
 
 fn faults() -> Scenario {
-    Scenario::faults().unwrap()
+    Scenario::faults().expect("it is a scenario")
 }
 
 fn assert_content(seeds: Range<u64>) {

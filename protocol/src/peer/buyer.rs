@@ -29,7 +29,7 @@ use super::{
 use crate::{
     book::Book,
     deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRange, Work, check_quote},
-    envelope::{Extensions, Verified},
+    envelope::{Body as _, Extensions, Verified},
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX,
@@ -370,6 +370,11 @@ impl Buyer {
             let request = build_request(core, job, &offer, take, budget, None);
             let request =
                 core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
+            // What nobody would accept is not written: our own journal could
+            // not be read again.
+            if request.body().check(request.header()).is_err() {
+                return self.end(core, id, JobEnd::Declined(Reason::NOT_ALLOWED));
+            }
             let lsn = core.persist(Record::Asked(request.clone()));
             core.send_after(lsn, offer.signer(), Frame::Ask(request.raw()));
             ledger.prepare(core, paying_parties(core, &offer));

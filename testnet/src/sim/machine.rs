@@ -97,12 +97,17 @@ impl World<'_> {
 
     pub(crate) fn start(&mut self, ix: Ix) {
         let seed = self.dice.seed();
+        let jump_max = self.scenario.faults.clock_jump_ms;
+        let jump = self.dice.within([0, 2 * jump_max]);
         let node = &mut self.nodes[ix];
         if node.peer.is_some() {
             return;
         }
         node.boot += 1;
         node.booted = self.now;
+        if node.boot > 1 {
+            node.skew_ms += i64::try_from(jump).unwrap_or(0) - i64::try_from(jump_max).unwrap_or(0);
+        }
         if node.nature != Nature::Forger {
             let records = node.disk.records().to_vec();
             if let Some((_, record)) = records.last() {
