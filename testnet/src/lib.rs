@@ -1,1 +1,3 @@
-//! placeholder
+//! Suanli networks on one machine.
+
+pub mod bench;
