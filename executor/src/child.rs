@@ -17,10 +17,10 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal};
+use suanli_protocol::wire::List;
 use tokio::time::timeout;
 
 use crate::{
-    codec::List,
     ipc::{Adapter, Confinement, Failure, IpcError, Measurement, ParentEnd, Reply, Request, Start},
     limits::{CHECK_TIME_MAX, MEASURE_TIME_MAX, REAP_TIME_MAX, START_TIME_MAX},
     spec::Graph,
@@ -303,9 +303,13 @@ impl Child {
 
 fn beside_this_program() -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
-    here.parent()
-        .unwrap_or_else(|| Path::new("/"))
-        .join(PROGRAM)
+    let folder = here.parent().unwrap_or_else(|| Path::new("/"));
+    // Test programs lie one folder below the binaries that they test.
+    let folder = match folder.parent() {
+        Some(above) if folder.ends_with("deps") => above,
+        Some(_) | None => folder,
+    };
+    folder.join(PROGRAM)
 }
 
 fn unexpected(reply: Reply) -> CheckError {

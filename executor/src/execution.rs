@@ -19,6 +19,7 @@ use std::{
 };
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use suanli_protocol::wire::List;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Sleep,
@@ -26,7 +27,6 @@ use tokio::{
 
 use crate::{
     child::{Child, Ended},
-    codec::List,
     executor::{ExecutionEvent, ExecutionId, OutputBlob, Tenant, Usage},
     ipc::{Failure, IpcError, Reply, Request, Stage},
     limits::{CANCEL_GRACE, LOG_BYTES_MAX, SPEC_BYTES_MAX},
@@ -74,7 +74,7 @@ impl Fault {
     }
 }
 
-/// How an execution left its worker.
+/// How an execution left its worker, and what is still to be told.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The worker, if it may serve its tenant again.
@@ -83,6 +83,21 @@ pub(crate) struct Outcome {
     pub(crate) device_lost: bool,
     /// The process can't be ended.
     pub(crate) stuck: bool,
+    report: Report,
+}
+
+#[derive(Debug)]
+struct Report {
+    place: mpsc::OwnedPermit<ExecutionEvent>,
+    event: ExecutionEvent,
+}
+
+impl Outcome {
+    /// Tells how the execution ended. Whoever hears it may ask for the next
+    /// at once, so the worker must be back in its place by then.
+    pub(crate) fn tell(self) {
+        self.report.place.send(self.report.event);
+    }
 }
 
 impl Plan {
@@ -96,63 +111,65 @@ impl Plan {
         });
     }
 
-    /// Runs on this worker until the end, tells it, and gives back the worker
-    /// if it is fit to serve on.
+    /// Runs on this worker until the end, and gives it back if it is fit to
+    /// serve on.
     pub(crate) async fn run(
         mut self,
         mut worker: Child,
         cancel: oneshot::Receiver<()>,
         events: mpsc::Sender<ExecutionEvent>,
     ) -> Outcome {
-        let id = self.id;
+        let (id, worker_pid) = (self.id, worker.pid());
         if let Some(permit) = self.started.take() {
-            permit.send(ExecutionEvent::Started {
-                id,
-                worker_pid: worker.pid(),
-            });
+            permit.send(ExecutionEvent::Started { id, worker_pid });
         }
         let mut watch = Watch::new(&self, cancel, events);
         match self.finish(&mut worker, &mut watch).await {
             Ok((outputs, usage)) => {
-                self.ended
-                    .send(ExecutionEvent::Finished { id, outputs, usage });
-                let outcome = Outcome {
-                    worker: None,
-                    device_lost: false,
-                    stuck: false,
-                };
-                if self.fresh {
-                    let stuck = worker.end_now().await == Ended::Stuck;
-                    return Outcome { stuck, ..outcome };
-                }
-                Outcome {
-                    worker: Some(worker),
-                    ..outcome
-                }
-            }
-            Err(Fault {
-                failure,
-                mut detail,
-            }) => {
-                let device_lost = failure == Failure::DeviceLost;
-                let ended = if failure == Failure::WorkerCrashed {
-                    let ended = worker.end_after_close().await;
-                    detail = format!("{detail} ({ended})");
-                    ended
+                let event = ExecutionEvent::Finished { id, outputs, usage };
+                let (worker, ended) = if self.fresh {
+                    (None, Some(worker.end_now().await))
                 } else {
-                    worker.end_now().await
+                    (Some(worker), None)
                 };
-                self.ended.send(ExecutionEvent::Failed {
+                self.outcome(event, worker, ended)
+            }
+            Err(Fault { failure, detail }) => {
+                let (ended, detail) = if failure == Failure::WorkerCrashed {
+                    let ended = worker.end_after_close().await;
+                    (ended, format!("{detail} ({ended})"))
+                } else {
+                    (worker.end_now().await, detail)
+                };
+                let device_lost = failure == Failure::DeviceLost;
+                let event = ExecutionEvent::Failed {
                     id,
                     failure,
                     detail,
-                });
+                };
+                let outcome = self.outcome(event, None, Some(ended));
                 Outcome {
-                    worker: None,
                     device_lost,
-                    stuck: ended == Ended::Stuck,
+                    ..outcome
                 }
             }
+        }
+    }
+
+    fn outcome(
+        self,
+        event: ExecutionEvent,
+        worker: Option<Child>,
+        ended: Option<Ended>,
+    ) -> Outcome {
+        Outcome {
+            worker,
+            device_lost: false,
+            stuck: ended == Some(Ended::Stuck),
+            report: Report {
+                place: self.ended,
+                event,
+            },
         }
     }
 

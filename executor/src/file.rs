@@ -40,10 +40,10 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
 };
+use suanli_protocol::wire::Utf8;
 use toml::Spanned;
 
 use crate::{
-    codec::Text,
     limits::{
         BUFFER_BYTES_MAX, INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX, SOURCE_BYTES_MAX,
         WORKGROUPS_MAX,
@@ -264,7 +264,7 @@ impl WgslSection {
         })
     }
 
-    fn read_source(&self, here: &Place<'_>) -> Result<Text<SOURCE_BYTES_MAX>, FileError> {
+    fn read_source(&self, here: &Place<'_>) -> Result<Utf8<SOURCE_BYTES_MAX>, FileError> {
         let path = here.path(&self.source);
         let bytes = here.file_bytes(&self.source, &path)?;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -277,7 +277,7 @@ impl WgslSection {
         }
         let text = std::fs::read_to_string(&path);
         let text = text.map_err(|error| here.unreadable(&self.source, &path, &error))?;
-        Text::try_from(text).map_err(|error| here.error(&self.source, error.to_string()))
+        Utf8::try_from(text).map_err(|error| here.error(&self.source, error.to_string()))
     }
 
     fn check_names(&self, here: &Place<'_>) -> Result<(), FileError> {
@@ -317,7 +317,7 @@ impl BufferEntry {
             if words.is_empty() {
                 return Err(here.error_at(at, format!("buffer `{}` has no values", &*name)));
             }
-            let too_long = |error: crate::codec::TooMany| {
+            let too_long = |error: suanli_protocol::wire::WireError| {
                 here.error_at(
                     at.clone(),
                     format!("{error} (bytes, {INLINE_BYTES_MAX}): put larger data into a file"),
@@ -686,10 +686,12 @@ impl Place<'_> {
         at: &Spanned<A>,
         what: &str,
         items: Vec<T>,
-    ) -> Result<crate::codec::List<T, N>, FileError> {
+    ) -> Result<suanli_protocol::wire::List<T, N>, FileError> {
         items
             .try_into()
-            .map_err(|error: crate::codec::TooMany| self.error(at, format!("{what}: {error}")))
+            .map_err(|error: suanli_protocol::wire::WireError| {
+                self.error(at, format!("{what}: {error}"))
+            })
     }
 }
 

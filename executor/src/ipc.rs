@@ -2,7 +2,7 @@
 //!
 //! One Unix stream socket per worker, which the worker finds as its standard
 //! input. A frame is a little-endian `u32` length and that many bytes of one
-//! [`Request`] or [`Reply`] in the encoding of [`crate::codec`]. Descriptors
+//! [`Request`] or [`Reply`] in the encoding of [`suanli_protocol::wire`]. Descriptors
 //! (inputs, then outputs) ride on the first bytes of an [`Request::Execute`]
 //! frame; a worker can pass none back: the parent reads without a control
 //! buffer, so the kernel closes what comes.
@@ -30,21 +30,19 @@ use rustix::{
         SendAncillaryMessage, SendFlags,
     },
 };
+use suanli_protocol::wire::{self, List, Utf8, Wire, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
-use crate::{
-    codec::{self, CodecError, List, Text},
-    limits::{
-        ADAPTERS_MAX, DETAIL_BYTES_MAX, INPUTS_MAX, OUTPUTS_MAX, REPLY_FRAME_BYTES_MAX,
-        REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
-    },
+use crate::limits::{
+    ADAPTERS_MAX, DETAIL_BYTES_MAX, INPUTS_MAX, OUTPUTS_MAX, REPLY_FRAME_BYTES_MAX,
+    REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
 };
 
 /// Descriptors that one frame can carry.
 pub const DESCRIPTORS_MAX: usize = INPUTS_MAX + OUTPUTS_MAX;
 
-/// Text that people read, cut to what a frame holds.
-pub type Detail = Text<DETAIL_BYTES_MAX>;
+/// Utf8 that people read, cut to what a frame holds.
+pub type Detail = Utf8<DETAIL_BYTES_MAX>;
 
 /// What a parent says.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -199,13 +197,13 @@ pub struct Adapter {
     /// Position among the adapters that a worker sees.
     pub index: u32,
     /// As the driver calls it.
-    pub name: Text<128>,
+    pub name: Utf8<128>,
     /// Driver and version.
-    pub driver: Text<256>,
+    pub driver: Utf8<256>,
     /// PCI vendor id, or what the interface uses instead.
     pub vendor: u32,
     /// Interface: `vulkan`, `metal`, `dx12`.
-    pub backend: Text<16>,
+    pub backend: Utf8<16>,
     /// What it is.
     pub kind: AdapterKind,
     /// Bytes of device-local memory; main memory of a software adapter.
@@ -243,11 +241,11 @@ pub enum AdapterKind {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Confinement {
     /// Layers held.
-    pub held: List<Text<64>, 32>,
+    pub held: List<Utf8<64>, 32>,
     /// Layers that failed, with the reason.
-    pub missing: List<Text<256>, 32>,
+    pub missing: List<Utf8<256>, 32>,
     /// Environment variables left.
-    pub environment: List<Text<64>, 32>,
+    pub environment: List<Utf8<64>, 32>,
     /// Descriptors open.
     pub descriptors: u32,
 }
@@ -279,7 +277,7 @@ pub enum IpcError {
     },
     /// A frame that is no message.
     #[error(transparent)]
-    Codec(#[from] CodecError),
+    Codec(#[from] WireError),
     /// The socket failed.
     #[error("socket: {0}")]
     Io(#[from] io::Error),
@@ -348,7 +346,7 @@ impl ParentEnd {
         let Some(body) = self.received.get(4..4 + length) else {
             return Ok(None);
         };
-        let reply = codec::decode(body, REPLY_FRAME_BYTES_MAX)?;
+        let reply = wire::decode(body, REPLY_FRAME_BYTES_MAX)?;
         self.received.drain(..4 + length);
         Ok(Some(reply))
     }
@@ -405,7 +403,7 @@ impl WorkerEnd {
         let length = frame_length(header, REQUEST_FRAME_BYTES_MAX)?;
         let mut body = vec![0; length];
         self.socket.read_exact(&mut body)?;
-        Ok((codec::decode(&body, REQUEST_FRAME_BYTES_MAX)?, descriptors))
+        Ok((wire::decode(&body, REQUEST_FRAME_BYTES_MAX)?, descriptors))
     }
 
     /// Whether a frame (or the end) waits to be read.
@@ -430,8 +428,8 @@ fn read_some(socket: &mut UnixStream, into: &mut [u8]) -> Result<usize, IpcError
     }
 }
 
-fn frame<T: Encode>(message: &T, max: usize) -> Result<Vec<u8>, IpcError> {
-    let body = codec::encode(message)?;
+fn frame<T: Wire>(message: &T, max: usize) -> Result<Vec<u8>, IpcError> {
+    let body = wire::encode(message);
     let too_long = || IpcError::FrameTooLong {
         bytes: body.len(),
         max,

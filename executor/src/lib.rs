@@ -17,7 +17,6 @@
 //! compiles a shader: both happen in worker processes only.
 
 mod child;
-pub mod codec;
 mod execution;
 mod executor;
 pub mod file;

@@ -292,8 +292,8 @@ impl Pool {
         }
     }
 
-    fn ran(&mut self, slot: SlotId, tenant: Tenant, outcome: Outcome) {
-        if let Some(worker) = outcome.worker {
+    fn ran(&mut self, slot: SlotId, tenant: Tenant, mut outcome: Outcome) {
+        if let Some(worker) = outcome.worker.take() {
             self.slots.insert(
                 slot,
                 Slot::Idle {
@@ -311,6 +311,7 @@ impl Pool {
         } else if self.device_losses >= DEVICE_LOSSES_MAX {
             self.quarantine("the device was lost too often");
         }
+        outcome.tell();
     }
 
     fn start_failed(&mut self, reason: &str) {
@@ -395,18 +396,17 @@ impl Pool {
             self.end_slot(id);
         }
         while let Some(end) = self.tasks.join_next().await {
-            if let Ok(TaskEnd::Started(Ok(worker))) = end {
-                worker.end_now().await;
-            } else if let Ok(TaskEnd::Ran {
-                outcome:
-                    Outcome {
-                        worker: Some(worker),
-                        ..
-                    },
-                ..
-            }) = end
-            {
-                worker.end_now().await;
+            match end {
+                Ok(TaskEnd::Started(Ok(worker))) => {
+                    worker.end_now().await;
+                }
+                Ok(TaskEnd::Ran { mut outcome, .. }) => {
+                    if let Some(worker) = outcome.worker.take() {
+                        worker.end_now().await;
+                    }
+                    outcome.tell();
+                }
+                Ok(TaskEnd::Started(Err(_)) | TaskEnd::Ended(_)) | Err(_) => {}
             }
         }
     }

@@ -12,25 +12,23 @@
 use std::collections::BTreeSet;
 
 use bincode::{Decode, Encode};
+use suanli_protocol::wire::{self, List, Utf8, WireError};
 
-use crate::{
-    codec::{self, CodecError, List, Text},
-    limits::{
-        BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX,
-        INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX,
-        SPEC_BYTES_MAX, WORKGROUPS_MAX,
-    },
+use crate::limits::{
+    BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX, INLINE_BYTES_MAX,
+    INPUTS_MAX, NAME_BYTES_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX, SPEC_BYTES_MAX,
+    WORKGROUPS_MAX,
 };
 
 /// A name inside a graph: letters, digits and `_`, not starting with a digit
 /// (output names may also hold `-` and `.`).
-pub type Name = Text<NAME_BYTES_MAX>;
+pub type Name = Utf8<NAME_BYTES_MAX>;
 
 /// A `wgsl` job.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Graph {
     /// One WGSL module.
-    pub source: Text<SOURCE_BYTES_MAX>,
+    pub source: Utf8<SOURCE_BYTES_MAX>,
     /// The buffers that passes bind.
     pub buffers: List<Buffer, BUFFERS_MAX>,
     /// What runs, in order.
@@ -107,7 +105,7 @@ pub struct Output {
 pub enum SpecError {
     /// The bytes are no graph.
     #[error("the job graph is not well encoded: {0}")]
-    Codec(#[from] CodecError),
+    Codec(#[from] WireError),
     /// A part breaks a rule; the text names part and rule.
     #[error("{0}")]
     Rule(String),
@@ -119,7 +117,7 @@ impl Graph {
     /// # Errors
     /// If the bytes are not one canonical, valid graph.
     pub fn decode(bytes: &[u8]) -> Result<Self, SpecError> {
-        let graph: Self = codec::decode(bytes, SPEC_BYTES_MAX)?;
+        let graph: Self = wire::decode(bytes, SPEC_BYTES_MAX)?;
         graph.validate()?;
         Ok(graph)
     }
@@ -129,11 +127,11 @@ impl Graph {
     /// # Errors
     /// If they would be more than [`SPEC_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, SpecError> {
-        let bytes = codec::encode(self)?;
+        let bytes = wire::encode(self);
         if bytes.len() > SPEC_BYTES_MAX {
-            return Err(CodecError::TooLong {
+            return Err(WireError::TooLong {
                 bytes: bytes.len(),
-                max: SPEC_BYTES_MAX,
+                bytes_max: SPEC_BYTES_MAX,
             }
             .into());
         }
@@ -371,7 +369,7 @@ mod tests {
 
     fn graph() -> Graph {
         Graph {
-            source: Text::cut("@compute @workgroup_size(1) fn main() {}"),
+            source: Utf8::cut("@compute @workgroup_size(1) fn main() {}"),
             buffers: vec![Buffer {
                 name: name("out"),
                 content: Content::Zeroed,
@@ -400,7 +398,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut Graph)) -> String {
         let mut graph = graph();
         change(&mut graph);
-        let bytes = codec::encode(&graph).unwrap();
+        let bytes = wire::encode(&graph);
         Graph::decode(&bytes).unwrap_err().to_string()
     }
 

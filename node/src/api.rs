@@ -1,4 +1,6 @@
 //! The HTTP API of a node, on loopback and behind a token.
 
 pub mod server;
+pub mod token;
 pub mod types;
+pub mod views;

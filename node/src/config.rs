@@ -17,6 +17,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -286,17 +287,12 @@ impl Loaded {
         for (name, value) in table {
             let (at, key) = (name.span(), format!("{prefix}{}", name.get_ref()));
             let Some(setting) = setting(&key) else {
-                let is_section = settings::SECTIONS.contains(&key.as_str());
-                if let (true, DeValue::Table(section)) = (is_section, value.into_inner()) {
-                    self.open_section(&key);
-                    self.apply_table(&format!("{key}."), section, document)?;
-                    continue;
-                }
-                return Err(document.mistake(Some(at), unknown_key(&key, prefix)));
+                self.apply_section(&key, at, value, document)?;
+                continue;
             };
             let wrong = |wrong: Wrong| {
                 let message = format!("{key}: {}", wrong.message);
-                document.mistake(wrong.at.or(Some(at.clone())), message)
+                document.mistake(wrong.at.or_else(|| Some(at.clone())), message)
             };
             (setting.set)(&mut self.config, value).map_err(wrong)?;
             let line = document.mistake(Some(at.clone()), "").line;
@@ -307,11 +303,25 @@ impl Loaded {
         Ok(())
     }
 
-    /// `[provide]` alone is enough to sell with its defaults.
-    fn open_section(&mut self, key: &str) {
+    fn apply_section(
+        &mut self,
+        key: &str,
+        at: Range<usize>,
+        value: Spanned<DeValue<'_>>,
+        document: &Document,
+    ) -> Result<(), Mistake> {
+        if !settings::SECTIONS.contains(&key) {
+            return Err(document.mistake(Some(at), unknown_key(key)));
+        }
+        let DeValue::Table(section) = value.into_inner() else {
+            let message = format!("`{key}` is a section: write [{key}] and its keys below");
+            return Err(document.mistake(Some(at), message));
+        };
+        // `[provide]` alone says that this node sells.
         if key == "provide" {
             self.config.provide.get_or_insert_default();
         }
+        self.apply_table(&format!("{key}."), section, document)
     }
 
     fn apply_environment(
@@ -350,7 +360,7 @@ impl Loaded {
         let Some(setting) = setting(&flag.key) else {
             return Err(ConfigError::Value {
                 origin: flag.flag.clone(),
-                message: unknown_key(&flag.key, ""),
+                message: unknown_key(&flag.key),
             });
         };
         self.apply_text(setting, &flag.value, Origin::Flag(flag.flag.clone()))
@@ -414,11 +424,13 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
-fn unknown_key(key: &str, prefix: &str) -> String {
+/// What to say of a key that is not in the table, among those of its section.
+fn unknown_key(key: &str) -> String {
+    let section = |key: &str| key.rsplit_once('.').map(|(section, _)| section.to_owned());
     let known = settings::SETTINGS.iter().map(|setting| setting.key);
     let known = known
         .chain(settings::SECTIONS)
-        .filter(|known| known.starts_with(prefix) && !known[prefix.len()..].contains('.'))
+        .filter(|known| section(known) == section(key))
         .collect::<Vec<_>>();
     let hint = allowed(key, known);
     format!("unknown key `{}`; {hint}", key.escape_debug())

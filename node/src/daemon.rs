@@ -27,10 +27,13 @@ use suanli_protocol::{
     units::{Amount, Millis, Wall},
     wire::{List, Text},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{
-    api,
+    api::{self, token::Token},
     config::{Config, LogFormat, Provide},
     data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
     driver::{self, DriverError, Parts},
@@ -41,8 +44,6 @@ use crate::{
     transport::{Transport, TransportConfig, TransportError, TransportLimits},
 };
 
-/// Version of the keys under which records are found.
-const INDEX_VERSION: u32 = 1;
 /// Share of the store's quota that the cache of others' inputs may take.
 const CACHE_SHARE: u64 = 2;
 
@@ -115,15 +116,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         }
         None => (None, None, None),
     };
-    let (transport, events) = Transport::start(TransportConfig {
-        secret: *identity.node_secret,
-        network: config.network.clone(),
-        agent: concat!("suanli/", env!("CARGO_PKG_VERSION")).to_owned(),
-        listen: config.listen.clone(),
-        bootstrap: config.bootstrap.clone(),
-        lan: config.lan(),
-        limits: TransportLimits::default(),
-    })?;
+    let (transport, events) = Transport::start(transport_of(&config, &identity))?;
     let facts = facts(&config, &identity, sandbox);
     let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
     let listener = TcpListener::bind(config.api)
@@ -153,10 +146,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         executor,
         asks,
     };
+    let (stop_server, server_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(api::server::serve(
         handle.clone(),
         listener,
-        identity.token.clone(),
+        Token::new(identity.token.clone()),
+        async move { drop(server_stopped.await) },
     ));
     stop_on_signal(handle.clone());
     dir.write_api_address(&ApiAddress {
@@ -167,10 +162,26 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     // The last handle but the API's: the driver ends when it is told to.
     drop(handle);
     let ended = driver::run(parts).await;
-    server.abort();
+    // Whoever asked for the stop still gets the answer.
+    drop(stop_server);
+    if let Ok(Err(error)) = server.await {
+        tracing::warn!(%error, "the API's server failed");
+    }
     dir.remove_api_address()?;
     tracing::info!("stopped");
     Ok(ended?)
+}
+
+fn transport_of(config: &Config, identity: &Identity) -> TransportConfig {
+    TransportConfig {
+        secret: *identity.node_secret,
+        network: config.network.clone(),
+        agent: concat!("suanli/", env!("CARGO_PKG_VERSION")).to_owned(),
+        listen: config.listen.clone(),
+        bootstrap: config.bootstrap.clone(),
+        lan: config.lan(),
+        limits: TransportLimits::default(),
+    }
 }
 
 fn start_logging(config: &Config) {
@@ -195,7 +206,7 @@ fn open_store(
             quota_bytes: quota,
             ..store::blobs::Config::default()
         },
-        index_version: INDEX_VERSION,
+        index_version: records::INDEX_VERSION,
         ..store::Config::default()
     };
     let opened = Store::open(dir.root(), &store_config, records::indexer(network))?;

@@ -127,7 +127,7 @@ pub fn allowed<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str> + Clone
 
 /// serde's "unknown field" names all fields that there are; the one nearest to
 /// the wrong one says more.
-fn with_suggestion(message: &str) -> String {
+pub(crate) fn with_suggestion(message: &str) -> String {
     let words = message.split('`').skip(1).step_by(2).collect::<Vec<_>>();
     let [wrong, known @ ..] = words.as_slice() else {
         return message.to_owned();

@@ -55,7 +55,7 @@ use crate::{
     handle::{Ask, AskQueue, NotTaken, Snapshot},
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
     transport::{
-        BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
+        BlobFailure, BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
         TransportCommand, TransportEvent, TransportHandle, Verdict,
     },
 };
@@ -766,20 +766,7 @@ impl Driver {
                         .await;
                 }
             }
-            TransportEvent::BlobFailed { id, why } => {
-                if let Some(fetch) = self.fetches.remove(&id.0) {
-                    tracing::info!(blob = %fetch.blob, %why, "a blob could not be fetched");
-                    let Fetch {
-                        agreement, blob, ..
-                    } = fetch;
-                    self.step(Input::Fetched {
-                        agreement,
-                        blob,
-                        ok: false,
-                    })
-                    .await;
-                }
-            }
+            TransportEvent::BlobFailed { id, why } => self.fetch_failed(id, &why).await,
             TransportEvent::DialFailed { peer, why } => {
                 tracing::debug!(?peer, %why, "dial failed");
             }
@@ -789,6 +776,21 @@ impl Driver {
             TransportEvent::BlobProgress { .. }
             | TransportEvent::Frame(_)
             | TransportEvent::Gossip { .. } => {}
+        }
+    }
+
+    async fn fetch_failed(&mut self, id: FetchId, why: &BlobFailure) {
+        if let Some(Fetch {
+            agreement, blob, ..
+        }) = self.fetches.remove(&id.0)
+        {
+            tracing::info!(%blob, %why, "a blob could not be fetched");
+            self.step(Input::Fetched {
+                agreement,
+                blob,
+                ok: false,
+            })
+            .await;
         }
     }
 

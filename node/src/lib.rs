@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod data_dir;
@@ -10,6 +12,7 @@ pub mod document;
 pub mod driver;
 pub mod handle;
 pub mod identity;
+pub mod jobfile;
 pub mod quantity;
 pub mod records;
 pub mod store;

@@ -132,7 +132,7 @@ impl Archive {
         self.fetch(of, Order::OldestFirst, RECORDS_MAX).await
     }
 
-    /// Jobs of ours, newest first: the `limit` that come after `skip`.
+    /// The newest jobs of ours, newest first.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -194,6 +194,21 @@ impl Archive {
             story.judged.extend(of_deal.into_iter().filter_map(judged));
         }
         Ok(Some(story))
+    }
+
+    /// Where the provider of an agreement is, by the offer that it goes back to.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn region(&self, of: AgreementId) -> Result<Option<String>, ArchiveError> {
+        let key = RecordKey::Agreement(of);
+        let records = self.fetch(key, Order::OldestFirst, DEAL_RECORDS).await?;
+        Ok(records.iter().find_map(|record| match record {
+            Record::Took { offer, .. }
+            | Record::Quoted { offer, .. }
+            | Record::QuotedFirm { offer, .. } => Some(offer.body().region.to_string()),
+            _ => None,
+        }))
     }
 
     /// The bundle that proves a receipt; `None` while a part is missing. Both

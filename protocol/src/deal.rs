@@ -101,7 +101,8 @@ impl Work {
         }
     }
 
-    fn check(&self) -> Result<(), EnvelopeError> {
+    /// Whether its ranges are in order and not too far.
+    pub(crate) fn check(&self) -> Result<(), EnvelopeError> {
         let Self::Array { units } = self else {
             return Ok(());
         };

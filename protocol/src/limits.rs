@@ -70,9 +70,14 @@ pub const JOBS_MAX: usize = 4096;
 /// Ended jobs that stay in memory for `suanli job list`; the store has them all.
 pub const ENDED_JOBS_KEPT: usize = 256;
 /// Attempts at one job.
-pub const ATTEMPTS_MAX: u32 = 16;
+pub const ATTEMPTS_MAX: usize = 16;
 /// Providers asked at once for one job.
 pub const ASKS_MAX: usize = 3;
+/// Disputes over one agreement: an honest provider needs one for each unit
+/// that was done elsewhere meanwhile, a liar signs receipts for ever.
+pub const DISPUTES_MAX: usize = 1024;
+/// Unanswered takes that one job remembers, to fence answers that come late.
+pub const LATE_TAKES_MAX: usize = 16;
 /// Holds that one client account may have: the few that a contest needs.
 pub const HOLDS_PER_CLIENT: usize = 4;
 /// Requests whose answers a provider keeps for repeats.

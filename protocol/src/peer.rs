@@ -51,7 +51,7 @@ use crate::{
     book::Book,
     deal::BlobRef,
     delegation::RawDelegation,
-    envelope::{Signer, Verified},
+    envelope::{self, Signer, Verified},
     ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, PeerId, ReceiptId},
     limits::{OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_KNOWN_MAX},
     message::{Decline, Frame, Gossip, Known, LogLine, Message, Progress, Verdict},
@@ -572,19 +572,31 @@ impl Peer {
         seed: [u8; 32],
         records: impl Iterator<Item = (Lsn, Record)>,
     ) -> Self {
+        let born = envelope::Envelope::parse(&config.delegation.0)
+            .map_or(Wall::from_millis(0), |delegation| {
+                delegation.header().issued
+            });
         let mut core = Core {
             config,
             signer,
             rng: ChaCha8Rng::from_seed(seed),
-            now,
+            now: Now {
+                mono: now.mono,
+                wall: now.wall.max(born),
+            },
+            born,
             timers: Timers::default(),
             outbox: Outbox::default(),
         };
         let (mut buyer, mut seller, mut ledger) =
             (Buyer::default(), Seller::default(), Ledger::default());
+        let mut book = Book::default();
         let mut last = Lsn(0);
         for (lsn, record) in records {
             last = last.max(lsn);
+            if let Record::Took { quote, .. } = &record {
+                book.deal_with(quote.body().account);
+            }
             buyer.replay(&core, &mut ledger, &record);
             seller.replay(&mut core, &mut ledger, &record);
             ledger.replay(&core, &record);
@@ -592,7 +604,7 @@ impl Peer {
         core.outbox.resume_after(last);
         let mut peer = Self {
             core,
-            book: Book::default(),
+            book,
             buyer,
             seller,
             ledger,
@@ -613,7 +625,7 @@ impl Peer {
         // A clock that goes back must not move timers back.
         self.core.now = Now {
             mono: now.mono.max(self.core.now.mono),
-            wall: now.wall,
+            wall: now.wall.max(self.core.born),
         };
         match input {
             Input::Tick => {}
@@ -787,6 +799,10 @@ impl Peer {
             }
             Message::Lost(agreement) => buyer.on_lost(core, from, agreement),
             Message::Receipt(receipt, inline) => {
+                // Whoever works for us stays in the book when it is flooded.
+                if let Some(account) = buyer.works_for_us(receipt.body().key.agreement) {
+                    book.deal_with(account);
+                }
                 buyer.on_receipt(core, ledger, from, receipt, inline);
             }
             Message::Acceptance(acceptance) => seller.on_acceptance(core, ledger, acceptance),

@@ -277,6 +277,6 @@ fn score(candidate: &Candidate, policy: Policy) -> (u128, u128) {
     match policy {
         Policy::Cheapest => (price, time),
         Policy::Fastest => (time, price),
-        Policy::Balanced => ((price + 1) * (time + 1), price),
+        Policy::Balanced => ((price + 1).saturating_mul(time + 1), price),
     }
 }

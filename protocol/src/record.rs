@@ -141,7 +141,7 @@ pub enum Record {
     Receipted(Verified<Receipt>),
     /// A client gave its word on our receipt.
     HeardOf(Verified<Acceptance>),
-    /// We will do no more for an agreement.
+    /// We will do no more for an agreement, or hold no more for a quote.
     Closed {
         agreement: AgreementId,
         reason: Reason,

@@ -23,8 +23,8 @@ use serde::{Serialize, Serializer};
 
 /// Memory that decoding one value may claim, in bytes. Larger than any message
 /// ([`crate::limits::FRAME_BYTES_MAX`]), because elements can be wider in
-/// memory than on the wire.
-const CLAIM_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// memory than on the wire. Job specs, which travel as blobs, are the largest values decoded here.
+const CLAIM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 type Config = Configuration<LittleEndian, Fixint, Limit<CLAIM_BYTES_MAX>>;
 
@@ -140,6 +140,23 @@ impl<T, const MAX: usize> List<T, MAX> {
     /// The elements.
     pub fn into_vec(self) -> Vec<T> {
         self.0
+    }
+}
+
+impl<T, const MAX: usize> TryFrom<Vec<T>> for List<T, MAX> {
+    type Error = WireError;
+
+    fn try_from(elements: Vec<T>) -> Result<Self, WireError> {
+        Self::new(elements)
+    }
+}
+
+impl<'a, T, const MAX: usize> IntoIterator for &'a List<T, MAX> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
     }
 }
 
@@ -372,6 +389,73 @@ impl<'de, C, const MAX: usize> BorrowDecode<'de, C> for Bytes<MAX> {
 }
 
 impl<'de, C, const MAX: usize> BorrowDecode<'de, C> for Text<MAX> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        Self::decode(decoder)
+    }
+}
+
+/// At most `MAX` bytes of UTF-8, with line breaks and whatever else: programs,
+/// compiler messages. To be escaped before it is shown; see [`Text`] for names.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Utf8<const MAX: usize>(String);
+
+impl<const MAX: usize> Utf8<MAX> {
+    /// The longest beginning that fits.
+    pub fn cut(text: &str) -> Self {
+        let mut end = text.len().min(MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self(text[..end].to_owned())
+    }
+}
+
+impl<const MAX: usize> TryFrom<String> for Utf8<MAX> {
+    type Error = WireError;
+
+    fn try_from(text: String) -> Result<Self, WireError> {
+        if text.len() > MAX {
+            return Err(WireError::TooLong {
+                bytes: text.len(),
+                bytes_max: MAX,
+            });
+        }
+        Ok(Self(text))
+    }
+}
+
+impl<const MAX: usize> Deref for Utf8<MAX> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<const MAX: usize> fmt::Debug for Utf8<MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<const MAX: usize> Encode for Utf8<MAX> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        encode_len(self.0.len(), encoder)?;
+        encoder.writer().write(self.0.as_bytes())
+    }
+}
+
+impl<C, const MAX: usize> Decode<C> for Utf8<MAX> {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let bytes = Bytes::<MAX>::decode(decoder)?.into_vec();
+        String::from_utf8(bytes)
+            .map(Self)
+            .map_err(|_| DecodeError::Other("text is not UTF-8"))
+    }
+}
+
+impl<'de, C, const MAX: usize> BorrowDecode<'de, C> for Utf8<MAX> {
     fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {

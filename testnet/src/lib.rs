@@ -1,3 +1,11 @@
 //! Suanli networks on one machine.
+//!
+//! One kind of file describes a network, its faults and its work
+//! ([`scenario`]). [`sim`] runs it as thousands of peers in one thread, on
+//! virtual time and from a seed. The same checkers judge every run.
+//!
+//! Absent: any decision of the protocol. This crate moves bytes, loses them,
+//! stops nodes, and watches.
 
-pub mod bench;
+pub mod scenario;
+pub mod sim;

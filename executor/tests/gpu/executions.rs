@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use suanli_executor::{ExecutorConfig, Failure, codec::List, limits::PASSES_MAX, spec::Content};
+use suanli_executor::{ExecutorConfig, Failure, limits::PASSES_MAX, spec::Content};
+use suanli_protocol::wire::List;
 
 use crate::support::{
     bench, buffer, constant, file_with, graph, name, noop, pass, process_exists, program, words,

@@ -12,10 +12,10 @@ use std::{
 
 use suanli_executor::{
     CheckError, ExecutorConfig, ExecutorError, Failure,
-    codec::{self, Text},
     ipc::Reply,
     spec::{Content, Graph},
 };
+use suanli_protocol::wire::{self, Utf8};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
@@ -426,7 +426,7 @@ async fn said_after_ready(dir: &tempfile::TempDir, then: &[Reply]) -> Option<Pat
     };
     let mut bytes = Vec::new();
     for reply in std::iter::once(&ready).chain(then) {
-        let frame = codec::encode(reply).unwrap();
+        let frame = wire::encode(reply);
         bytes.extend_from_slice(&u32::try_from(frame.len()).unwrap().to_le_bytes());
         bytes.extend_from_slice(&frame);
     }
@@ -443,7 +443,7 @@ async fn abuse_42_the_third_lost_device_quarantines_the_adapter() {
     let dir = tempfile::tempdir().unwrap();
     let lost = Reply::Failed {
         failure: Failure::DeviceLost,
-        detail: Text::cut("gone"),
+        detail: Utf8::cut("gone"),
     };
     let Some(worker) = said_after_ready(&dir, &[lost]).await else {
         return;

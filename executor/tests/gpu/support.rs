@@ -5,9 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use suanli_executor::{
     ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig, ExecutorError,
     Failure, InputSource, OutputBlob, Tenant, Usage, WorkerProgram,
-    codec::{List, Text},
     spec::{Buffer, Constant, Content, Graph, Name, Output, Pass},
 };
+use suanli_protocol::wire::{List, Utf8};
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes on a busy machine; no test waits for it.
@@ -87,7 +87,7 @@ impl Bench {
         ExecutionRequest {
             id: ExecutionId(self.next),
             tenant: Tenant([tenant; 32]),
-            spec: suanli_executor::codec::encode(graph).unwrap(),
+            spec: suanli_protocol::wire::encode(graph),
             inputs: Vec::new(),
             run_limit: LONG,
             memory_max: 1 << 30,
@@ -180,7 +180,7 @@ impl Bench {
 }
 
 pub(crate) fn name(text: &str) -> Name {
-    Text::cut(text)
+    Utf8::cut(text)
 }
 
 pub(crate) fn words(values: &[u32]) -> Content {

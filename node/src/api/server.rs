@@ -1,3 +1,190 @@
-//! stub
-/// stub
-pub async fn serve(_: crate::handle::NodeHandle, _: tokio::net::TcpListener, _: String) {}
+//! The HTTP server: every row of [`super::types`].
+//!
+//! ```text
+//! connection ─▶ guard (host, origin, token) ─▶ gate (how much at once) ─▶ handler
+//!                                                                          │
+//!                  driver (NodeHandle)  ◀── live state, orders ────────────┤
+//!                  store (Archive)      ◀── what is written down ──────────┤
+//!                  blobs                ◀── bytes, streamed ───────────────┘
+//! ```
+//!
+//! Handlers hold no state: they ask, translate by [`super::views`] and answer.
+//! Memory is bounded: a JSON body has at most [`JSON_BYTES_MAX`], blobs are
+//! streamed, lists have a limit, and each kind of request has its gate.
+//! Absent: pages for browsers, TLS (it is for loopback), and any rule of the
+//! exchange.
+
+mod accounts;
+mod blobs;
+mod find;
+mod gates;
+mod guard;
+mod input;
+mod jobs;
+mod problem;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::{net::TcpListener, sync::watch};
+
+use self::{
+    gates::{Bounded, Gate, Gates},
+    guard::Guard,
+    problem::Problem,
+};
+use super::token::Token;
+use crate::{handle::NodeHandle, records::Archive};
+
+/// Bytes of a JSON body, at most.
+pub const JSON_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long open requests may take to end once the server stops.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// Serves the API until `stop` is done, and then ends what is open.
+///
+/// # Errors
+/// The listener has no address. Failing connections end by themselves.
+pub async fn serve(
+    handle: NodeHandle,
+    listener: TcpListener,
+    token: Token,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let bound = listener.local_addr()?;
+    let (stopping, stopped) = watch::channel(false);
+    let api = Arc::new(Api {
+        archive: Archive::new(handle.store().clone(), &handle.facts().network),
+        handle,
+        gates: Gates::new(),
+        guard: Guard::new(bound, token),
+        stopped: stopped.clone(),
+    });
+    let stop = async move {
+        stop.await;
+        stopping.send_replace(true);
+    };
+    let served = axum::serve(Bounded::new(listener), router(api)).with_graceful_shutdown(stop);
+    tokio::select! {
+        result = served.into_future() => result,
+        () = grace(stopped) => Ok(()),
+    }
+}
+
+/// What all handlers see.
+#[derive(Debug)]
+struct Api {
+    handle: NodeHandle,
+    archive: Archive,
+    gates: Gates,
+    guard: Guard,
+    stopped: watch::Receiver<bool>,
+}
+
+type Shared = State<Arc<Api>>;
+
+fn router(api: Arc<Api>) -> Router {
+    let gated = |routes: Router<Arc<Api>>, gate: Gate| {
+        routes.route_layer(from_fn_with_state((Arc::clone(&api), gate), pass_gate))
+    };
+    let controls = Router::new()
+        .route("/v1/status", get(accounts::status))
+        .route("/v1/peers", get(accounts::peers))
+        .route("/v1/offers", get(accounts::offers))
+        .route("/v1/offers/{id}", get(accounts::offer))
+        .route("/v1/channels", get(accounts::channels))
+        .route("/v1/channels/{id}", get(accounts::channel))
+        .route("/v1/work", get(accounts::work))
+        .route("/v1/shutdown", post(accounts::shutdown))
+        .route("/v1/plan", post(jobs::plan))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel));
+    let lookups = Router::new()
+        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/receipts", get(accounts::receipts))
+        .route("/v1/receipts/{id}", get(accounts::receipt))
+        .route("/v1/receipts/{id}/bundle", get(accounts::bundle));
+    let uploads = Router::new().route("/v1/blobs", post(blobs::upload));
+    // These enter their gate themselves, and keep their place while they send.
+    let streams = Router::new()
+        .route("/v1/jobs/{id}/events", get(jobs::events))
+        .route("/v1/jobs/{id}/outputs/{name}", get(jobs::output));
+    gated(controls, Gate::Control)
+        .merge(gated(lookups, Gate::Lookup))
+        .merge(gated(uploads, Gate::Upload))
+        .merge(streams)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(Arc::clone(&api), pass_guard))
+        .with_state(api)
+}
+
+async fn pass_guard(State(api): Shared, request: Request, next: Next) -> Response {
+    let mut response = match api.guard.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn pass_gate(
+    State((api, gate)): State<(Arc<Api>, Gate)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match api.gates.enter(gate) {
+        Ok(_place) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn no_such_path() -> Problem {
+    Problem::usage(
+        StatusCode::NOT_FOUND,
+        "there is no such path; all paths begin with /v1/",
+    )
+}
+
+async fn no_such_method() -> Problem {
+    Problem::usage(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path takes another method; reading is GET, ordering is POST",
+    )
+}
+
+async fn grace(mut stopped: watch::Receiver<bool>) {
+    // An error means that the server has dropped its end: it is over too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+    tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// Milliseconds since 1970 UTC.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -15,7 +15,10 @@ use toml::{
 };
 
 use super::{Config, KnownAccount, LogFormat, PriceEntry};
-use crate::quantity::{ByteSize, Span};
+use crate::{
+    document::with_suggestion,
+    quantity::{ByteSize, Span},
+};
 
 /// A key.
 #[derive(Debug)]
@@ -324,7 +327,7 @@ impl<T: Read> Read for Vec<T> {
                 .collect(),
             other => Err(Wrong {
                 at: Some(at),
-                message: format!("a list is needed, here is a {}", other.type_str()),
+                message: format!("a list is needed, found {}", other.type_str()),
             }),
         }
     }
@@ -342,7 +345,7 @@ fn deserialize<T: for<'de> Deserialize<'de> + Serialize>(
     let at = value.span();
     T::deserialize(ValueDeserializer::from(value)).map_err(|error| Wrong {
         at: error.span().or(Some(at)),
-        message: error.message().to_owned(),
+        message: with_suggestion(error.message()),
     })
 }
 
@@ -352,7 +355,7 @@ fn text(value: Spanned<DeValue<'_>>) -> Result<(Range<usize>, String), Wrong> {
         DeValue::String(text) => Ok((at, text.into_owned())),
         other => Err(Wrong {
             at: Some(at),
-            message: format!("a text in quotes is needed, here is a {}", other.type_str()),
+            message: format!("a text in quotes is needed, found {}", other.type_str()),
         }),
     }
 }

@@ -201,23 +201,7 @@ impl Worker {
                     ok: adopted.is_ok(),
                 });
             }
-            Chore::Run { number, order } => {
-                if let Err((reason, detail)) = self.run(number, &order) {
-                    tracing::info!(agreement = %order.id.agreement, %reason, detail, "execution refused");
-                    self.say(Input::Execution {
-                        id: order.id,
-                        event: ExecutionEvent::Log(detail),
-                    });
-                    let event = ExecutionEvent::Failed {
-                        reason,
-                        usage: Vec::new(),
-                    };
-                    self.say(Input::Execution {
-                        id: order.id,
-                        event,
-                    });
-                }
-            }
+            Chore::Run { number, order } => self.start(number, &order),
             Chore::Finish {
                 id,
                 folder,
@@ -232,22 +216,40 @@ impl Worker {
                     tracing::warn!(%blob, error = %error, "a blob's time could not be set");
                 }
             }
-            Chore::Collect { now } => {
-                for blobs in [&self.kept, &self.cache] {
-                    match blobs.collect(WallMs(now.as_millis()), |_| false) {
-                        Ok(gone) if gone.blobs > 0 => {
-                            tracing::info!(
-                                blobs = gone.blobs,
-                                bytes = gone.bytes,
-                                "expired blobs removed"
-                            );
-                        }
-                        Ok(_) => {}
-                        Err(error) => {
-                            tracing::warn!(error = %error, "blobs could not be collected")
-                        }
-                    }
+            Chore::Collect { now } => self.collect(now),
+        }
+    }
+
+    fn start(&self, number: suanli_executor::ExecutionId, order: &ExecutionOrder) {
+        if let Err((reason, detail)) = self.run(number, order) {
+            tracing::info!(agreement = %order.id.agreement, %reason, detail, "execution refused");
+            self.say(Input::Execution {
+                id: order.id,
+                event: ExecutionEvent::Log(detail),
+            });
+            let event = ExecutionEvent::Failed {
+                reason,
+                usage: Vec::new(),
+            };
+            self.say(Input::Execution {
+                id: order.id,
+                event,
+            });
+        }
+    }
+
+    fn collect(&self, now: Wall) {
+        for blobs in [&self.kept, &self.cache] {
+            match blobs.collect(WallMs(now.as_millis()), |_| false) {
+                Ok(gone) if gone.blobs > 0 => {
+                    tracing::info!(
+                        blobs = gone.blobs,
+                        bytes = gone.bytes,
+                        "expired blobs removed"
+                    );
                 }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(error = %error, "blobs could not be collected"),
             }
         }
     }

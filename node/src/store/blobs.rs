@@ -277,6 +277,21 @@ impl Blobs {
         })
     }
 
+    /// Begins a blob whose hash nobody has said. `size` is reserved at once;
+    /// what comes beyond it is reserved as it comes.
+    pub fn receive(&self, size: u64) -> Result<Receiving, BlobError> {
+        let reserved = self.reserve(size)?;
+        let number = self.shared.imports.fetch_add(1, Ordering::Relaxed);
+        let path = self.shared.dir.join(format!("import-{number}.{PARTIAL}"));
+        Ok(Receiving {
+            blobs: self.clone(),
+            partial: Partial::create(path)?,
+            reserved,
+            hasher: Hasher::new(),
+            written: 0,
+        })
+    }
+
     /// Opens a blob for reading.
     pub fn open_blob(&self, hash: &Hash) -> Result<File, BlobError> {
         File::open(self.path(hash)).map_err(unknown_if_missing)
@@ -483,6 +498,54 @@ impl Incoming {
     }
 }
 
+/// A blob that is being received in order and named at its end. Dropped
+/// without a commit, it leaves nothing.
+#[derive(Debug)]
+pub struct Receiving {
+    blobs: Blobs,
+    partial: Partial,
+    reserved: Reserved,
+    hasher: Hasher,
+    written: u64,
+}
+
+impl Receiving {
+    /// Takes the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        let written = self.written + bytes.len() as u64;
+        if let Some(more) = written.checked_sub(self.reserved.size) {
+            self.reserved.grow(self.blobs.reserve(more)?);
+        }
+        self.hasher.update(bytes);
+        self.partial
+            .file
+            .write_all(bytes)
+            .map_err(|error| no_room(error, written))?;
+        self.written = written;
+        Ok(())
+    }
+
+    /// Completes the blob and names it; its size must be what was reserved.
+    pub fn commit(self, until: Option<WallMs>) -> Result<(Hash, u64), BlobError> {
+        let hash = self.hasher.finalize();
+        if self.written != self.reserved.size {
+            return Err(BlobError::Mismatch);
+        }
+        if self.blobs.has(&hash) {
+            self.blobs.keep_until(hash, until)?;
+        } else {
+            self.blobs
+                .settle(self.partial, self.reserved, hash, until)?;
+        }
+        Ok((hash, self.written))
+    }
+
+    /// The hash of what came so far.
+    pub fn hash(&self) -> Hash {
+        self.hasher.finalize()
+    }
+}
+
 /// Bytes counted against the quota, given back unless kept.
 #[derive(Debug)]
 struct Reserved {
@@ -491,6 +554,11 @@ struct Reserved {
 }
 
 impl Reserved {
+    fn grow(&mut self, mut more: Self) {
+        self.size += more.size;
+        more.size = 0;
+    }
+
     fn keep(mut self) {
         self.size = 0;
     }

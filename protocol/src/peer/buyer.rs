@@ -30,8 +30,11 @@ use crate::{
     book::Book,
     deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRange, Work, check_quote},
     envelope::{Extensions, Verified},
-    ids::{AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
-    limits::{ASKS_MAX, ATTEMPTS_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX, UNIT_RANGES_MAX},
+    ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
+    limits::{
+        ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX,
+        LATE_TAKES_MAX, RUN_MAX, UNIT_RANGES_MAX,
+    },
     message::{Decline, Frame, InlineBlob, LogLine, Progress},
     offer::Offer,
     rank::{self, Policy, Want},
@@ -66,6 +69,8 @@ struct Job {
     order: Box<JobOrder>,
     submitted: Wall,
     deadline: Mono,
+    /// When this node began to look: at submission, or when it started.
+    since: Mono,
     attempt: u32,
     state: State,
     /// Units whose results are not accepted yet.
@@ -77,6 +82,9 @@ struct Job {
     agreements: Vec<(Deal, Option<Reason>)>,
     /// Our word on receipts: repeated when asked again.
     judged: BTreeMap<ReceiptId, Judged>,
+    /// Firm offers that we tried to take and that nobody has answered. The
+    /// answer is an agreement, however late it comes.
+    takes: VecDeque<Ask>,
     /// What providers said no with, for this job.
     declined: BTreeMap<PeerId, (OfferId, Decline)>,
     /// Rounds in which nobody could.
@@ -193,10 +201,10 @@ impl Buyer {
         if self.jobs.contains_key(&job) {
             return;
         }
-        if self.jobs.len() >= JOBS_MAX {
+        if let Err(reason) = self.check_order(&order) {
             return core.tell(Event::Job {
                 job,
-                event: JobEvent::Refused(Reason::BUSY),
+                event: JobEvent::Refused(reason),
             });
         }
         let lsn = core.persist(Record::Submitted {
@@ -212,8 +220,20 @@ impl Buyer {
         );
         let deadline = core.now.mono.after(order.total.duration());
         self.jobs
-            .insert(job, Job::new(order, core.now.wall, deadline));
+            .insert(job, Job::new(order, core.now, core.now.wall, deadline));
         self.look_for_offers(core, book, ledger, job);
+    }
+
+    /// What would make requests that nobody accepts, and that our own journal
+    /// could not be read with, is not taken.
+    fn check_order(&self, order: &JobOrder) -> Result<(), Reason> {
+        if self.jobs.len() >= JOBS_MAX {
+            return Err(Reason::BUSY);
+        }
+        if order.needs.run_max.duration() > RUN_MAX {
+            return Err(Reason::TOO_LONG);
+        }
+        order.work.check().map_err(|_| Reason::NO_SUCH_WORK)
     }
 
     /// Stops a job as soon as its provider can.
@@ -224,8 +244,8 @@ impl Buyer {
         match &mut job.state {
             State::Ended(_) => {}
             State::Waiting => self.end(core, id, JobEnd::Cancelled),
-            State::Asking(asking) => {
-                release_all(core, asking, None);
+            State::Asking(_) => {
+                self.leave_asking(core, id, None);
                 self.end(core, id, JobEnd::Cancelled);
             }
             State::Active(active) => {
@@ -233,24 +253,32 @@ impl Buyer {
                 let patience = core.now.mono.after(core.config.timing.lost_after);
                 active.give_up = active.give_up.min(patience);
                 core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
-                core.wake(Timer::Job(id), core.config.timing.heartbeat);
+                wake(core, job, core.config.timing.heartbeat);
             }
         }
     }
 }
 
+/// Looks at a job again after a while, and at its deadline at the latest.
+fn wake(core: &mut Core, job: &Job, after: Duration) {
+    let at = core.now.mono.after(after).min(job.deadline);
+    core.timers.set(Timer::Job(job.order.job), at);
+}
+
 impl Job {
-    fn new(order: Box<JobOrder>, submitted: Wall, deadline: Mono) -> Self {
+    fn new(order: Box<JobOrder>, now: Now, submitted: Wall, deadline: Mono) -> Self {
         Self {
             open: order.work.units().into_iter().collect(),
             order,
             submitted,
             deadline,
+            since: now.mono,
             attempt: 0,
             state: State::Waiting,
             spent: Amount::ZERO,
             agreements: Vec::new(),
             judged: BTreeMap::new(),
+            takes: VecDeque::new(),
             declined: BTreeMap::new(),
             idle_rounds: 0,
             last_reason: Reason::NO_OFFER,
@@ -265,6 +293,14 @@ impl Job {
                 units: ranges(&self.open),
             },
             whole @ (Work::Job | Work::Lease { .. }) => whole.clone(),
+        }
+    }
+
+    /// Writes down why an agreement was given up.
+    fn fence(&mut self, agreement: AgreementId, reason: Reason) {
+        let known = self.agreements.iter_mut();
+        for (_, fate) in known.filter(|(deal, _)| deal.id() == agreement) {
+            *fate = Some(reason);
         }
     }
 
@@ -359,7 +395,7 @@ impl Buyer {
             resend: core.now.mono.after(core.config.timing.resend),
             countered: false,
         });
-        core.wake(Timer::Job(id), core.config.timing.resend);
+        wake(core, job, core.config.timing.resend);
     }
 
     /// Nobody can now: look again soon, if that can help.
@@ -375,7 +411,7 @@ impl Buyer {
             .any(|(_, decline)| is_passing(decline.reason))
             || !job.agreements.is_empty();
         let patience = core.config.timing.patience;
-        let waited = core.now.wall.since(job.submitted);
+        let waited = core.now.mono.since(job.since);
         if !passing && waited >= patience {
             let reason = match job.declined.values().next_back() {
                 Some((_, decline)) => decline.reason,
@@ -385,7 +421,7 @@ impl Buyer {
         }
         let pause = core.config.timing.retry * (1 << job.idle_rounds.min(4));
         let pause = core.jittered(pause);
-        core.wake(Timer::Job(id), pause.min(job.deadline.since(core.now.mono)));
+        wake(core, job, pause);
     }
 
     pub(crate) fn on_quoted(
@@ -394,28 +430,29 @@ impl Buyer {
         ledger: &mut Ledger,
         quote: Verified<Quote>,
     ) {
-        let Some(&id) = self.by_request.get(&quote.body().request) else {
-            // Too late, or never asked: the hold is of no use to anybody.
-            return core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
+        let request = quote.body().request;
+        let agreement = AgreementId(quote.hash());
+        if self.by_agreement.contains_key(&agreement) {
+            // A repeat of what we took.
+            return;
+        }
+        let Some(&id) = self.by_request.get(&request) else {
+            // Too late, or never asked: of no use to anybody, hold or take.
+            return core.send(quote.signer(), Frame::Cancel(agreement));
         };
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
+        if let Some(n) = (job.takes.iter()).position(|take| take.request.hash() == request.0) {
+            return self.fence_late_take(core, id, n, quote);
+        }
         let State::Asking(asking) = &mut job.state else {
-            // A repeat of what we took, or of what we released.
-            let taken = job
-                .agreements
-                .iter()
-                .any(|(deal, _)| deal.quote().hash() == quote.hash());
-            if !taken {
-                core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
-            }
             return;
         };
         let Some(ask) = asking
             .asks
             .iter_mut()
-            .find(|ask| ask.request.hash() == quote.body().request.0)
+            .find(|ask| ask.request.hash() == request.0)
         else {
             return;
         };
@@ -436,6 +473,70 @@ impl Buyer {
         let grace = core.now.mono.after(core.config.timing.quote_grace);
         asking.decide = Some(asking.decide.unwrap_or(grace));
         self.decide_if_ready(core, ledger, id);
+    }
+
+    /// A firm offer's countersignature came when we had long gone on. The
+    /// agreement stands: it is written down as given up, so that its receipts
+    /// are answered.
+    fn fence_late_take(&mut self, core: &mut Core, id: JobId, take: usize, quote: Verified<Quote>) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let Some(ask) = job.takes.remove(take) else {
+            return;
+        };
+        self.by_request.remove(&RequestId(ask.request.hash()));
+        let Ok(deal) = Deal::new(ask.offer, ask.request, quote.clone(), None) else {
+            return core.misbehaved(quote.signer(), "a quote that does not answer the request");
+        };
+        core.persist(Record::Took {
+            offer: deal.offer().clone(),
+            request: deal.request().clone(),
+            quote,
+            agreement: None,
+        });
+        let agreement = deal.id();
+        let reason = Reason::SUPERSEDED;
+        let lsn = core.persist(Record::GaveUp {
+            job: id,
+            agreement,
+            reason,
+        });
+        core.send_after(lsn, deal.provider(), Frame::Cancel(agreement));
+        self.by_agreement.insert(agreement, id);
+        // The last is the live one: this one never is.
+        job.agreements.insert(0, (deal, Some(reason)));
+    }
+
+    /// Stops asking: gives back what is held for nothing, and forgets the
+    /// questions, except those whose answer binds us.
+    fn leave_asking(&mut self, core: &mut Core, id: JobId, except: Option<usize>) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let State::Asking(asking) = &mut job.state else {
+            return;
+        };
+        for (n, ask) in std::mem::take(&mut asking.asks).into_iter().enumerate() {
+            let request = RequestId(ask.request.hash());
+            match &ask.answer {
+                None if ask.request.body().take => {
+                    job.takes.push_back(ask);
+                    continue;
+                }
+                Some(Ok(quote)) if Some(n) != except => {
+                    core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
+                }
+                // A quote that still comes is refused then.
+                Some(Ok(_) | Err(_)) | None => {}
+            }
+            self.by_request.remove(&request);
+        }
+        if job.takes.len() > LATE_TAKES_MAX
+            && let Some(oldest) = job.takes.pop_front()
+        {
+            self.by_request.remove(&RequestId(oldest.request.hash()));
+        }
     }
 
     pub(crate) fn on_declined(
@@ -490,12 +591,12 @@ impl Buyer {
         let due = asking.decide.is_some_and(|at| at <= core.now.mono);
         if !all && !due {
             let next = asking.decide.unwrap_or(asking.give_up).min(asking.resend);
-            core.timers.set(Timer::Job(id), next);
+            core.timers.set(Timer::Job(id), next.min(job.deadline));
             return;
         }
         let Some(best) = best_quote(asking, job.order.policy, core.now) else {
             if all {
-                release_all(core, asking, None);
+                self.leave_asking(core, id, None);
                 self.wait(core, id);
             }
             return;
@@ -539,10 +640,8 @@ impl Buyer {
             asking.countered = true;
             asking.decide = Some(core.now.mono.after(core.config.timing.quote_grace));
             asking.resend = core.now.mono.after(core.config.timing.resend);
-            core.timers.set(
-                Timer::Job(id),
-                asking.decide.unwrap_or(asking.resend).min(asking.resend),
-            );
+            let next = asking.decide.unwrap_or(asking.resend).min(asking.resend);
+            core.timers.set(Timer::Job(id), next.min(job.deadline));
         }
     }
 
@@ -583,9 +682,11 @@ impl Buyer {
             quote: deal.quote().clone(),
             agreement,
         });
-        release_all(core, asking, Some(best));
+        self.leave_asking(core, id, Some(best));
         ledger.prepare(core, deal_parties(&deal));
-        send_agreement(core, lsn, &deal, &job.order);
+        if let Some(job) = self.jobs.get(&id) {
+            send_agreement(core, lsn, &deal, &job.order);
+        }
         core.tell_after(
             lsn,
             Event::Job {
@@ -618,7 +719,7 @@ impl Buyer {
             next_log: 0,
             fetch_tries: 0,
         }));
-        core.wake(Timer::Job(id), core.config.timing.resend);
+        wake(core, job, core.config.timing.resend);
     }
 }
 
@@ -711,7 +812,7 @@ fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<usize> {
             Policy::Cheapest => (u128::from(price), u128::from(time)),
             Policy::Fastest => (u128::from(time), u128::from(price)),
             Policy::Balanced => (
-                u128::from(price + 1) * u128::from(time + 1),
+                (u128::from(price) + 1).saturating_mul(u128::from(time) + 1),
                 u128::from(price),
             ),
         }
@@ -721,24 +822,14 @@ fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<usize> {
         .iter()
         .enumerate()
         .filter_map(|(n, ask)| match &ask.answer {
-            Some(Ok(quote)) if quote.expires() > now.wall => Some((score(quote.body()), n)),
+            // A take is an agreement already, whatever our clock says.
+            Some(Ok(quote)) if quote.expires() > now.wall || ask.request.body().take => {
+                Some((score(quote.body()), n))
+            }
             Some(Ok(_) | Err(_)) | None => None,
         })
         .min()
         .map(|(_, n)| n)
-}
-
-/// Gives back the holds that lost.
-fn release_all(core: &mut Core, asking: &Asking, except: Option<usize>) {
-    for (n, ask) in asking.asks.iter().enumerate() {
-        if Some(n) == except {
-            continue;
-        }
-        // Where no answer came yet, a quote that still comes is released then.
-        if let Some(Ok(quote)) = &ask.answer {
-            core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
-        }
-    }
 }
 
 fn paying_parties(core: &Core, offer: &Verified<Offer>) -> Parties {
@@ -820,13 +911,21 @@ impl Buyer {
         Some((id, active))
     }
 
+    /// The account that works for us under an agreement.
+    pub(crate) fn works_for_us(&self, agreement: AgreementId) -> Option<AccountId> {
+        let job = self.jobs.get(self.by_agreement.get(&agreement)?)?;
+        Some(job.deal(agreement)?.quote().body().account)
+    }
+
     pub(crate) fn on_agreed(&mut self, core: &mut Core, from: PeerId, agreement: AgreementId) {
         if let Some((id, _)) = self.heard(core, from, agreement) {
             core.tell(Event::Job {
                 job: id,
                 event: JobEvent::Started { agreement },
             });
-            core.wake(Timer::Job(id), core.config.timing.heartbeat * 2);
+            if let Some(job) = self.jobs.get(&id) {
+                wake(core, job, core.config.timing.heartbeat * 2);
+            }
         }
     }
 
@@ -877,7 +976,7 @@ impl Buyer {
         if line.number < active.next_log {
             return;
         }
-        active.next_log = line.number + 1;
+        active.next_log = line.number.saturating_add(1);
         core.tell(Event::Job {
             job: id,
             event: JobEvent::Log(line),
@@ -902,7 +1001,7 @@ impl Buyer {
         let receipt_id = ReceiptId(receipt.hash());
         if let Some(judged) = job.judged.get(&receipt_id) {
             let again = Frame::Acceptance(judged.acceptance.raw());
-            return core.send(from, again);
+            return core.send_again(from, again);
         }
         let Some(deal) = job
             .deal(agreement)
@@ -911,6 +1010,9 @@ impl Buyer {
         else {
             return core.misbehaved(from, "a receipt for somebody else's agreement");
         };
+        if job.disputes(agreement) >= DISPUTES_MAX {
+            return core.misbehaved(from, "more receipts than it can mean");
+        }
         let live = self.heard(core, from, agreement).is_some();
         if let Err(fault) = receipt.body().follows_from(&deal) {
             self.judge(core, id, &receipt, Verdict::Disputed(fault.reason()));
@@ -1051,7 +1153,10 @@ impl Buyer {
             .collecting
             .get(&receipt)
             .is_some_and(|c| c.missing.is_empty());
-        let Some(collecting) = active.collecting.remove(&receipt).filter(|_| complete) else {
+        if !complete {
+            return;
+        }
+        let Some(collecting) = active.collecting.remove(&receipt) else {
             return;
         };
         let parties = deal_parties(&active.deal);
@@ -1184,11 +1289,9 @@ impl Buyer {
             },
         );
         job.last_reason = reason;
-        if let Some((_, fate)) = job.agreements.last_mut() {
-            *fate = Some(reason);
-        }
+        job.fence(agreement, reason);
         job.state = State::Waiting;
-        let (cancelling, attempts) = (job.cancelling, job.attempt);
+        let (cancelling, attempts) = (job.cancelling, job.agreements.len());
         if !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN) {
             self.exclude(core, provider);
         }
@@ -1257,6 +1360,17 @@ impl Buyer {
 }
 
 impl Job {
+    /// How many receipts of an agreement were disputed.
+    fn disputes(&self, agreement: AgreementId) -> usize {
+        self.judged
+            .values()
+            .filter(|judged| {
+                judged.receipt.body().key.agreement == agreement
+                    && judged.acceptance.body().verdict != Verdict::Accepted
+            })
+            .count()
+    }
+
     /// Whether a receipt of the live agreement is for something not yet
     /// accepted.
     fn wants(&self, receipt: &Verified<Receipt>) -> bool {
@@ -1304,7 +1418,7 @@ impl Buyer {
             return;
         };
         match &job.state {
-            State::Asking(asking) => release_all(core, asking, None),
+            State::Asking(_) => self.leave_asking(core, id, None),
             State::Active(active) => {
                 let (provider, agreement) = (active.deal.provider(), active.deal.id());
                 let record = Record::GaveUp {
@@ -1333,22 +1447,26 @@ impl Buyer {
                 .filter(|ask| ask.answer.is_none())
                 .map(|ask| ask.offer.signer())
                 .collect();
-            release_all(core, asking, None);
+            self.leave_asking(core, id, None);
             for peer in silent {
                 self.exclude(core, peer);
+            }
+            // They used up the patience: the next best have not been asked yet.
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.since = now;
             }
             return self.wait(core, id);
         }
         if now >= asking.resend {
             for ask in asking.asks.iter().filter(|ask| ask.answer.is_none()) {
-                core.send(ask.offer.signer(), Frame::Ask(ask.request.raw()));
+                core.send_again(ask.offer.signer(), Frame::Ask(ask.request.raw()));
             }
             asking.resend = now.after(core.config.timing.resend);
         }
         let due = asking.decide.is_some_and(|at| at <= now);
         if due && best_quote(asking, Policy::Cheapest, core.now).is_none() {
             // All that came has run out while others kept us waiting.
-            release_all(core, asking, None);
+            self.leave_asking(core, id, None);
             return self.wait(core, id);
         }
         self.decide_if_ready(core, ledger, id);
@@ -1374,7 +1492,7 @@ impl Buyer {
             core.send(deal.provider(), Frame::Cancel(deal.id()));
         }
         if !active.acked {
-            send_agreement(core, Lsn(0), &deal, &job.order);
+            send_agreement(core, core.outbox.last(), &deal, &job.order);
         } else if silent >= heartbeat * 2 {
             send_resume(core, job, &deal);
         }
@@ -1405,7 +1523,7 @@ impl Buyer {
                 if active.acked {
                     send_resume(core, job, &deal);
                 } else {
-                    send_agreement(core, Lsn(0), &deal, &job.order);
+                    send_agreement(core, core.outbox.last(), &deal, &job.order);
                 }
             }
         }
@@ -1511,7 +1629,7 @@ impl Buyer {
                 let left = order.total.duration().saturating_sub(passed);
                 let deadline = core.now.mono.after(left);
                 self.jobs
-                    .insert(order.job, Job::new(order.clone(), *at, deadline));
+                    .insert(order.job, Job::new(order.clone(), core.now, *at, deadline));
             }
             Record::Asked(request) => {
                 if let Some(job) = self.jobs.get_mut(&request.body().job) {
@@ -1534,12 +1652,17 @@ impl Buyer {
                     self.replay_took(core, deal);
                 }
             }
-            Record::GaveUp { job, reason, .. } => {
+            Record::GaveUp {
+                job,
+                agreement,
+                reason,
+            } => {
                 if let Some(job) = self.jobs.get_mut(job) {
-                    job.state = State::Waiting;
-                    job.last_reason = *reason;
-                    if let Some((_, fate)) = job.agreements.last_mut() {
-                        *fate = Some(*reason);
+                    job.fence(*agreement, *reason);
+                    if matches!(&job.state, State::Active(active) if active.deal.id() == *agreement)
+                    {
+                        job.state = State::Waiting;
+                        job.last_reason = *reason;
                     }
                 }
             }
@@ -1565,6 +1688,11 @@ impl Buyer {
             return;
         };
         self.by_agreement.insert(deal.id(), id);
+        match &job.state {
+            State::Waiting | State::Asking(_) => {}
+            // A take that was answered late: it was given up at once.
+            State::Active(_) | State::Ended(_) => return job.agreements.insert(0, (deal, None)),
+        }
         job.agreements.push((deal.clone(), None));
         let give_up = core.now.mono.after(longest(&deal, core)).min(job.deadline);
         let acked = deal.agreement().is_none();

@@ -116,12 +116,13 @@ impl Outbox {
         self.ready.pop_front()
     }
 
-    pub(crate) const fn last(&self) -> Lsn {
-        self.last
-    }
-
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting_count
+    }
+
+    /// The newest record, on disk or not.
+    pub(crate) const fn last(&self) -> Lsn {
+        self.last
     }
 }
 
@@ -134,6 +135,9 @@ pub(crate) struct Core {
     pub(crate) now: Now,
     pub(crate) timers: Timers,
     pub(crate) outbox: Outbox,
+    /// When our account gave us our power. Nothing that we sign is older:
+    /// nobody would take it, and our own journal could not be read again.
+    pub(crate) born: Wall,
 }
 
 impl Core {
@@ -158,6 +162,12 @@ impl Core {
     /// position returned.
     pub(crate) fn persist(&mut self, record: Record) -> Lsn {
         self.outbox.persist(record)
+    }
+
+    /// Sends something signed again, or says that something is stored: it
+    /// leaves when all that is written so far is on disk.
+    pub(crate) fn send_again(&mut self, to: PeerId, frame: Frame) {
+        self.send_after(self.outbox.last(), to, frame);
     }
 
     /// Sends a frame that depends on nothing written.

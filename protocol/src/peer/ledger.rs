@@ -34,8 +34,10 @@ use crate::{
     wire::{List, Text},
 };
 
-/// Vouchers of the near past that a payee compares repeats with.
-const RECENT_VOUCHERS: usize = 16;
+/// Vouchers of the near past. A payee compares repeats with them, and shows
+/// them one by one to a payer that has lost them; a payer knows by them what
+/// it has paid already.
+const RECENT_VOUCHERS: usize = 64;
 
 /// All channels of a node.
 #[derive(Debug, Default)]
@@ -51,12 +53,15 @@ struct Paying {
     synced: bool,
     frozen: bool,
     head: Option<Verified<Voucher>>,
+    recent: VecDeque<Verified<Voucher>>,
     unacked: VecDeque<Verified<Voucher>>,
     ack: Option<Verified<VoucherAck>>,
     /// Accepted, and not yet in a voucher.
     due: Vec<(ReceiptId, Amount)>,
     settled: Total,
     tries: u32,
+    /// The last voucher that was repeated because the payee lacked it.
+    nudged: u64,
 }
 
 /// A channel on which this node earns.
@@ -108,11 +113,13 @@ impl Paying {
             synced: false,
             frozen: false,
             head: None,
+            recent: VecDeque::new(),
             unacked: VecDeque::new(),
             ack: None,
             due: Vec::new(),
             settled: Total::ZERO,
             tries: 0,
+            nudged: 0,
         }
     }
 
@@ -152,7 +159,34 @@ impl Paying {
     fn advance(&mut self, voucher: Verified<Voucher>) {
         self.due
             .retain(|(receipt, _)| !voucher.body().receipts.contains(receipt));
+        self.recent.push_back(voucher.clone());
+        if self.recent.len() > RECENT_VOUCHERS {
+            self.recent.pop_front();
+        }
         self.head = Some(voucher);
+    }
+
+    /// Whether a voucher of the near past pays a receipt. One that we have
+    /// lost and found again at the payee may.
+    fn has_paid(&self, receipt: ReceiptId) -> bool {
+        self.recent
+            .iter()
+            .any(|voucher| voucher.body().receipts.contains(&receipt))
+    }
+
+    /// Whether we have signed another voucher in the place of this one.
+    fn is_contradicted_by(&self, voucher: &Verified<Voucher>) -> bool {
+        let sequence = voucher.body().sequence;
+        let same_place = |known: &&Verified<Voucher>| known.body().sequence == sequence;
+        let known = self.recent.iter().find(same_place);
+        known.is_some_and(|known| known.hash() != voucher.hash())
+            || sequence.checked_sub(1) == Some(self.sequence()) && !self.is_next(voucher.body())
+    }
+
+    /// Whether a voucher is the one after our head.
+    fn is_next(&self, voucher: &Voucher) -> bool {
+        let head = self.head.as_ref();
+        voucher.previous == head.map_or(NO_VOUCHER, |head| VoucherId(head.hash()))
     }
 
     fn acknowledge(&mut self, ack: Verified<VoucherAck>) {
@@ -276,6 +310,9 @@ impl Ledger {
             .paying
             .entry(channel)
             .or_insert_with(|| Paying::new(parties));
+        if paying.has_paid(receipt) {
+            return;
+        }
         paying.due.push((receipt, amount));
         pay(core, channel, paying);
     }
@@ -293,6 +330,7 @@ impl Ledger {
             return;
         }
         take_ack(core, paying, ack);
+        retry_later(core, channel, paying);
         pay(core, channel, paying);
     }
 
@@ -307,8 +345,12 @@ impl Ledger {
             ask_for_heads(core, channel, paying);
             return;
         }
+        // A payee that takes no notice may have lost the channel.
+        if paying.tries > 1 {
+            show_heads(core, channel, paying, true);
+        }
         for voucher in &paying.unacked {
-            core.send(paying.parties.payee, Frame::Voucher(voucher.raw()));
+            core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
         }
         retry_later(core, channel, paying);
     }
@@ -327,14 +369,29 @@ impl Ledger {
 
 /// Asks the payee for its head, and again later while nothing comes.
 fn ask_for_heads(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
-    let heads = Heads {
-        channel,
-        voucher: paying.head.as_ref().map(Verified::raw),
-        ack: paying.ack.as_ref().map(Verified::raw),
-        reply: true,
-    };
-    core.send(paying.parties.payee, Frame::Heads(heads));
+    show_heads(core, channel, paying, true);
     retry_later(core, channel, paying);
+}
+
+/// Shows the payee our head. If that is not acknowledged, what is goes first:
+/// a payee that has lost it goes on from there.
+fn show_heads(core: &mut Core, channel: ChannelId, paying: &Paying, reply: bool) {
+    let ack = paying.ack.as_ref();
+    let acked = paying
+        .recent
+        .iter()
+        .find(|voucher| ack.is_some_and(|ack| ack.body().voucher.0 == voucher.hash()))
+        .filter(|acked| Some(*acked) != paying.head.as_ref());
+    let known = acked.map(|acked| (Some(acked), false));
+    for (voucher, reply) in known.into_iter().chain([(paying.head.as_ref(), reply)]) {
+        let heads = Heads {
+            channel,
+            voucher: voucher.map(Verified::raw),
+            ack: ack.map(Verified::raw),
+            reply,
+        };
+        core.send_again(paying.parties.payee, Frame::Heads(heads));
+    }
 }
 
 fn retry_later(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
@@ -441,7 +498,7 @@ impl Ledger {
                 if let Some(ack) = &earning.ack
                     && ack.body().voucher.0 == voucher.hash()
                 {
-                    core.send(voucher.signer(), Frame::VoucherAck(ack.raw()));
+                    core.send_again(voucher.signer(), Frame::VoucherAck(ack.raw()));
                 }
             } else if let Some(proof) = Equivocation::new(known.clone(), voucher) {
                 freeze(core, earning, key.1, &proof);
@@ -455,22 +512,29 @@ impl Ledger {
         if earning.continues(body) {
             take_voucher(core, earning, voucher);
         } else {
-            answer_heads(core, key.1, earning, true);
+            answer_heads(core, key.1, earning, None, true);
         }
     }
 
     /// The account's whole exposure in micros, without what is only reserved.
     pub(crate) fn exposure(&self, account: AccountId) -> u128 {
-        self.channels_of(account).map(Earning::exposure).sum()
+        self.channels_of(account)
+            .map(Earning::exposure)
+            .fold(0, u128::saturating_add)
     }
 
-    /// The exposure to all accounts for which `is_stranger` holds.
-    pub(crate) fn strangers_exposure(&self, is_stranger: impl Fn(AccountId) -> bool) -> u128 {
+    /// The exposure to all accounts for which `is_stranger` holds, each
+    /// channel counted up to `channel_max`.
+    pub(crate) fn strangers_exposure(
+        &self,
+        is_stranger: impl Fn(AccountId) -> bool,
+        channel_max: u128,
+    ) -> u128 {
         self.earning
             .iter()
             .filter(|((account, _), _)| is_stranger(*account))
-            .map(|(_, earning)| earning.exposure())
-            .sum()
+            .map(|(_, earning)| earning.exposure().min(channel_max))
+            .fold(0, u128::saturating_add)
     }
 
     /// Whether a proof has stopped a channel with an account.
@@ -556,14 +620,26 @@ fn freeze(core: &mut Core, earning: &mut Earning, channel: ChannelId, proof: &Eq
     core.misbehaved(first.signer(), "two vouchers with one sequence number");
 }
 
-fn answer_heads(core: &mut Core, channel: ChannelId, earning: &Earning, reply: bool) {
+/// Shows the payer the voucher after the one that it shows, or our head.
+fn answer_heads(
+    core: &mut Core,
+    channel: ChannelId,
+    earning: &Earning,
+    shown: Option<u64>,
+    reply: bool,
+) {
+    let next = shown.and_then(|shown| {
+        let wanted = shown.checked_add(1)?;
+        let mut recent = earning.recent.iter();
+        recent.find(|voucher| voucher.body().sequence == wanted)
+    });
     let heads = Heads {
         channel,
-        voucher: earning.head.as_ref().map(Verified::raw),
+        voucher: next.or(earning.head.as_ref()).map(Verified::raw),
         ack: earning.ack.as_ref().map(Verified::raw),
         reply,
     };
-    core.send(earning.parties.payer, Frame::Heads(heads));
+    core.send_again(earning.parties.payer, Frame::Heads(heads));
 }
 
 /// Both sides' heads.
@@ -585,20 +661,21 @@ impl Ledger {
                 payee_hears(core, channel, earning, heads);
             }
             Some(_) => {}
-            // Nothing was ever earned here: the payer may begin.
-            None if heads.reply => {
-                let unknown = Heads {
-                    channel,
-                    voucher: None,
-                    ack: None,
-                    reply: false,
-                };
-                core.send(from, Frame::Heads(unknown));
+            None => {
                 if let (Some(voucher), Some(ack)) = (heads.voucher, heads.ack) {
                     self.adopt_lost_channel(core, channel, from, voucher, ack);
                 }
+                // Nothing was ever earned here: the payer may begin.
+                if heads.reply {
+                    let unknown = Heads {
+                        channel,
+                        voucher: None,
+                        ack: None,
+                        reply: false,
+                    };
+                    core.send(from, Frame::Heads(unknown));
+                }
             }
-            None => {}
         }
     }
 
@@ -651,19 +728,12 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
         if voucher.body().parties != paying.parties || voucher.signer() != core.me() {
             return core.misbehaved(paying.parties.payee, "heads with somebody else's voucher");
         }
-        let contradicts = theirs == paying.sequence()
-            && paying
-                .head
-                .as_ref()
-                .is_some_and(|head| head.hash() != voucher.hash());
-        if contradicts {
+        if paying.is_contradicted_by(&voucher) {
             paying.frozen = true;
             return core.tell(Event::Frozen { channel });
         }
         if theirs > paying.sequence() {
-            core.persist(Record::Paid(voucher.clone()));
-            paying.unacked.clear();
-            paying.advance(voucher);
+            return adopt(core, channel, paying, voucher);
         }
     }
     let ack = heads.ack.filter(|ack| {
@@ -671,38 +741,67 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
             && ack.body().sequence > paying.acked()
             && ack.body().sequence <= paying.sequence()
     });
+    let progress = ack.is_some();
     if let Some(ack) = ack {
         take_ack(core, paying, ack);
     }
-    paying.synced = true;
-    paying.tries = 0;
+    let was_synced = std::mem::replace(&mut paying.synced, true);
     if heads.reply {
-        let voucher = paying.head.as_ref().map(Verified::raw);
-        let ack = paying.ack.as_ref().map(Verified::raw);
-        core.send(
-            paying.parties.payee,
-            Frame::Heads(Heads {
-                channel,
-                voucher,
-                ack,
-                reply: false,
-            }),
-        );
+        show_heads(core, channel, paying, false);
     }
-    for voucher in paying
+    // Once in step, the timer repeats what is not acknowledged: a payee that
+    // can't take it would ask again at once, and so on for ever.
+    if !was_synced {
+        paying.tries = 0;
+        for voucher in paying
+            .unacked
+            .iter()
+            .filter(|voucher| voucher.body().sequence > theirs)
+        {
+            core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
+        }
+    } else if heads.reply {
+        nudge(core, paying, theirs);
+    }
+    if progress || !was_synced {
+        retry_later(core, channel, paying);
+    }
+    pay(core, channel, paying);
+}
+
+/// A payee that asks for our head has heard of a later voucher than it can
+/// take: it gets the next one at once, but each only once.
+fn nudge(core: &mut Core, paying: &mut Paying, theirs: u64) {
+    let next = paying
         .unacked
         .iter()
-        .filter(|voucher| voucher.body().sequence > theirs)
-    {
-        core.send(paying.parties.payee, Frame::Voucher(voucher.raw()));
+        .find(|voucher| Some(voucher.body().sequence) == theirs.checked_add(1));
+    if let Some(voucher) = next.filter(|voucher| voucher.body().sequence > paying.nudged) {
+        paying.nudged = voucher.body().sequence;
+        core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
     }
-    retry_later(core, channel, paying);
-    pay(core, channel, paying);
+}
+
+/// Takes a voucher of our own that only the payee still had, and asks whether
+/// there are more.
+fn adopt(core: &mut Core, channel: ChannelId, paying: &mut Paying, voucher: Verified<Voucher>) {
+    core.persist(Record::Paid(voucher.clone()));
+    if !paying.is_next(voucher.body()) {
+        // Those between are lost on both sides, and may have paid what we
+        // think is due: better not paid here than paid twice.
+        paying.due.clear();
+    }
+    paying.unacked.clear();
+    paying.advance(voucher);
+    paying.synced = false;
+    ask_for_heads(core, channel, paying);
 }
 
 /// The payer's head came. If it shows an acknowledgement of ours that is ahead
 /// of our head, we are the restored backup.
 fn payee_hears(core: &mut Core, channel: ChannelId, earning: &mut Earning, heads: VerifiedHeads) {
+    let shown = heads.voucher.as_ref();
+    let shown = shown.map_or(0, |voucher| voucher.body().sequence);
     if let (Some(voucher), Some(ack)) = (heads.voucher, heads.ack)
         && voucher.body().parties == earning.parties
         && ack.body().parties == earning.parties
@@ -716,7 +815,7 @@ fn payee_hears(core: &mut Core, channel: ChannelId, earning: &mut Earning, heads
         earning.advance(voucher, ack);
     }
     if heads.reply {
-        answer_heads(core, channel, earning, false);
+        answer_heads(core, channel, earning, Some(shown), false);
     }
 }
 
@@ -790,7 +889,9 @@ impl Ledger {
                 .paying
                 .entry(channel)
                 .or_insert_with(|| Paying::new(parties));
-            paying.due.push((receipt, amount));
+            if !paying.has_paid(receipt) {
+                paying.due.push((receipt, amount));
+            }
         }
     }
 

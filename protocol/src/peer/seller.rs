@@ -128,10 +128,20 @@ impl Committed {
         if !self.uses_slot() {
             return Amount::ZERO;
         }
-        let issued = self.issued.values().fold(Amount::ZERO, |sum, issued| {
+        let cap = self.deal.quote().body().cap;
+        cap.saturating_sub(self.receipted())
+    }
+
+    fn receipted(&self) -> Amount {
+        self.issued.values().fold(Amount::ZERO, |sum, issued| {
             sum.saturating_add(issued.receipt.body().amount)
-        });
-        self.deal.quote().body().cap.saturating_sub(issued)
+        })
+    }
+
+    /// Whether a lease has cost all that was agreed.
+    fn is_used_up(&self) -> bool {
+        let quote = self.deal.quote().body();
+        matches!(quote.work, Work::Lease { .. }) && self.receipted() >= quote.cap
     }
 
     fn account(&self) -> AccountId {
@@ -339,21 +349,26 @@ impl Seller {
         cap: Amount,
     ) -> Result<(), Decline> {
         let cap = u128::from(cap.as_micros());
-        let owed = ledger.exposure(account) + self.reserved(|of| of == account);
+        let reserved = self.reserved(|of| of == account);
+        let owed = ledger.exposure(account).saturating_add(reserved);
         let window = u128::from(provider.window(account).as_micros());
         let decline = |reason, window: u128, owed: u128| Decline {
             reason,
             need: u64::try_from(cap).unwrap_or(u64::MAX),
             have: u64::try_from(window.saturating_sub(owed)).unwrap_or(u64::MAX),
         };
-        if owed + cap > window {
+        if owed.saturating_add(cap) > window {
             return Err(decline(Reason::CREDIT_EXHAUSTED, window, owed));
         }
         if !provider.knows(account) {
             let is_stranger = |account| !provider.knows(account);
-            let owed = ledger.strangers_exposure(is_stranger) + self.reserved(is_stranger);
+            // What is delivered to one never gets over its window: what its
+            // vouchers claim beyond that must not use up the others' budget.
+            let owed = ledger
+                .strangers_exposure(is_stranger, window)
+                .saturating_add(self.reserved(is_stranger));
             let budget = u128::from(provider.strangers_budget.as_micros());
-            if owed + cap > budget {
+            if owed.saturating_add(cap) > budget {
                 return Err(decline(Reason::STRANGERS_EXHAUSTED, budget, owed));
             }
         }
@@ -430,7 +445,7 @@ impl Seller {
             collect_max: Millis::from(timing.collect_max),
             start_expected: core.now.wall,
             duration_expected: run_max,
-            missing: List::truncated(self.missing(asked)),
+            missing: List::truncated(self.missing(core.now.wall, asked)),
             device,
             terms: offer.body().terms.clone(),
             extensions: Extensions::default(),
@@ -438,13 +453,17 @@ impl Seller {
     }
 
     /// Which of spec and inputs this client's account has not sent before.
-    fn missing(&self, request: &Request) -> Vec<u16> {
+    fn missing(&self, now: Wall, request: &Request) -> Vec<u16> {
         std::iter::once(&request.spec)
             .chain(request.inputs.iter())
             .enumerate()
-            .filter(|(_, blob)| !self.kept.contains_key(&(request.account, blob.blob)))
+            .filter(|(_, blob)| !self.keeps(now, request.account, blob.blob))
             .filter_map(|(n, _)| u16::try_from(n).ok())
             .collect()
+    }
+
+    fn keeps(&self, now: Wall, account: AccountId, blob: BlobId) -> bool {
+        (self.kept.get(&(account, blob))).is_some_and(|until| *until > now)
     }
 
     /// Signs the quote, with its hold; for a take, with the agreement.
@@ -495,11 +514,20 @@ impl Seller {
         Answer::Quoted(Box::new(quote), lsn)
     }
 
-    /// Frees a hold.
-    pub(crate) fn release(&mut self, core: &mut Core, quote: QuoteId) {
-        if self.holds.remove(&quote).is_some() {
-            core.timers.clear(Timer::Hold(quote));
+    /// Frees a hold. That is written down, though nothing waits for it: else a
+    /// restart would bring the hold back beside those that took its place.
+    fn release(&mut self, core: &mut Core, quote: QuoteId) {
+        if self.end_hold(core, quote) {
+            core.persist(Record::Closed {
+                agreement: quote.into(),
+                reason: Reason::QUOTE_EXPIRED,
+            });
         }
+    }
+
+    fn end_hold(&mut self, core: &mut Core, quote: QuoteId) -> bool {
+        core.timers.clear(Timer::Hold(quote));
+        self.holds.remove(&quote).is_some()
     }
 
     pub(crate) fn on_release(&mut self, core: &mut Core, from: PeerId, quote: QuoteId) {
@@ -533,6 +561,9 @@ fn check_access(provider: &ProviderConfig, request: &Request, local: bool) -> Re
 fn check_terms(offer: &Verified<Offer>, request: &Request) -> Result<(), Decline> {
     if request.take && !offer.body().firm {
         return Err(Reason::NOT_FIRM.into());
+    }
+    if request.take && request.counter.is_some() {
+        return Err(Reason::COUNTER_REFUSED.into());
     }
     if request.confidentiality != Confidentiality::NONE {
         return Err(Reason::UNSUPPORTED_TERMS.into());
@@ -632,7 +663,7 @@ impl Seller {
         let id = AgreementId::from(quote);
         if let Some(known) = self.deals.get(&id) {
             if known.deal.client() == from {
-                core.send(from, Frame::Agreed(id));
+                core.send_again(from, Frame::Agreed(id));
             }
             return;
         }
@@ -653,7 +684,7 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::QUOTE_EXPIRED.into()));
         };
-        self.release(core, quote);
+        self.end_hold(core, quote);
         let lsn = core.persist(Record::AgreedTo(agreement));
         core.send_after(lsn, from, Frame::Agreed(id));
         self.commit(core, lsn, deal, inline);
@@ -701,10 +732,13 @@ impl Seller {
             .retention
             .duration()
             .min(deal.deal.quote().body().terms.retention.duration());
-        let until = core.now.wall.after(retention);
+        let now = core.now.wall;
+        let until = now.after(retention);
+        let mut arrived = BTreeSet::new();
         for inline in inline {
             let asked_for = wanted.iter().any(|blob| blob.blob == inline.blob);
             if asked_for {
+                arrived.insert(inline.blob);
                 self.kept.insert((account, inline.blob), until);
                 core.output_after(
                     lsn,
@@ -718,7 +752,9 @@ impl Seller {
         }
         deal.missing.clear();
         for blob in wanted {
-            if !self.kept.contains_key(&(account, blob.blob)) {
+            let kept = self.kept.get(&(account, blob.blob));
+            let is_here = arrived.contains(&blob.blob) || kept.is_some_and(|until| *until > now);
+            if !is_here {
                 deal.missing.insert(blob.blob);
                 let from = deal.deal.client();
                 core.output_after(
@@ -870,7 +906,9 @@ impl Seller {
                 self.report(core, ledger, id, Outcome::Completed, outputs, usage);
             }
             ExecutionEvent::Failed { reason, usage } => {
-                let outcome = if deal.cancelled {
+                let outcome = if deal.is_used_up() {
+                    Outcome::Completed
+                } else if deal.cancelled {
                     Outcome::Cancelled
                 } else {
                     Outcome::failed(reason)
@@ -895,8 +933,10 @@ impl Seller {
         if !is_lease {
             return;
         }
-        if deal.unjudged() > 1 {
-            // Two parts without an answer: no more on credit.
+        let disputed = |issued: &Issued| matches!(issued.verdict, Some(Verdict::Disputed(_)));
+        if deal.unjudged() > 1 || deal.issued.values().any(disputed) {
+            // Two parts without an answer, or one that won't be paid: no more
+            // on credit.
             core.output(Output::Stop(id));
             return;
         }
@@ -909,6 +949,13 @@ impl Seller {
             usage,
             false,
         );
+        if self
+            .deals
+            .get(&id.agreement)
+            .is_some_and(Committed::is_used_up)
+        {
+            core.output(Output::Stop(id));
+        }
     }
 
     fn report(
@@ -971,10 +1018,7 @@ impl Seller {
         let usage = clip_usage(usage, quote);
         let mut due = amount_due(quote, outcome, &usage).unwrap_or(quote.unit_cap);
         if matches!(quote.work, Work::Lease { .. }) {
-            let issued = deal.issued.values().fold(Amount::ZERO, |sum, issued| {
-                sum.saturating_add(issued.receipt.body().amount)
-            });
-            due = due.min(quote.cap.saturating_sub(issued));
+            due = due.min(quote.cap.saturating_sub(deal.receipted()));
         }
         let receipt = Receipt {
             key: ReceiptKey {
@@ -1520,6 +1564,7 @@ impl Seller {
             }
             Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
             Record::Closed { agreement, .. } => {
+                self.holds.remove(&QuoteId::from(*agreement));
                 if let Some(deal) = self.deals.get_mut(agreement) {
                     deal.stage = Stage::Closed;
                     self.closed.push_back(*agreement);

@@ -9,10 +9,8 @@
 use std::os::fd::RawFd;
 
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
-use suanli_executor::{
-    codec::Text,
-    ipc::{Confinement, Start},
-};
+use suanli_executor::ipc::{Confinement, Start};
+use suanli_protocol::wire::Utf8;
 
 struct Layer {
     name: &'static str,
@@ -89,7 +87,6 @@ const ENVIRONMENT: &[&str] = &[
     "XDG_RUNTIME_DIR",
     // Which drivers the loader may load, when the operator says so.
     "VK_DRIVER_FILES",
-    "LP_NUM_THREADS",
 ];
 
 const STANDARD_STREAMS: RawFd = 3;
@@ -100,11 +97,11 @@ pub(crate) fn confine(start: &Start) -> Option<Confinement> {
     let (mut held, mut missing) = (Vec::new(), Vec::new());
     for layer in LAYERS {
         match (layer.apply)(start) {
-            Ok(()) => held.push(Text::cut(layer.name)),
-            Err(reason) => missing.push(Text::cut(&format!("{}: {reason}", layer.name))),
+            Ok(()) => held.push(Utf8::cut(layer.name)),
+            Err(reason) => missing.push(Utf8::cut(&format!("{}: {reason}", layer.name))),
         }
     }
-    let environment = std::env::vars_os().map(|(name, _)| Text::cut(&name.to_string_lossy()));
+    let environment = std::env::vars_os().map(|(name, _)| Utf8::cut(&name.to_string_lossy()));
     Some(Confinement {
         held: held.try_into().unwrap_or_default(),
         missing: missing.try_into().unwrap_or_default(),

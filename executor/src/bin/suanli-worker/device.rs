@@ -16,10 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use suanli_executor::{
-    codec::Text,
-    ipc::{Adapter, AdapterKind, Failure},
-};
+use suanli_executor::ipc::{Adapter, AdapterKind, Failure};
+use suanli_protocol::wire::Utf8;
 use wgpu::{
     Backends, DeviceDescriptor, DeviceType, Error, ErrorFilter, Instance, InstanceDescriptor,
     InstanceFlags, Limits, PollType,
@@ -182,10 +180,10 @@ fn describe(index: u32, adapter: &wgpu::Adapter) -> Adapter {
     };
     Adapter {
         index,
-        name: Text::cut(&info.name),
-        driver: Text::cut(format!("{} {}", info.driver, info.driver_info).trim()),
+        name: Utf8::cut(&info.name),
+        driver: Utf8::cut(format!("{} {}", info.driver, info.driver_info).trim()),
         vendor: info.vendor,
-        backend: Text::cut(info.backend.to_str()),
+        backend: Utf8::cut(info.backend.to_str()),
         kind,
         memory_bytes,
         binding_bytes_max: limits.max_storage_buffer_binding_size,

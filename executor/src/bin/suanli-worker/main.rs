@@ -16,10 +16,10 @@
 use std::process::ExitCode;
 
 use suanli_executor::{
-    codec::Text,
     ipc::{Confinement, Detail, Failure, IpcError, Reply, Request, Start, WorkerEnd},
     spec::Graph,
 };
+use suanli_protocol::wire::Utf8;
 
 mod confine;
 mod device;
@@ -49,7 +49,7 @@ impl Fault {
     fn into_reply(self) -> Reply {
         Reply::Failed {
             failure: self.failure,
-            detail: Text::cut(&self.detail),
+            detail: Utf8::cut(&self.detail),
         }
     }
 }
@@ -194,5 +194,5 @@ fn check(request: &Request) -> Result<Reply, Fault> {
 
 /// The first bytes of a text as a message holds them.
 pub(crate) fn detail(text: &str) -> Detail {
-    Text::cut(text)
+    Utf8::cut(text)
 }

@@ -14,7 +14,6 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 use suanli_executor::{
-    codec,
     ipc::{Failure, Reply, Request, Stage, WorkerEnd},
     spec::{Content, Graph, Pass},
 };
@@ -162,9 +161,8 @@ fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
 }
 
 fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<Program, Fault> {
-    let internal = |error: codec::CodecError| Fault::new(Failure::Internal, error.to_string());
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&codec::encode(&graph.passes).map_err(internal)?);
+    hasher.update(&suanli_protocol::wire::encode(&graph.passes));
     hasher.update(graph.source.as_bytes());
     let key = hasher.finalize();
     if let Some(found) = gpu.programs.0.iter().position(|(known, _)| *known == key) {

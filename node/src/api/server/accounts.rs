@@ -1,0 +1,186 @@
+//! The node itself, its peers and their offers, and who owes whom: what is
+//! only looked at.
+
+use std::{collections::HashMap, time::SystemTime};
+
+use axum::{Json, extract::Path, http::header, response::IntoResponse};
+use suanli_protocol::{
+    envelope::Verified,
+    ids::{OfferId, PeerId},
+    offer::Offer,
+};
+
+use super::{
+    Api, Shared,
+    find::Digits,
+    input::{Page, Params},
+    millis, now_ms,
+    problem::Problem,
+};
+use crate::{
+    api::{
+        types::{ChannelInfo, OfferInfo, PeerInfo, ReceiptInfo, Status, WorkInfo},
+        views,
+    },
+    records::ReceiptStory,
+    transport::PeerStatus,
+};
+
+const RECEIPTS: usize = 20;
+const RECEIPTS_MAX: usize = 100;
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+pub(super) async fn status(api: Shared) -> Answer<Status> {
+    Ok(Json(status_of(&api).await?))
+}
+
+/// Answers before the node begins to stop, or just after.
+pub(super) async fn shutdown(api: Shared) -> Answer<Status> {
+    let status = status_of(&api).await?;
+    api.handle.stop().await?;
+    Ok(Json(status))
+}
+
+pub(super) async fn peers(api: Shared) -> Answer<Vec<PeerInfo>> {
+    let regions: HashMap<PeerId, String> = regions(&api).await?;
+    let peers = api.handle.peers().await?;
+    let info = |status: &PeerStatus| {
+        let peer = PeerId::from_bytes(*status.peer.as_bytes());
+        PeerInfo {
+            peer,
+            address: status.address.to_string(),
+            connected_ms: SystemTime::now()
+                .duration_since(status.since)
+                .map_or(0, millis),
+            rtt_us: status
+                .rtt
+                .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            agent: status.agent.clone(),
+            region: regions.get(&peer).cloned(),
+            offers: regions.contains_key(&peer),
+        }
+    };
+    Ok(Json(peers.iter().map(info).collect()))
+}
+
+pub(super) async fn offers(api: Shared) -> Answer<Vec<OfferInfo>> {
+    let me = api.handle.facts().peer;
+    let offers = api.handle.offers().await?;
+    Ok(Json(
+        offers.iter().map(|o| views::offer_info(o, me)).collect(),
+    ))
+}
+
+pub(super) async fn offer(api: Shared, Path(id): Path<String>) -> Answer<OfferInfo> {
+    let digits = Digits::parse("offer", &id)?;
+    let mut offers = api.handle.offers().await?;
+    let name = |offer: &Verified<Offer>| format!("{:#}", OfferId(offer.hash()));
+    offers.retain(|offer| {
+        digits.begin(&name(offer)) || digits.begin(&format!("{:#}", offer.signer()))
+    });
+    let offer = digits.one("offer", offers, name)?;
+    Ok(Json(views::offer_info(&offer, api.handle.facts().peer)))
+}
+
+pub(super) async fn channels(api: Shared) -> Answer<Vec<ChannelInfo>> {
+    let snapshot = api.handle.snapshot().await?;
+    Ok(Json(
+        snapshot.channels.iter().map(views::channel_info).collect(),
+    ))
+}
+
+pub(super) async fn channel(api: Shared, Path(id): Path<String>) -> Answer<ChannelInfo> {
+    let digits = Digits::parse("channel", &id)?;
+    let mut channels = api.handle.snapshot().await?.channels;
+    let name = |view: &suanli_protocol::peer::ChannelView| format!("{:#}", view.channel);
+    channels.retain(|view| digits.begin(&name(view)));
+    let channel = digits.one("channel", channels, name)?;
+    Ok(Json(views::channel_info(&channel)))
+}
+
+pub(super) async fn work(api: Shared) -> Answer<Vec<WorkInfo>> {
+    let snapshot = api.handle.snapshot().await?;
+    Ok(Json(snapshot.work.iter().map(views::work_info).collect()))
+}
+
+pub(super) async fn receipts(api: Shared, page: Params<Page>) -> Answer<Vec<ReceiptInfo>> {
+    let limit = page.0.limit(RECEIPTS, RECEIPTS_MAX);
+    let stories = api.archive.newest_receipts(limit).await?;
+    let me = api.handle.facts().peer;
+    Ok(Json(
+        stories.iter().map(|s| views::receipt_info(s, me)).collect(),
+    ))
+}
+
+pub(super) async fn receipt(api: Shared, Path(id): Path<String>) -> Answer<ReceiptInfo> {
+    let story = find_receipt(&api, &id).await?;
+    let me = api.handle.facts().peer;
+    Ok(Json(views::receipt_info(&story, me)))
+}
+
+pub(super) async fn bundle(
+    api: Shared,
+    Path(id): Path<String>,
+) -> Result<impl IntoResponse, Problem> {
+    let story = find_receipt(&api, &id).await?;
+    let receipt = suanli_protocol::ids::ReceiptId(story.receipt.hash());
+    let bundle = api.archive.bundle(receipt).await?;
+    let bytes = bundle.ok_or_else(|| Problem::unknown("receipt", &id))?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes))
+}
+
+/// Where the providers in the book are.
+pub(super) async fn regions(api: &Api) -> Result<HashMap<PeerId, String>, Problem> {
+    let offers = api.handle.offers().await?;
+    Ok(offers
+        .iter()
+        .map(|offer| (offer.signer(), offer.body().region.to_string()))
+        .collect())
+}
+
+async fn find_receipt(api: &Api, id: &str) -> Result<ReceiptStory, Problem> {
+    let digits = Digits::parse("receipt", id)?;
+    let found = api.archive.receipts_by_prefix(digits.as_str()).await?;
+    let receipt = digits.one("receipt", found, |id| format!("{id:#}"))?;
+    let story = api.archive.receipt(receipt).await?;
+    story.ok_or_else(|| Problem::unknown("receipt", id))
+}
+
+async fn status_of(api: &Api) -> Result<Status, Problem> {
+    let facts = api.handle.facts();
+    let snapshot = api.handle.snapshot().await?;
+    let offers = api.handle.offers().await?;
+    let peers = api.handle.peers().await?;
+    let own = offers.iter().find(|offer| offer.signer() == facts.peer);
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let open = snapshot.jobs.iter().filter(|job| job.end.is_none()).count();
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        network: facts.network.clone(),
+        unit: facts.unit.clone(),
+        peer: facts.peer,
+        account: facts.account,
+        region: facts.region.clone(),
+        pid: std::process::id(),
+        uptime_ms: now_ms().saturating_sub(facts.started_ms),
+        listen: snapshot.listen,
+        peers: count(peers.len()),
+        offers: count(offers.len()),
+        providing: facts.providing,
+        slots: own.map_or(0, |offer| offer.body().slots),
+        slots_used: snapshot.slots_used,
+        local_only: facts.local_only,
+        sandbox: facts.sandbox.clone(),
+        devices: own.map_or_else(Vec::new, |offer| {
+            offer
+                .body()
+                .devices
+                .iter()
+                .map(views::device_info)
+                .collect()
+        }),
+        jobs_open: count(open),
+        store_failed: snapshot.store_failed,
+    })
+}

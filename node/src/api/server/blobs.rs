@@ -1,0 +1,299 @@
+//! Bytes in and out.
+//!
+//! An upload goes straight into the blob store: a blocking task writes and
+//! hashes what the connection delivers, a few pieces apart, so that memory
+//! stays bounded. It is named at its end, or leaves nothing. Whoever knows the
+//! hash beforehand says so, and need not send what is here already.
+
+use std::{io, time::Duration};
+
+use axum::{
+    Json,
+    body::{Body, BodyDataStream, Bytes},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, stream};
+use serde::Deserialize;
+use suanli_protocol::{
+    ids::{BlobId, Hash},
+    limits::{INLINE_BLOBS_MAX, INLINE_BYTES_MAX},
+    message::{InlineBlob, InlineBlobs},
+    wire,
+};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::spawn_blocking,
+};
+
+use super::{Api, Shared, input::Params, now_ms, problem::Problem};
+use crate::{
+    api::types::{BlobInfo, Submission},
+    store::blobs::{BlobError, Blobs, WallMs},
+};
+
+/// Pieces of an upload that may wait for the disk.
+const PIECES: usize = 4;
+/// How long the next piece may take.
+const PIECE_WAIT: Duration = Duration::from_secs(30);
+/// How long an uploaded blob is kept that no job refers to.
+const KEPT_MS: u64 = 24 * 3600 * 1000;
+/// What is read and thrown away of a body that nobody needs, so that its
+/// sender sees the answer and not a broken connection.
+const DRAINED_MAX: u64 = 1024 * 1024 * 1024;
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// What an uploader may say beforehand.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Announced {
+    hash: Option<BlobId>,
+}
+
+pub(super) async fn upload(
+    api: Shared,
+    Params(announced): Params<Announced>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<BlobInfo>, Problem> {
+    let blobs = api.handle.store().blobs().clone();
+    let length = content_length(&headers);
+    let mut body = body.into_data_stream();
+    if let Some(blob) = announced.hash {
+        if let Some(bytes) = renewed(&blobs, blob).await? {
+            if !headers.contains_key(header::EXPECT) {
+                drain(&mut body).await;
+            }
+            return Ok(Json(BlobInfo { blob, bytes }));
+        }
+        if length == Some(0) && blob.0 != Hash::of(b"") {
+            return Err(Problem::usage(
+                StatusCode::NOT_FOUND,
+                "the blob is not here; send its bytes",
+            ));
+        }
+    }
+    let stored = receive(blobs, length, announced.hash, &mut body).await;
+    if matches!(stored, Err(Broken::Blob(_))) {
+        drain(&mut body).await;
+    }
+    Ok(Json(stored?))
+}
+
+/// The bytes of a blob as a response that holds its `place` while it is sent.
+pub(super) async fn download(
+    api: &Api,
+    blob: BlobInfo,
+    place: OwnedSemaphorePermit,
+) -> Result<Response, Problem> {
+    let blobs = api.handle.store().blobs().clone();
+    let hash = blake3_of(blob.blob);
+    let opened = spawn_blocking(move || {
+        let file = blobs.open_blob(&hash)?;
+        let bytes = file.metadata().map_err(BlobError::from)?.len();
+        Ok::<_, BlobError>((file, bytes))
+    });
+    let (file, bytes) = opened.await.map_err(|_| stopping())??;
+    let file = tokio::fs::File::from_std(file);
+    let chunks = stream::unfold((file, place), |(mut file, place)| async move {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        match file.read(&mut chunk).await {
+            Ok(0) => None,
+            Ok(read) => {
+                chunk.truncate(read);
+                Some((Ok(Bytes::from(chunk)), (file, place)))
+            }
+            Err(error) => Some((Err(error), (file, place))),
+        }
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_DISPOSITION, "attachment".to_owned()),
+        (header::CONTENT_LENGTH, bytes.to_string()),
+    ];
+    Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+/// Spec and inputs of a submission, checked to be here, as what travels with
+/// the agreement: all of it if it is small, else nothing.
+pub(super) async fn inline(api: &Api, submission: &Submission) -> Result<InlineBlobs, Problem> {
+    let mut named = vec![submission.spec];
+    for input in &submission.inputs {
+        if !named.iter().any(|known| known.blob == input.blob) {
+            named.push(*input);
+        }
+    }
+    let blobs = api.handle.store().blobs().clone();
+    spawn_blocking(move || read_inline(&blobs, &named))
+        .await
+        .map_err(|_| stopping())?
+}
+
+fn read_inline(blobs: &Blobs, named: &[BlobInfo]) -> Result<InlineBlobs, Problem> {
+    let mut sum = 0u64;
+    for info in named {
+        match blobs.size(&blake3_of(info.blob)) {
+            Ok(bytes) if bytes == info.bytes => sum = sum.saturating_add(bytes),
+            Ok(bytes) => {
+                return Err(Problem::usage(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    format!(
+                        "blob {:#} has {bytes} bytes, and the submission says {}; give its size as it is",
+                        info.blob, info.bytes
+                    ),
+                ));
+            }
+            Err(BlobError::Unknown) => {
+                return Err(crate::handle::NotTaken::BlobMissing(info.blob).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if named.len() > INLINE_BLOBS_MAX || sum > INLINE_BYTES_MAX as u64 {
+        return Ok(InlineBlobs::default());
+    }
+    let read = |info: &BlobInfo| -> Result<InlineBlob, BlobError> {
+        let mut bytes = Vec::new();
+        let mut file = blobs.open_blob(&blake3_of(info.blob))?;
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        let bytes = wire::Bytes::new(bytes).map_err(|_| BlobError::Mismatch)?;
+        Ok(InlineBlob {
+            blob: info.blob,
+            bytes,
+        })
+    };
+    let inline: Vec<InlineBlob> = named.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(InlineBlobs::truncated(inline))
+}
+
+/// Why an upload did not arrive.
+enum Broken {
+    /// The store did not take it.
+    Blob(BlobError),
+    /// The sender went away or is too slow.
+    Sender,
+    /// The node is stopping.
+    Stopping,
+}
+
+impl From<Broken> for Problem {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Blob(error) => error.into(),
+            Broken::Sender => Self::usage(
+                StatusCode::REQUEST_TIMEOUT,
+                "the upload broke off; send it again",
+            ),
+            Broken::Stopping => stopping(),
+        }
+    }
+}
+
+/// What a writing task is handed.
+enum Piece {
+    Bytes(Bytes),
+    /// Nothing is missing: without this, what came is thrown away.
+    End,
+}
+
+async fn receive(
+    blobs: Blobs,
+    length: Option<u64>,
+    expected: Option<BlobId>,
+    body: &mut BodyDataStream,
+) -> Result<BlobInfo, Broken> {
+    let (pieces, queue) = mpsc::channel(PIECES);
+    let writing = spawn_blocking(move || write(&blobs, length, expected, queue));
+    let arrived = pump(body, pieces).await;
+    let written = writing.await.map_err(|_| Broken::Stopping)?;
+    match (written, arrived) {
+        (Ok(Some(info)), _) => Ok(info),
+        (Ok(None), _) => Err(Broken::Sender),
+        (Err(error), _) => Err(Broken::Blob(error)),
+    }
+}
+
+/// Hands a body's pieces over, and says when nothing is missing.
+async fn pump(body: &mut BodyDataStream, pieces: mpsc::Sender<Piece>) {
+    loop {
+        let piece = match tokio::time::timeout(PIECE_WAIT, body.next()).await {
+            Ok(Some(Ok(bytes))) => Piece::Bytes(bytes),
+            Ok(None) => Piece::End,
+            Ok(Some(Err(_))) | Err(_) => return,
+        };
+        let is_last = matches!(piece, Piece::End);
+        if pieces.send(piece).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// Writes pieces until their end; `None` if there was none.
+fn write(
+    blobs: &Blobs,
+    length: Option<u64>,
+    expected: Option<BlobId>,
+    mut queue: mpsc::Receiver<Piece>,
+) -> Result<Option<BlobInfo>, BlobError> {
+    let mut receiving = blobs.receive(length.unwrap_or(0))?;
+    while let Some(piece) = queue.blocking_recv() {
+        match piece {
+            Piece::Bytes(bytes) => receiving.write(&bytes)?,
+            Piece::End => {
+                let is_other = expected.is_some_and(|blob| blake3_of(blob) != receiving.hash());
+                if is_other {
+                    return Err(BlobError::Mismatch);
+                }
+                let (hash, bytes) = receiving.commit(Some(kept_until()))?;
+                let blob = BlobId(Hash::from_bytes(*hash.as_bytes()));
+                return Ok(Some(BlobInfo { blob, bytes }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The size of a blob that is here, which is now kept for a while again.
+async fn renewed(blobs: &Blobs, blob: BlobId) -> Result<Option<u64>, Problem> {
+    let blobs = blobs.clone();
+    let renewed = spawn_blocking(move || {
+        let hash = blake3_of(blob);
+        match blobs.size(&hash) {
+            Ok(bytes) => {
+                blobs.keep_until(hash, Some(kept_until()))?;
+                Ok(Some(bytes))
+            }
+            Err(BlobError::Unknown) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    Ok(renewed.await.map_err(|_| stopping())??)
+}
+
+async fn drain(body: &mut BodyDataStream) {
+    let mut left = DRAINED_MAX;
+    while let Ok(Some(Ok(bytes))) = tokio::time::timeout(PIECE_WAIT, body.next()).await {
+        match left.checked_sub(bytes.len() as u64) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(header::CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
+}
+
+fn kept_until() -> WallMs {
+    WallMs(now_ms().saturating_add(KEPT_MS))
+}
+
+const fn blake3_of(blob: BlobId) -> blake3::Hash {
+    blake3::Hash::from_bytes(*blob.0.as_bytes())
+}
+
+fn stopping() -> Problem {
+    crate::handle::Gone.into()
+}

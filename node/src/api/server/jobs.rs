@@ -1,0 +1,271 @@
+//! Jobs of ours: plan, submit, follow, cancel, collect.
+//!
+//! The driver knows the jobs of this run and the last ones before it; older
+//! ones are found in the store. Both are shown alike.
+
+use std::convert::Infallible;
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::Path,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+use suanli_protocol::{
+    ids::{JobId, ReceiptId},
+    message::InlineBlobs,
+    peer::JobView,
+    receipt::Verdict,
+};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::{
+    Api, Shared, accounts, blobs,
+    find::Digits,
+    gates::Gate,
+    input::{JsonBody, Page, Params},
+    problem::Problem,
+};
+use crate::{
+    api::{
+        types::{
+            BlobInfo, JobEventInfo, JobInfo, JobLine, OutputInfo, PlanInfo, Submission, Submitted,
+        },
+        views,
+    },
+    handle::Watch,
+    records::JobStory,
+};
+
+const JOBS: usize = 50;
+const JOBS_MAX: usize = 200;
+/// Receipts of one job whose outputs are shown.
+const RECEIPTS_SHOWN: usize = 64;
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+pub(super) async fn plan(
+    api: Shared,
+    JsonBody(submission): JsonBody<Submission>,
+) -> Answer<PlanInfo> {
+    let facts = api.handle.facts();
+    let order = views::order(&submission, facts.max_price, InlineBlobs::default())?;
+    let budget = order.budget;
+    let plan = api.handle.plan(Box::new(order)).await?;
+    Ok(Json(views::plan_info(&plan, &facts.unit, budget)))
+}
+
+pub(super) async fn submit(
+    api: Shared,
+    JsonBody(submission): JsonBody<Submission>,
+) -> Answer<Submitted> {
+    let inline = blobs::inline(&api, &submission).await?;
+    let order = views::order(&submission, api.handle.facts().max_price, inline)?;
+    let job = order.job;
+    api.handle.submit(Box::new(order)).await??;
+    Ok(Json(Submitted { job }))
+}
+
+pub(super) async fn list(api: Shared, page: Params<Page>) -> Answer<Vec<JobInfo>> {
+    let limit = page.0.limit(JOBS, JOBS_MAX);
+    let live = api.handle.snapshot().await?.jobs;
+    let regions = accounts::regions(&api).await?;
+    let mut jobs: Vec<JobInfo> = live
+        .iter()
+        .map(|view| {
+            let region = view.provider.and_then(|peer| regions.get(&peer).cloned());
+            views::job_info(view, region, Vec::new())
+        })
+        .collect();
+    if jobs.len() < limit {
+        for job in api.archive.newest_jobs(limit).await? {
+            if live.iter().all(|view| view.job != job)
+                && let Some(story) = api.archive.job(job).await?
+            {
+                jobs.push(views::stored_job_info(&story));
+            }
+        }
+    }
+    jobs.sort_by_key(|job| (std::cmp::Reverse(job.submitted_ms), job.job));
+    jobs.truncate(limit);
+    for job in &mut jobs {
+        job.outputs.clear();
+    }
+    Ok(Json(jobs))
+}
+
+pub(super) async fn show(api: Shared, Path(id): Path<String>) -> Answer<JobInfo> {
+    let job = find(&api, &id).await?;
+    Ok(Json(whole(&api, &job).await?))
+}
+
+/// A job that is over stays as it is.
+pub(super) async fn cancel(api: Shared, Path(id): Path<String>) -> Answer<JobInfo> {
+    let job = find(&api, &id).await?;
+    api.handle.cancel(job.id()).await?;
+    let job = known(&api, job.id()).await?;
+    let job = job.ok_or_else(|| Problem::unknown("job", &id))?;
+    Ok(Json(whole(&api, &job).await?))
+}
+
+pub(super) async fn output(
+    api: Shared,
+    Path((id, name)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let place = api.gates.enter(Gate::Stream)?;
+    let job = whole(&api, &find(&api, &id).await?).await?;
+    let Some(output) = job.outputs.iter().rev().find(|output| output.name == name) else {
+        let names: Vec<&str> = job.outputs.iter().map(|o| o.name.as_str()).collect();
+        let there = match names.as_slice() {
+            [] => format!("job {} has no outputs; it is {}", job.job, job.state),
+            names => format!("job {} has the outputs {}", job.job, names.join(", ")),
+        };
+        return Err(Problem::usage(StatusCode::NOT_FOUND, there));
+    };
+    let blob = BlobInfo {
+        blob: output.blob,
+        bytes: output.bytes,
+    };
+    blobs::download(&api, blob, place).await
+}
+
+pub(super) async fn events(api: Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    let place = api.gates.enter(Gate::Stream)?;
+    let job = find(&api, &id).await?;
+    let watch = match api.handle.watch(job.id()).await? {
+        Some(watch) => watch,
+        None => stored_watch(&job),
+    };
+    let follow = Follow {
+        past: watch.past.into_iter(),
+        lines: watch.lines,
+        stopped: api.stopped.clone(),
+        _place: place,
+    };
+    let lines = stream::unfold(follow, |mut follow| async move {
+        let line = follow.next().await?;
+        Some((Ok::<_, Infallible>(line), follow))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((headers, Body::from_stream(lines)).into_response())
+}
+
+/// A job that is being followed.
+struct Follow {
+    past: std::vec::IntoIter<JobLine>,
+    lines: tokio::sync::mpsc::Receiver<JobLine>,
+    stopped: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Follow {
+    async fn next(&mut self) -> Option<Bytes> {
+        let line = match self.past.next() {
+            Some(line) => line,
+            None => tokio::select! {
+                line = self.lines.recv() => line?,
+                _ = self.stopped.wait_for(|stopped| *stopped) => return None,
+            },
+        };
+        let mut bytes = serde_json::to_vec(&line).ok()?;
+        bytes.push(b'\n');
+        Some(bytes.into())
+    }
+}
+
+/// A job, from memory or from the store.
+enum Job {
+    Live(Box<JobView>),
+    Stored(Box<JobStory>),
+}
+
+impl Job {
+    fn id(&self) -> JobId {
+        match self {
+            Self::Live(view) => view.job,
+            Self::Stored(story) => story.order.job,
+        }
+    }
+}
+
+/// The one job of ours whose id begins so.
+async fn find(api: &Api, id: &str) -> Result<Job, Problem> {
+    if let Ok(whole) = id.parse() {
+        let job = known(api, whole).await?;
+        return job.ok_or_else(|| Problem::unknown("job", id));
+    }
+    let digits = Digits::parse("job", id)?;
+    let live = api.handle.snapshot().await?.jobs;
+    let mut found: Vec<Job> = live
+        .into_iter()
+        .filter(|view| digits.begin(&format!("{:#}", view.job)))
+        .map(|view| Job::Live(Box::new(view)))
+        .collect();
+    for job in api.archive.jobs_by_prefix(digits.as_str()).await? {
+        // Others' jobs, on which we only worked, have no story.
+        if found.iter().all(|known| known.id() != job)
+            && let Some(story) = api.archive.job(job).await?
+        {
+            found.push(Job::Stored(Box::new(story)));
+        }
+    }
+    digits.one("job", found, |job| format!("{:#}", job.id()))
+}
+
+async fn known(api: &Api, id: JobId) -> Result<Option<Job>, Problem> {
+    let live = api.handle.snapshot().await?.jobs;
+    if let Some(view) = live.into_iter().find(|view| view.job == id) {
+        return Ok(Some(Job::Live(Box::new(view))));
+    }
+    let story = api.archive.job(id).await?;
+    Ok(story.map(|story| Job::Stored(Box::new(story))))
+}
+
+/// All that is known of a job, with its outputs.
+async fn whole(api: &Api, job: &Job) -> Result<JobInfo, Problem> {
+    let view = match job {
+        Job::Stored(story) => return Ok(views::stored_job_info(story)),
+        Job::Live(view) => view,
+    };
+    let mut outputs: Vec<OutputInfo> = Vec::new();
+    for receipt in view.receipts.iter().take(RECEIPTS_SHOWN) {
+        if let Some(story) = api.archive.receipt(*receipt).await? {
+            outputs.extend(views::outputs(story.receipt.body()));
+        }
+    }
+    let region = match view.agreement {
+        Some(agreement) => api.archive.region(agreement).await?,
+        None => None,
+    };
+    Ok(views::job_info(view, region, outputs))
+}
+
+/// What the store remembers of a job's course, as if it was followed.
+fn stored_watch(job: &Job) -> Watch {
+    let (_, lines) = tokio::sync::mpsc::channel(1);
+    let mut past = Vec::new();
+    if let Job::Stored(story) = job {
+        past.push(JobLine {
+            at_ms: story.submitted.as_millis(),
+            event: JobEventInfo::Submitted,
+        });
+        let accepted = story
+            .judged
+            .iter()
+            .filter(|(_, word)| word.body().verdict == Verdict::Accepted);
+        past.extend(accepted.map(|(receipt, word)| JobLine {
+            at_ms: word.issued().as_millis(),
+            event: JobEventInfo::Accepted {
+                receipt: ReceiptId(receipt.hash()),
+                amount: receipt.body().amount,
+            },
+        }));
+        past.extend(story.end.map(|(end, at)| JobLine {
+            at_ms: at.as_millis(),
+            event: views::ended(end),
+        }));
+    }
+    Watch { past, lines }
+}

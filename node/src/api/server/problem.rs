@@ -1,0 +1,150 @@
+//! What goes wrong in a request, as status, sentence and exit code.
+//!
+//! The exit codes are those of `docs/exit-codes.md`: the command line ends
+//! with the one that it is given here. No text holds the token, or any header.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    api::{types::ApiError, views},
+    handle::{Gone, NotTaken},
+    records::ArchiveError,
+    store::{blobs::BlobError, index::FindError},
+};
+
+/// Wrong use.
+const USAGE: u8 = 2;
+/// No daemon, or none that answers now.
+const NO_DAEMON: u8 = 3;
+/// The data directory is not usable.
+const DATA: u8 = 7;
+
+/// A request that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    error: ApiError,
+}
+
+impl Problem {
+    /// The caller is wrong.
+    pub(crate) fn usage(status: StatusCode, sentence: impl Into<String>) -> Self {
+        Self::new(status, USAGE, sentence)
+    }
+
+    /// There is nothing by that name.
+    pub(crate) fn unknown(what: &str, name: &str) -> Self {
+        let name: String = name.chars().take(80).collect();
+        Self::usage(
+            StatusCode::NOT_FOUND,
+            format!("there is no {what} {name:?}; `suanli {what} list` shows those that there are"),
+        )
+    }
+
+    /// No token, or a wrong one.
+    pub(crate) fn unauthorised() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            DATA,
+            "the API token is missing or wrong; use the one in the data directory of this daemon",
+        )
+    }
+
+    /// Too much at once.
+    pub(crate) fn too_many(what: &str) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            NO_DAEMON,
+            format!("too many {what} at once; try again in a second"),
+        )
+    }
+
+    /// The daemon's own fault.
+    pub(crate) fn internal(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, DATA, sentence)
+    }
+
+    fn new(status: StatusCode, exit_code: u8, sentence: impl Into<String>) -> Self {
+        let error = sentence.into();
+        Self {
+            status,
+            error: ApiError { error, exit_code },
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.error)).into_response();
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<Gone> for Problem {
+    fn from(gone: Gone) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            NO_DAEMON,
+            format!("{gone}; start it again with `suanli node`"),
+        )
+    }
+}
+
+impl From<views::Refused> for Problem {
+    fn from(refused: views::Refused) -> Self {
+        Self::usage(StatusCode::UNPROCESSABLE_ENTITY, refused.to_string())
+    }
+}
+
+impl From<NotTaken> for Problem {
+    fn from(not_taken: NotTaken) -> Self {
+        let sentence = not_taken.to_string();
+        match not_taken {
+            NotTaken::Store(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, DATA, sentence),
+            NotTaken::BlobMissing(_) => Self::usage(StatusCode::CONFLICT, sentence),
+            NotTaken::TooMany(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, NO_DAEMON, sentence),
+        }
+    }
+}
+
+impl From<ArchiveError> for Problem {
+    fn from(error: ArchiveError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            ArchiveError::Find(FindError::Busy | FindError::Stopped) | ArchiveError::Stopping => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, NO_DAEMON, sentence)
+            }
+            ArchiveError::Find(FindError::Unavailable(_) | FindError::Read(_))
+            | ArchiveError::Unreadable { .. } => Self::internal(sentence),
+        }
+    }
+}
+
+impl From<BlobError> for Problem {
+    fn from(error: BlobError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            BlobError::QuotaExceeded { .. } | BlobError::NoRoom(_) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, DATA, sentence)
+            }
+            BlobError::Unknown => Self::usage(
+                StatusCode::NOT_FOUND,
+                "the bytes are no longer here; results are kept for a limited time",
+            ),
+            BlobError::Mismatch => Self::usage(StatusCode::UNPROCESSABLE_ENTITY, sentence),
+            BlobError::Present | BlobError::Incoming => Self::usage(StatusCode::CONFLICT, sentence),
+            BlobError::Io(_) => Self::internal(format!(
+                "{sentence}; check the data directory's disk, owner and mode"
+            )),
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! From what the protocol decides to what the HTTP API says, and back.
+//!
+//! Pure functions over values. One direction can fail: a [`Submission`] comes
+//! from outside, and [`order`] says what is wrong with one, and what is
+//! allowed.
+
+use suanli_protocol::{
+    deal::{BlobRef, Deal, Needs, Work},
+    envelope::Verified,
+    ids::PeerId,
+    limits::{NAME_BYTES_MAX, RUN_MAX},
+    message::InlineBlobs,
+    offer::{Device, Name, Offer},
+    peer::{ChannelView, JobView, WorkView, end_word},
+    rank::Plan,
+    receipt::{Outcome, Receipt, Verdict},
+    record::{JobEnd, JobOrder},
+    registry::{
+        Confidentiality, DeviceKind, Feature, Reason, Runtime, SandboxLevel, SpeedKind,
+        Verification,
+    },
+    units::{Amount, Millis},
+    wire::List,
+};
+
+use super::types::{
+    BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
+    OutputInfo, PlanInfo, PriceInfo, ReceiptInfo, Submission, WorkInfo,
+};
+use crate::{
+    handle::decline_words,
+    records::{JobStory, ReceiptStory},
+};
+
+/// How long a provider may keep a job's data after its end.
+const RETENTION: Millis = Millis::new(3600 * 1000);
+
+/// What is wrong with a submission.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// A name is too long or can't be shown.
+    #[error(
+        "{field} {text:?} can't be used: {why}; names have up to {NAME_BYTES_MAX} bytes of plain text"
+    )]
+    Text {
+        /// Which field.
+        field: &'static str,
+        /// What stood there, cut.
+        text: String,
+        /// Why not.
+        why: String,
+    },
+    /// A registered name is not known.
+    #[error("{field} {text:?} is not known; known are {known}")]
+    Unknown {
+        /// Which field.
+        field: &'static str,
+        /// What stood there, cut.
+        text: String,
+        /// What is known.
+        known: String,
+    },
+    /// Too many of something.
+    #[error("{count} {field} are more than a job may name: {max}")]
+    TooMany {
+        /// Of what.
+        field: &'static str,
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// A limit of nothing.
+    #[error("{0} is 0; give the job some")]
+    Zero(&'static str),
+    /// A run limit over the protocol's.
+    #[error("run_ms is {given}; the most that an agreement may ask for is {max}")]
+    TooLong {
+        /// What was asked for.
+        given: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// Less time for all of it than for one execution.
+    #[error(
+        "total_ms ({total}) is less than run_ms ({run}); allow at least as much for all as for one run"
+    )]
+    TotalBelowRun {
+        /// For all.
+        total: u64,
+        /// For one execution.
+        run: u64,
+    },
+}
+
+/// A submission as an order. `budget_default` stands in where no price is
+/// named; `inline` is what travels with the agreement.
+///
+/// # Errors
+/// [`Refused`], for the first thing that is wrong.
+pub fn order(
+    submission: &Submission,
+    budget_default: Amount,
+    inline: InlineBlobs,
+) -> Result<JobOrder, Refused> {
+    check_limits(submission)?;
+    let principal = match submission.principal.as_str() {
+        "" => "default",
+        named => named,
+    };
+    Ok(JobOrder {
+        job: submission.job,
+        name: name("name", &submission.name)?,
+        principal: name("principal", principal)?,
+        work: Work::Job,
+        spec: blob_ref(submission.spec),
+        inputs: few("inputs", submission.inputs.iter().map(|&b| Ok(blob_ref(b))))?,
+        needs: needs(submission)?,
+        budget: submission.max_price.unwrap_or(budget_default),
+        regions: few(
+            "regions",
+            submission.regions.iter().map(|r| name("region", r)),
+        )?,
+        providers: few("providers", submission.providers.iter().map(|&p| Ok(p)))?,
+        policy: submission.policy,
+        flops: submission.flops,
+        verification: Verification::HASHES,
+        confidentiality: Confidentiality::NONE,
+        retention: RETENTION,
+        total: Millis::new(submission.total_ms),
+        take: true,
+        counter_percent: 0,
+        inline,
+    })
+}
+
+/// An offer in the book of the node `me`.
+pub fn offer_info(offer: &Verified<Offer>, me: PeerId) -> OfferInfo {
+    let body = offer.body();
+    OfferInfo {
+        offer: suanli_protocol::ids::OfferId(offer.hash()),
+        peer: offer.signer(),
+        account: body.account,
+        own: offer.signer() == me,
+        sequence: body.sequence,
+        region: body.region.to_string(),
+        addresses: body.addresses.iter().map(ToString::to_string).collect(),
+        devices: body.devices.iter().map(device_info).collect(),
+        runtimes: body
+            .runtimes
+            .iter()
+            .map(|r| r.runtime.to_string())
+            .collect(),
+        prices: body
+            .prices
+            .iter()
+            .map(|price| PriceInfo {
+                meter: price.meter.to_string(),
+                amount: price.amount,
+                per: price.per,
+            })
+            .collect(),
+        slots: body.slots,
+        slots_free: body.slots_free,
+        storage_bytes: body.storage_bytes,
+        run_max_ms: body.run_max.get(),
+        sandbox: body.sandbox.to_string(),
+        firm: body.firm,
+        strangers: body.terms.strangers,
+        stranger_credit: body.terms.stranger_credit,
+        issued_ms: offer.issued().as_millis(),
+        expires_ms: offer.expires().as_millis(),
+    }
+}
+
+/// A device of an offer.
+pub fn device_info(device: &Device) -> DeviceInfo {
+    DeviceInfo {
+        kind: device.kind.to_string(),
+        maker: device.maker.to_string(),
+        model: device.model.to_string(),
+        driver: device.driver.to_string(),
+        memory_bytes: device.memory_bytes,
+        fp32_per_second: device.speed(SpeedKind::FP32),
+    }
+}
+
+/// A plan under a budget.
+pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
+    PlanInfo {
+        unit: unit.to_owned(),
+        budget,
+        candidates: plan
+            .candidates
+            .iter()
+            .map(|candidate| CandidateInfo {
+                peer: candidate.peer,
+                offer: candidate.offer,
+                region: candidate.region.to_string(),
+                device: candidate.device.to_string(),
+                expected_ms: candidate.expected.get(),
+                price: candidate.price,
+                cap: candidate.cap,
+            })
+            .collect(),
+        misfits: plan
+            .misfits
+            .iter()
+            .map(|misfit| {
+                let (reason, sentence) = decline_words(&misfit.decline);
+                MisfitInfo {
+                    peer: misfit.peer,
+                    region: misfit.region.to_string(),
+                    reason,
+                    sentence,
+                }
+            })
+            .collect(),
+    }
+}
+
+/// A job that the driver knows. Region and outputs are the caller's to find.
+pub fn job_info(view: &JobView, region: Option<String>, outputs: Vec<OutputInfo>) -> JobInfo {
+    JobInfo {
+        job: view.job,
+        name: view.name.clone(),
+        principal: view.principal.clone(),
+        submitted_ms: view.submitted.as_millis(),
+        state: view.state.to_owned(),
+        reason: view.end.and_then(end_reason),
+        attempt: view.attempt,
+        provider: view.provider,
+        region,
+        agreement: view.agreement,
+        done: view.progress.0,
+        total: view.progress.1,
+        spent: view.spent,
+        declined: view
+            .declined
+            .iter()
+            .map(|(peer, decline)| (*peer, decline_words(decline).1))
+            .collect(),
+        receipts: view.receipts.clone(),
+        outputs,
+    }
+}
+
+/// A job that only the store knows. What providers said is not kept there.
+pub fn stored_job_info(story: &JobStory) -> JobInfo {
+    let deal = story.deals.last();
+    let accepted = || {
+        story
+            .judged
+            .iter()
+            .filter(|(_, word)| word.body().verdict == Verdict::Accepted)
+            .map(|(receipt, _)| receipt)
+    };
+    let end = story.end.map(|(end, _)| end);
+    let units = u64::from(story.order.work.unit_count());
+    JobInfo {
+        job: story.order.job,
+        name: story.order.name.to_string(),
+        principal: story.order.principal.to_string(),
+        submitted_ms: story.submitted.as_millis(),
+        state: end.map_or("waiting", end_word).to_owned(),
+        reason: end.and_then(end_reason),
+        attempt: story.attempt,
+        provider: deal.map(Deal::provider),
+        region: deal.map(|deal| deal.offer().body().region.to_string()),
+        agreement: deal.map(Deal::id),
+        done: if end == Some(JobEnd::Done) { units } else { 0 },
+        total: units,
+        spent: accepted().fold(Amount::ZERO, |sum, r| sum.saturating_add(r.body().amount)),
+        declined: Vec::new(),
+        receipts: accepted()
+            .map(|receipt| suanli_protocol::ids::ReceiptId(receipt.hash()))
+            .collect(),
+        outputs: accepted().flat_map(|r| outputs(r.body())).collect(),
+    }
+}
+
+/// What came out of an execution.
+pub fn outputs(receipt: &Receipt) -> Vec<OutputInfo> {
+    receipt
+        .outputs
+        .iter()
+        .map(|output| OutputInfo {
+            name: output.name.to_string(),
+            blob: output.blob.blob,
+            bytes: output.blob.bytes,
+        })
+        .collect()
+}
+
+/// A receipt, as the node `me` has it.
+pub fn receipt_info(story: &ReceiptStory, me: PeerId) -> ReceiptInfo {
+    let (body, deal) = (story.receipt.body(), &story.deal);
+    let (outcome, reason) = outcome_words(body.outcome);
+    ReceiptInfo {
+        receipt: suanli_protocol::ids::ReceiptId(story.receipt.hash()),
+        agreement: body.key.agreement,
+        job: deal.quote().body().job,
+        unit: body.key.unit,
+        attempt: body.key.attempt,
+        index: body.key.index,
+        last: body.key.last,
+        bought: deal.client() == me,
+        client: deal.client(),
+        provider: deal.provider(),
+        region: deal.offer().body().region.to_string(),
+        outcome: outcome.to_owned(),
+        reason: reason.map(|reason| reason.to_string()),
+        amount: body.amount,
+        usage: body
+            .usage
+            .iter()
+            .map(|usage| (usage.meter.to_string(), usage.quantity))
+            .collect(),
+        outputs: outputs(body),
+        verdict: story
+            .acceptance
+            .as_ref()
+            .map(|word| verdict_word(word.body().verdict).to_owned()),
+        paid: story.voucher.is_some(),
+        acknowledged: story.acknowledged,
+        started_ms: body.started.as_millis(),
+        ended_ms: body.ended.as_millis(),
+    }
+}
+
+/// A channel, with the other party's node and account.
+pub fn channel_info(view: &ChannelView) -> ChannelInfo {
+    let parties = view.parties;
+    let (peer, account) = if view.paying {
+        (parties.payee, parties.payee_account)
+    } else {
+        (parties.payer, parties.payer_account)
+    };
+    ChannelInfo {
+        channel: view.channel,
+        paying: view.paying,
+        peer,
+        account,
+        sequence: view.sequence,
+        acknowledged: view.acknowledged,
+        cumulative: view.cumulative.to_string(),
+        pending: view.pending.to_string(),
+        disputed: view.disputed.to_string(),
+        settled: view.settled.to_string(),
+        synced: view.synced,
+        frozen: view.frozen,
+    }
+}
+
+/// Work for somebody.
+pub fn work_info(view: &WorkView) -> WorkInfo {
+    WorkInfo {
+        agreement: view.agreement,
+        job: view.job,
+        client: view.client,
+        account: view.client_account,
+        stage: view.stage.to_owned(),
+        done: view.progress.0,
+        total: view.progress.1,
+        receipts: view.receipts.clone(),
+    }
+}
+
+/// How a job ended.
+pub fn ended(end: JobEnd) -> JobEventInfo {
+    JobEventInfo::Ended {
+        state: end_word(end).to_owned(),
+        reason: end_reason(end),
+    }
+}
+
+/// The registered reason of an end, and it as a sentence.
+pub fn end_reason(end: JobEnd) -> Option<(String, String)> {
+    match end {
+        JobEnd::Failed(reason) | JobEnd::Declined(reason) => Some(reason_words(reason)),
+        JobEnd::Expired => Some(reason_words(Reason::JOB_DEADLINE)),
+        JobEnd::Done | JobEnd::Cancelled => None,
+    }
+}
+
+fn reason_words(reason: Reason) -> (String, String) {
+    (reason.to_string(), reason.sentence().to_owned())
+}
+
+const fn outcome_words(outcome: Outcome) -> (&'static str, Option<Reason>) {
+    match outcome {
+        Outcome::Completed => ("completed", None),
+        Outcome::JobFault(reason) => ("job-fault", Some(reason)),
+        Outcome::ProviderFault(reason) => ("provider-fault", Some(reason)),
+        Outcome::Cancelled => ("cancelled", None),
+    }
+}
+
+const fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accepted => "accepted",
+        Verdict::Disputed(_) => "disputed",
+    }
+}
+
+const fn blob_ref(info: BlobInfo) -> BlobRef {
+    BlobRef {
+        blob: info.blob,
+        bytes: info.bytes,
+    }
+}
+
+fn check_limits(submission: &Submission) -> Result<(), Refused> {
+    for (field, value) in [
+        ("run_ms", submission.run_ms),
+        ("total_ms", submission.total_ms),
+        ("memory_bytes", submission.memory_bytes),
+        ("output_bytes_max", submission.output_bytes_max),
+    ] {
+        if value == 0 {
+            return Err(Refused::Zero(field));
+        }
+    }
+    let max = Millis::from(RUN_MAX).get();
+    if submission.run_ms > max {
+        return Err(Refused::TooLong {
+            given: submission.run_ms,
+            max,
+        });
+    }
+    if submission.total_ms < submission.run_ms {
+        return Err(Refused::TotalBelowRun {
+            total: submission.total_ms,
+            run: submission.run_ms,
+        });
+    }
+    Ok(())
+}
+
+fn needs(submission: &Submission) -> Result<Needs, Refused> {
+    let runtime = Runtime::named(&submission.runtime)
+        .ok_or_else(|| unknown("runtime", &submission.runtime, Runtime::names()))?;
+    let device = match &submission.device {
+        None => None,
+        Some(kind) => Some(
+            DeviceKind::named(kind).ok_or_else(|| unknown("device", kind, DeviceKind::names()))?,
+        ),
+    };
+    let features = submission.features.iter().map(|feature| {
+        Feature::named(feature).ok_or_else(|| unknown("feature", feature, Feature::names()))
+    });
+    Ok(Needs {
+        runtime,
+        features: few("features", features)?,
+        device,
+        memory_bytes: submission.memory_bytes,
+        sandbox: SandboxLevel::PROCESS,
+        run_max: Millis::new(submission.run_ms),
+        output_bytes_max: submission.output_bytes_max,
+    })
+}
+
+fn name(field: &'static str, text: &str) -> Result<Name, Refused> {
+    Name::new(text).map_err(|why| Refused::Text {
+        field,
+        text: cut(text),
+        why: why.to_string(),
+    })
+}
+
+fn few<T, const MAX: usize>(
+    field: &'static str,
+    elements: impl ExactSizeIterator<Item = Result<T, Refused>>,
+) -> Result<List<T, MAX>, Refused> {
+    let too_many = Refused::TooMany {
+        field,
+        count: elements.len(),
+        max: MAX,
+    };
+    if elements.len() > MAX {
+        return Err(too_many);
+    }
+    List::new(elements.collect::<Result<_, _>>()?).map_err(|_| too_many)
+}
+
+fn unknown(field: &'static str, text: &str, names: impl Iterator<Item = &'static str>) -> Refused {
+    Refused::Unknown {
+        field,
+        text: cut(text),
+        known: names.collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(80).collect()
+}

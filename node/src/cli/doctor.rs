@@ -1,0 +1,264 @@
+//! `suanli doctor`: what works on this machine, and what doesn't.
+//!
+//! Each check is a line: what was looked at, what was found, and, where
+//! something is missing, what to do. It changes nothing.
+
+use std::{fmt, net::TcpListener, path::Path};
+
+use serde::Serialize;
+use suanli_executor::{Adapter, Confinement, WorkerProgram};
+use suanli_protocol::ids::NetworkId;
+
+use super::{
+    context::Context,
+    exit::{Exit, Failure},
+    screen::{Table, bytes},
+};
+use crate::{
+    api::types::Status,
+    client::Client,
+    config::Config,
+    data_dir::{DataDir, check_private},
+    identity::{Identity, IdentityError},
+};
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    what: &'static str,
+    found: Found,
+    detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Found {
+    /// As it should be.
+    Ok,
+    /// Works, with less than there could be.
+    Warning,
+    /// Does not work.
+    Broken,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Broken => "BROKEN",
+        })
+    }
+}
+
+pub(super) async fn run(context: &Context) -> Result<(), Failure> {
+    let checks = examine(context).await;
+    context.answer(&checks, |checks| {
+        let mut table = Table::new(&["check", "", "found"]);
+        for check in checks {
+            table.row([
+                check.what.into(),
+                check.found.to_string(),
+                check.detail.clone(),
+            ]);
+        }
+        table.render(0)
+    });
+    let broken = checks.iter().filter(|check| check.found == Found::Broken);
+    match broken.count() {
+        0 => Ok(()),
+        // The table says it all; with JSON it is printed already, too.
+        count => Err(Failure::new(
+            Exit::Unusable,
+            format!(
+                "{count} of {} checks failed; each line above says what to do",
+                checks.len()
+            ),
+        )),
+    }
+}
+
+async fn examine(context: &Context) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let file = match context.config_file() {
+        Some(file) => file.display().to_string(),
+        None => "defaults, environment and flags; no file".to_owned(),
+    };
+    let config = match context.load(Vec::new()) {
+        Ok(loaded) => loaded.config,
+        Err(failure) => {
+            checks.push(broken("configuration", failure.message));
+            return checks;
+        }
+    };
+    checks.push(ok("configuration", file));
+    let dir = DataDir::of(&config);
+    checks.push(data_dir(&dir));
+    checks.extend(keys(&dir, &config));
+    checks.extend(worker(&config).await);
+    checks.extend(daemon(&dir, &config).await);
+    checks
+}
+
+fn data_dir(dir: &DataDir) -> Check {
+    let what = "data directory";
+    let path = dir.root().display();
+    match std::fs::metadata(dir.root()) {
+        Ok(metadata) if !metadata.is_dir() => broken(what, format!("{path} is no folder")),
+        Ok(metadata) if metadata.permissions().readonly() => broken(
+            what,
+            format!("{path} can't be written to; change its owner or permissions"),
+        ),
+        Ok(_) => ok(what, path.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => warning(
+            what,
+            format!("{path} is not there yet; `suanli node` makes it"),
+        ),
+        Err(error) => broken(what, format!("{path}: {error}")),
+    }
+}
+
+fn keys(dir: &DataDir, config: &Config) -> Vec<Check> {
+    let what = "keys";
+    let exposed = [dir.node_key(), dir.account_key(), dir.token()]
+        .iter()
+        .filter(|path| path.exists())
+        .filter_map(|path| check_private(path).err())
+        .map(|error| broken(what, error.to_string()))
+        .collect::<Vec<_>>();
+    if !exposed.is_empty() {
+        return exposed;
+    }
+    let check = match Identity::open(dir, NetworkId::of(&config.network)) {
+        Ok(identity) => ok(
+            what,
+            format!("peer {}, account {}", identity.peer(), identity.account),
+        ),
+        Err(error @ IdentityError::None(_)) => warning(what, error.to_string()),
+        Err(error @ (IdentityError::File(_) | IdentityError::Delegation { .. })) => {
+            broken(what, error.to_string())
+        }
+    };
+    vec![check]
+}
+
+async fn worker(config: &Config) -> Vec<Check> {
+    let program = match WorkerProgram::find(config.worker.as_deref()) {
+        Ok(program) => program,
+        Err(error) => return vec![broken("worker", error.to_string())],
+    };
+    let path = config
+        .worker
+        .as_deref()
+        .unwrap_or_else(|| Path::new("beside suanli"));
+    let mut checks = vec![ok("worker", path.display().to_string())];
+    match program.probe().await {
+        Ok((adapters, confinement)) => {
+            checks.extend(self::adapters(&adapters));
+            checks.extend(sandbox(&confinement));
+        }
+        Err(error) => checks.push(broken("adapters", error.to_string())),
+    }
+    checks
+}
+
+fn adapters(adapters: &[Adapter]) -> Vec<Check> {
+    if adapters.is_empty() {
+        let message = "none: buying works; to sell, install a Vulkan driver \
+                       (Debian: mesa-vulkan-drivers; NVIDIA: its own)";
+        return vec![warning("adapters", message.to_owned())];
+    }
+    let lines = adapters.iter().map(|adapter| {
+        let detail = format!(
+            "{} ({}, {}), {}, bindings of {} at most",
+            &*adapter.name,
+            &*adapter.backend,
+            &*adapter.driver,
+            bytes(adapter.memory_bytes),
+            bytes(adapter.binding_bytes_max)
+        );
+        if adapter.is_software() {
+            warning(
+                "adapter",
+                format!("{detail}; software: sold as cpu, never as gpu"),
+            )
+        } else {
+            ok("adapter", detail)
+        }
+    });
+    lines.collect()
+}
+
+fn sandbox(confinement: &Confinement) -> Vec<Check> {
+    let held = confinement.held.iter().map(|layer| layer.to_string());
+    let held = held.collect::<Vec<_>>().join(", ");
+    let mut checks = vec![ok("sandbox", format!("held: {held}"))];
+    let missing = confinement.missing.iter();
+    checks.extend(missing.map(|layer| warning("sandbox", format!("missing: {}", &**layer))));
+    let gpu = "with a GPU, its kernel driver is the boundary that a job meets";
+    checks.push(warning("sandbox", gpu.to_owned()));
+    checks
+}
+
+async fn daemon(dir: &DataDir, config: &Config) -> Vec<Check> {
+    let status = match Client::find(dir) {
+        Ok(client) => client.get::<Status>("/v1/status").await,
+        Err(error) => Err(error),
+    };
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            let port = match TcpListener::bind(config.api) {
+                Ok(_) => ok("api port", format!("{} is free", config.api)),
+                Err(error) => broken(
+                    "api port",
+                    format!("{}: {error}; set another `api`, or port 0", config.api),
+                ),
+            };
+            return vec![warning("daemon", error.to_string()), port];
+        }
+    };
+    let mut checks = vec![ok(
+        "daemon",
+        format!(
+            "process {}, version {}, {} peers, {} offers",
+            status.pid, status.version, status.peers, status.offers
+        ),
+    )];
+    if status.peers == 0 {
+        let message = "connected with nobody: set `bootstrap` to the address of a peer";
+        checks.push(warning("network", message.to_owned()));
+    }
+    if status.providing && status.local_only {
+        let message = "serves accounts that it does not know only from this machine";
+        checks.push(warning("strangers", message.to_owned()));
+    }
+    if let Some(fault) = status.store_failed {
+        checks.push(broken("store", fault));
+    }
+    checks
+}
+
+fn ok(what: &'static str, detail: String) -> Check {
+    Check {
+        what,
+        found: Found::Ok,
+        detail,
+    }
+}
+
+fn warning(what: &'static str, detail: String) -> Check {
+    Check {
+        what,
+        found: Found::Warning,
+        detail,
+    }
+}
+
+fn broken(what: &'static str, detail: String) -> Check {
+    Check {
+        what,
+        found: Found::Broken,
+        detail,
+    }
+}

@@ -1,0 +1,216 @@
+//! `suanli job`: jobs of this node.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{
+    context::{Context, path},
+    exit::{Exit, Failure},
+    run::progress,
+    screen::{self, Table, age, list},
+};
+use crate::{
+    api::types::{JobEventInfo, JobInfo, JobLine},
+    client::{Client, ClientError},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Lists jobs, newest first
+    List,
+    /// Shows one job: its state, what it cost, and what each provider said
+    Show {
+        /// The job; the first digits are enough
+        id: String,
+    },
+    /// Prints a job's log, and goes on until the job ends
+    Logs {
+        /// The job; the first digits are enough
+        id: String,
+        /// Prints every step, not only what the job itself says
+        #[arg(long)]
+        steps: bool,
+    },
+    /// Ends a job; what was used until then may be due
+    Cancel {
+        /// The job; the first digits are enough
+        id: String,
+    },
+    /// Writes a job's outputs into files, as they came
+    Fetch {
+        /// The job; the first digits are enough
+        id: String,
+        /// The folder to write to
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
+}
+
+impl Command {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let client = context.client()?;
+        match self {
+            Self::List => {
+                let mut jobs: Vec<JobInfo> = client.get("/v1/jobs").await?;
+                jobs.sort_by_key(|job| std::cmp::Reverse(job.submitted_ms));
+                context.answer(&jobs, |jobs| table(jobs));
+                Ok(())
+            }
+            Self::Show { id } => {
+                let job: JobInfo = client.get(&path("jobs", &id)?).await?;
+                context.answer(&job, show);
+                Ok(())
+            }
+            Self::Logs { id, steps } => logs(context, &client, &id, steps).await,
+            Self::Cancel { id } => {
+                let job = path("jobs", &id)?;
+                let job: JobInfo = client.post(&format!("{job}/cancel")).await?;
+                context.answer(&job, |job| {
+                    format!(
+                        "job {} ({}) is {}\n",
+                        job.job,
+                        screen::visible(&job.name),
+                        job.state
+                    )
+                });
+                Ok(())
+            }
+            Self::Fetch { id, out } => fetch(context, &client, &id, &out).await,
+        }
+    }
+}
+
+async fn logs(context: &Context, client: &Client, id: &str, steps: bool) -> Result<(), Failure> {
+    let mut lines = client
+        .lines(&format!("{}/events", path("jobs", id)?))
+        .await?;
+    while let Some(line) = lines.next::<JobLine>().await? {
+        let text = match &line.event {
+            _ if context.json() => serde_json::to_string(&line).ok(),
+            JobEventInfo::Log { line } => Some(screen::visible(line)),
+            event if steps => Some(progress::sentence(event)),
+            _ => None,
+        };
+        if let Some(text) = text {
+            screen::print(&format!("{text}\n"));
+        }
+    }
+    Ok(())
+}
+
+async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Result<(), Failure> {
+    let path = path("jobs", id)?;
+    let job: JobInfo = client.get(&path).await?;
+    if job.outputs.is_empty() {
+        let message = format!(
+            "job {} is {} and has no outputs; `suanli job show {}` says more",
+            job.job, job.state, job.job
+        );
+        return Err(Failure::new(Exit::JobFailed, message));
+    }
+    std::fs::create_dir_all(out).map_err(|source| ClientError::File {
+        path: out.to_owned(),
+        source,
+    })?;
+    let mut written = Vec::new();
+    for output in &job.outputs {
+        // The name came with the job's program; it is not trusted as a path.
+        let is_file_name = output
+            .name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_file_name {
+            let message = format!(
+                "output `{}` has no name for a file",
+                screen::visible(&output.name)
+            );
+            return Err(Failure::new(Exit::NotVerified, message));
+        }
+        let file = out.join(&output.name);
+        client
+            .download(&format!("{path}/outputs/{}", output.name), &file)
+            .await?;
+        written.push(json!({ "name": output.name, "file": file, "bytes": output.bytes }));
+    }
+    context.answer(&written, |_| {
+        let lines = job.outputs.iter();
+        let lines = lines.map(|output| {
+            format!(
+                "wrote {} ({} bytes)\n",
+                out.join(&output.name).display(),
+                output.bytes
+            )
+        });
+        lines.collect()
+    });
+    Ok(())
+}
+
+fn table(jobs: &[JobInfo]) -> String {
+    if jobs.is_empty() {
+        return "no jobs yet: `suanli run examples/noop/job.toml` is a small one\n".into();
+    }
+    let mut table = Table::new(&[
+        "job",
+        "name",
+        "state",
+        ">done",
+        "provider",
+        "region",
+        ">spent",
+        "submitted",
+    ]);
+    for job in jobs {
+        let provider = job.provider.map(|peer| peer.to_string());
+        table.row([
+            job.job.to_string(),
+            job.name.clone(),
+            job.state.clone(),
+            progress::percent(job.done, job.total),
+            provider.unwrap_or_else(|| "-".into()),
+            job.region.clone().unwrap_or_else(|| "-".into()),
+            job.spent.to_string(),
+            age(job.submitted_ms),
+        ]);
+    }
+    table.render(0)
+}
+
+fn show(job: &JobInfo) -> String {
+    let dash = || "-".to_owned();
+    let state = match &job.reason {
+        Some((reason, sentence)) => format!("{}: {reason}: {sentence}", job.state),
+        None => job.state.clone(),
+    };
+    let place = match (&job.provider, &job.region) {
+        (Some(peer), Some(region)) => format!("{peer:#}, in {region}"),
+        (Some(peer), None) => format!("{peer:#}"),
+        (None, _) => dash(),
+    };
+    let agreement = job.agreement.map(|agreement| format!("{agreement:#}"));
+    let mut text = list(&[
+        ("job", format!("{:#}", job.job)),
+        ("name", job.name.clone()),
+        ("for", job.principal.clone()),
+        ("submitted", age(job.submitted_ms)),
+        ("state", state),
+        ("done", progress::percent(job.done, job.total)),
+        ("attempt", job.attempt.to_string()),
+        ("provider", place),
+        ("agreement", agreement.unwrap_or_else(dash)),
+        ("spent", job.spent.to_string()),
+    ]);
+    for receipt in &job.receipts {
+        text.push_str(&list(&[("receipt  ", format!("{receipt:#}"))]));
+    }
+    for output in &job.outputs {
+        let line = format!("{}: {} bytes, {:#}", output.name, output.bytes, output.blob);
+        text.push_str(&list(&[("output   ", line)]));
+    }
+    for (peer, sentence) in &job.declined {
+        text.push_str(&list(&[("declined ", format!("{peer}: {sentence}"))]));
+    }
+    text
+}

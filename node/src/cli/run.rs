@@ -1,0 +1,273 @@
+//! `suanli run`: from a job file to its outputs.
+//!
+//! ```text
+//! read ─▶ check ─▶ plan ─▶ ask ─▶ upload ─▶ submit ─▶ follow ─▶ write outputs
+//!  exit 2  exit 2   exit 4  exit 2                     │
+//!                                    Ctrl-C: cancels before the agreement, lets go after it
+//! ```
+//!
+//! Nothing leaves the machine before the file and its program are checked and
+//! the person said yes. The program is compiled in a worker process, as the
+//! provider will.
+
+mod follow;
+mod outputs;
+mod plan;
+pub(super) mod progress;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use suanli_executor::{WorkerProgram, file::InputFile};
+use suanli_protocol::{
+    ids::{BlobId, Hash, JobId},
+    rank::Policy,
+    units::Amount,
+};
+
+use self::follow::Followed;
+use super::{
+    context::Context,
+    exit::{Exit, Failure},
+    screen,
+};
+use crate::{
+    api::types::{BlobInfo, JobInfo, PlanInfo, ReceiptInfo, Submission, Submitted},
+    client::{Client, ClientError, read_pieces},
+    data_dir::random_secret,
+    jobfile::{self, JobFileError, PreparedJob},
+};
+
+/// Runs a job: checks it, shows the ranked plan, asks, and brings the result.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  suanli run examples/noop/job.toml             shows the plan and asks
+  suanli run job.toml --dry-run                 checks the file and shows the plan
+  suanli run job.toml -y --out results          asks nothing, writes into results/
+  suanli run job.toml -y -d                     gives the job's id; see `suanli job`
+  suanli run job.toml --region CN-NX --policy fastest --max-price 0.30
+
+The job file is described in docs/job-spec.md.")]
+pub(super) struct Command {
+    /// The job file
+    #[arg(value_name = "JOB.toml")]
+    file: PathBuf,
+
+    /// Goes ahead without asking
+    #[arg(long, short)]
+    yes: bool,
+
+    /// Gives the job's id and leaves; the daemon goes on
+    #[arg(long, short)]
+    detach: bool,
+
+    /// Checks everything and shows the plan, and runs nothing
+    #[arg(long, conflicts_with_all = ["yes", "detach"])]
+    dry_run: bool,
+
+    /// The folder to write outputs to
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+
+    /// How offers are ranked, instead of what the file says
+    #[arg(long, value_enum)]
+    policy: Option<PolicyArg>,
+
+    /// The most that the whole job may cost, instead of what the file says
+    #[arg(long, value_name = "AMOUNT")]
+    max_price: Option<Amount>,
+
+    /// A region that is allowed, instead of those in the file; may be repeated
+    #[arg(long, value_name = "CODE")]
+    region: Vec<String>,
+
+    /// Whom the job is for inside your account
+    #[arg(long, value_name = "NAME")]
+    principal: Option<String>,
+}
+
+/// A policy as an argument.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PolicyArg {
+    /// The lowest expected price
+    Cheapest,
+    /// The shortest expected time
+    Fastest,
+    /// The lowest product of both
+    Balanced,
+}
+
+impl From<PolicyArg> for Policy {
+    fn from(policy: PolicyArg) -> Self {
+        match policy {
+            PolicyArg::Cheapest => Self::Cheapest,
+            PolicyArg::Fastest => Self::Fastest,
+            PolicyArg::Balanced => Self::Balanced,
+        }
+    }
+}
+
+impl Command {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let job = self.read(context).await?;
+        let client = context.client()?;
+        let submission = name_blobs(&job).await?;
+        let plan: PlanInfo = client.post_job("/v1/plan", &submission).await?;
+        if self.dry_run {
+            context.answer(&plan, plan::text);
+            return plan::require_candidate(&plan);
+        }
+        if !context.json() {
+            screen::print_aside(&plan::text(&plan));
+        }
+        plan::require_candidate(&plan)?;
+        self.ask(context)?;
+        upload(&client, &job, &submission).await?;
+        let Submitted { job: id } = client.post_job("/v1/jobs", &submission).await?;
+        if self.detach {
+            context.answer(&Submitted { job: id }, |_| {
+                format!("job {id}: follow it with `suanli job logs {id} --steps`\n")
+            });
+            return Ok(());
+        }
+        let followed = follow::follow(context, &client, id).await?;
+        self.finish(context, &client, &job, followed).await
+    }
+
+    /// The job, complete and correct, with the flags' values in place of the file's.
+    async fn read(&self, context: &Context) -> Result<PreparedJob, Failure> {
+        let mut job = jobfile::read(&self.file)?;
+        if let Some(policy) = self.policy {
+            job.policy = policy.into();
+        }
+        if self.max_price.is_some() {
+            job.max_price = self.max_price;
+        }
+        if !self.region.is_empty() {
+            job.regions.clone_from(&self.region);
+        }
+        if let Some(principal) = &self.principal {
+            job.principal.clone_from(principal);
+        }
+        let config = context.load(Vec::new())?.config;
+        let worker = WorkerProgram::find(config.worker.as_deref()).map_err(JobFileError::Check)?;
+        job.check(&worker, &self.file).await?;
+        Ok(job)
+    }
+
+    /// A yes, by flag or by a person.
+    fn ask(&self, context: &Context) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        if context.json() || !screen::is_interactive() {
+            let message = "nobody is here to say yes: add -y to run it, or --dry-run to only look";
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        screen::print_aside("Run it with the first that agrees? [y/N] ");
+        let mut answer = String::new();
+        // Without an answer it is a no.
+        let _ = std::io::stdin().read_line(&mut answer);
+        match answer.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => Ok(()),
+            _ => Err(Failure::new(Exit::Cancelled, "not run; nothing was sent")),
+        }
+    }
+
+    /// Writes the outputs of a job that is done; says why one isn't.
+    async fn finish(
+        &self,
+        context: &Context,
+        client: &Client,
+        job: &PreparedJob,
+        followed: Followed,
+    ) -> Result<(), Failure> {
+        let info: JobInfo = client.get(&format!("/v1/jobs/{:#}", followed.job)).await?;
+        let exit = Exit::of_job(
+            &info.state,
+            info.reason.as_ref().map(|(word, _)| word.as_str()),
+        );
+        if exit != Exit::Done {
+            let sentence = match &info.reason {
+                Some((_, sentence)) => sentence.clone(),
+                None => "no reason was given".to_owned(),
+            };
+            let message = format!(
+                "job {} {}: {sentence}\nsee `suanli job show {}`",
+                info.job, info.state, info.job
+            );
+            return Err(Failure::new(exit, message).with("job", json!(info)));
+        }
+        let written = outputs::write(client, job, &info, &self.out).await?;
+        let receipt: Option<ReceiptInfo> = match info.receipts.last() {
+            Some(receipt) => Some(client.get(&format!("/v1/receipts/{receipt:#}")).await?),
+            None => None,
+        };
+        let answer = json!({
+            "job": info,
+            "receipt": receipt,
+            "outputs": written,
+            "settled": followed.settled,
+            "took_ms": followed.took_ms,
+        });
+        context.answer(&answer, |_| {
+            outputs::text(&info, receipt.as_ref(), &written, &followed)
+        });
+        Ok(())
+    }
+}
+
+/// The submission, with every blob's hash made here: nothing is sent for a plan.
+async fn name_blobs(job: &PreparedJob) -> Result<Submission, Failure> {
+    let mut inputs = Vec::new();
+    for input in &job.inputs {
+        let of_input = input.clone();
+        let named = tokio::task::spawn_blocking(move || hash(&of_input)).await;
+        let named = named.map_err(|error| Failure::new(Exit::Unusable, error.to_string()))?;
+        inputs.push(named.map_err(|source| ClientError::File {
+            path: input.path.clone(),
+            source,
+        })?);
+    }
+    let mut id = [0; 16];
+    id.copy_from_slice(&random_secret()?[..16]);
+    Ok(job.submission(JobId::from_bytes(id), inputs))
+}
+
+fn hash(input: &InputFile) -> std::io::Result<BlobInfo> {
+    let mut hasher = blake3::Hasher::new();
+    read_pieces(input, |piece| {
+        hasher.update(&piece);
+        true
+    })?;
+    Ok(BlobInfo {
+        blob: BlobId(Hash::from_bytes(*hasher.finalize().as_bytes())),
+        bytes: input.length,
+    })
+}
+
+/// Gives the node all blobs, and holds what it has against what was named.
+async fn upload(
+    client: &Client,
+    job: &PreparedJob,
+    submission: &Submission,
+) -> Result<(), Failure> {
+    let spec = client.upload(job.spec.clone()).await?;
+    if spec != submission.spec {
+        return Err(changed("the program"));
+    }
+    for (input, named) in job.inputs.iter().zip(&submission.inputs) {
+        if client.upload_file(input).await? != *named {
+            return Err(changed(&input.path.display().to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn changed(what: &str) -> Failure {
+    let message =
+        format!("{what} changed while it was read; run it again when nothing writes to it");
+    Failure::new(Exit::Usage, message)
+}

@@ -1,0 +1,254 @@
+//! A job's outputs: into files, as pictures, and as figures for a person.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Read as _},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use suanli_executor::file::{OutputFile, PngSize, Show, ShowType};
+
+use super::follow::Followed;
+use crate::{
+    api::types::{JobInfo, OutputInfo, ReceiptInfo},
+    cli::{
+        exit::{Exit, Failure},
+        screen::{list, rough},
+    },
+    client::{Client, ClientError},
+    jobfile::PreparedJob,
+};
+
+/// An output that is here.
+#[derive(Debug, Serialize)]
+pub(super) struct Written {
+    name: String,
+    bytes: u64,
+    /// Where it was written, if the job file says so.
+    file: Option<PathBuf>,
+    /// Its first number, if the job file says so.
+    shown: Option<Shown>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    label: String,
+    value: f64,
+    text: String,
+}
+
+/// Brings all outputs that the job file wants.
+pub(super) async fn write(
+    client: &Client,
+    job: &PreparedJob,
+    info: &JobInfo,
+    out: &Path,
+) -> Result<Vec<Written>, Failure> {
+    let mut written = Vec::new();
+    for wanted in &job.outputs {
+        let here = info
+            .outputs
+            .iter()
+            .find(|output| output.name == wanted.name);
+        let Some(here) = here else {
+            let message = format!(
+                "the provider returned no output `{}`; see `suanli job show {}`",
+                wanted.name, info.job
+            );
+            return Err(Failure::new(Exit::NotVerified, message));
+        };
+        written.push(write_one(client, info, wanted, here, out).await?);
+    }
+    Ok(written)
+}
+
+/// Where it ran, what it cost, and what came out.
+pub(super) fn text(
+    info: &JobInfo,
+    receipt: Option<&ReceiptInfo>,
+    written: &[Written],
+    followed: &Followed,
+) -> String {
+    let mut text = String::new();
+    for output in written {
+        if let Some(shown) = &output.shown {
+            text.push_str(&list(&[(shown.label.as_str(), shown.text.clone())]));
+        }
+        if let Some(file) = &output.file {
+            text.push_str(&format!(
+                "wrote {} ({} bytes)\n",
+                file.display(),
+                output.bytes
+            ));
+        }
+        if output.shown.is_none() && output.file.is_none() {
+            text.push_str(&format!(
+                "output `{}` has no `file` in the job file: `suanli job fetch {}` brings it\n",
+                output.name, info.job
+            ));
+        }
+    }
+    let place = match (&info.provider, &info.region) {
+        (Some(peer), Some(region)) => format!("{peer} in {region}"),
+        (Some(peer), None) => peer.to_string(),
+        (None, _) => "-".to_owned(),
+    };
+    let pay = if followed.settled {
+        "settled"
+    } else {
+        "the provider has not acknowledged the payment yet"
+    };
+    text.push_str(&list(&[
+        ("ran at", place),
+        ("price", format!("{}, {pay}", info.spent)),
+        ("took", rough(followed.took_ms)),
+        ("job", format!("{:#}", info.job)),
+    ]));
+    if let Some(receipt) = receipt {
+        text.push_str(&list(&[("receipt", format!("{:#}", receipt.receipt))]));
+    }
+    text
+}
+
+async fn write_one(
+    client: &Client,
+    info: &JobInfo,
+    wanted: &OutputFile,
+    here: &OutputInfo,
+    out: &Path,
+) -> Result<Written, Failure> {
+    let path = format!("/v1/jobs/{:#}/outputs/{}", info.job, wanted.name);
+    let file = wanted.file.as_ref().map(|file| out.join(file));
+    let head = match (&file, wanted.png) {
+        (Some(file), png) => {
+            make_folder(file)?;
+            client.download(&path, file).await?;
+            let head = read_head(file)?;
+            if let Some(size) = png {
+                to_png(file, size)?;
+            }
+            head
+        }
+        (None, _) if wanted.show.is_some() => first_four(&client.bytes(&path).await?),
+        (None, _) => None,
+    };
+    Ok(Written {
+        name: wanted.name.clone(),
+        bytes: here.bytes,
+        file,
+        shown: wanted
+            .show
+            .as_ref()
+            .zip(head)
+            .map(|(show, head)| figure(show, head)),
+    })
+}
+
+fn make_folder(file: &Path) -> Result<(), ClientError> {
+    let folder = file.parent().unwrap_or_else(|| Path::new("."));
+    std::fs::create_dir_all(folder).map_err(|source| ClientError::File {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+fn read_head(file: &Path) -> Result<Option<[u8; 4]>, ClientError> {
+    let mut head = Vec::new();
+    let read = File::open(file).and_then(|opened| opened.take(4).read_to_end(&mut head));
+    read.map_err(|source| ClientError::File {
+        path: file.to_owned(),
+        source,
+    })?;
+    Ok(first_four(&head))
+}
+
+fn first_four(bytes: &[u8]) -> Option<[u8; 4]> {
+    bytes.first_chunk().copied()
+}
+
+/// Replaces raw pixels by the picture of them.
+fn to_png(file: &Path, size: PngSize) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Unusable, format!("{}: {error}", file.display()))
+    };
+    let pixels = std::fs::read(file).map_err(|error| failed(&error))?;
+    let out = File::create(file).map_err(|error| failed(&error))?;
+    encode_png(BufWriter::new(out), size, &pixels).map_err(|error| failed(&error))
+}
+
+fn encode_png(
+    out: impl std::io::Write,
+    size: PngSize,
+    pixels: &[u8],
+) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(out, size.width, size.height);
+    encoder.set_color(png::ColorType::Rgba);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()
+}
+
+/// `accuracy 0.8440 (844 of 1000)`.
+fn figure(show: &Show, head: [u8; 4]) -> Shown {
+    let value = match show.kind {
+        ShowType::U32 => f64::from(u32::from_le_bytes(head)),
+        ShowType::I32 => f64::from(i32::from_le_bytes(head)),
+        ShowType::F32 => f64::from(f32::from_le_bytes(head)),
+    };
+    // A count out of so many: u32 holds any that a job can count.
+    let of = show.of.and_then(|of| u32::try_from(of).ok());
+    let (value, text) = match of.filter(|of| *of > 0) {
+        Some(of) => {
+            let part = value / f64::from(of);
+            (part, format!("{part:.4} ({value} of {of})"))
+        }
+        None => (value, value.to_string()),
+    };
+    Shown {
+        label: show.label.clone(),
+        value,
+        text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn show(kind: ShowType, of: Option<u64>) -> Show {
+        Show {
+            label: "accuracy".into(),
+            kind,
+            of,
+        }
+    }
+
+    #[test]
+    fn figures_are_read_as_the_job_file_says() {
+        let shown = figure(&show(ShowType::U32, Some(1000)), 844_u32.to_le_bytes());
+        assert_eq!(shown.text, "0.8440 (844 of 1000)");
+        let shown = figure(&show(ShowType::I32, None), (-3_i32).to_le_bytes());
+        assert_eq!(shown.text, "-3");
+        let shown = figure(&show(ShowType::F32, None), 0.5_f32.to_le_bytes());
+        assert_eq!(shown.text, "0.5");
+    }
+
+    #[test]
+    fn pixels_become_a_picture() {
+        let size = PngSize {
+            width: 2,
+            height: 1,
+        };
+        let pixels = [255, 0, 0, 255, 0, 255, 0, 255];
+        let mut file = Vec::new();
+        encode_png(&mut file, size, &pixels).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(file))
+            .read_info()
+            .unwrap();
+        let mut read = [0; 8];
+        reader.next_frame(&mut read).unwrap();
+        assert_eq!(read, pixels);
+    }
+}

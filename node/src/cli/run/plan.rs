@@ -1,0 +1,75 @@
+//! The ranked plan, as a table.
+
+use serde_json::json;
+
+use crate::{
+    api::types::PlanInfo,
+    cli::{
+        exit::{Exit, Failure},
+        screen::{Table, rough, visible},
+    },
+};
+
+/// Who could run it, best first, and why others can't.
+pub(super) fn text(plan: &PlanInfo) -> String {
+    let mut text = String::new();
+    if !plan.candidates.is_empty() {
+        let mut table = Table::new(&[
+            ">#",
+            "peer",
+            "region",
+            "device",
+            ">expected",
+            ">price",
+            ">at most",
+        ]);
+        for (rank, candidate) in plan.candidates.iter().enumerate() {
+            table.row([
+                (rank + 1).to_string(),
+                candidate.peer.to_string(),
+                candidate.region.clone(),
+                candidate.device.clone(),
+                rough(candidate.expected_ms),
+                candidate.price.to_string(),
+                candidate.cap.to_string(),
+            ]);
+        }
+        text.push_str(&table.render(0));
+        text.push_str(&format!(
+            "prices in {}; you pay {} at most\n",
+            visible(&plan.unit),
+            plan.budget
+        ));
+    }
+    text.push_str(&misfits(plan));
+    text
+}
+
+/// Without a candidate there is nothing to run.
+pub(super) fn require_candidate(plan: &PlanInfo) -> Result<(), Failure> {
+    if !plan.candidates.is_empty() {
+        return Ok(());
+    }
+    let message = if plan.misfits.is_empty() {
+        "no offer is known: `suanli peer list` shows whether there is anybody to hear".to_owned()
+    } else {
+        "no provider fits: raise market.max_price, lower the limits, or allow more regions"
+            .to_owned()
+    };
+    Err(Failure::new(Exit::NoProvider, message).with("plan", json!(plan)))
+}
+
+fn misfits(plan: &PlanInfo) -> String {
+    if plan.misfits.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["can't", "region", "because"]);
+    for misfit in &plan.misfits {
+        table.row([
+            misfit.peer.to_string(),
+            misfit.region.clone(),
+            misfit.sentence.clone(),
+        ]);
+    }
+    table.render(0)
+}

@@ -1,0 +1,140 @@
+//! A job's steps as sentences, and one line that is overwritten on a terminal.
+
+use crate::{
+    api::types::JobEventInfo,
+    cli::screen::{self, visible},
+};
+
+/// What happened, for a person.
+pub(in crate::cli) fn sentence(event: &JobEventInfo) -> String {
+    match event {
+        JobEventInfo::Submitted => "submitted".to_owned(),
+        JobEventInfo::Asked { attempt, peers } => {
+            let peers = peers.iter().map(ToString::to_string).collect::<Vec<_>>();
+            format!("attempt {attempt}: asking {}", peers.join(", "))
+        }
+        JobEventInfo::Quoted { peer, cap } => format!("{peer} quotes {cap} at most"),
+        JobEventInfo::Declined { peer, sentence, .. } => {
+            format!("{peer} declines: {}", visible(sentence))
+        }
+        JobEventInfo::Agreed {
+            peer, region, cap, ..
+        } => match region {
+            Some(region) => format!("agreed with {peer} in {}, {cap} at most", visible(region)),
+            None => format!("agreed with {peer}, {cap} at most"),
+        },
+        JobEventInfo::Started => "running".to_owned(),
+        JobEventInfo::Progress { done, total } => format!("running: {}", percent(*done, *total)),
+        JobEventInfo::Log { line } => format!("| {}", visible(line)),
+        JobEventInfo::Accepted { receipt, amount } => {
+            format!("accepted receipt {receipt} over {amount}")
+        }
+        JobEventInfo::Disputed { peer, sentence, .. } => {
+            format!("disputed the receipt of {peer}: {}", visible(sentence))
+        }
+        JobEventInfo::GaveUp { peer, sentence, .. } => {
+            format!("gave up on {peer}: {}", visible(sentence))
+        }
+        JobEventInfo::Settled { receipt } => format!("settled receipt {receipt}"),
+        JobEventInfo::Ended { state, reason } => match reason {
+            Some((_, sentence)) => format!("{}: {}", visible(state), visible(sentence)),
+            None => visible(state),
+        },
+    }
+}
+
+/// A part of a whole; a dash where nothing is known.
+pub(in crate::cli) fn percent(done: u64, total: u64) -> String {
+    match u128::from(done.min(total)) * 100 {
+        _ if total == 0 => "-".to_owned(),
+        hundredfold => format!("{}%", hundredfold / u128::from(total)),
+    }
+}
+
+/// Shows steps as they come: on a terminal, progress overwrites itself;
+/// elsewhere a line is printed for each tenth.
+#[derive(Debug)]
+pub(super) struct Progress {
+    mode: Mode,
+    line_open: bool,
+    tenths: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Silent,
+    Live,
+    Lines,
+}
+
+impl Progress {
+    pub(super) fn new(json: bool) -> Self {
+        let mode = match (json, screen::has_live_line()) {
+            (true, _) => Mode::Silent,
+            (false, true) => Mode::Live,
+            (false, false) => Mode::Lines,
+        };
+        Self {
+            mode,
+            line_open: false,
+            tenths: 0,
+        }
+    }
+
+    /// Shows a step.
+    pub(super) fn show(&mut self, event: &JobEventInfo) {
+        let text = sentence(event);
+        match (self.mode, event) {
+            (Mode::Silent, _) => {}
+            (Mode::Live, JobEventInfo::Progress { .. }) => {
+                screen::print_aside(&format!("\r\x1b[K{text}"));
+                self.line_open = true;
+            }
+            (Mode::Lines, JobEventInfo::Progress { done, total }) => {
+                let tenths = done.saturating_mul(10).checked_div(*total).unwrap_or(0);
+                if tenths > self.tenths {
+                    screen::print_aside(&format!("{text}\n"));
+                }
+                self.tenths = self.tenths.max(tenths);
+            }
+            (Mode::Live | Mode::Lines, _) => {
+                if matches!(event, JobEventInfo::Started) {
+                    self.tenths = 0;
+                }
+                self.close_line();
+                screen::print_aside(&format!("{text}\n"));
+            }
+        }
+    }
+
+    /// Ends the line that is overwritten, so that others can print.
+    pub(super) fn close_line(&mut self) {
+        if std::mem::take(&mut self.line_open) {
+            screen::print_aside("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use suanli_protocol::ids::PeerId;
+
+    use super::*;
+
+    #[test]
+    fn steps_are_sentences() {
+        let peer = PeerId::from_bytes([0xab; 32]);
+        let agreed = JobEventInfo::Declined {
+            peer,
+            reason: "busy".into(),
+            sentence: "all its slots are in use\u{1b}[2J".into(),
+        };
+        assert_eq!(
+            sentence(&agreed),
+            "abababab declines: all its slots are in use\\u{1b}[2J"
+        );
+        assert_eq!(percent(844, 1000), "84%");
+        assert_eq!(percent(0, 0), "-");
+        assert_eq!(percent(u64::MAX, u64::MAX), "100%");
+    }
+}

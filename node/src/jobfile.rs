@@ -1,0 +1,475 @@
+//! Job files: what people write to have something run.
+//!
+//! ```text
+//! job.toml ──read──▶ PreparedJob ──check (in a worker)──▶ ──submission──▶ Submission
+//!                    └ spec, inputs (files), outputs (what to do with them)
+//! ```
+//!
+//! The general sections (`[limits]`, `[market]`) are read here; the program's
+//! own section belongs to its runtime and is read by the executor's crate. The
+//! whole file is checked before anything leaves the machine: a mistake is
+//! refused with its line, what is wrong, and what is allowed. `docs/job-spec.md`
+//! describes every key.
+
+use std::{path::Path, time::Duration};
+
+use serde::Deserialize;
+use suanli_executor::{
+    CheckError, WorkerProgram,
+    file::{InputFile, OutputFile, WgslSection},
+    spec::Graph,
+};
+use suanli_protocol::{
+    ids::{BlobId, Hash, JobId, PeerId},
+    limits::{NAME_BYTES_MAX, RUN_MAX},
+    offer::Name,
+    rank::Policy,
+    registry::Runtime,
+    units::Amount,
+};
+use toml::Spanned;
+
+use crate::{
+    api::types::{BlobInfo, Submission},
+    document::{Document, Mistake, Unreadable, allowed},
+    quantity::{ByteSize, Span},
+};
+
+/// A job file, checked and ready to be sent.
+#[derive(Debug, Clone)]
+pub struct PreparedJob {
+    /// Its name for people.
+    pub name: String,
+    /// Whom it is for.
+    pub principal: String,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// The program, as the runtime reads it.
+    pub graph: Graph,
+    /// The program's bytes: they travel as a blob.
+    pub spec: Vec<u8>,
+    /// Ranges of files that travel as blobs.
+    pub inputs: Vec<InputFile>,
+    /// What to do with each output, in the program's order.
+    pub outputs: Vec<OutputFile>,
+    /// How long one execution may run.
+    pub run: Duration,
+    /// When all must be over.
+    pub total: Duration,
+    /// Bytes of device memory.
+    pub memory_bytes: u64,
+    /// Bytes of all outputs.
+    pub output_bytes_max: u64,
+    /// How offers are ranked.
+    pub policy: Policy,
+    /// The most that it may cost, if it says.
+    pub max_price: Option<Amount>,
+    /// Regions that it allows; empty for all.
+    pub regions: Vec<String>,
+    /// Providers that it allows; empty for all.
+    pub providers: Vec<PeerId>,
+    /// A kind of device; none for any.
+    pub device: Option<String>,
+    /// Floating-point operations, where known; 0 otherwise.
+    pub flops: u64,
+}
+
+/// Why a job file is no job.
+#[derive(Debug, thiserror::Error)]
+pub enum JobFileError {
+    /// The file can't be read.
+    #[error("{0}; `suanli run FILE` takes a job file, see docs/job-spec.md")]
+    Read(#[from] Unreadable),
+    /// Something in it is wrong.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+    /// The program is not valid. Its compiler's message, with its line marked.
+    #[error("{file}: the program is not valid\n{detail}")]
+    Program {
+        /// The source.
+        file: String,
+        /// For people.
+        detail: String,
+    },
+    /// The program could not be checked.
+    #[error("cannot check the program: {0}")]
+    Check(CheckError),
+}
+
+/// Run limit where the file has none.
+const RUN_DEFAULT: Duration = Duration::from_secs(60);
+/// Three attempts, and time for inputs and outputs to travel.
+const TOTAL_ATTEMPTS: u32 = 3;
+const TOTAL_SLACK: Duration = Duration::from_secs(600);
+
+/// Reads a job file and looks at the files that it names.
+///
+/// # Errors
+/// [`JobFileError`]: the first thing that is wrong, with its line.
+pub fn read(path: &Path) -> Result<PreparedJob, JobFileError> {
+    prepare(&Document::read(path)?).map_err(JobFileError::Mistake)
+}
+
+impl PreparedJob {
+    /// Has a worker process compile the program, without a device.
+    ///
+    /// # Errors
+    /// [`JobFileError::Program`] with the compiler's message.
+    pub async fn check(&self, worker: &WorkerProgram, file: &Path) -> Result<(), JobFileError> {
+        match worker.check(&self.graph).await {
+            Ok(()) => Ok(()),
+            Err(CheckError::Rejected { detail, .. }) => Err(JobFileError::Program {
+                file: file.display().to_string(),
+                detail,
+            }),
+            Err(
+                error @ (CheckError::NoProgram(_)
+                | CheckError::Spawn { .. }
+                | CheckError::NoAnswer(_)),
+            ) => Err(JobFileError::Check(error)),
+        }
+    }
+
+    /// The name and size of the program's blob.
+    pub fn spec_blob(&self) -> BlobInfo {
+        BlobInfo {
+            blob: BlobId(Hash::of(&self.spec)),
+            bytes: u64::try_from(self.spec.len()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// What is sent to the node, once the blobs have names.
+    pub fn submission(&self, job: JobId, inputs: Vec<BlobInfo>) -> Submission {
+        Submission {
+            job,
+            name: self.name.clone(),
+            principal: self.principal.clone(),
+            runtime: self.runtime.to_string(),
+            spec: self.spec_blob(),
+            inputs,
+            features: Vec::new(),
+            device: self.device.clone(),
+            memory_bytes: self.memory_bytes,
+            output_bytes_max: self.output_bytes_max,
+            run_ms: millis(self.run),
+            total_ms: millis(self.total),
+            max_price: self.max_price,
+            regions: self.regions.clone(),
+            providers: self.providers.clone(),
+            policy: self.policy,
+            flops: self.flops,
+        }
+    }
+}
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JobToml {
+    name: Spanned<String>,
+    runtime: Spanned<String>,
+    principal: Option<Spanned<String>>,
+    #[serde(default)]
+    limits: LimitsToml,
+    #[serde(default)]
+    market: MarketToml,
+    wgsl: Option<WgslSection>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsToml {
+    run: Option<Spanned<Span>>,
+    total: Option<Spanned<Span>>,
+    memory: Option<Spanned<ByteSize>>,
+    output: Option<Spanned<ByteSize>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MarketToml {
+    policy: Option<Policy>,
+    max_price: Option<Amount>,
+    #[serde(default)]
+    region: Vec<Spanned<String>>,
+    #[serde(default)]
+    providers: Vec<Spanned<String>>,
+    device: Option<Spanned<String>>,
+    #[serde(default)]
+    flops: u64,
+}
+
+fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
+    let toml: Spanned<JobToml> =
+        toml::from_str(document.text()).map_err(|error| document.parse_mistake(&error))?;
+    let toml = toml.into_inner();
+    let runtime = runtime(document, &toml.runtime)?;
+    let Some(section) = &toml.wgsl else {
+        let message = "runtime = \"wgsl\" needs a [wgsl] section with a `source`";
+        return Err(document.mistake(Some(toml.runtime.span()), message));
+    };
+    let program = section.resolve(document.text(), document.path())?;
+    let spec = program
+        .graph
+        .encode()
+        .map_err(|error| document.mistake(Some(section.source.span()), error.to_string()))?;
+    let limits = &toml.limits;
+    let needs = (program.graph.buffer_bytes(), program.graph.output_bytes());
+    let (run, total) = limits.times(document)?;
+    Ok(PreparedJob {
+        name: name(document, &toml.name, "name")?,
+        principal: match &toml.principal {
+            Some(principal) => name(document, principal, "principal")?,
+            None => String::new(),
+        },
+        runtime,
+        spec,
+        inputs: program.inputs,
+        outputs: program.outputs,
+        memory_bytes: limit(
+            document,
+            limits.memory.as_ref(),
+            "memory",
+            "buffers",
+            needs.0,
+        )?,
+        output_bytes_max: limit(
+            document,
+            limits.output.as_ref(),
+            "output",
+            "outputs",
+            needs.1,
+        )?,
+        graph: program.graph,
+        run,
+        total,
+        policy: toml.market.policy.unwrap_or_default(),
+        max_price: toml.market.max_price,
+        regions: toml.market.regions(document)?,
+        providers: toml.market.providers(document)?,
+        device: toml.market.device(document)?,
+        flops: toml.market.flops,
+    })
+}
+
+fn runtime(document: &Document, text: &Spanned<String>) -> Result<Runtime, Mistake> {
+    // Others are registered, but this version runs only one.
+    if text.get_ref() == "wgsl" {
+        return Ok(Runtime::WGSL);
+    }
+    let message = format!(
+        "unknown runtime `{}`; {}",
+        text.get_ref().escape_debug(),
+        allowed(text.get_ref(), ["wgsl"])
+    );
+    Err(document.mistake(Some(text.span()), message))
+}
+
+fn name(document: &Document, text: &Spanned<String>, key: &str) -> Result<String, Mistake> {
+    match Name::new(text.get_ref().as_str()) {
+        Ok(_) if !text.get_ref().is_empty() => Ok(text.get_ref().clone()),
+        Ok(_) | Err(_) => {
+            let message =
+                format!("`{key}`: 1 to {NAME_BYTES_MAX} bytes of visible text are allowed");
+            Err(document.mistake(Some(text.span()), message))
+        }
+    }
+}
+
+/// A limit as set, which is enough for what the program states; that much
+/// where none is set.
+fn limit(
+    document: &Document,
+    set: Option<&Spanned<ByteSize>>,
+    key: &str,
+    what: &str,
+    needed: u64,
+) -> Result<u64, Mistake> {
+    match set {
+        Some(set) if set.get_ref().0 < needed => {
+            let message = format!(
+                "`limits.{key}` is {}, the job's {what} have {needed} bytes: \
+                 raise it, or leave it out",
+                set.get_ref()
+            );
+            Err(document.mistake(Some(set.span()), message))
+        }
+        Some(set) => Ok(set.get_ref().0),
+        None => Ok(needed),
+    }
+}
+
+impl LimitsToml {
+    fn times(&self, document: &Document) -> Result<(Duration, Duration), Mistake> {
+        let run = self.run.as_ref().map_or(RUN_DEFAULT, |run| run.get_ref().0);
+        let default = run
+            .saturating_mul(TOTAL_ATTEMPTS)
+            .saturating_add(TOTAL_SLACK);
+        let total = self.total.as_ref();
+        let total = total.map_or(default, |total| total.get_ref().0);
+        let refused = |at: &Option<Spanned<Span>>, message: &str| {
+            Err(document.mistake(at.as_ref().map(Spanned::span), message))
+        };
+        if run.is_zero() || run > RUN_MAX {
+            return refused(&self.run, "`limits.run`: more than 0s, and 7d at most");
+        }
+        if total < run {
+            return refused(
+                &self.total,
+                "`limits.total` is shorter than `limits.run`: no attempt could finish",
+            );
+        }
+        Ok((run, total))
+    }
+}
+
+impl MarketToml {
+    fn regions(&self, document: &Document) -> Result<Vec<String>, Mistake> {
+        let regions = self.region.iter();
+        regions
+            .map(|region| name(document, region, "region"))
+            .collect()
+    }
+
+    fn providers(&self, document: &Document) -> Result<Vec<PeerId>, Mistake> {
+        let providers = self.providers.iter();
+        providers
+            .map(|provider| {
+                provider.get_ref().parse().map_err(|_| {
+                    let message = format!(
+                        "`{}` is no peer: 64 hex digits are needed, as `suanli offer list --json` shows them",
+                        provider.get_ref().escape_debug()
+                    );
+                    document.mistake(Some(provider.span()), message)
+                })
+            })
+            .collect()
+    }
+
+    fn device(&self, document: &Document) -> Result<Option<String>, Mistake> {
+        let Some(device) = &self.device else {
+            return Ok(None);
+        };
+        match device.get_ref().as_str() {
+            "any" => Ok(None),
+            kind @ ("gpu" | "cpu") => Ok(Some(kind.to_owned())),
+            other => {
+                let message = format!(
+                    "unknown device `{}`; {}",
+                    other.escape_debug(),
+                    allowed(other, ["any", "gpu", "cpu"])
+                );
+                Err(document.mistake(Some(device.span()), message))
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"name = "noop"
+runtime = "wgsl"
+[limits]
+run = "10s"
+memory = "1MiB"
+[market]
+policy = "fastest"
+max_price = "0.5"
+region = ["CN-NX"]
+device = "gpu"
+[wgsl]
+source = "noop.wgsl"
+[[wgsl.buffer]]
+name = "out"
+size = 4
+[[wgsl.pass]]
+entry = "main"
+bind = ["out"]
+workgroups = [1, 1, 1]
+[[wgsl.output]]
+buffer = "out"
+"#;
+
+    fn prepare_text(text: &str) -> Result<PreparedJob, JobFileError> {
+        let dir = tempfile::tempdir().unwrap();
+        let source = "@compute @workgroup_size(1) fn main() {}";
+        std::fs::write(dir.path().join("noop.wgsl"), source).unwrap();
+        let file = dir.path().join("job.toml");
+        std::fs::write(&file, text).unwrap();
+        read(&file)
+    }
+
+    #[test]
+    fn a_good_file_becomes_a_submission() {
+        let job = prepare_text(GOOD).unwrap();
+        let submission = job.submission(JobId::from_bytes([7; 16]), Vec::new());
+        assert_eq!(submission.runtime, "wgsl");
+        assert_eq!((submission.run_ms, submission.total_ms), (10_000, 630_000));
+        assert_eq!(submission.memory_bytes, 1 << 20);
+        assert_eq!(
+            submission.output_bytes_max, 4,
+            "as much as the outputs have"
+        );
+        assert_eq!(submission.regions, ["CN-NX"]);
+        assert_eq!(submission.policy, Policy::Fastest);
+        assert_eq!(submission.device.as_deref(), Some("gpu"));
+        assert_eq!(submission.spec.blob, BlobId(Hash::of(&job.spec)));
+    }
+
+    #[test]
+    fn every_example_is_a_job() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        for example in ["noop", "mandelbrot"] {
+            let job = read(&examples.join(example).join("job.toml")).unwrap();
+            assert_eq!(job.name, example);
+        }
+    }
+
+    /// Each is the good file with one thing replaced.
+    const WRONG: [(&str, &str); 19] = [
+        ("name = \"noop\"\n", ""),
+        ("name = \"noop\"", "name = \"\""),
+        ("name = \"noop\"", "nmae = \"noop\""),
+        ("runtime = \"wgsl\"", "runtime = \"wgls\""),
+        ("runtime = \"wgsl\"", "runtime = 1"),
+        ("run = \"10s\"", "run = \"10\""),
+        ("run = \"10s\"", "run = \"8d\""),
+        ("run = \"10s\"", "run = \"10s\"\ntotal = \"5s\""),
+        ("memory = \"1MiB\"", "memroy = \"1MiB\""),
+        ("memory = \"1MiB\"", "memory = 3"),
+        ("policy = \"fastest\"", "policy = \"fast\""),
+        ("max_price = \"0.5\"", "max_price = 0.5"),
+        ("max_price = \"0.5\"", "max_price = \"0.5 CNY\""),
+        ("region = [\"CN-NX\"]", "region = \"CN-NX\""),
+        ("device = \"gpu\"", "device = \"tpu\""),
+        ("device = \"gpu\"", "providers = [\"abc\"]"),
+        ("source = \"noop.wgsl\"", "source = \"missing.wgsl\""),
+        ("bind = [\"out\"]", "bind = [\"uot\"]"),
+        ("[wgsl]", "[wgsl"),
+    ];
+
+    #[test]
+    fn wrong_files_are_refused_in_words() {
+        let messages = WRONG.map(|(right, wrong)| {
+            assert!(GOOD.contains(right), "{right}");
+            let error = prepare_text(&GOOD.replacen(right, wrong, 1)).unwrap_err();
+            let message = error.to_string();
+            // The folder of the test differs from run to run.
+            let folder = message.split("job.toml").next().unwrap_or_default();
+            format!("{wrong}\n  => {}", message.replace(folder, ""))
+        });
+        insta::assert_snapshot!(messages.join("\n\n"));
+    }
+
+    #[test]
+    fn a_missing_file_is_said_so() {
+        let missing = read(Path::new("no-such-job.toml")).unwrap_err();
+        assert!(missing.to_string().contains("no-such-job.toml"));
+    }
+}

@@ -1,0 +1,10 @@
+//! Client and provider over a simulated link, one test for each behaviour.
+
+#![expect(clippy::unwrap_used, reason = "what a harness can't do fails the test")]
+
+mod accounts;
+mod crashes;
+mod negotiation;
+mod puppet;
+mod work;
+mod world;

@@ -1,0 +1,353 @@
+//! From a request to an agreement, or to a no.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use suanli_protocol::{
+    ids::JobId,
+    message::Frame,
+    peer::{Command, Event, JobEvent},
+    record::JobEnd,
+    registry::Reason,
+    units::Millis,
+};
+
+use crate::world::{Fate, Run, World, micros, order};
+
+#[test]
+fn a_job_is_done_and_paid_at_the_quoted_prices() {
+    let mut world = World::new(1).start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    // A job and 100 ms: 1000 + 100 · 10.
+    assert_eq!(world.job(1).spent, micros(2000));
+    assert_eq!(world.executed.len(), 1);
+    world.assert_conserved();
+    assert!(world.blamed.is_empty(), "{:?}", world.blamed);
+}
+
+#[test]
+fn the_cheapest_of_three_is_taken_and_the_other_holds_are_released() {
+    let mut world = World::new(3).start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    assert_eq!(world.job(1).provider, Some(world.id(1)));
+    assert_eq!(world.peer(2).holds() + world.peer(3).holds(), 0);
+}
+
+#[test]
+fn a_decline_ends_the_job_with_the_providers_reason() {
+    let mut world = World::new(1);
+    let client = world.nodes[0].config.account;
+    world.config_of(1).blocked.insert(client);
+    world.config_of(1).offer.terms.strangers = false;
+    let mut world = world.start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    let end = world.job(1).end;
+    assert_eq!(end, Some(JobEnd::Declined(Reason::NOT_ALLOWED)));
+    assert_eq!(world.job(1).declined[0].1.reason, Reason::NOT_ALLOWED);
+}
+
+#[test]
+fn a_counter_offer_within_bounds_is_taken() {
+    let mut world = World::new(1).start(&[]);
+    let mut cheaper = order(1);
+    cheaper.counter_percent = 10;
+    world.submit(cheaper);
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    assert_eq!(world.job(1).spent, micros(1800));
+    assert_eq!(world.peer(1).holds(), 0);
+    world.assert_conserved();
+}
+
+#[test]
+fn a_refused_counter_offer_leaves_the_first_quote_standing() {
+    let mut world = World::new(1).start(&[]);
+    let mut too_cheap = order(1);
+    too_cheap.counter_percent = 50;
+    world.submit(too_cheap);
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    assert_eq!(world.job(1).spent, micros(2000));
+    assert_eq!(world.job(1).attempt, 1);
+}
+
+#[test]
+fn abuse_75_a_firm_offer_taken_by_many_is_sold_once() {
+    let mut world = World::new(1);
+    world.offer_of(1).slots = 1;
+    for _ in 0..3 {
+        world.add(None);
+    }
+    world.nodes[1].run = Run::Done { ms: 900 };
+    let mut world = world.start(&[]);
+    for (client, number) in [(0, 1), (2, 2), (3, 3), (4, 4)] {
+        let mut take = order(number);
+        take.take = true;
+        take.total = Millis::new(900);
+        world.submit_at(client, take);
+    }
+    world.pass(Duration::from_millis(500));
+    assert_eq!(world.executed.len(), 1);
+    assert_eq!(world.peer(1).work().len(), 1);
+    let busy = |sent: &Frame| matches!(sent, Frame::Declined(_, no) if no.reason == Reason::BUSY);
+    assert!(world.count_sent(busy) >= 3);
+}
+
+#[test]
+fn a_firm_offer_is_one_round_trip() {
+    let mut world = World::new(1).start(&[]);
+    let mut take = order(1);
+    take.take = true;
+    world.submit(take);
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    assert_eq!(
+        world.count_sent(|frame| matches!(frame, Frame::Agree(..))),
+        0
+    );
+    world.assert_conserved();
+}
+
+#[test]
+fn a_late_countersignature_is_fenced_and_never_paid() {
+    let mut world = World::new(2).start(&[]);
+    world.link = Box::new(|sent| match sent.frame {
+        Frame::Quoted(_) if sent.from == 1 => Fate::Late(Duration::from_secs(9)),
+        _ => Fate::Deliver,
+    });
+    world.nodes[1].run = Run::Hangs;
+    let mut take = order(1);
+    take.take = true;
+    world.submit(take);
+    world.run_until_settled();
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    assert_eq!(world.job(1).provider, Some(world.id(2)));
+    world.assert_conserved();
+    // Whatever the first one ran was stopped, and its receipt answered.
+    assert!(
+        world
+            .peer(1)
+            .work()
+            .iter()
+            .all(|work| work.stage == "closed")
+    );
+}
+
+#[test]
+fn an_expired_hold_frees_its_slot_and_the_job_asks_again() {
+    let mut world = World::new(1).start(&[]);
+    let lost = Rc::new(Cell::new(0));
+    let counter = lost.clone();
+    world.link = Box::new(move |sent| match sent.frame {
+        Frame::Agree(..) if counter.get() < 20 => {
+            counter.set(counter.get() + 1);
+            Fate::Drop
+        }
+        _ => Fate::Deliver,
+    });
+    world.submit(order(1));
+    let freed = world.run_until(Duration::from_secs(8), |world| {
+        world.peer(0).jobs()[0].agreement.is_some() && world.peer(1).holds() == 0
+    });
+    assert!(freed, "the hold is kept for ever");
+    world.run_until_settled();
+    assert!(matches!(
+        world.job(1).end,
+        Some(JobEnd::Done | JobEnd::Expired)
+    ));
+    world.assert_conserved();
+}
+
+#[test]
+fn abuse_73_hold_flooding_leaves_room_for_a_known_client() {
+    let mut world = World::new(1);
+    for _ in 0..20 {
+        world.add(None);
+    }
+    let mut world = world.start(&[]);
+    // The flooders never take what they asked for.
+    world.link = Box::new(|sent| match sent.frame {
+        Frame::Quoted(_) if sent.to > 1 => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    for flooder in 2..22 {
+        for number in 0..5 {
+            let number = u8::try_from(flooder * 5 + number).unwrap();
+            world.submit_at(flooder, order(number));
+        }
+    }
+    world.pass(Duration::from_millis(50));
+    assert!(world.peer(1).holds() <= 2, "{}", world.peer(1).holds());
+    world.submit(order(1));
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+}
+
+#[test]
+fn abuse_73_one_client_gets_few_holds() {
+    let mut world = World::new(1);
+    world.offer_of(1).slots = 32;
+    let mut world = world.start(&[]);
+    world.link = Box::new(|sent| match sent.frame {
+        Frame::Quoted(_) => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    for number in 0..20 {
+        world.submit(order(number));
+    }
+    world.pass(Duration::from_millis(100));
+    assert_eq!(
+        world.peer(1).holds(),
+        suanli_protocol::limits::HOLDS_PER_CLIENT
+    );
+}
+
+#[test]
+fn a_duplicate_request_gets_the_same_bytes() {
+    let mut world = World::new(1).start(&[]);
+    world.link = Box::new(|_| Fate::Twice);
+    world.submit(order(1));
+    world.run_until_settled();
+    let quotes: Vec<&Frame> = world
+        .sent
+        .iter()
+        .map(|sent| &sent.frame)
+        .filter(|frame| matches!(frame, Frame::Quoted(_)))
+        .collect();
+    assert!(quotes.len() >= 2);
+    assert!(quotes.iter().all(|quote| *quote == quotes[0]));
+    assert_eq!(world.executed.len(), 1);
+    world.assert_conserved();
+}
+
+#[test]
+fn a_withdrawn_offer_is_not_asked_and_not_sold() {
+    let mut world = World::new(2).start(&[]);
+    world.command(1, Command::Withdraw);
+    world.pass(Duration::from_millis(50));
+    world.submit(order(1));
+    world.run_until_settled();
+    assert_eq!(world.job(1).provider, Some(world.id(2)));
+    let asked = |event: &(usize, Event)| match &event.1 {
+        Event::Job {
+            event: JobEvent::Asked { peers, .. },
+            ..
+        } => peers.clone(),
+        _ => vec![],
+    };
+    let first = world.id(1);
+    assert!(
+        world
+            .events
+            .iter()
+            .all(|event| !asked(event).contains(&first))
+    );
+}
+
+#[test]
+fn a_withdrawal_that_got_lost_is_answered_with_a_no() {
+    let mut world = World::new(1).start(&[]);
+    world.command(1, Command::Withdraw);
+    world.submit(order(1));
+    world.run_until_settled();
+    assert!(matches!(world.job(1).end, Some(JobEnd::Declined(_))));
+    assert!(world.executed.is_empty());
+}
+
+#[test]
+fn a_job_without_any_offer_ends_after_its_patience() {
+    let mut world = World::new(0).start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Declined(Reason::NO_OFFER)));
+}
+
+#[test]
+fn a_job_that_can_not_be_asked_for_is_refused_at_once() {
+    let mut world = World::new(1);
+    world.offer_of(1).run_max = Millis::new(u64::MAX);
+    let mut world = world.start(&[]);
+    let mut long = order(1);
+    long.needs.run_max = Millis::new(8 * 24 * 3_600_000);
+    world.submit(long);
+    world.pass(Duration::from_secs(5));
+    let refused = world.events.iter().any(|(_, event)| {
+        matches!(event, Event::Job { event: JobEvent::Refused(reason), .. } if *reason == Reason::TOO_LONG)
+    });
+    assert!(refused);
+    // What was written can be read again.
+    world.records(0);
+}
+
+#[test]
+fn many_busy_rounds_do_not_use_up_the_attempts() {
+    let mut world = World::new(2);
+    for node in [1, 2] {
+        world.offer_of(node).slots = 1;
+    }
+    let mut world = world.start(&[]);
+    world.nodes[1].run = Run::Done { ms: 900 };
+    world.nodes[2].run = Run::Done { ms: 900 };
+    for number in 0..60 {
+        world.submit(order(number));
+    }
+    world.pass(Duration::from_secs(20));
+    world.crash(1);
+    let last = JobId::from_bytes([59; 16]);
+    world.run_until_settled();
+    for job in world.peer(0).jobs() {
+        assert_eq!(job.end, Some(JobEnd::Done), "{job:?} {last}");
+    }
+    world.assert_conserved();
+}
+
+/// A clock that is wrong by an hour finds no partners, and ends its jobs.
+#[test]
+fn abuse_56_jobs_end_with_clocks_an_hour_apart() {
+    for (client, provider) in [
+        (3_600_000, 0),
+        (-3_600_000, 0),
+        (0, 3_600_000),
+        (0, -3_600_000),
+    ] {
+        for take in [false, true] {
+            let mut world = World::new(1);
+            world.nodes[0].skew_ms = client;
+            world.nodes[1].skew_ms = provider;
+            let mut world = world.start(&[]);
+            let mut order = order(1);
+            order.take = take;
+            world.submit(order);
+            world.run_until_settled();
+            world.assert_conserved();
+            world.records(0);
+            world.records(1);
+        }
+    }
+}
+
+#[test]
+fn abuse_56_a_clock_that_goes_back_breaks_nothing() {
+    let mut world = World::new(1).start(&[]);
+    for (number, skew) in [(1, 0), (2, -3_600_000), (3, -1000), (4, 3_600_000), (5, 0)] {
+        world.nodes[0].skew_ms = skew;
+        world.nodes[1].skew_ms = skew;
+        world.command(1, Command::Announce);
+        world.pass(Duration::from_secs(1));
+        world.submit(order(number));
+        let ended = world.run_until(Duration::from_secs(130), |world| {
+            world.job(number).end.is_some()
+        });
+        assert!(ended, "job {number}: {:?}", world.job(number));
+    }
+    world.run_until_settled();
+    assert_eq!(world.job(5).end, Some(JobEnd::Done));
+    world.assert_conserved();
+    // The journal of a clock that went back can be read.
+    world.crash(0);
+    world.boot(0);
+}

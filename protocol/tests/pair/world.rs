@@ -1,0 +1,1039 @@
+//! Peers on a virtual clock, over a link that does what a test tells it.
+//!
+//! Everything travels as bytes. A node's disk is slow: what it wrote counts
+//! only when the write has ended, and a crash loses the rest. Three rules are
+//! checked at every step, whatever a test is about: nothing signed leaves
+//! before it is on disk, nobody signs two different answers to one question,
+//! and [`Peer::check_invariants`] holds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use suanli_protocol::{
+    deal::{BlobRef, Needs, Quote, Work},
+    delegation::Delegation,
+    envelope::{Body, Envelope, Extensions, Signer},
+    ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
+    message::{Frame, Gossip, InlineBlob, Message},
+    offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
+    peer::{
+        Command, Config, Event, ExecutionEvent, ExecutionId, ExecutionOrder, Input, JobView,
+        Output, Peer, ProvidedOutput, ProviderConfig, Timing,
+    },
+    rank::Policy,
+    receipt::{Acceptance, Receipt},
+    record::{JobOrder, Lsn, Record},
+    registry::{
+        Confidentiality, DeviceKind, Reason, Runtime, SandboxLevel, SpeedKind, Verification, kind,
+    },
+    units::{Amount, Meter, Millis, Mono, Now, Price, Usage, Wall},
+    voucher::{Voucher, VoucherAck},
+    wire::{Bytes, List, Text},
+};
+
+pub(crate) const NETWORK: &str = "pair";
+pub(crate) const DELAY: Duration = Duration::from_millis(5);
+const DISK: Duration = Duration::from_millis(2);
+/// When the worlds begin, in civil time.
+const EPOCH_MS: u64 = 1_800_000_000_000;
+
+pub(crate) fn network() -> NetworkId {
+    NetworkId::of(NETWORK)
+}
+
+pub(crate) fn micros(amount: u64) -> Amount {
+    Amount::from_micros(amount)
+}
+
+/// What the link does to a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Deliver,
+    Drop,
+    Twice,
+    Late(Duration),
+}
+
+/// A frame on the link.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) frame: Frame,
+}
+
+/// What a node's executor does with an execution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Run {
+    Done { ms: u64 },
+    Fails(Reason),
+    Hangs,
+}
+
+#[derive(Debug)]
+enum Happening {
+    Frame {
+        from: usize,
+        to: usize,
+        bytes: Vec<u8>,
+    },
+    Gossip {
+        to: usize,
+        bytes: Vec<u8>,
+    },
+    Synced {
+        node: usize,
+        lsn: Lsn,
+        life: u64,
+    },
+    Execution {
+        node: usize,
+        id: ExecutionId,
+        event: ExecutionEvent,
+        life: u64,
+        run: u64,
+    },
+    Fetched {
+        node: usize,
+        agreement: AgreementId,
+        blob: BlobId,
+        from: usize,
+        life: u64,
+    },
+    Restart {
+        node: usize,
+    },
+}
+
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) signer: Signer,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) disk: Vec<(Lsn, Vec<u8>)>,
+    unsynced: VecDeque<(Lsn, Vec<u8>)>,
+    /// Envelopes on disk.
+    durable: BTreeSet<Hash>,
+    pub(crate) blobs: BTreeSet<BlobId>,
+    pub(crate) skew_ms: i64,
+    pub(crate) run: Run,
+    running: BTreeMap<ExecutionId, u64>,
+    /// How often it was started: what an earlier life began comes to nothing.
+    life: u64,
+    /// Outputs carried out in all lives.
+    pub(crate) outputs: u64,
+    pub(crate) crash_after: Option<u64>,
+    pub(crate) keeps_unsynced: bool,
+    pub(crate) restarts_after: Option<Duration>,
+    /// What a node without a peer is told.
+    pub(crate) inbox: Vec<(usize, Message)>,
+}
+
+pub(crate) struct World {
+    pub(crate) nodes: Vec<Node>,
+    now: u64,
+    queue: BTreeMap<(u64, u64), Happening>,
+    count: u64,
+    pub(crate) link: Box<dyn FnMut(&Sent) -> Fate>,
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) events: Vec<(usize, Event)>,
+    pub(crate) executed: Vec<(usize, ExecutionOrder)>,
+    pub(crate) blamed: Vec<(PeerId, &'static str)>,
+    /// Answers by question: two different ones are a contradiction.
+    answers: BTreeMap<String, Hash>,
+    pub(crate) same_time_steps: u32,
+}
+
+/// Building.
+impl World {
+    /// A client, number 0, and providers that cost more the higher their number.
+    pub(crate) fn new(providers: usize) -> Self {
+        let mut world = Self::empty();
+        world.add(None);
+        for _ in 0..providers {
+            let provider = world.provider(world.nodes.len());
+            world.add(Some(provider));
+        }
+        world
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self {
+            nodes: Vec::new(),
+            now: 0,
+            queue: BTreeMap::new(),
+            count: 0,
+            link: Box::new(|_| Fate::Deliver),
+            sent: Vec::new(),
+            events: Vec::new(),
+            executed: Vec::new(),
+            blamed: Vec::new(),
+            answers: BTreeMap::new(),
+            same_time_steps: 0,
+        }
+    }
+
+    /// What a provider of this number sells, to the first client on credit.
+    pub(crate) fn provider(&self, number: usize) -> ProviderConfig {
+        let client = account_signer(0).public().account();
+        ProviderConfig {
+            offer: offer(number),
+            known: [(client, micros(1_000_000))].into(),
+            blocked: BTreeSet::new(),
+            strangers_budget: micros(100_000),
+            local_only: false,
+            discount_percent_max: 10,
+        }
+    }
+
+    /// Adds a node; it lives after [`World::start`].
+    pub(crate) fn add(&mut self, provider: Option<ProviderConfig>) -> usize {
+        let number = self.nodes.len();
+        let signer = node_signer(number);
+        let config = Config {
+            account: account_signer(number).public().account(),
+            delegation: delegate(number),
+            provider,
+            timing: Timing::default(),
+        };
+        self.nodes.push(Node {
+            config,
+            signer,
+            peer: None,
+            disk: Vec::new(),
+            unsynced: VecDeque::new(),
+            durable: BTreeSet::new(),
+            blobs: BTreeSet::new(),
+            skew_ms: 0,
+            run: Run::Done { ms: 100 },
+            running: BTreeMap::new(),
+            life: 0,
+            outputs: 0,
+            crash_after: None,
+            keeps_unsynced: false,
+            restarts_after: None,
+            inbox: Vec::new(),
+        });
+        number
+    }
+
+    pub(crate) fn offer_of(&mut self, node: usize) -> &mut Offer {
+        &mut self.config_of(node).offer
+    }
+
+    pub(crate) fn config_of(&mut self, node: usize) -> &mut ProviderConfig {
+        self.nodes[node].config.provider.as_mut().unwrap()
+    }
+
+    /// Starts all nodes but the puppets, and lets their books fill.
+    pub(crate) fn start(mut self, puppets: &[usize]) -> Self {
+        for node in 0..self.nodes.len() {
+            if !puppets.contains(&node) {
+                self.boot(node);
+            }
+        }
+        self.pass(Duration::from_millis(100));
+        self
+    }
+}
+
+fn secret(kind: u8, number: usize) -> [u8; 32] {
+    *Hash::derive("suanli pair test keys", &[&[kind], &number.to_le_bytes()]).as_bytes()
+}
+
+pub(crate) fn node_signer(number: usize) -> Signer {
+    Signer::new(&secret(1, number), network())
+}
+
+pub(crate) fn account_signer(number: usize) -> Signer {
+    Signer::new(&secret(2, number), network())
+}
+
+pub(crate) fn delegate(number: usize) -> suanli_protocol::delegation::RawDelegation {
+    account_signer(number)
+        .sign(
+            Wall::from_millis(EPOCH_MS - 1000),
+            Wall::from_millis(u64::MAX),
+            Delegation {
+                node: node_signer(number).public().peer(),
+                provides: true,
+                consumes: true,
+                extensions: Extensions::default(),
+            },
+        )
+        .raw()
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Text::new(text).unwrap()
+}
+
+/// Provider `k` asks 1000·k for a job and 10·k for a millisecond.
+fn offer(number: usize) -> Offer {
+    let k = u64::try_from(number).unwrap();
+    let price = |meter, amount, per| Price {
+        meter,
+        amount: micros(amount),
+        per,
+    };
+    Offer {
+        account: account_signer(number).public().account(),
+        delegation: delegate(number),
+        sequence: 0,
+        region: name("CN-NX"),
+        addresses: List::default(),
+        devices: List::truncated(vec![Device {
+            kind: DeviceKind::GPU,
+            maker: name("maker"),
+            model: name("model"),
+            driver: name("driver"),
+            memory_bytes: 1 << 30,
+            speeds: List::truncated(vec![Speed {
+                kind: SpeedKind::FP32,
+                per_second: 1_000_000_000,
+                measured: Wall::from_millis(EPOCH_MS),
+            }]),
+        }]),
+        runtimes: List::truncated(
+            [Runtime::WGSL, Runtime::MODEL]
+                .map(|runtime| RuntimeOffer {
+                    runtime,
+                    version: 1,
+                    features: List::default(),
+                })
+                .to_vec(),
+        ),
+        models: List::default(),
+        prices: List::truncated(vec![
+            price(Meter::JOB, 1000 * k, 1),
+            price(Meter::GPU_MS, 10 * k, 1),
+            price(Meter::TOKEN_OUT, k, 1),
+        ]),
+        slots: 4,
+        slots_free: 4,
+        storage_bytes: 1 << 30,
+        bandwidth_in: 0,
+        bandwidth_out: 0,
+        run_max: Millis::new(3_600_000),
+        sandbox: SandboxLevel::PROCESS,
+        energy: None,
+        terms: Terms {
+            strangers: true,
+            stranger_credit: micros(20_000),
+            on_cancel: Charge::Usage,
+            on_job_fault: Charge::Usage,
+            on_provider_fault: Charge::Nothing,
+            retention: Millis::new(60_000),
+        },
+        firm: true,
+        extensions: Extensions::default(),
+    }
+}
+
+pub(crate) fn blob(bytes: &[u8]) -> BlobRef {
+    BlobRef {
+        blob: BlobId(Hash::of(bytes)),
+        bytes: u64::try_from(bytes.len()).unwrap(),
+    }
+}
+
+/// A job with a spec that travels inline and an input that is fetched.
+pub(crate) fn order(number: u8) -> JobOrder {
+    let (spec, input) = (&b"spec"[..], &b"input"[..]);
+    JobOrder {
+        job: JobId::from_bytes([number; 16]),
+        name: name("job"),
+        principal: name("me"),
+        work: Work::Job,
+        spec: blob(spec),
+        inputs: List::truncated(vec![blob(input)]),
+        needs: Needs {
+            runtime: Runtime::WGSL,
+            features: List::default(),
+            device: None,
+            memory_bytes: 1 << 20,
+            sandbox: SandboxLevel::PROCESS,
+            run_max: Millis::new(1000),
+            output_bytes_max: 1 << 20,
+        },
+        budget: micros(100_000),
+        regions: List::default(),
+        providers: List::default(),
+        policy: Policy::Cheapest,
+        flops: 0,
+        verification: Verification::HASHES,
+        confidentiality: Confidentiality::NONE,
+        retention: Millis::new(60_000),
+        total: Millis::new(120_000),
+        take: false,
+        counter_percent: 0,
+        inline: List::truncated(vec![InlineBlob {
+            blob: blob(spec).blob,
+            bytes: Bytes::new(spec.to_vec()).unwrap(),
+        }]),
+    }
+}
+
+/// Asking.
+impl World {
+    pub(crate) fn now(&self, node: usize) -> Now {
+        let wall = i64::try_from(EPOCH_MS + self.now / 1000).unwrap() + self.nodes[node].skew_ms;
+        Now {
+            mono: Mono::from_micros(self.now),
+            wall: Wall::from_millis(u64::try_from(wall).unwrap()),
+        }
+    }
+
+    pub(crate) fn id(&self, node: usize) -> PeerId {
+        self.nodes[node].signer.public().peer()
+    }
+
+    fn number(&self, peer: PeerId) -> usize {
+        (0..self.nodes.len())
+            .find(|&node| self.id(node) == peer)
+            .unwrap()
+    }
+
+    pub(crate) fn peer(&self, node: usize) -> &Peer {
+        self.nodes[node].peer.as_ref().unwrap()
+    }
+
+    pub(crate) fn job(&self, number: u8) -> JobView {
+        let job = JobId::from_bytes([number; 16]);
+        let views = self.peer(0).jobs();
+        views.into_iter().find(|view| view.job == job).unwrap()
+    }
+
+    pub(crate) fn records(&self, node: usize) -> Vec<Record> {
+        self.nodes[node]
+            .disk
+            .iter()
+            .map(|(_, bytes)| Record::decode(bytes, network()).unwrap())
+            .collect()
+    }
+
+    pub(crate) fn count_sent(&self, is: impl Fn(&Frame) -> bool) -> usize {
+        self.sent.iter().filter(|sent| is(&sent.frame)).count()
+    }
+
+    /// Accounts that two nodes have in common, seen from both: equal when all
+    /// is said.
+    pub(crate) fn assert_conserved(&self) {
+        for (n, node) in self.nodes.iter().enumerate() {
+            let Some(peer) = &node.peer else { continue };
+            let views = peer.channels();
+            let mut cumulative = 0;
+            for view in views.iter().filter(|view| view.paying) {
+                cumulative += view.cumulative.as_micros() + view.pending.as_micros();
+                let other = self.number(view.parties.payee);
+                let Some(other) = &self.nodes[other].peer else {
+                    continue;
+                };
+                let theirs = other
+                    .channels()
+                    .into_iter()
+                    .find(|theirs| theirs.channel == view.channel && !theirs.paying);
+                let theirs =
+                    theirs.map_or((0, 0), |view| (view.sequence, view.cumulative.as_micros()));
+                assert_eq!(
+                    theirs,
+                    (view.sequence, view.cumulative.as_micros()),
+                    "the channel's two sides differ"
+                );
+            }
+            assert_eq!(cumulative, peer.accepted_total().as_micros(), "node {n}");
+        }
+        self.assert_no_unit_paid_twice();
+    }
+
+    fn assert_no_unit_paid_twice(&self) {
+        use suanli_protocol::receipt::{Outcome, Verdict};
+        let mut paid = BTreeSet::new();
+        let mut jobs = BTreeMap::new();
+        for record in self.records(0) {
+            match record {
+                Record::Took { quote, .. } => {
+                    jobs.insert(AgreementId(quote.hash()), quote.body().job);
+                }
+                Record::Judged {
+                    receipt,
+                    acceptance,
+                } => {
+                    let body = receipt.body();
+                    let is_last = body.key.last && body.outcome == Outcome::Completed;
+                    if is_last && acceptance.body().verdict == Verdict::Accepted {
+                        let unit = (jobs[&body.key.agreement], body.key.unit);
+                        assert!(paid.insert(unit), "unit {unit:?} was accepted twice");
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether all jobs of the client ended and all that it owes to those who
+    /// live is acknowledged.
+    pub(crate) fn is_settled(&self) -> bool {
+        let Some(peer) = &self.nodes[0].peer else {
+            return false;
+        };
+        peer.jobs().iter().all(|job| job.end.is_some())
+            && peer.channels().iter().all(|view| {
+                let is_dead = self.nodes[self.number(view.parties.payee)].peer.is_none();
+                is_dead || view.acknowledged == view.sequence && view.pending.as_micros() == 0
+            })
+    }
+}
+
+/// Doing.
+impl World {
+    pub(crate) fn command(&mut self, node: usize, command: Command) {
+        self.feed(node, Input::Command(command));
+    }
+
+    pub(crate) fn submit(&mut self, order: JobOrder) {
+        self.submit_at(0, order);
+    }
+
+    pub(crate) fn submit_at(&mut self, node: usize, order: JobOrder) {
+        for blob in std::iter::once(&order.spec).chain(order.inputs.iter()) {
+            self.nodes[node].blobs.insert(blob.blob);
+        }
+        self.command(node, Command::Submit(Box::new(order)));
+    }
+
+    /// A puppet says something.
+    pub(crate) fn say(&mut self, from: usize, to: usize, frame: Frame) {
+        self.schedule(
+            DELAY,
+            Happening::Frame {
+                from,
+                to,
+                bytes: frame.encode(),
+            },
+        );
+    }
+
+    pub(crate) fn gossip(&mut self, to: usize, bytes: &[u8]) {
+        let bytes = bytes.to_vec();
+        self.schedule(DELAY, Happening::Gossip { to, bytes });
+    }
+
+    /// Runs until a condition holds; says whether it came to hold in time.
+    pub(crate) fn run_until(
+        &mut self,
+        limit: Duration,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> bool {
+        let end = self.now + u64::try_from(limit.as_micros()).unwrap();
+        while !holds(self) {
+            if !self.step(end) {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(crate) fn run_until_settled(&mut self) {
+        let settled = self.run_until(Duration::from_secs(300), Self::is_settled);
+        assert!(
+            settled,
+            "not settled: {:#?} {:#?}",
+            self.nodes[0].peer.as_ref().map(Peer::jobs),
+            self.nodes[0].peer.as_ref().map(Peer::channels)
+        );
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// The next thing that happens, unless it is after `end`.
+    fn step(&mut self, end: u64) -> bool {
+        let happening = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let timer = (0..self.nodes.len())
+            .filter_map(|node| {
+                let at = self.nodes[node].peer.as_ref()?.next_timeout()?;
+                Some((at.as_micros(), node))
+            })
+            .min();
+        let next = happening
+            .unwrap_or(u64::MAX)
+            .min(timer.map_or(u64::MAX, |(at, _)| at))
+            .max(self.now);
+        if next > end {
+            self.now = end;
+            return false;
+        }
+        self.same_time_steps = if next > self.now {
+            0
+        } else {
+            self.same_time_steps + 1
+        };
+        assert!(
+            self.same_time_steps < 20_000,
+            "it spins without time passing"
+        );
+        self.now = next;
+        match timer {
+            Some((at, node)) if at <= next => self.feed(node, Input::Tick),
+            _ => {
+                let (_, happening) = self.queue.pop_first().unwrap();
+                self.happen(happening);
+            }
+        }
+        true
+    }
+
+    fn schedule(&mut self, after: Duration, happening: Happening) {
+        self.count += 1;
+        let at = self.now + u64::try_from(after.as_micros()).unwrap();
+        self.queue.insert((at, self.count), happening);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Frame { from, to, bytes } => self.arrive(from, to, &bytes),
+            Happening::Gossip { to, bytes } => {
+                if let Ok(gossip) = Gossip::verify(&bytes, network()) {
+                    let gossip = Box::new(gossip);
+                    self.feed(to, Input::Gossip { token: 0, gossip });
+                }
+            }
+            Happening::Synced { node, lsn, life } => {
+                if self.nodes[node].life == life {
+                    self.nodes[node].sync(Some(lsn));
+                    self.feed(node, Input::Persisted(lsn));
+                }
+            }
+            Happening::Execution {
+                node,
+                id,
+                event,
+                life,
+                run,
+            } => {
+                let known = &mut self.nodes[node];
+                if known.life == life && known.running.get(&id) == Some(&run) {
+                    self.feed(node, Input::Execution { id, event });
+                }
+            }
+            Happening::Fetched {
+                node,
+                agreement,
+                blob,
+                from,
+                life,
+            } => {
+                let reader = self.id(node);
+                let holder = &self.nodes[from];
+                let ok = holder.blobs.contains(&blob)
+                    && (holder.peer.as_ref())
+                        .is_some_and(|peer| peer.may_read(reader, agreement, blob));
+                if self.nodes[node].life == life {
+                    if ok {
+                        self.nodes[node].blobs.insert(blob);
+                    }
+                    let input = Input::Fetched {
+                        agreement,
+                        blob,
+                        ok,
+                    };
+                    self.feed(node, input);
+                }
+            }
+            Happening::Restart { node } => self.boot(node),
+        }
+    }
+
+    fn arrive(&mut self, from: usize, to: usize, bytes: &[u8]) {
+        let peer = self.id(from);
+        let Ok(message) = Frame::decode(bytes).unwrap().verify(peer, network()) else {
+            self.blamed.push((peer, "a frame that does not verify"));
+            return;
+        };
+        if self.nodes[to].peer.is_none() {
+            self.nodes[to].inbox.push((from, message));
+            return;
+        }
+        let message = Box::new(message);
+        self.feed(
+            to,
+            Input::Message {
+                from: peer,
+                message,
+            },
+        );
+    }
+
+    pub(crate) fn feed(&mut self, node: usize, input: Input) {
+        let now = self.now(node);
+        let Some(peer) = &mut self.nodes[node].peer else {
+            return;
+        };
+        peer.handle(now, input);
+        self.drain(node);
+    }
+
+    fn drain(&mut self, node: usize) {
+        loop {
+            let this = &mut self.nodes[node];
+            let Some(peer) = &mut this.peer else { return };
+            if this.crash_after == Some(this.outputs) {
+                return self.crash(node);
+            }
+            let Some(output) = peer.poll_output() else {
+                peer.check_invariants().unwrap();
+                return;
+            };
+            this.outputs += 1;
+            self.carry_out(node, output);
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, output: Output) {
+        let life = self.nodes[node].life;
+        match output {
+            Output::Persist { lsn, record } => {
+                let bytes = record.encode();
+                self.nodes[node].unsynced.push_back((lsn, bytes));
+                self.schedule(DISK, Happening::Synced { node, lsn, life });
+            }
+            Output::Send { to, frame, .. } => self.transmit(node, to, *frame),
+            Output::Publish { bytes } => {
+                self.assert_durable(node, &bytes);
+                for to in (0..self.nodes.len()).filter(|&to| to != node) {
+                    self.gossip(to, &bytes);
+                }
+            }
+            Output::Execute(order) => self.execute(node, *order),
+            Output::Stop(id) => {
+                if self.nodes[node].running.contains_key(&id) {
+                    let event = ExecutionEvent::Failed {
+                        reason: Reason::CANCELLED,
+                        usage: if self.serves_lease(id) {
+                            Vec::new()
+                        } else {
+                            usage(5)
+                        },
+                    };
+                    self.execution(node, id, Duration::from_millis(1), event);
+                }
+            }
+            Output::Fetch {
+                agreement,
+                from,
+                blob,
+                ..
+            } => {
+                let from = self.number(from);
+                self.schedule(
+                    DELAY * 2,
+                    Happening::Fetched {
+                        node,
+                        agreement,
+                        blob: blob.blob,
+                        from,
+                        life,
+                    },
+                );
+            }
+            Output::Store { blob, .. } => {
+                self.nodes[node].blobs.insert(blob);
+            }
+            Output::Misbehaved { peer, what } => self.blamed.push((peer, what)),
+            Output::Event(event) => self.events.push((node, event)),
+            Output::Retain { .. } | Output::Verdict { .. } => {}
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: PeerId, frame: Frame) {
+        for bytes in own_envelopes(&frame) {
+            self.assert_durable(from, bytes);
+            self.assert_consistent(from, bytes);
+        }
+        let to = self.number(to);
+        let bytes = frame.encode();
+        let sent = Sent { from, to, frame };
+        let fate = (self.link)(&sent);
+        self.sent.push(sent);
+        let copies = match fate {
+            Fate::Deliver => vec![DELAY],
+            Fate::Drop => vec![],
+            Fate::Twice => vec![DELAY, DELAY * 3],
+            Fate::Late(after) => vec![after],
+        };
+        for after in copies {
+            let bytes = bytes.clone();
+            self.schedule(after, Happening::Frame { from, to, bytes });
+        }
+    }
+
+    /// A signature that leaves without a durable record is the worst bug.
+    fn assert_durable(&self, node: usize, bytes: &[u8]) {
+        let envelope = Envelope::parse(bytes).unwrap();
+        let mine = envelope.header().signer.peer() == self.id(node);
+        assert!(
+            !mine || self.nodes[node].durable.contains(&envelope.hash()),
+            "node {node} shows {:?} before it is on disk",
+            envelope.header()
+        );
+    }
+
+    /// One question, one answer.
+    fn assert_consistent(&mut self, node: usize, bytes: &[u8]) {
+        let envelope = Envelope::parse(bytes).unwrap();
+        if envelope.header().signer.peer() != self.id(node) {
+            return;
+        }
+        let Some((question, answer)) = answer(&envelope) else {
+            return;
+        };
+        let known = *self.answers.entry(question).or_insert(answer);
+        assert_eq!(known, answer, "{envelope:?} contradicts another");
+    }
+
+    fn execute(&mut self, node: usize, order: ExecutionOrder) {
+        let id = order.id;
+        self.count += 1;
+        self.nodes[node].running.insert(id, self.count);
+        let run = self.nodes[node].run;
+        self.executed.push((node, order.clone()));
+        if let Some((until, interval)) = order.lease {
+            return self.serve_lease(node, id, until, interval.duration());
+        }
+        let progress = ExecutionEvent::Progress { done: 1, total: 2 };
+        self.execution(node, id, Duration::from_millis(1), progress);
+        match run {
+            Run::Done { ms } => {
+                let output = format!("result of {}", id.unit).into_bytes();
+                let outputs = vec![ProvidedOutput {
+                    name: name("out"),
+                    blob: blob(&output),
+                    // Small ones travel inside; odd units' are fetched.
+                    inline: (id.unit % 2 == 0).then_some(output.clone()),
+                }];
+                self.nodes[node].blobs.insert(blob(&output).blob);
+                let usage = usage(ms);
+                let event = ExecutionEvent::Finished { outputs, usage };
+                self.execution(node, id, Duration::from_millis(ms), event);
+            }
+            Run::Fails(reason) => {
+                let usage = usage(10);
+                let event = ExecutionEvent::Failed { reason, usage };
+                self.execution(node, id, Duration::from_millis(10), event);
+            }
+            Run::Hangs => {}
+        }
+    }
+
+    fn serves_lease(&self, id: ExecutionId) -> bool {
+        let leases = |(_, order): &(usize, ExecutionOrder)| order.id == id && order.lease.is_some();
+        self.executed.iter().any(leases)
+    }
+
+    /// A hundred tokens in each interval, until the end.
+    fn serve_lease(&mut self, node: usize, id: ExecutionId, until: Wall, interval: Duration) {
+        let usage = vec![Usage {
+            meter: Meter::TOKEN_OUT,
+            quantity: 100,
+        }];
+        let left = until.since(self.now(node).wall);
+        let mut after = interval;
+        while after < left {
+            let event = ExecutionEvent::Interim(usage.clone());
+            self.execution(node, id, after, event);
+            after += interval;
+        }
+        let event = ExecutionEvent::Finished {
+            outputs: Vec::new(),
+            usage,
+        };
+        self.execution(node, id, left, event);
+    }
+
+    fn execution(&mut self, node: usize, id: ExecutionId, after: Duration, event: ExecutionEvent) {
+        let life = self.nodes[node].life;
+        let run = self.nodes[node].running[&id];
+        self.schedule(
+            after,
+            Happening::Execution {
+                node,
+                id,
+                event,
+                life,
+                run,
+            },
+        );
+    }
+}
+
+/// Dying and rising.
+impl World {
+    /// Starts a node from its disk, and connects it with all that live.
+    pub(crate) fn boot(&mut self, node: usize) {
+        let now = self.now(node);
+        let this = &mut self.nodes[node];
+        this.life += 1;
+        let records: Vec<(Lsn, Record)> = this
+            .disk
+            .iter()
+            .map(|(lsn, bytes)| (*lsn, Record::decode(bytes, network()).unwrap()))
+            .collect();
+        let mut seed = secret(3, node);
+        seed[0] ^= u8::try_from(this.life % 256).unwrap();
+        this.peer = Some(Peer::restore(
+            now,
+            this.config.clone(),
+            this.signer.clone(),
+            seed,
+            records.into_iter(),
+        ));
+        self.drain(node);
+        for other in (0..self.nodes.len()).filter(|&other| other != node) {
+            self.connect(node, other);
+        }
+    }
+
+    pub(crate) fn connect(&mut self, a: usize, b: usize) {
+        if self.nodes[a].peer.is_none() || self.nodes[b].peer.is_none() {
+            return;
+        }
+        let (peer_a, peer_b) = (self.id(a), self.id(b));
+        let connected = |peer| Input::Connected { peer, local: true };
+        self.feed(a, connected(peer_b));
+        self.feed(b, connected(peer_a));
+    }
+
+    /// Stops a node at once. What it had not synced is lost.
+    pub(crate) fn crash(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.peer = None;
+        this.life += 1;
+        this.crash_after = None;
+        this.running.clear();
+        if this.keeps_unsynced {
+            this.sync(None);
+        }
+        this.unsynced.clear();
+        if let Some(after) = this.restarts_after {
+            self.schedule(after, Happening::Restart { node });
+        }
+        let peer = self.id(node);
+        for other in (0..self.nodes.len()).filter(|&other| other != node) {
+            self.feed(other, Input::Disconnected { peer });
+        }
+    }
+
+    /// Puts an old copy of a node's disk back.
+    pub(crate) fn restore_backup(&mut self, node: usize, disk: Vec<(Lsn, Vec<u8>)>) {
+        self.crash(node);
+        let this = &mut self.nodes[node];
+        this.disk = disk;
+        this.durable = this
+            .disk
+            .iter()
+            .flat_map(|(_, bytes)| envelopes_in(bytes))
+            .collect();
+        self.boot(node);
+    }
+}
+
+impl Node {
+    fn sync(&mut self, upto: Option<Lsn>) {
+        while self
+            .unsynced
+            .front()
+            .is_some_and(|(lsn, _)| upto.is_none_or(|upto| *lsn <= upto))
+        {
+            let (lsn, bytes) = self.unsynced.pop_front().unwrap();
+            self.durable.extend(envelopes_in(&bytes));
+            self.disk.push((lsn, bytes));
+        }
+    }
+}
+
+pub(crate) fn usage(ms: u64) -> Vec<Usage> {
+    vec![
+        Usage {
+            meter: Meter::JOB,
+            quantity: 1,
+        },
+        Usage {
+            meter: Meter::GPU_MS,
+            quantity: ms,
+        },
+    ]
+}
+
+/// All envelopes inside a record, by their magic number.
+fn envelopes_in(bytes: &[u8]) -> Vec<Hash> {
+    let length_at = |at: usize| {
+        let field = bytes.get(at + 72..at + 76)?;
+        let body = u32::from_le_bytes(field.try_into().unwrap());
+        Some(76 + usize::try_from(body).unwrap() + 64)
+    };
+    (0..bytes.len())
+        .filter(|&at| bytes[at..].starts_with(b"sua\x01"))
+        .filter_map(|at| bytes.get(at..at + length_at(at)?).map(Hash::of))
+        .collect()
+}
+
+fn own_envelopes(frame: &Frame) -> Vec<&[u8]> {
+    match frame {
+        Frame::Ask(raw)
+        | Frame::Quoted(raw)
+        | Frame::Agree(raw, _)
+        | Frame::Receipt(raw, _)
+        | Frame::Acceptance(raw)
+        | Frame::Voucher(raw)
+        | Frame::VoucherAck(raw)
+        | Frame::Settlement(raw) => vec![&raw.0],
+        Frame::Heads(heads) => {
+            let parts = [&heads.voucher, &heads.ack];
+            parts.into_iter().flatten().map(|raw| &*raw.0).collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// What an envelope answers, for kinds of which there may be only one, and
+/// with what.
+fn answer(envelope: &Envelope) -> Option<(String, Hash)> {
+    fn body<T: Body>(envelope: &Envelope) -> T {
+        envelope.verify::<T>(network()).unwrap().body().clone()
+    }
+    let whole = envelope.hash();
+    Some(match envelope.header().kind {
+        kind::QUOTE => (
+            format!("quote {:#}", body::<Quote>(envelope).request),
+            whole,
+        ),
+        kind::RECEIPT => {
+            let key = body::<Receipt>(envelope).key;
+            let question = format!("receipt {:#} {} {}", key.agreement, key.unit, key.index);
+            (question, whole)
+        }
+        // A restored backup may say the same at another time.
+        kind::ACCEPTANCE => {
+            let body = body::<Acceptance>(envelope);
+            let verdict = format!("{:?}", body.verdict);
+            (
+                format!("acceptance {:#}", body.receipt),
+                Hash::of(verdict.as_bytes()),
+            )
+        }
+        kind::VOUCHER => {
+            let body = body::<Voucher>(envelope);
+            let channel = body.parties.channel(network());
+            (format!("voucher {channel:#} {}", body.sequence), whole)
+        }
+        kind::VOUCHER_ACK => {
+            let body = body::<VoucherAck>(envelope);
+            let total = Hash::of(body.cumulative.to_string().as_bytes());
+            (format!("ack {:#}", body.voucher), total)
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,99 @@
+//! `suanli-testnet`: networks on one machine.
+//!
+//! `sim` runs a scenario from a seed. Commands for real nodes on loopback
+//! stand beside it.
+
+mod report;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use suanli_testnet::{scenario::Scenario, sim::Setup};
+
+/// Brings up Suanli networks on one machine, to use them and to break them.
+#[derive(Debug, Parser)]
+#[command(name = "suanli-testnet", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+// `up`, `status`, `logs`, `env`, `kill`, `pause` and `down` belong here: each a
+// variant that hands over to a file of the same name in `live/`.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Simulate a network from a seed, on virtual time.
+    ///
+    /// The last line printed is the hash of everything that happened: the same
+    /// seed gives the same hash. Exits with 1 when something does not hold, and
+    /// then prints what, the command that shows it again, and what led to it.
+    Sim(SimArgs),
+}
+
+/// What to simulate.
+#[derive(Debug, clap::Args)]
+struct SimArgs {
+    /// Decides everything that the scenario leaves open.
+    #[arg(long)]
+    seed: u64,
+    /// How many nodes, shared out to the groups of the scenario.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Let nothing go wrong after so many events.
+    #[arg(long)]
+    steps: Option<u64>,
+    /// A scenario file. Left out: fifty nodes and everything that goes wrong.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Run so many seeds, from --seed on.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    seeds: u64,
+    /// Write a line about everything that happens.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Sim(args) => sim(&args),
+    }
+}
+
+fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
+    let mut scenario = match &args.scenario {
+        Some(path) => Scenario::read(path)?,
+        None => Scenario::faults()?,
+    };
+    if let Some(nodes) = args.nodes {
+        anyhow::ensure!(
+            nodes > scenario.groups.len(),
+            "--nodes {nodes} is too few for {} groups; ask for more, or name a smaller scenario",
+            scenario.groups.len()
+        );
+        scenario.scale(nodes);
+    }
+    let mut setup = Setup::new(args.seed, scenario);
+    setup.steps = args.steps;
+    if args.seeds > 1 {
+        return Ok(report::many(&setup, args.seeds, &args.replay()));
+    }
+    setup.record = args.trace.is_some();
+    report::one(&setup, args.trace.as_deref(), &args.replay())
+}
+
+impl SimArgs {
+    /// The command that shows a seed again, but for the seed.
+    fn replay(&self) -> String {
+        let mut command = String::from("suanli-testnet sim");
+        if let Some(nodes) = self.nodes {
+            command += &format!(" --nodes {nodes}");
+        }
+        if let Some(steps) = self.steps {
+            command += &format!(" --steps {steps}");
+        }
+        if let Some(scenario) = &self.scenario {
+            command += &format!(" --scenario {}", scenario.display());
+        }
+        command
+    }
+}

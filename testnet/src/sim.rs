@@ -1,0 +1,130 @@
+//! The simulator: a whole network in one thread, on virtual time, from a seed.
+//!
+//! ```text
+//! Setup { seed, scenario } ──run──▶ Outcome { trace hash, complaints, figures }
+//! ```
+//!
+//! Nodes are real [`suanli_protocol::peer::Peer`]s. Their frames travel as
+//! bytes and are verified by who receives them. Disks, executors, blob stores,
+//! clocks and the network are models that delay, lose, repeat and stop as the
+//! seed says; hostile nodes stand among the honest ones. [`Checker`]s watch.
+//! The same seed gives the same events in the same order, and so the same
+//! trace hash.
+//!
+//! Absent: threads (each run has one), real time, real sockets, and any chance
+//! but the seed's.
+
+mod cast;
+mod check;
+mod dice;
+mod hostile;
+mod links;
+mod machine;
+mod node;
+mod plant;
+mod reading;
+mod seeds;
+mod trace;
+mod work;
+mod world;
+
+use suanli_protocol::ids::Hash;
+
+pub use self::{
+    check::{Checker, Complaint},
+    plant::Plant,
+    seeds::{Summary, run_many},
+    trace::{Line, Subject, timeline},
+};
+use crate::scenario::Scenario;
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Decides everything that the scenario leaves open.
+    pub seed: u64,
+    /// Which network, faults and work.
+    pub scenario: Scenario,
+    /// Let nothing go wrong after so many events.
+    pub steps: Option<u64>,
+    /// A bug to plant.
+    pub plant: Option<Plant>,
+    /// Whether to keep a line about everything that happens.
+    pub record: bool,
+}
+
+impl Setup {
+    /// A plain run.
+    pub const fn new(seed: u64, scenario: Scenario) -> Self {
+        Self {
+            seed,
+            scenario,
+            steps: None,
+            plant: None,
+            record: false,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The hash of all delivered events in order.
+    pub trace: Hash,
+    /// What does not hold.
+    pub complaints: Vec<Complaint>,
+    /// What happened, in numbers.
+    pub figures: Figures,
+    /// What happened, in words, if asked for.
+    pub lines: Vec<Line>,
+}
+
+/// What happened, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Delivered events.
+    pub events: u64,
+    /// Frames that arrived.
+    pub frames: u64,
+    /// Frames that were lost.
+    pub dropped: u64,
+    /// Gossip that arrived for the first time.
+    pub gossip: u64,
+    /// Nodes stopped without warning.
+    pub crashes: u64,
+    /// Jobs handed in.
+    pub jobs: u64,
+    /// Jobs that were not even taken.
+    pub refused: u64,
+    /// Jobs that ended with all their results.
+    pub done: u64,
+    /// Jobs that can't be done.
+    pub failed: u64,
+    /// Jobs that were cancelled.
+    pub cancelled: u64,
+    /// Jobs that nobody took.
+    pub declined: u64,
+    /// Jobs whose time was over.
+    pub expired: u64,
+    /// Agreements that a provider took up.
+    pub agreements: u64,
+    /// Receipts issued.
+    pub receipts: u64,
+    /// Vouchers taken.
+    pub vouchers: u64,
+    /// Times that a node was blamed, hostile ones for the most part.
+    pub blamed: u64,
+}
+
+/// Simulates one seed.
+pub fn run(setup: &Setup) -> Outcome {
+    let mut world = world::World::new(setup);
+    world.run();
+    world.figures.events = world.trace.events;
+    Outcome {
+        trace: world.trace.hash(),
+        complaints: std::mem::take(&mut world.checks.complaints),
+        figures: world.figures,
+        lines: world.trace.lines.take().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,718 @@
+//! The checkers: what must hold in every run, whatever goes wrong.
+//!
+//! They watch what becomes durable on every disk, what honest nodes send, what
+//! executors run, and who blames whom; and at the end, after a quiet time,
+//! whether both sides of every account agree. They never ask a peer what it
+//! thinks, but for its own invariants: a peer that is wrong thinks that it is
+//! right.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use suanli_protocol::{
+    deal::Work,
+    ids::{AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
+    limits::VOUCHERS_UNACKED_MAX,
+    message::Message,
+    receipt::{Acceptance, Outcome, Receipt, Verdict},
+    record::{Lsn, Record},
+    units::{Amount, Mono, Total},
+    voucher::{Parties, Voucher, VoucherAck},
+};
+
+use super::{
+    node::{Ix, Node},
+    trace::Subject,
+};
+
+/// After its deadline a job may take so much longer to be written off.
+const ENDING_MAX: Duration = Duration::from_secs(10);
+
+/// Complaints of one run, at most: one fault is seen by many.
+const COMPLAINTS_MAX: usize = 16;
+
+/// What is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Checker {
+    /// No receipt without an agreement signed by both.
+    Agreement,
+    /// No unit charged twice.
+    Charge,
+    /// Capacity never oversold.
+    Capacity,
+    /// Vouchers and accepted receipts add up on both sides.
+    Accounts,
+    /// Every job ends before its deadline plus a bound.
+    Deadline,
+    /// No honest peer is blamed by another.
+    Blame,
+    /// Nothing was sent before its record was durable.
+    Gating,
+    /// The identical bytes for identical questions, also after a restart.
+    Repeats,
+}
+
+impl fmt::Display for Checker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agreement => "no receipt without an agreement signed by both",
+            Self::Charge => "no unit charged twice",
+            Self::Capacity => "capacity never oversold",
+            Self::Accounts => "vouchers and accepted receipts add up on both sides",
+            Self::Deadline => "every job ends before its deadline plus a bound",
+            Self::Blame => "no honest peer is blamed",
+            Self::Gating => "nothing is sent before its record is durable",
+            Self::Repeats => "identical bytes for identical questions",
+        })
+    }
+}
+
+/// Something that does not hold.
+#[derive(Debug, Clone)]
+pub struct Complaint {
+    /// Who complains.
+    pub checker: Checker,
+    /// When.
+    pub at: Mono,
+    /// What.
+    pub sentence: String,
+    /// About what.
+    pub subjects: Vec<Subject>,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.at.as_micros() / 1000;
+        let (seconds, millis) = (millis / 1000, millis % 1000);
+        write!(
+            f,
+            "{}: at {seconds}.{millis:03} s, {}",
+            self.checker, self.sentence
+        )
+    }
+}
+
+/// One receipt, as its provider wrote it down or its client saw it.
+#[derive(Debug, Clone)]
+struct Seen {
+    job: JobId,
+    client: PeerId,
+    lease: bool,
+    receipt: Receipt,
+}
+
+#[derive(Debug)]
+struct JobFacts {
+    node: Ix,
+    due: Mono,
+    ended: bool,
+}
+
+/// What two parties have on disk of their account.
+#[derive(Debug, Default)]
+struct Account {
+    parties: Option<Parties>,
+    paid: BTreeMap<u64, Voucher>,
+    paid_ids: BTreeMap<u64, Hash>,
+    earned: BTreeMap<u64, Hash>,
+    acked: BTreeMap<u64, Hash>,
+}
+
+/// All that the checkers know.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    network: NetworkId,
+    honest: BTreeSet<PeerId>,
+    pub(crate) complaints: Vec<Complaint>,
+    /// Our own envelopes that each node's disk said it has.
+    on_disk: Vec<BTreeSet<Hash>>,
+    /// Agreements that each node's disk said it has.
+    agreed_reported: Vec<BTreeSet<AgreementId>>,
+    /// Agreements that it has.
+    agreed: Vec<BTreeSet<AgreementId>>,
+    deals: BTreeMap<AgreementId, (JobId, PeerId, bool)>,
+    receipts: BTreeMap<ReceiptId, Seen>,
+    accepted: BTreeMap<ReceiptId, Amount>,
+    charged: BTreeMap<(PeerId, JobId, u32), ReceiptId>,
+    parts: BTreeMap<(AgreementId, u32, u32), ReceiptId>,
+    paid_by: BTreeMap<ReceiptId, Hash>,
+    accounts: BTreeMap<ChannelId, Account>,
+    jobs: BTreeMap<(Ix, JobId), JobFacts>,
+    said: BTreeMap<Question, Hash>,
+}
+
+/// What may have one answer only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    Quote(Hash),
+    Agreement(Hash),
+    Receipt(AgreementId, u32, u32),
+    Acceptance(ReceiptId),
+    Voucher(ChannelId, u64),
+    Ack(ChannelId, u64),
+}
+
+impl Checks {
+    pub(crate) fn new(network: NetworkId, nodes: &[Node]) -> Self {
+        Self {
+            network,
+            honest: nodes
+                .iter()
+                .filter(|node| node.is_honest())
+                .map(Node::peer_id)
+                .collect(),
+            complaints: Vec::new(),
+            on_disk: vec![BTreeSet::new(); nodes.len()],
+            agreed_reported: vec![BTreeSet::new(); nodes.len()],
+            agreed: vec![BTreeSet::new(); nodes.len()],
+            deals: BTreeMap::new(),
+            receipts: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            charged: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            paid_by: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            said: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn complain(
+        &mut self,
+        checker: Checker,
+        at: Mono,
+        sentence: String,
+        subjects: Vec<Subject>,
+    ) {
+        if self.complaints.len() < COMPLAINTS_MAX {
+            self.complaints.push(Complaint {
+                checker,
+                at,
+                sentence,
+                subjects,
+            });
+        }
+    }
+
+    fn is_honest(&self, peer: PeerId) -> bool {
+        self.honest.contains(&peer)
+    }
+}
+
+/// What becomes durable.
+impl Checks {
+    pub(crate) fn durable(&mut self, at: Mono, ix: Ix, node: &Node, record: &Record) {
+        if !node.is_honest() {
+            return;
+        }
+        match record {
+            Record::Submitted { order, .. } => {
+                let due = at.after(order.total.duration()).after(ENDING_MAX);
+                self.jobs.entry((ix, order.job)).or_insert(JobFacts {
+                    node: ix,
+                    due,
+                    ended: false,
+                });
+            }
+            Record::Ended { job, .. } => self.ended(at, ix, node, *job),
+            Record::Took { request, quote, .. } => {
+                let lease = matches!(quote.body().work, Work::Lease { .. });
+                let id = AgreementId(quote.hash());
+                self.deals
+                    .insert(id, (request.body().job, request.signer(), lease));
+                self.agreed[ix].insert(id);
+            }
+            Record::Quoted { request, quote, .. } | Record::QuotedFirm { request, quote, .. } => {
+                let lease = matches!(quote.body().work, Work::Lease { .. });
+                let id = AgreementId(quote.hash());
+                self.deals
+                    .insert(id, (request.body().job, request.signer(), lease));
+                if matches!(record, Record::QuotedFirm { .. }) {
+                    self.agreed[ix].insert(id);
+                }
+            }
+            Record::AgreedTo(agreement) => {
+                self.agreed[ix].insert(agreement.body().quote.into());
+            }
+            Record::Receipted(receipt) => {
+                self.receipted(at, ix, node, ReceiptId(receipt.hash()), receipt.body());
+            }
+            Record::Judged {
+                receipt,
+                acceptance,
+            } => {
+                self.receipted(at, ix, node, ReceiptId(receipt.hash()), receipt.body());
+                self.judged(at, acceptance.body());
+            }
+            Record::HeardOf(acceptance) => self.judged(at, acceptance.body()),
+            Record::Paid(voucher) => self.paid(at, voucher.hash(), voucher.body()),
+            Record::PaidAcked(ack) => {
+                let account = self.account(ack.body().parties);
+                account.acked.insert(ack.body().sequence, ack.hash());
+            }
+            Record::Earned { voucher, ack } => {
+                self.earned(at, voucher.hash(), voucher.body(), ack.body());
+            }
+            Record::Frozen { first, .. } => self.frozen(at, node, first.body()),
+            Record::Offered(_)
+            | Record::Withdrew(_)
+            | Record::Asked(_)
+            | Record::GaveUp { .. }
+            | Record::Closed { .. }
+            | Record::Settled(_) => {}
+        }
+    }
+
+    /// A disk says that it has a record: what is sent after that is no fault of
+    /// the peer's.
+    pub(crate) fn reported(&mut self, ix: Ix, record: &Record) {
+        let disk = &mut self.on_disk[ix];
+        match record {
+            Record::Asked(request) => {
+                disk.insert(request.hash());
+            }
+            Record::Took { agreement, .. } => {
+                disk.extend(agreement.as_ref().map(|agreement| agreement.hash()));
+            }
+            Record::Judged { acceptance, .. } => {
+                disk.insert(acceptance.hash());
+            }
+            Record::Quoted { quote, .. } => {
+                disk.insert(quote.hash());
+            }
+            Record::QuotedFirm { quote, .. } => {
+                disk.insert(quote.hash());
+                self.agreed_reported[ix].insert(AgreementId(quote.hash()));
+            }
+            Record::AgreedTo(agreement) => {
+                self.agreed_reported[ix].insert(agreement.body().quote.into());
+            }
+            Record::Receipted(receipt) => {
+                disk.insert(receipt.hash());
+            }
+            Record::Paid(voucher) => {
+                disk.insert(voucher.hash());
+            }
+            Record::Earned { ack, .. } => {
+                disk.insert(ack.hash());
+            }
+            Record::Settled(settlement) => {
+                disk.insert(settlement.hash());
+            }
+            Record::Offered(_)
+            | Record::Withdrew(_)
+            | Record::Submitted { .. }
+            | Record::GaveUp { .. }
+            | Record::Ended { .. }
+            | Record::HeardOf(_)
+            | Record::Closed { .. }
+            | Record::PaidAcked(_)
+            | Record::Frozen { .. } => {}
+        }
+    }
+
+    fn ended(&mut self, at: Mono, ix: Ix, node: &Node, job: JobId) {
+        let Some(facts) = self.jobs.get_mut(&(ix, job)) else {
+            return;
+        };
+        facts.ended = true;
+        // A node that was down at the time has its bound after its start.
+        let due = facts.due.max(node.booted.after(ENDING_MAX));
+        if at > due {
+            let late = at.since(due);
+            self.complain(
+                Checker::Deadline,
+                at,
+                format!("job {job} of {} ended {late:?} too late", node.name),
+                vec![Subject::Job(job)],
+            );
+        }
+    }
+
+    fn receipted(&mut self, at: Mono, ix: Ix, node: &Node, id: ReceiptId, receipt: &Receipt) {
+        let agreement = receipt.key.agreement;
+        if !self.agreed[ix].contains(&agreement) {
+            self.complain(
+                Checker::Agreement,
+                at,
+                format!(
+                    "{} has receipt {id} on disk, and no agreement {agreement}",
+                    node.name
+                ),
+                vec![Subject::Agreement(agreement)],
+            );
+        }
+        if let Some(&(job, client, lease)) = self.deals.get(&agreement) {
+            self.receipts.entry(id).or_insert(Seen {
+                job,
+                client,
+                lease,
+                receipt: receipt.clone(),
+            });
+        }
+    }
+
+    /// A client's word, on its own disk or its provider's.
+    fn judged(&mut self, at: Mono, acceptance: &Acceptance) {
+        if acceptance.verdict != Verdict::Accepted {
+            return;
+        }
+        let id = acceptance.receipt;
+        let Some(seen) = self.receipts.get(&id).cloned() else {
+            return;
+        };
+        let amount = seen.receipt.amount;
+        if self.accepted.insert(id, amount).is_some() || amount == Amount::ZERO {
+            return;
+        }
+        let key = seen.receipt.key;
+        let part = (key.agreement, key.unit, key.index);
+        let same_part = self.parts.insert(part, id);
+        let done = seen.receipt.outcome == Outcome::Completed && key.last && !seen.lease;
+        let same_unit = done
+            .then(|| self.charged.insert((seen.client, seen.job, key.unit), id))
+            .flatten();
+        if let Some(other) = same_part.or(same_unit) {
+            self.complain(
+                Checker::Charge,
+                at,
+                format!(
+                    "unit {} of job {} is charged by receipt {other} and by receipt {id}",
+                    key.unit, seen.job
+                ),
+                vec![Subject::Job(seen.job), Subject::Agreement(key.agreement)],
+            );
+        }
+    }
+
+    fn account(&mut self, parties: Parties) -> &mut Account {
+        let account = self
+            .accounts
+            .entry(parties.channel(self.network))
+            .or_default();
+        account.parties = Some(parties);
+        account
+    }
+
+    fn paid(&mut self, at: Mono, id: Hash, voucher: &Voucher) {
+        let channel = voucher.parties.channel(self.network);
+        for receipt in voucher.receipts.iter() {
+            if self
+                .paid_by
+                .insert(*receipt, id)
+                .is_some_and(|other| other != id)
+            {
+                self.complain(
+                    Checker::Charge,
+                    at,
+                    format!("receipt {receipt} is paid by two vouchers"),
+                    vec![Subject::Channel(channel), Subject::Receipt(*receipt)],
+                );
+            }
+        }
+        let account = self.account(voucher.parties);
+        account.paid.insert(voucher.sequence, voucher.clone());
+        account.paid_ids.insert(voucher.sequence, id);
+        let before = account
+            .paid
+            .get(&(voucher.sequence - 1))
+            .map_or(Total::ZERO, |before| before.cumulative);
+        let sum = voucher.receipts.iter().try_fold(before, |sum, receipt| {
+            sum.checked_add(*self.accepted.get(receipt)?)
+        });
+        if sum != Some(voucher.cumulative) {
+            self.complain(
+                Checker::Accounts,
+                at,
+                format!(
+                    "voucher {} on channel {channel} does not add up to accepted receipts",
+                    voucher.sequence
+                ),
+                vec![Subject::Channel(channel)],
+            );
+        }
+    }
+
+    fn earned(&mut self, at: Mono, id: Hash, voucher: &Voucher, ack: &VoucherAck) {
+        let payer_honest = self.is_honest(voucher.parties.payer);
+        let account = self.account(voucher.parties);
+        account.earned.insert(voucher.sequence, id);
+        let head = account.paid.keys().next_back().copied().unwrap_or(0);
+        let acked = account.acked.keys().next_back().copied().unwrap_or(0);
+        let unacked = usize::try_from(head.saturating_sub(acked)).unwrap_or(usize::MAX);
+        let known = account.paid_ids.get(&voucher.sequence) == Some(&id);
+        let wrong = if ack.voucher.0 != id {
+            Some("is acknowledged by another's acknowledgement")
+        } else if payer_honest && !known {
+            Some("is not on its payer's disk")
+        } else if payer_honest && unacked > VOUCHERS_UNACKED_MAX {
+            Some("is one of too many unacknowledged")
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            let channel = voucher.parties.channel(self.network);
+            self.complain(
+                Checker::Accounts,
+                at,
+                format!("voucher {} on channel {channel} {wrong}", voucher.sequence),
+                vec![Subject::Channel(channel)],
+            );
+        }
+    }
+
+    fn frozen(&mut self, at: Mono, node: &Node, voucher: &Voucher) {
+        if self.is_honest(voucher.parties.payer) {
+            let channel = voucher.parties.channel(self.network);
+            self.complain(
+                Checker::Accounts,
+                at,
+                format!("{} froze channel {channel} of an honest payer", node.name),
+                vec![Subject::Channel(channel)],
+            );
+        }
+    }
+}
+
+/// What is sent.
+impl Checks {
+    pub(crate) fn sent(&mut self, at: Mono, ix: Ix, node: &Node, after: Lsn, message: &Message) {
+        if !node.is_honest() {
+            return;
+        }
+        let durable = node.disk.upto();
+        let missing = self.missing_on_disk(ix, node.peer_id(), message);
+        if after > durable || missing.is_some() {
+            let (what, subjects) = super::trace::describe(message, self.network);
+            self.complain(
+                Checker::Gating,
+                at,
+                format!(
+                    "{} sends \"{what}\" which needs record {}, and {} is on disk{}",
+                    node.name,
+                    after.0,
+                    durable.0,
+                    missing.map_or_else(String::new, |what| format!(" without {what}"))
+                ),
+                subjects,
+            );
+        }
+        self.repeats(at, node, message);
+    }
+
+    /// What of our own signatures in a message is not on our disk.
+    fn missing_on_disk(&self, ix: Ix, me: PeerId, message: &Message) -> Option<&'static str> {
+        let disk = &self.on_disk[ix];
+        let lacks = |hash: Hash, what| (!disk.contains(&hash)).then_some(what);
+        match message {
+            Message::Ask(request) => lacks(request.hash(), "the request"),
+            Message::Quoted(quote) => lacks(quote.hash(), "the quote"),
+            Message::Agree(agreement, _) => lacks(agreement.hash(), "the agreement"),
+            Message::Agreed(id) => {
+                (!self.agreed_reported[ix].contains(id)).then_some("the agreement")
+            }
+            Message::Receipt(receipt, _) => lacks(receipt.hash(), "the receipt"),
+            Message::Acceptance(acceptance) => lacks(acceptance.hash(), "the acceptance"),
+            Message::Voucher(voucher) => lacks(voucher.hash(), "the voucher"),
+            Message::VoucherAck(ack) => lacks(ack.hash(), "the acknowledgement"),
+            Message::Settlement(settlement) => lacks(settlement.hash(), "the settlement"),
+            Message::Heads(heads) => heads
+                .voucher
+                .as_ref()
+                .filter(|voucher| voucher.signer() == me)
+                .and_then(|voucher| lacks(voucher.hash(), "the voucher"))
+                .or_else(|| {
+                    heads
+                        .ack
+                        .as_ref()
+                        .filter(|ack| ack.signer() == me)
+                        .and_then(|ack| lacks(ack.hash(), "the acknowledgement"))
+                }),
+            Message::Declined(..)
+            | Message::AgreeRefused(..)
+            | Message::Release(_)
+            | Message::Progress(_)
+            | Message::Log(_)
+            | Message::Cancel(_)
+            | Message::Resume(..)
+            | Message::Lost(_)
+            | Message::Pull(_)
+            | Message::Offers { .. } => None,
+        }
+    }
+
+    fn repeats(&mut self, at: Mono, node: &Node, message: &Message) {
+        let (question, answer) = match message {
+            Message::Quoted(quote) => (Question::Quote(quote.body().request.0), quote.hash()),
+            Message::Agree(agreement, _) => (
+                Question::Agreement(agreement.body().quote.0),
+                agreement.hash(),
+            ),
+            Message::Receipt(receipt, _) => {
+                let key = receipt.body().key;
+                (
+                    Question::Receipt(key.agreement, key.unit, key.index),
+                    receipt.hash(),
+                )
+            }
+            Message::Acceptance(acceptance) => (
+                Question::Acceptance(acceptance.body().receipt),
+                acceptance.hash(),
+            ),
+            Message::Voucher(voucher) => {
+                let channel = voucher.body().parties.channel(self.network);
+                (
+                    Question::Voucher(channel, voucher.body().sequence),
+                    voucher.hash(),
+                )
+            }
+            Message::VoucherAck(ack) => {
+                let channel = ack.body().parties.channel(self.network);
+                (Question::Ack(channel, ack.body().sequence), ack.hash())
+            }
+            _ => return,
+        };
+        if self
+            .said
+            .insert(question, answer)
+            .is_some_and(|before| before != answer)
+        {
+            let (what, subjects) = super::trace::describe(message, self.network);
+            self.complain(
+                Checker::Repeats,
+                at,
+                format!(
+                    "{} sends \"{what}\", having signed something else before",
+                    node.name
+                ),
+                subjects,
+            );
+        }
+    }
+}
+
+/// What executors run, and who blames whom.
+impl Checks {
+    pub(crate) fn executes(&mut self, at: Mono, ix: Ix, node: &Node, agreement: AgreementId) {
+        if !node.is_honest() {
+            return;
+        }
+        if !self.agreed_reported[ix].contains(&agreement) {
+            self.complain(
+                Checker::Gating,
+                at,
+                format!(
+                    "{} runs {agreement} before the agreement is on disk",
+                    node.name
+                ),
+                vec![Subject::Agreement(agreement)],
+            );
+        }
+        let (running, slots) = (node.running(), node.slots);
+        if running > slots {
+            self.complain(
+                Checker::Capacity,
+                at,
+                format!("{} runs {running} executions on {slots} slots", node.name),
+                vec![Subject::Agreement(agreement), Subject::Node(ix)],
+            );
+        }
+    }
+
+    pub(crate) fn invariant(&mut self, at: Mono, ix: Ix, node: &Node, sentence: &str) {
+        self.complain(
+            Checker::Capacity,
+            at,
+            format!("{}: {sentence}", node.name),
+            vec![Subject::Node(ix)],
+        );
+    }
+
+    pub(crate) fn blames(&mut self, at: Mono, by: &Node, whom: &Node, why: &str) {
+        if by.is_honest() && whom.is_honest() {
+            self.complain(
+                Checker::Blame,
+                at,
+                format!("{} blames {}: {why}", by.name, whom.name),
+                vec![],
+            );
+        }
+    }
+}
+
+/// After the quiet time.
+impl Checks {
+    pub(crate) fn end(&mut self, at: Mono) {
+        let open: Vec<(Ix, JobId)> = self
+            .jobs
+            .iter()
+            .filter(|(_, facts)| !facts.ended && facts.due < at)
+            .map(|((_, job), facts)| (facts.node, *job))
+            .collect();
+        for (node, job) in open {
+            self.complain(
+                Checker::Deadline,
+                at,
+                format!("job {job} of node {node} has not ended"),
+                vec![Subject::Job(job)],
+            );
+        }
+        self.accounts_agree(at);
+        self.all_is_paid(at);
+    }
+
+    fn accounts_agree(&mut self, at: Mono) {
+        let mut wrong = Vec::new();
+        for (channel, account) in &self.accounts {
+            let honest = account.parties.is_some_and(|parties| {
+                self.is_honest(parties.payer) && self.is_honest(parties.payee)
+            });
+            let heads = (
+                account.paid_ids.last_key_value(),
+                account.earned.last_key_value(),
+            );
+            let acked = account.acked.keys().next_back().copied().unwrap_or(0);
+            let paid = account.paid_ids.keys().next_back().copied().unwrap_or(0);
+            if honest && (heads.0 != heads.1 || acked != paid) {
+                let earned = account.earned.keys().next_back().copied().unwrap_or(0);
+                wrong.push((
+                    *channel,
+                    format!(
+                        "heads differ on channel {channel}: payer at {paid}, acknowledged {acked}, payee at {earned}"
+                    ),
+                ));
+            }
+        }
+        for (channel, sentence) in wrong {
+            self.complain(
+                Checker::Accounts,
+                at,
+                sentence,
+                vec![Subject::Channel(channel)],
+            );
+        }
+    }
+
+    fn all_is_paid(&mut self, at: Mono) {
+        let unpaid: Vec<(ReceiptId, AgreementId)> = self
+            .accepted
+            .iter()
+            .filter(|(id, amount)| **amount > Amount::ZERO && !self.paid_by.contains_key(id))
+            .filter_map(|(id, _)| {
+                let key = self.receipts.get(id)?.receipt.key;
+                Some((*id, key.agreement))
+            })
+            .collect();
+        for (receipt, agreement) in unpaid {
+            self.complain(
+                Checker::Accounts,
+                at,
+                format!("receipt {receipt} was accepted, and no voucher pays it"),
+                vec![Subject::Receipt(receipt), Subject::Agreement(agreement)],
+            );
+        }
+    }
+}

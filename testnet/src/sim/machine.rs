@@ -1,0 +1,363 @@
+//! What machines do by themselves: stop without warning, start again, and run
+//! executions.
+
+use std::time::Duration;
+
+use suanli_protocol::{
+    deal::BlobRef,
+    ids::{BlobId, Hash},
+    offer::Name,
+    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, Peer, ProvidedOutput},
+    record::Record,
+    registry::Reason,
+    units::{Meter, Usage},
+};
+
+use super::{
+    node::{Fate, Ix, Run},
+    plant::{Plant, is_charged},
+    trace::Subject,
+    world::{Event, Part, World},
+};
+use crate::scenario::Nature;
+
+/// Stopping and starting.
+impl World<'_> {
+    pub(crate) fn plan_faults(&mut self) {
+        let faults = &self.scenario.faults;
+        let seconds = self.scenario.seconds;
+        let of_run = |per_minute: u32| u64::from(per_minute) * seconds / 60;
+        let (crashes, partitions) = (of_run(faults.crashes), of_run(faults.partitions));
+        let breaks = of_run(faults.disconnects);
+        let span = [1000, seconds.max(2) * 1000];
+        for _ in 0..crashes {
+            let at = self.dice.millis(span);
+            self.later(at, Event::Crash);
+        }
+        for _ in 0..partitions {
+            let at = self.dice.millis(span);
+            self.later(at, Event::Partition);
+        }
+        for _ in 0..breaks {
+            let at = self.dice.millis(span);
+            self.later(at, Event::Break);
+        }
+    }
+
+    pub(crate) fn arm_crash(&mut self) {
+        let ix = self.dice.index(self.nodes.len());
+        let left = self.dice.below(6);
+        let node = &mut self.nodes[ix];
+        if !self.quiet && node.peer.is_some() && node.crash_in.is_none() {
+            node.crash_in = Some(left);
+        }
+    }
+
+    pub(crate) fn crash(&mut self, ix: Ix) {
+        self.figures.crashes += 1;
+        let pending = self.nodes[ix].disk.pending();
+        let survive = self.dice.index(pending + 1);
+        let node = &mut self.nodes[ix];
+        node.peer = None;
+        node.crash_in = None;
+        node.tick = None;
+        node.runs.clear();
+        node.gossip = Default::default();
+        let saved = node.disk.crash(survive);
+        let lost = pending - survive;
+        let name = &node.name;
+        self.trace.say(self.now, || {
+            (
+                format!("{name} stops; {lost} records are lost"),
+                vec![Subject::Node(ix)],
+            )
+        });
+        for record in &saved {
+            self.checks.reported(ix, record);
+            self.checks.durable(self.now, ix, &self.nodes[ix], record);
+        }
+        for other in self.links.forget(ix) {
+            let peer = self.nodes[ix].peer_id();
+            self.step(other, Input::Disconnected { peer });
+        }
+        let down = self.dice.millis(self.scenario.faults.down_ms);
+        self.later(down, Event::Start(ix));
+    }
+
+    /// Planted: the machine stops, and its disk has lost what it reported.
+    pub(crate) fn stop_by_plant(&mut self, ix: Ix) {
+        if self.nodes[ix].peer.is_none() {
+            return;
+        }
+        self.crash(ix);
+        if self.plant == Some(Plant::DiskLosesTail) {
+            self.nodes[ix].disk.lose_from(is_charged);
+        }
+    }
+
+    pub(crate) fn start(&mut self, ix: Ix) {
+        let seed = self.dice.seed();
+        let node = &mut self.nodes[ix];
+        if node.peer.is_some() {
+            return;
+        }
+        node.boot += 1;
+        node.booted = self.now;
+        if node.nature != Nature::Forger {
+            let records = node.disk.records().to_vec();
+            if let Some((_, record)) = records.last() {
+                check_codec(record, node.signer.network());
+            }
+            let peer = Peer::restore(
+                node.clocks(self.now),
+                node.config.clone(),
+                node.signer.clone(),
+                seed,
+                records.into_iter(),
+            );
+            node.peer = Some(peer);
+        }
+        let name = &node.name;
+        self.trace.say(self.now, || {
+            (format!("{name} starts"), vec![Subject::Node(ix)])
+        });
+        self.drain(ix);
+        for n in 0..self.nodes[ix].neighbours.len() {
+            let other = self.nodes[ix].neighbours[n];
+            let after = self.dice.millis([5, 500]);
+            self.later(after, Event::Connect(ix, other));
+        }
+        if self.is_hostile(ix) {
+            self.later(Duration::from_millis(500), Event::Act(ix));
+        }
+    }
+
+    /// From now on nothing goes wrong.
+    pub(crate) fn calm_down(&mut self) {
+        self.quiet = true;
+        for node in &mut self.nodes {
+            node.crash_in = None;
+        }
+        self.trace
+            .say(self.now, || ("nothing goes wrong any more".into(), vec![]));
+        self.heal_all();
+    }
+}
+
+/// A record must come back from its bytes as it was.
+fn check_codec(record: &Record, network: suanli_protocol::ids::NetworkId) {
+    let again = Record::decode(&record.encode(), network);
+    assert_eq!(
+        again.as_ref(),
+        Ok(record),
+        "a record does not survive its own encoding"
+    );
+}
+
+/// Executions.
+impl World<'_> {
+    pub(crate) fn execute(&mut self, ix: Ix, order: Box<ExecutionOrder>) {
+        if self.nodes[ix].nature == Nature::Idler {
+            return;
+        }
+        let id = order.id;
+        let fate = self.draw_fate();
+        let drawn = self.dice.within(self.scenario.workload.run_ms);
+        let node = &mut self.nodes[ix];
+        let (lasts, fate) = match (&order.lease, fate) {
+            (Some((until, _)), fate) => (until.since(node.wall(self.now)), fate),
+            (None, Fate::Hangs) => (Duration::from_millis(drawn), fate),
+            // The executor keeps the limit itself.
+            (None, _) if drawn > order.run_max.get() => {
+                (order.run_max.duration(), Fate::Fails(Reason::DEADLINE))
+            }
+            (None, fate) => (Duration::from_millis(drawn), fate),
+        };
+        self.runs += 1;
+        let number = self.runs;
+        let boot = node.boot;
+        let interval = order.lease.map(|(_, interval)| interval.duration());
+        let run = Run {
+            number,
+            started: self.now,
+            order,
+            fate,
+            stopping: false,
+        };
+        node.runs.insert(id, run);
+        self.checks
+            .executes(self.now, ix, &self.nodes[ix], id.agreement);
+        let name = &self.nodes[ix].name;
+        self.trace.say(self.now, || {
+            (
+                format!("{name} runs unit {} of {}: {fate:?}", id.unit, id.agreement),
+                vec![Subject::Agreement(id.agreement)],
+            )
+        });
+        let event = |part| Event::Run {
+            node: ix,
+            boot,
+            id,
+            number,
+            part,
+        };
+        self.later(lasts / 3, event(Part::Third(1)));
+        self.later(lasts * 2 / 3, event(Part::Third(2)));
+        if let Some(interval) = interval {
+            self.later(interval, event(Part::Interim));
+        }
+        if fate != Fate::Hangs {
+            self.later(lasts, event(Part::End));
+        }
+    }
+
+    fn draw_fate(&mut self) -> Fate {
+        let faults = &self.scenario.faults;
+        if self.quiet {
+            Fate::Finishes
+        } else if self.dice.chance(faults.fail) {
+            let reasons = [Reason::WORKER_DIED, Reason::DEVICE_LOST];
+            Fate::Fails(*self.dice.pick(&reasons).unwrap_or(&reasons[0]))
+        } else if self.dice.chance(faults.job_fail) {
+            Fate::Fails(Reason::INVALID_PROGRAM)
+        } else if self.dice.chance(faults.hang) {
+            Fate::Hangs
+        } else if self.dice.chance(faults.wrong) {
+            Fate::LosesOutputs
+        } else {
+            Fate::Finishes
+        }
+    }
+
+    /// Whatever it does, it is killed, and says so a little later.
+    pub(crate) fn stop(&mut self, ix: Ix, id: ExecutionId) {
+        let after = self.dice.millis([1, 300]);
+        let node = &mut self.nodes[ix];
+        let boot = node.boot;
+        let Some(run) = node.runs.get_mut(&id).filter(|run| !run.stopping) else {
+            return;
+        };
+        run.stopping = true;
+        run.fate = Fate::Fails(Reason::CANCELLED);
+        let number = run.number;
+        self.later(
+            after,
+            Event::Run {
+                node: ix,
+                boot,
+                id,
+                number,
+                part: Part::End,
+            },
+        );
+    }
+
+    pub(crate) fn run_part(&mut self, ix: Ix, id: ExecutionId, number: u64, part: Part) {
+        let now = self.now;
+        let boot = self.nodes[ix].boot;
+        let Some(run) = self.nodes[ix]
+            .runs
+            .get(&id)
+            .filter(|run| run.number == number)
+        else {
+            return;
+        };
+        if run.fate == Fate::Hangs || (run.stopping && part != Part::End) {
+            return;
+        }
+        let ran = u64::try_from(now.since(run.started).as_millis()).unwrap_or(u64::MAX);
+        let lease = run.order.lease;
+        let event = match part {
+            Part::Third(done) => ExecutionEvent::Progress { done, total: 3 },
+            Part::Interim => {
+                let interval = lease.map_or(Duration::ZERO, |(_, interval)| interval.duration());
+                let part = Part::Interim;
+                self.later(
+                    interval.max(Duration::from_millis(100)),
+                    Event::Run {
+                        node: ix,
+                        boot,
+                        id,
+                        number,
+                        part,
+                    },
+                );
+                ExecutionEvent::Interim(self.tokens())
+            }
+            Part::End => {
+                let usage = if lease.is_some() {
+                    self.tokens()
+                } else {
+                    device_time(ran)
+                };
+                return self.end_run(ix, id, usage);
+            }
+        };
+        self.step(ix, Input::Execution { id, event });
+    }
+
+    fn tokens(&mut self) -> Vec<Usage> {
+        let (read, written) = (self.dice.within([10, 4000]), self.dice.within([1, 1000]));
+        vec![
+            Usage {
+                meter: Meter::TOKEN_IN,
+                quantity: read,
+            },
+            Usage {
+                meter: Meter::TOKEN_OUT,
+                quantity: written,
+            },
+        ]
+    }
+
+    fn end_run(&mut self, ix: Ix, id: ExecutionId, usage: Vec<Usage>) {
+        let inline = self.dice.chance(0.5);
+        let Some(run) = self.nodes[ix].runs.remove(&id) else {
+            return;
+        };
+        let event = match run.fate {
+            Fate::Fails(reason) => ExecutionEvent::Failed { reason, usage },
+            Fate::Finishes | Fate::LosesOutputs | Fate::Hangs => {
+                let output = result_of(&run.order);
+                let blob = BlobId(Hash::of(&output));
+                let lost = run.fate == Fate::LosesOutputs;
+                if !lost {
+                    self.nodes[ix].blobs.insert(blob);
+                }
+                let bytes = u64::try_from(output.len()).unwrap_or(u64::MAX);
+                let outputs = vec![ProvidedOutput {
+                    name: Name::lossy("result"),
+                    blob: BlobRef { blob, bytes },
+                    inline: (inline && !lost).then_some(output),
+                }];
+                let outputs = if run.order.lease.is_some() {
+                    Vec::new()
+                } else {
+                    outputs
+                };
+                ExecutionEvent::Finished { outputs, usage }
+            }
+        };
+        self.step(ix, Input::Execution { id, event });
+    }
+}
+
+fn device_time(millis: u64) -> Vec<Usage> {
+    vec![
+        Usage {
+            meter: Meter::JOB,
+            quantity: 1,
+        },
+        Usage {
+            meter: Meter::GPU_MS,
+            quantity: millis,
+        },
+    ]
+}
+
+/// The same program and unit give the same bytes everywhere.
+fn result_of(order: &ExecutionOrder) -> Vec<u8> {
+    let mut bytes = order.spec.blob.0.as_bytes().to_vec();
+    bytes.extend_from_slice(&order.id.unit.to_le_bytes());
+    bytes
+}

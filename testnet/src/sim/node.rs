@@ -1,0 +1,191 @@
+//! A node as the simulator holds it: a peer, and the machine around it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use suanli_protocol::{
+    envelope::{Signer, Verified},
+    ids::{BlobId, Hash, PeerId},
+    offer::Offer,
+    peer::{Config, ExecutionId, ExecutionOrder, Peer},
+    record::{Lsn, Record},
+    registry::Reason,
+    units::{Mono, Now, Wall},
+};
+
+use crate::scenario::Nature;
+
+/// A node's number.
+pub(crate) type Ix = usize;
+
+/// When the simulation begins: some day.
+const EPOCH_MS: u64 = 1_790_000_000_000;
+
+/// The monotonic clock of a machine that just started.
+const BOOT_MICROS: u64 = 1_000_000;
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) signer: Signer,
+    pub(crate) config: Config,
+    pub(crate) nature: Nature,
+    pub(crate) region: String,
+    pub(crate) skew_ms: i64,
+    /// What the machine can run at once, whatever its peer was told.
+    pub(crate) slots: usize,
+    /// While it is up.
+    pub(crate) peer: Option<Peer>,
+    pub(crate) boot: u64,
+    pub(crate) booted: Mono,
+    pub(crate) tick: Option<Mono>,
+    /// Outputs until it stops without warning.
+    pub(crate) crash_in: Option<u64>,
+    pub(crate) disk: Disk,
+    pub(crate) runs: BTreeMap<ExecutionId, Run>,
+    pub(crate) blobs: BTreeSet<BlobId>,
+    pub(crate) neighbours: Vec<Ix>,
+    pub(crate) gossip: Gossiper,
+}
+
+/// What a gossip layer remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Gossiper {
+    pub(crate) seen: BTreeSet<Hash>,
+    pub(crate) tokens: BTreeMap<u64, (Ix, Arc<[u8]>)>,
+    pub(crate) next: u64,
+    /// What a hostile node gathers.
+    pub(crate) offers: BTreeMap<PeerId, Verified<Offer>>,
+}
+
+/// One execution.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) number: u64,
+    pub(crate) started: Mono,
+    pub(crate) order: Box<ExecutionOrder>,
+    pub(crate) fate: Fate,
+    /// It was told to stop, and is on its way.
+    pub(crate) stopping: bool,
+}
+
+/// How an execution goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Finishes,
+    Fails(Reason),
+    Hangs,
+    /// Its outputs are not where it says.
+    LosesOutputs,
+}
+
+impl Node {
+    pub(crate) fn peer_id(&self) -> PeerId {
+        self.signer.public().peer()
+    }
+
+    pub(crate) fn is_honest(&self) -> bool {
+        self.nature == Nature::Honest
+    }
+
+    /// Both clocks, as this node sees them.
+    pub(crate) fn clocks(&self, at: Mono) -> Now {
+        let since_boot = at.as_micros().saturating_sub(self.booted.as_micros());
+        Now {
+            mono: Mono::from_micros(BOOT_MICROS + since_boot),
+            wall: self.wall(at),
+        }
+    }
+
+    pub(crate) fn wall(&self, at: Mono) -> Wall {
+        let true_ms = EPOCH_MS + at.as_micros() / 1000;
+        Wall::from_millis(true_ms.saturating_add_signed(self.skew_ms))
+    }
+
+    /// When the peer wants to be woken, on the world's clock.
+    pub(crate) fn next_timeout(&self) -> Option<Mono> {
+        let at = self.peer.as_ref()?.next_timeout()?;
+        Some(Mono::from_micros(
+            self.booted.as_micros() + at.as_micros().saturating_sub(BOOT_MICROS),
+        ))
+    }
+
+    /// Executions that were not told to stop.
+    pub(crate) fn running(&self) -> usize {
+        self.runs.values().filter(|run| !run.stopping).count()
+    }
+}
+
+/// A disk on which records become durable some time after they are written,
+/// in order.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    durable: Vec<(Lsn, Record)>,
+    pending: VecDeque<(Lsn, Record)>,
+    upto: Lsn,
+    pub(crate) syncing: bool,
+}
+
+impl Disk {
+    pub(crate) fn write(&mut self, lsn: Lsn, record: Record) {
+        self.pending.push_back((lsn, record));
+    }
+
+    /// The last position that is on disk, or is said to be.
+    pub(crate) const fn upto(&self) -> Lsn {
+        self.upto
+    }
+
+    /// The last position written.
+    pub(crate) fn written(&self) -> Lsn {
+        self.pending.back().map_or(self.upto, |(lsn, _)| *lsn)
+    }
+
+    /// Records up to a position reach the disk, but for those that it loses.
+    /// Gives what is new on it.
+    pub(crate) fn sync(&mut self, upto: Lsn, loses: impl Fn(&Record) -> bool) -> Vec<Record> {
+        let mut new = Vec::new();
+        while let Some((lsn, record)) = self.pending.pop_front_if(|(lsn, _)| *lsn <= upto) {
+            self.upto = lsn;
+            if !loses(&record) {
+                new.push(record.clone());
+                self.durable.push((lsn, record));
+            }
+        }
+        new
+    }
+
+    /// The power fails: of what was not synced, the first few may have made it.
+    pub(crate) fn crash(&mut self, survive: usize) -> Vec<Record> {
+        self.pending.truncate(survive);
+        self.syncing = false;
+        self.sync(Lsn(u64::MAX), |_| false)
+    }
+
+    /// What the next sync up to a position writes.
+    pub(crate) fn due(&self, upto: Lsn) -> impl Iterator<Item = &Record> {
+        self.pending
+            .iter()
+            .filter(move |(lsn, _)| *lsn <= upto)
+            .map(|(_, record)| record)
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Loses the first record of a kind and all after it.
+    pub(crate) fn lose_from(&mut self, first: impl Fn(&Record) -> bool) {
+        if let Some(at) = self.durable.iter().position(|(_, record)| first(record)) {
+            self.durable.truncate(at);
+        }
+        self.upto = self.durable.last().map_or(Lsn(0), |(lsn, _)| *lsn);
+    }
+
+    pub(crate) fn records(&self) -> &[(Lsn, Record)] {
+        &self.durable
+    }
+}
