@@ -1,25 +1,26 @@
 //! `suanli-testnet`: networks on one machine.
 //!
-//! `sim` runs a scenario from a seed. Commands for real nodes on loopback
-//! stand beside it.
+//! `sim` runs a scenario from a seed; the other commands run real nodes on
+//! loopback.
 
 mod report;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use suanli_testnet::{scenario::Scenario, sim::Setup};
+use suanli_testnet::{live, scenario::Scenario, sim::Setup};
 
 /// Brings up Suanli networks on one machine, to use them and to break them.
 #[derive(Debug, Parser)]
 #[command(name = "suanli-testnet", version, max_term_width = 100)]
 struct Cli {
+    /// Folder of the live network [default: .testnet]
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
 
-// `up`, `status`, `logs`, `env`, `kill`, `pause` and `down` belong here: each a
-// variant that hands over to a file of the same name in `live/`.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Simulate a network from a seed, on virtual time.
@@ -28,6 +29,8 @@ enum Command {
     /// seed gives the same hash. Exits with 1 when something does not hold, and
     /// then prints what, the command that shows it again, and what led to it.
     Sim(SimArgs),
+    #[command(flatten)]
+    Live(live::cli::Command),
 }
 
 /// What to simulate.
@@ -53,10 +56,18 @@ struct SimArgs {
     trace: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
         Command::Sim(args) => sim(&args),
-    }
+        Command::Live(command) => command
+            .run(cli.dir.as_deref(), &mut io::stdout())
+            .map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("suanli-testnet: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
