@@ -249,6 +249,7 @@ fn stored_watch(job: &Job) -> Watch {
     if let Job::Stored(story) = job {
         past.push(JobLine {
             at_ms: story.submitted.as_millis(),
+            up_us: None,
             event: JobEventInfo::Submitted,
         });
         let accepted = story
@@ -257,6 +258,7 @@ fn stored_watch(job: &Job) -> Watch {
             .filter(|(_, word)| word.body().verdict == Verdict::Accepted);
         past.extend(accepted.map(|(receipt, word)| JobLine {
             at_ms: word.issued().as_millis(),
+            up_us: None,
             event: JobEventInfo::Accepted {
                 receipt: ReceiptId(receipt.hash()),
                 amount: receipt.body().amount,
@@ -264,6 +266,7 @@ fn stored_watch(job: &Job) -> Watch {
         }));
         past.extend(story.end.map(|(end, at)| JobLine {
             at_ms: at.as_millis(),
+            up_us: None,
             event: views::ended(end),
         }));
     }
