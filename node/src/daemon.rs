@@ -34,7 +34,7 @@ use tokio::{
 
 use crate::{
     api::{self, token::Token},
-    config::{Config, LogFormat, Provide},
+    config::{Config, Provide},
     data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
@@ -98,7 +98,6 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`], with what to do.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
-    start_logging(&config);
     let dir = DataDir::of(&config);
     let network = NetworkId::of(&config.network);
     let identity = Identity::open_or_create(&dir, network)?;
@@ -182,17 +181,6 @@ fn transport_of(config: &Config, identity: &Identity) -> TransportConfig {
         lan: config.lan(),
         limits: TransportLimits::default(),
     }
-}
-
-fn start_logging(config: &Config) {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
-    // Fails only where a test has set up logging before.
-    let _ = match config.log_format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
 }
 
 fn open_store(

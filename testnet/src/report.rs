@@ -8,11 +8,7 @@ use suanli_testnet::sim::{Figures, Line, Outcome, Setup, Subject, run, run_many,
 const SHOWN_MAX: usize = 5;
 
 /// Runs one seed.
-pub(crate) fn one(
-    setup: &Setup,
-    trace: Option<&Path>,
-    replay: &str,
-) -> anyhow::Result<ExitCode> {
+pub(crate) fn one(setup: &Setup, trace: Option<&Path>, replay: &str) -> anyhow::Result<ExitCode> {
     let outcome = run(setup);
     if let Some(path) = trace {
         let mut file = std::io::BufWriter::new(File::create(path)?);

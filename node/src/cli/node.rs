@@ -60,10 +60,9 @@ impl Command {
         let config = context.load(self.flags())?.config;
         log_to_stderr(&config)?;
         let ended = crate::daemon::run(config).await;
-        ended.map_err(|error| match error.downcast::<Failure>() {
-            Ok(failure) => failure,
-            // What keeps a daemon from starting is its folder, its keys or its ports.
-            Err(error) => Failure::new(Exit::Unusable, format!("{error:#}")),
+        // What keeps a daemon from starting is its folder, its keys or its ports.
+        ended.map_err(|error| {
+            Failure::new(Exit::Unusable, format!("{:#}", anyhow::Error::from(error)))
         })
     }
 

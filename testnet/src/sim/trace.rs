@@ -126,7 +126,8 @@ impl Trace {
 /// A message in a few words, and what it is about.
 pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Subject>) {
     use Subject as S;
-    let channel = |parties: &suanli_protocol::voucher::Parties| S::Channel(parties.channel(network));
+    let channel =
+        |parties: &suanli_protocol::voucher::Parties| S::Channel(parties.channel(network));
     match message {
         Message::Ask(request) => {
             let (id, body) = (RequestId(request.hash()), request.body());
@@ -219,7 +220,10 @@ fn describe_account(
             let mut subjects = vec![channel(&body.parties)];
             subjects.extend(body.receipts.iter().map(|receipt| S::Receipt(*receipt)));
             let id = voucher.hash();
-            let text = format!("voucher {id} number {}, {:?}", body.sequence, body.cumulative);
+            let text = format!(
+                "voucher {id} number {}, {:?}",
+                body.sequence, body.cumulative
+            );
             (text, subjects)
         }
         Message::VoucherAck(ack) => {

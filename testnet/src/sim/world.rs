@@ -315,7 +315,11 @@ impl World<'_> {
     }
 
     pub(crate) fn drain(&mut self, ix: Ix) {
-        while let Some(output) = self.nodes[ix].peer.as_mut().and_then(|peer| peer.poll_output()) {
+        while let Some(output) = self.nodes[ix]
+            .peer
+            .as_mut()
+            .and_then(|peer| peer.poll_output())
+        {
             if let Some(left) = &mut self.nodes[ix].crash_in {
                 if *left == 0 {
                     return self.crash(ix);
@@ -340,8 +344,7 @@ impl World<'_> {
             self.later(at.since(self.now), Event::Tick { node: ix, boot });
         }
         if let Some(wrong) = wrong {
-            self.checks
-                .invariant(self.now, ix, &self.nodes[ix], &wrong);
+            self.checks.invariant(self.now, ix, &self.nodes[ix], &wrong);
         }
     }
 
@@ -441,8 +444,7 @@ impl World<'_> {
         let new = node.disk.sync(upto, loses);
         let pending = node.disk.pending() > 0;
         for record in &new {
-            self.checks
-                .durable(self.now, ix, &self.nodes[ix], record);
+            self.checks.durable(self.now, ix, &self.nodes[ix], record);
         }
         if pending {
             self.sync_later(ix);
