@@ -18,5 +18,7 @@ mod figures;
 mod gossip;
 mod machine;
 mod member;
+mod memory;
 mod offers;
+mod overhead;
 mod store;

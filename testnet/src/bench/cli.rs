@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{figures::Report, gossip, store};
+use super::{figures::Report, gossip, memory, overhead, store};
 
 /// Measure what things cost.
 #[derive(Debug, clap::Args)]
@@ -25,10 +25,14 @@ pub struct Bench {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// A job that does nothing, from submit to settled, and its phases
+    Overhead(overhead::Plan),
     /// How long a new offer takes into every book
     Gossip(gossip::Plan),
     /// Durable records a second, beside the disk's own rate
     Store(store::Plan),
+    /// Memory of a node that knows 200 offers
+    Memory(memory::Plan),
 }
 
 impl Bench {
@@ -49,8 +53,10 @@ impl Bench {
 impl What {
     fn measure(self, dir: &Path) -> anyhow::Result<Report> {
         match self {
+            Self::Overhead(plan) => overhead::run(&plan, dir),
             Self::Gossip(plan) => runtime()?.block_on(gossip::run(plan, dir)),
             Self::Store(plan) => store::run(plan, dir),
+            Self::Memory(plan) => memory::run(plan, dir, &runtime()?),
         }
     }
 }
