@@ -50,9 +50,9 @@ pub(super) struct Plan {
     /// The job
     #[arg(long, value_name = "FILE", default_value = "examples/noop/job.toml")]
     job: PathBuf,
-    /// An interpreter that has HyperQueue, and scripts/bench.d/run_hyperqueue.py
-    #[arg(long, num_args = 2, value_names = ["PYTHON", "SCRIPT"])]
-    hyperqueue: Vec<PathBuf>,
+    /// A Python interpreter that has HyperQueue
+    #[arg(long, value_name = "PYTHON")]
+    hyperqueue: Option<PathBuf>,
 }
 
 /// Runs it, with the nodes' folders in `dir`.
@@ -62,10 +62,8 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let mut testnet = Testnet::start(&topology(), dir, Programs::find()?)?;
     let api = testnet.node("client")?.api()?;
     let _: BlobInfo = api.upload("/v1/blobs", &job.spec)?;
-    let mut beside = match &plan.hyperqueue[..] {
-        [python, script] => Some(HyperQueue::start(python, script)?),
-        _ => None,
-    };
+    let python = plan.hyperqueue.as_deref();
+    let mut beside = python.map(HyperQueue::start).transpose()?;
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..plan.warm_up {
@@ -217,9 +215,9 @@ struct HyperQueue {
 }
 
 impl HyperQueue {
-    fn start(python: &Path, script: &Path) -> anyhow::Result<Self> {
+    fn start(python: &Path) -> anyhow::Result<Self> {
         let mut process = Command::new(python)
-            .arg(script)
+            .args(["-c", include_str!("hyperqueue.py")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
