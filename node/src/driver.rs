@@ -16,6 +16,7 @@
 //!
 //! Absent: what a frame, an offer or a job means.
 
+mod awaited;
 mod hands;
 mod intake;
 mod watch;
@@ -45,6 +46,7 @@ use suanli_protocol::{
 use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
 
 use self::{
+    awaited::Awaited,
     hands::{Chore, Hands},
     intake::{Intake, channel_of, peer_of},
     watch::Lines,
@@ -148,6 +150,7 @@ pub struct Driver {
     republish: Option<Republish>,
     lines: Lines,
     submitted: BTreeMap<JobId, oneshot::Sender<Result<(), NotTaken>>>,
+    awaited: Awaited,
     stopping: Option<oneshot::Sender<()>>,
     collect_at: Instant,
 }
@@ -246,6 +249,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         republish: None,
         lines: Lines::default(),
         submitted: BTreeMap::new(),
+        awaited: Awaited::default(),
         stopping: None,
         collect_at: started + COLLECT_EVERY,
     };
@@ -349,6 +353,7 @@ impl Driver {
         while let Some(output) = self.peer.poll_output() {
             self.carry_out(output).await;
         }
+        self.awaited.answer(self.peer.book());
     }
 
     async fn on_time(&mut self) {
@@ -621,7 +626,7 @@ impl Driver {
     }
 
     fn on_event(&mut self, event: Event) {
-        let at_ms = wall().as_millis();
+        let now = self.now();
         match event {
             Event::Job { job, event } => {
                 if let Some(reply) = self.submitted.remove(&job) {
@@ -635,9 +640,9 @@ impl Driver {
                 let book = self.peer.book();
                 let region = |peer| book.of(peer).map(|offer| offer.body().region.to_string());
                 let event = watch::words(event, region);
-                self.lines.add(job, at_ms, event);
+                self.lines.add(job, now, event);
             }
-            Event::Settled { receipts } => self.lines.settle(at_ms, &receipts),
+            Event::Settled { receipts } => self.lines.settle(now, &receipts),
             Event::Work { agreement, client } => tracing::info!(%agreement, %client, "work agreed"),
             Event::Receipted {
                 agreement,
@@ -940,6 +945,10 @@ impl Driver {
                         .of(provider)
                         .map(|offer| offer.body().sequence),
                 );
+            }
+            Ask::Reached(provider, sequence, reply) => {
+                self.awaited.add(provider, sequence, reply);
+                self.awaited.answer(self.peer.book());
             }
             Ask::Stop(reply) => self.stopping = Some(reply),
         }

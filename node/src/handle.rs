@@ -126,6 +126,7 @@ pub(crate) enum Ask {
     Settle(ChannelId, Amount, String, oneshot::Sender<bool>),
     Announce(oneshot::Sender<()>),
     Sequence(PeerId, oneshot::Sender<Option<u64>>),
+    Reached(PeerId, u64, oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -228,6 +229,16 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn sequence_of(&self, provider: PeerId) -> Result<Option<u64>, Gone> {
         self.ask(|reply| Ask::Sequence(provider, reply)).await
+    }
+
+    /// Returns once the book has an offer of a provider with this sequence or a
+    /// later one. Bounded: of very many who wait, the earliest is given up.
+    ///
+    /// # Errors
+    /// [`Gone`], also when given up.
+    pub async fn sequence_reached(&self, provider: PeerId, sequence: u64) -> Result<(), Gone> {
+        self.ask(|reply| Ask::Reached(provider, sequence, reply))
+            .await
     }
 
     /// The connected peers.

@@ -8,7 +8,7 @@ mod report;
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use suanli_testnet::{live, scenario::Scenario, sim::Setup};
+use suanli_testnet::{bench, live, scenario::Scenario, sim::Setup};
 
 /// Brings up Suanli networks on one machine, to use them and to break them.
 #[derive(Debug, Parser)]
@@ -31,6 +31,7 @@ enum Command {
     Sim(SimArgs),
     #[command(flatten)]
     Live(live::cli::Command),
+    Bench(bench::cli::Bench),
 }
 
 /// What to simulate.
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Live(command) => command
             .run(cli.dir.as_deref(), &mut io::stdout())
             .map(|()| ExitCode::SUCCESS),
+        Command::Bench(bench) => bench.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("suanli-testnet: {error:#}");

@@ -289,6 +289,10 @@ pub struct OutputInfo {
 pub struct JobLine {
     /// When, by this node's clock.
     pub at_ms: u64,
+    /// Microseconds since the node's start, by a clock that never jumps; none
+    /// for what was read from the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_us: Option<u64>,
     /// What.
     #[serde(flatten)]
     pub event: JobEventInfo,

@@ -9,7 +9,7 @@ use suanli_protocol::{
     ids::{JobId, ReceiptId},
     limits::{ENDED_JOBS_KEPT, JOBS_MAX},
     peer::JobEvent,
-    units::Amount,
+    units::{Amount, Now},
 };
 use tokio::sync::mpsc;
 
@@ -66,7 +66,7 @@ impl Lines {
     }
 
     /// Something happened to a job.
-    pub(super) fn add(&mut self, id: JobId, at_ms: u64, event: JobEventInfo) {
+    pub(super) fn add(&mut self, id: JobId, now: Now, event: JobEventInfo) {
         if !self.jobs.contains_key(&id) {
             self.order.push_back(id);
             if self.order.len() > JOBS
@@ -86,14 +86,18 @@ impl Lines {
             JobEventInfo::Ended { .. } => job.ended = true,
             _ => {}
         }
-        job.push(JobLine { at_ms, event });
+        job.push(JobLine {
+            at_ms: now.wall.as_millis(),
+            up_us: Some(now.mono.as_micros()),
+            event,
+        });
     }
 
     /// Receipts were settled; free ones are not waited for.
-    pub(super) fn settle(&mut self, at_ms: u64, receipts: &[ReceiptId]) {
+    pub(super) fn settle(&mut self, now: Now, receipts: &[ReceiptId]) {
         for receipt in receipts {
             if let Some(id) = self.unsettled.remove(receipt) {
-                self.add(id, at_ms, JobEventInfo::Settled { receipt: *receipt });
+                self.add(id, now, JobEventInfo::Settled { receipt: *receipt });
             }
         }
     }

@@ -250,6 +250,7 @@ fn stored_watch(story: Option<&JobStory>) -> Watch {
     if let Some(story) = story {
         past.push(JobLine {
             at_ms: story.submitted.as_millis(),
+            up_us: None,
             event: JobEventInfo::Submitted,
         });
         let accepted = story
@@ -258,6 +259,7 @@ fn stored_watch(story: Option<&JobStory>) -> Watch {
             .filter(|(_, word)| word.body().verdict == Verdict::Accepted);
         past.extend(accepted.map(|(receipt, word)| JobLine {
             at_ms: word.issued().as_millis(),
+            up_us: None,
             event: JobEventInfo::Accepted {
                 receipt: ReceiptId(receipt.hash()),
                 amount: receipt.body().amount,
@@ -265,6 +267,7 @@ fn stored_watch(story: Option<&JobStory>) -> Watch {
         }));
         past.extend(story.end.map(|(end, at)| JobLine {
             at_ms: at.as_millis(),
+            up_us: None,
             event: views::ended(end),
         }));
     }

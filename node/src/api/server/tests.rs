@@ -543,6 +543,7 @@ async fn play(
                 let _ = reply.send(());
             }
             Ask::Sequence(_, reply) => drop(reply.send(None)),
+            Ask::Reached(_, _, reply) => drop(reply.send(())),
             Ask::Stop(reply) => {
                 let _ = reply.send(());
                 drop(stop);
@@ -554,7 +555,11 @@ async fn play(
 
 /// One line of the past, one that comes, and the end.
 async fn watch_once() -> Watch {
-    let line = |event| JobLine { at_ms: 1, event };
+    let line = |event| JobLine {
+        at_ms: 1,
+        up_us: 1,
+        event,
+    };
     let (sender, lines) = mpsc::channel(1);
     sender.send(line(JobEventInfo::Started)).await.unwrap();
     Watch {

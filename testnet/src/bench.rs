@@ -1,0 +1,24 @@
+//! What things cost: the figures that `scripts/bench` prints.
+//!
+//! ```text
+//! cli ─▶ overhead  two `suanli node` processes, a job that does nothing, HyperQueue beside it
+//!    ├─▶ gossip    nodes in this process, a new offer, every book
+//!    ├─▶ store     durable records, the disk beside them
+//!    └─▶ memory    one `suanli node` process that knows 200 offers
+//!            └─▶ figures: a table for people, a JSON object a line for programs
+//! ```
+//!
+//! The same command takes 2 to 20 times longer on a busy machine, so every
+//! report says how busy it was, and what is compared is measured in turns in
+//! the same run. Absent: any pass or fail. Latencies are reported, not asserted.
+
+pub mod cli;
+
+mod figures;
+mod gossip;
+mod machine;
+mod member;
+mod memory;
+mod offers;
+mod overhead;
+mod store;

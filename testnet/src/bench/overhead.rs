@@ -1,0 +1,275 @@
+//! What the exchange itself costs: a job that does nothing, from submit to
+//! settled.
+//!
+//! Client and provider are two `suanli node` processes on loopback, warm; each
+//! job is handed in and followed through the client's HTTP API. All records
+//! are durable on both sides. The phases are told apart by the driver's
+//! monotonic clock, which stamps every line of a job; what the HTTP API adds
+//! is what is left of the time that this process saw.
+//!
+//! HyperQueue, if it is there, runs its jobs in turns with ours: a few of
+//! these, a few of those. It starts a process for each, without sandbox,
+//! negotiation or durable records.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, bail};
+use suanli_node::{
+    api::types::{BlobInfo, JobEventInfo, JobLine, Submitted},
+    data_dir::random_secret,
+    jobfile::{self, PreparedJob},
+};
+use suanli_protocol::{ids::JobId, units::Amount};
+
+use super::{
+    figures::{Aim, Figure, Report},
+    machine::Watch,
+};
+use crate::live::{
+    Api, Programs, Testnet, Topology,
+    topology::{NodeSpec, ProvideSpec},
+};
+
+/// What to measure.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Plan {
+    /// Jobs that count
+    #[arg(long, default_value_t = 200)]
+    jobs: usize,
+    /// Jobs before them
+    #[arg(long, default_value_t = 20)]
+    warm_up: usize,
+    /// Jobs in a turn
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    turn: u32,
+    /// The job
+    #[arg(long, value_name = "FILE", default_value = "examples/noop/job.toml")]
+    job: PathBuf,
+    /// A Python interpreter that has HyperQueue
+    #[arg(long, value_name = "PYTHON")]
+    hyperqueue: Option<PathBuf>,
+}
+
+/// Runs it, with the nodes' folders in `dir`.
+pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
+    let watch = Watch::begin();
+    let job = jobfile::read(&plan.job)?;
+    let mut testnet = Testnet::start(&topology(), dir, Programs::find()?)?;
+    let api = testnet.node("client")?.api()?;
+    let _: BlobInfo = api.upload("/v1/blobs", &job.spec)?;
+    let python = plan.hyperqueue.as_deref();
+    let mut beside = python.map(HyperQueue::start).transpose()?;
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    for _ in 0..plan.warm_up {
+        run_one(&api, &job)?;
+    }
+    if let Some(beside) = &mut beside {
+        beside.run(plan.warm_up)?;
+    }
+    let turn = usize::try_from(plan.turn)?;
+    while ours.len() < plan.jobs {
+        let few = turn.min(plan.jobs - ours.len());
+        for _ in 0..few {
+            ours.push(run_one(&api, &job)?);
+        }
+        if let Some(beside) = &mut beside {
+            theirs.extend(beside.run(few)?);
+        }
+    }
+    testnet.down()?;
+    let version = beside.map(HyperQueue::stop).transpose()?;
+    Ok(Report {
+        bench: "overhead",
+        figures: figures(&ours, theirs, version),
+        state: watch.end(),
+    })
+}
+
+fn topology() -> Topology {
+    let node = |name: &str, region: &str, provide| NodeSpec {
+        name: name.into(),
+        region: region.into(),
+        provide,
+        settings: toml::Table::new(),
+    };
+    let sells = ProvideSpec {
+        price_per_second: Amount::from_micros(500),
+        slots: 1,
+        firm: false,
+    };
+    Topology {
+        nodes: vec![
+            node("client", "CN-BJ", None),
+            node("provider", "CN-NX", Some(sells)),
+        ],
+    }
+}
+
+/// A step of a job, and the words for the time from the step before it.
+const PHASES: [&str; 6] = [
+    "- taken to quote asked",
+    "- asked to quoted",
+    "- quoted to agreed",
+    "- agreed to provider has it",
+    "- provider has it to accepted",
+    "- accepted to settled",
+];
+
+/// The times of one job in milliseconds.
+#[derive(Debug)]
+struct Timed {
+    /// From the start of the submission to its end, as this process saw it.
+    total: f64,
+    /// Until the submission was answered: the job is durable then.
+    submitted: f64,
+    /// As in [`PHASES`].
+    phases: [f64; 6],
+}
+
+impl Timed {
+    /// What this process saw and the client's driver did not: HTTP.
+    fn http(&self) -> f64 {
+        self.total - self.phases.iter().sum::<f64>()
+    }
+}
+
+fn run_one(api: &Api, job: &PreparedJob) -> anyhow::Result<Timed> {
+    let mut id = [0; 16];
+    id.copy_from_slice(&random_secret()?[..16]);
+    let submission = job.submission(JobId::from_bytes(id), Vec::new());
+    let begin = Instant::now();
+    let Submitted { job } = api.post("/v1/jobs", &submission)?;
+    let submitted = begin.elapsed().as_secs_f64() * 1e3;
+    let events = api.bytes(&format!("/v1/jobs/{job:#}/events"))?;
+    let total = begin.elapsed().as_secs_f64() * 1e3;
+    let lines = events.split(|&byte| byte == b'\n');
+    let lines: Vec<JobLine> = lines
+        .filter(|line| !line.is_empty())
+        .map(serde_json::from_slice)
+        .collect::<Result<_, _>>()?;
+    Ok(Timed {
+        total,
+        submitted,
+        phases: phases(&lines)?,
+    })
+}
+
+/// Milliseconds from each step to the next.
+fn phases(lines: &[JobLine]) -> anyhow::Result<[f64; 6]> {
+    let at = |what: &str, is: fn(&JobEventInfo) -> bool| {
+        let line = lines.iter().find(|line| is(&line.event));
+        let us = line.and_then(|line| line.up_us);
+        us.with_context(|| format!("the job was not {what}: {lines:?}"))
+    };
+    let steps = [
+        at("taken", |event| matches!(event, JobEventInfo::Submitted))?,
+        at("asked for", |event| {
+            matches!(event, JobEventInfo::Asked { .. })
+        })?,
+        at("quoted", |event| {
+            matches!(event, JobEventInfo::Quoted { .. })
+        })?,
+        at("agreed", |event| {
+            matches!(event, JobEventInfo::Agreed { .. })
+        })?,
+        at("begun", |event| matches!(event, JobEventInfo::Started))?,
+        at("accepted", |event| {
+            matches!(event, JobEventInfo::Accepted { .. })
+        })?,
+        at("settled", |event| {
+            matches!(event, JobEventInfo::Settled { .. })
+        })?,
+    ];
+    let mut phases = [0.0; 6];
+    for (phase, pair) in phases.iter_mut().zip(steps.windows(2)) {
+        let us = u32::try_from(pair[1].saturating_sub(pair[0]))?;
+        *phase = f64::from(us) / 1e3;
+    }
+    Ok(phases)
+}
+
+fn figures(ours: &[Timed], theirs: Vec<f64>, version: Option<String>) -> Vec<Figure> {
+    let of = |what: &str, time: &dyn Fn(&Timed) -> f64| {
+        Figure::of(what, "ms", ours.iter().map(time).collect())
+    };
+    let peer = match version {
+        Some(version) => Figure::of("HyperQueue, submit to ran", "ms", theirs)
+            .note(format!("version {version}, in turns with ours")),
+        None => Figure::skipped("HyperQueue, submit to ran", "ms", "not installed"),
+    };
+    let mut total = of("submit to settled", &|timed| timed.total);
+    if let Some(spread) = peer.spread {
+        total = total.aim(Aim::Below(spread.p50));
+    }
+    let mut figures = vec![
+        total,
+        of("submit to taken, durable", &|timed| timed.submitted),
+    ];
+    for (n, phase) in PHASES.into_iter().enumerate() {
+        figures.push(of(phase, &|timed| timed.phases[n]));
+    }
+    figures.push(of("- HTTP around it", &Timed::http));
+    figures.push(peer);
+    figures
+}
+
+/// HyperQueue in a process of its own, run on order.
+struct HyperQueue {
+    process: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    version: String,
+}
+
+impl HyperQueue {
+    fn start(python: &Path) -> anyhow::Result<Self> {
+        let mut process = Command::new(python)
+            .args(["-c", include_str!("hyperqueue.py")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("{} can't be run", python.display()))?;
+        let orders = process.stdin.take().context("its input")?;
+        let answers = process.stdout.take().context("its output")?;
+        let mut answers = BufReader::new(answers).lines();
+        let version = answers.next().context("HyperQueue did not start")??;
+        Ok(Self {
+            process,
+            orders,
+            answers,
+            version,
+        })
+    }
+
+    /// Runs jobs one after the other, and says how long each took.
+    fn run(&mut self, jobs: usize) -> anyhow::Result<Vec<f64>> {
+        writeln!(self.orders, "{jobs}")?;
+        let answer = self.answers.next().context("HyperQueue ended")??;
+        let times: Vec<f64> = serde_json::from_str(&answer)?;
+        if times.len() != jobs {
+            bail!("HyperQueue ran {} jobs of {jobs}", times.len());
+        }
+        Ok(times)
+    }
+
+    /// Ends it, and says which version it was.
+    fn stop(self) -> anyhow::Result<String> {
+        let Self {
+            mut process,
+            orders,
+            version,
+            ..
+        } = self;
+        // At the end of its orders it ends.
+        drop(orders);
+        process.wait()?;
+        Ok(version)
+    }
+}
