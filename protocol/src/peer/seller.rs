@@ -1411,7 +1411,12 @@ impl Seller {
                 until,
             });
         }
-        self.closed.push_back(id);
+        self.forget_old(id);
+    }
+
+    /// Keeps the last closed agreements, for repeats.
+    fn forget_old(&mut self, closed: AgreementId) {
+        self.closed.push_back(closed);
         if self.closed.len() > AGREEMENTS_MAX / 4
             && let Some(oldest) = self.closed.pop_front()
         {
@@ -1635,12 +1640,7 @@ impl Seller {
                     && deal.stage != Stage::Closed
                 {
                     deal.stage = Stage::Closed;
-                    self.closed.push_back(*agreement);
-                    if self.closed.len() > AGREEMENTS_MAX / 4
-                        && let Some(oldest) = self.closed.pop_front()
-                    {
-                        self.deals.remove(&oldest);
-                    }
+                    self.forget_old(*agreement);
                 }
             }
             _ => {}
