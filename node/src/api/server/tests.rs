@@ -557,7 +557,7 @@ async fn play(
 async fn watch_once() -> Watch {
     let line = |event| JobLine {
         at_ms: 1,
-        up_us: 1,
+        up_us: Some(1),
         event,
     };
     let (sender, lines) = mpsc::channel(1);
