@@ -1595,21 +1595,25 @@ impl Seller {
                 }
             }
             Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
-            Record::Closed { agreement, .. } => {
-                self.holds.remove(&QuoteId::from(*agreement));
-                if let Some(deal) = self.deals.get_mut(agreement)
-                    && deal.stage != Stage::Closed
-                {
-                    deal.stage = Stage::Closed;
-                    self.closed.push_back(*agreement);
-                    if self.closed.len() > AGREEMENTS_MAX / 4
-                        && let Some(oldest) = self.closed.pop_front()
-                    {
-                        self.deals.remove(&oldest);
-                    }
-                }
-            }
+            Record::Closed { agreement, .. } => self.replay_closed(*agreement),
             _ => {}
+        }
+    }
+
+    fn replay_closed(&mut self, id: AgreementId) {
+        self.holds.remove(&QuoteId::from(id));
+        let Some(deal) = self.deals.get_mut(&id) else {
+            return;
+        };
+        if deal.stage == Stage::Closed {
+            return;
+        }
+        deal.stage = Stage::Closed;
+        self.closed.push_back(id);
+        if self.closed.len() > AGREEMENTS_MAX / 4
+            && let Some(oldest) = self.closed.pop_front()
+        {
+            self.deals.remove(&oldest);
         }
     }
 
