@@ -8,7 +8,11 @@ mod report;
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use suanli_testnet::{bench, live, scenario::Scenario, sim::Setup};
+use suanli_testnet::{
+    bench, live,
+    scenario::Scenario,
+    sim::{Plant, Setup},
+};
 
 /// Brings up Suanli networks on one machine, to use them and to break them.
 #[derive(Debug, Parser)]
@@ -52,7 +56,10 @@ struct SimArgs {
     /// Run so many seeds, from --seed on.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     seeds: u64,
-    /// Write a line about everything that happens.
+    /// Plant a bug, to see what is said when something does not hold.
+    #[arg(long, value_name = "NAME")]
+    plant: Option<Plant>,
+    /// Write a line about everything that happens, for a single seed.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 }
@@ -87,6 +94,7 @@ fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
     }
     let mut setup = Setup::new(args.seed, scenario);
     setup.steps = args.steps;
+    setup.plant = args.plant;
     if args.seeds > 1 {
         return Ok(report::many(&setup, args.seeds, &args.replay()));
     }
@@ -103,6 +111,9 @@ impl SimArgs {
         }
         if let Some(steps) = self.steps {
             command += &format!(" --steps {steps}");
+        }
+        if let Some(plant) = self.plant {
+            command += &format!(" --plant {}", plant.name());
         }
         if let Some(scenario) = &self.scenario {
             command += &format!(" --scenario {}", scenario.display());

@@ -32,7 +32,7 @@ use suanli_protocol::ids::Hash;
 
 pub use self::{
     check::{Checker, Complaint},
-    plant::Plant,
+    plant::{Plant, UnknownPlant},
     seeds::{Summary, run_many},
     trace::{Line, Subject, timeline},
 };

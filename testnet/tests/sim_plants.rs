@@ -1,7 +1,7 @@
 //! Each checker finds what it is for: a bug is planted, exactly that checker
 //! complains, and without the bug the same seed has nothing to complain about.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
 use suanli_testnet::{
     scenario::Scenario,
@@ -94,4 +94,36 @@ fn a_complaint_comes_with_what_led_to_it() {
     assert!(!lines.is_empty());
     assert!(lines.len() <= 120);
     assert!(lines.iter().any(|line| line.text.contains("voucher")));
+}
+
+#[test]
+fn the_program_fails_and_says_what_why_and_how_to_see_it_again() {
+    let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/calm.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_suanli-testnet"))
+        .args(["sim", "--seed", "1", "--scenario", scenario])
+        .args(["--plant", "disk-loses-vouchers"])
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(&Checker::Accounts.to_string()), "{text}");
+    let again = format!(
+        "again: suanli-testnet sim --plant disk-loses-vouchers --scenario {scenario} --seed 1"
+    );
+    assert!(text.contains(&again), "{text}");
+    assert!(text.contains("voucher"), "{text}");
+    assert!(
+        text.lines()
+            .next_back()
+            .is_some_and(|line| line.starts_with("trace ")),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_plant_is_found_by_its_name() {
+    for plant in Plant::ALL {
+        assert_eq!(plant.name().parse::<Plant>().ok(), Some(plant));
+    }
+    assert!("nothing".parse::<Plant>().is_err());
 }

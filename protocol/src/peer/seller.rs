@@ -1634,17 +1634,21 @@ impl Seller {
                 }
             }
             Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
-            Record::Closed { agreement, .. } => {
-                self.holds.remove(&QuoteId::from(*agreement));
-                if let Some(deal) = self.deals.get_mut(agreement)
-                    && deal.stage != Stage::Closed
-                {
-                    deal.stage = Stage::Closed;
-                    self.forget_old(*agreement);
-                }
-            }
+            Record::Closed { agreement, .. } => self.replay_closed(*agreement),
             _ => {}
         }
+    }
+
+    fn replay_closed(&mut self, id: AgreementId) {
+        self.holds.remove(&QuoteId::from(id));
+        let Some(deal) = self.deals.get_mut(&id) else {
+            return;
+        };
+        if deal.stage == Stage::Closed {
+            return;
+        }
+        deal.stage = Stage::Closed;
+        self.forget_old(id);
     }
 
     fn answer_again(&mut self, request: &Verified<Request>, quote: &Verified<Quote>) {

@@ -3,6 +3,8 @@
 //! All are at the simulator's level: a disk, a clock or a driver that does not
 //! do what the protocol relies on. The protocol itself is never changed.
 
+use std::str::FromStr;
+
 use suanli_protocol::{
     receipt::Verdict,
     record::{JobEnd, Record},
@@ -44,6 +46,20 @@ impl Plant {
         Self::DiskLosesQuotes,
     ];
 
+    /// What it is called on a command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DiskLosesAgreements => "disk-loses-agreements",
+            Self::DiskLosesWords => "disk-loses-words",
+            Self::SlotsOversold => "slots-oversold",
+            Self::DiskLosesVouchers => "disk-loses-vouchers",
+            Self::NoTimers => "no-timers",
+            Self::RejectsGoodGossip => "rejects-good-gossip",
+            Self::IgnoresGating => "ignores-gating",
+            Self::DiskLosesQuotes => "disk-loses-quotes",
+        }
+    }
+
     /// Whether the disk loses this record without a word.
     pub(crate) fn loses(self, record: &Record) -> bool {
         match self {
@@ -70,6 +86,25 @@ impl Plant {
             | Self::RejectsGoodGossip
             | Self::IgnoresGating => false,
         }
+    }
+}
+
+/// A name that no planted bug has.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no planted bug is called {0:?}; there are {names}", names = names())]
+pub struct UnknownPlant(String);
+
+fn names() -> String {
+    Plant::ALL.map(Plant::name).join(", ")
+}
+
+impl FromStr for Plant {
+    type Err = UnknownPlant;
+    fn from_str(text: &str) -> Result<Self, UnknownPlant> {
+        Self::ALL
+            .into_iter()
+            .find(|plant| plant.name() == text)
+            .ok_or_else(|| UnknownPlant(text.into()))
     }
 }
 
