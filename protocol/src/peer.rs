@@ -730,7 +730,7 @@ impl Peer {
     /// The sentence that does not hold.
     pub fn check_invariants(&self) -> Result<(), String> {
         if let Some(provider) = &self.core.config.provider
-            && self.seller.slots_used() > provider.offer.slots.max(1)
+            && self.seller.slots_used() > self.seller.slots_allowed(provider.offer.slots)
         {
             return Err(format!(
                 "{} slots in use of {}",

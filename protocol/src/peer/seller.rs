@@ -54,6 +54,9 @@ pub(crate) struct Seller {
     offers: BTreeMap<OfferId, Verified<Offer>>,
     live: Option<OfferId>,
     sequence: u64,
+    /// Slots in use when the offer last changed: an operator who takes slots
+    /// away breaks no agreement.
+    slots_kept: u32,
     draining: bool,
     answers: BTreeMap<RequestId, Answer>,
     answers_order: VecDeque<RequestId>,
@@ -160,6 +163,7 @@ impl Committed {
 impl Seller {
     /// Signs and announces the offer anew.
     pub(crate) fn announce(&mut self, core: &mut Core, book: &mut Book) {
+        self.slots_kept = self.slots_used();
         let Some(provider) = core.config.provider.clone() else {
             return;
         };
@@ -234,6 +238,11 @@ impl Seller {
             },
         );
         book.withdraw(core.now.wall, &withdrawal);
+    }
+
+    /// Slots that may be in use of so many on offer.
+    pub(crate) fn slots_allowed(&self, offered: u32) -> u32 {
+        offered.max(1).max(self.slots_kept)
     }
 
     /// Slots that are held or at work.
@@ -1399,7 +1408,12 @@ impl Seller {
                 until,
             });
         }
-        self.closed.push_back(id);
+        self.forget_old(id);
+    }
+
+    /// Keeps the last closed agreements, for repeats.
+    fn forget_old(&mut self, closed: AgreementId) {
+        self.closed.push_back(closed);
         if self.closed.len() > AGREEMENTS_MAX / 4
             && let Some(oldest) = self.closed.pop_front()
         {
@@ -1602,18 +1616,11 @@ impl Seller {
 
     fn replay_closed(&mut self, id: AgreementId) {
         self.holds.remove(&QuoteId::from(id));
-        let Some(deal) = self.deals.get_mut(&id) else {
-            return;
-        };
-        if deal.stage == Stage::Closed {
-            return;
-        }
-        deal.stage = Stage::Closed;
-        self.closed.push_back(id);
-        if self.closed.len() > AGREEMENTS_MAX / 4
-            && let Some(oldest) = self.closed.pop_front()
+        if let Some(deal) = self.deals.get_mut(&id)
+            && deal.stage != Stage::Closed
         {
-            self.deals.remove(&oldest);
+            deal.stage = Stage::Closed;
+            self.forget_old(id);
         }
     }
 
@@ -1699,5 +1706,6 @@ impl Seller {
                 core.timers.set(Timer::Deal(id), deal.until);
             }
         }
+        self.slots_kept = self.slots_used();
     }
 }
