@@ -1641,14 +1641,12 @@ impl Seller {
 
     fn replay_closed(&mut self, id: AgreementId) {
         self.holds.remove(&QuoteId::from(id));
-        let Some(deal) = self.deals.get_mut(&id) else {
-            return;
-        };
-        if deal.stage == Stage::Closed {
-            return;
+        if let Some(deal) = self.deals.get_mut(&id)
+            && deal.stage != Stage::Closed
+        {
+            deal.stage = Stage::Closed;
+            self.forget_old(id);
         }
-        deal.stage = Stage::Closed;
-        self.forget_old(id);
     }
 
     fn answer_again(&mut self, request: &Verified<Request>, quote: &Verified<Quote>) {

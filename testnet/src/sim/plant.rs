@@ -15,8 +15,8 @@ use suanli_protocol::{
 pub enum Plant {
     /// Disks of providers lose agreements, and say that they are written.
     DiskLosesAgreements,
-    /// After its first acknowledged voucher a client is stopped, and its disk has
-    /// lost what it accepted and which jobs were done.
+    /// After its first acknowledged voucher a client is stopped, and its disk
+    /// has lost its agreements, what it accepted and which jobs were done.
     DiskLosesWords,
     /// Providers are told that they have more slots than there are.
     SlotsOversold,
@@ -117,7 +117,7 @@ pub(crate) fn is_word(record: &Record) -> bool {
             ..
         }
     );
-    done || is_charged(record)
+    done || is_charged(record) || matches!(record, Record::Took { .. })
 }
 
 /// Whether a record accepts a receipt that costs something.
