@@ -63,6 +63,13 @@ const BANNED: &[(&str, &str)] = &[
     ),
 ];
 
+/// Where something banned is right, and why.
+const ALLOWED: &[(&str, &str, &str)] = &[(
+    "node/src/store/simulated.rs",
+    "Arc<Mutex<",
+    "a test's disk is seen by the test and by the thread that it tests",
+)];
+
 type Rule = fn(&str, &str) -> Vec<String>;
 
 /// Every rule, with the path and contents of a file that breaks it.
@@ -182,10 +189,16 @@ fn banned_code(path: &str, text: &str) -> Vec<String> {
         .flat_map(|(number, line)| {
             BANNED
                 .iter()
-                .filter(move |(banned, _)| line.contains(banned))
+                .filter(move |(banned, _)| line.contains(banned) && !is_allowed(path, banned))
                 .map(move |(banned, advice)| format!("{path}:{number}: `{banned}`: {advice}"))
         })
         .collect()
+}
+
+fn is_allowed(path: &str, banned: &str) -> bool {
+    ALLOWED
+        .iter()
+        .any(|(file, what, _)| *file == path && *what == banned)
 }
 
 /// Untrusted bytes are decoded in one module. Deriving is fine anywhere, and types

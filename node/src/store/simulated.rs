@@ -124,7 +124,8 @@ impl State {
             .values()
             .map(|id| self.files[*id].now.len())
             .sum();
-        self.capacity.is_none_or(|capacity| used + more <= capacity)
+        // What takes no more room fits, also on a disk that was filled meanwhile.
+        more == 0 || self.capacity.is_none_or(|capacity| used + more <= capacity)
     }
 }
 

@@ -1,0 +1,542 @@
+//! While an agreement stands: its provider is watched, its receipts judged.
+
+use super::*;
+
+/// The agreement, with what is small of what the provider lacks.
+pub(super) fn send_agreement(core: &mut Core, lsn: Lsn, deal: &Deal, order: &JobOrder) {
+    let quote = deal.quote().body();
+    let lacks = |blob: BlobId| {
+        quote
+            .missing
+            .iter()
+            .any(|&n| blob_at(order, n).is_some_and(|missing| missing.blob == blob))
+    };
+    let inline: Vec<InlineBlob> = order
+        .inline
+        .iter()
+        .filter(|inline| lacks(inline.blob))
+        .cloned()
+        .collect();
+    if let Some(agreement) = deal.agreement() {
+        let frame = Frame::Agree(agreement.raw(), List::truncated(inline));
+        core.send_after(lsn, deal.provider(), frame);
+    }
+}
+
+/// The spec is number 0, inputs follow.
+fn blob_at(order: &JobOrder, n: u16) -> Option<BlobRef> {
+    match n {
+        0 => Some(order.spec),
+        n => order.inputs.get(usize::from(n) - 1).copied(),
+    }
+}
+
+/// While an agreement stands.
+impl Buyer {
+    fn active(&mut self, from: PeerId, agreement: AgreementId) -> Option<(JobId, &mut Job)> {
+        let id = *self.by_agreement.get(&agreement)?;
+        let job = self.jobs.get_mut(&id)?;
+        match &job.state {
+            State::Active(active)
+                if active.deal.id() == agreement && active.deal.provider() == from =>
+            {
+                Some((id, job))
+            }
+            State::Active(_) | State::Waiting | State::Asking(_) | State::Ended(_) => None,
+        }
+    }
+
+    /// Any sign of life of the provider.
+    fn heard(
+        &mut self,
+        core: &Core,
+        from: PeerId,
+        agreement: AgreementId,
+    ) -> Option<(JobId, &mut Active)> {
+        let (id, job) = self.active(from, agreement)?;
+        let State::Active(active) = &mut job.state else {
+            return None;
+        };
+        active.heard = core.now.mono;
+        active.acked = true;
+        Some((id, active))
+    }
+
+    /// The account that works for us under an agreement.
+    pub(crate) fn works_for_us(&self, agreement: AgreementId) -> Option<AccountId> {
+        let job = self.jobs.get(self.by_agreement.get(&agreement)?)?;
+        Some(job.deal(agreement)?.quote().body().account)
+    }
+
+    pub(crate) fn on_agreed(&mut self, core: &mut Core, from: PeerId, agreement: AgreementId) {
+        if let Some((id, _)) = self.heard(core, from, agreement) {
+            core.tell(Event::Job {
+                job: id,
+                event: JobEvent::Started { agreement },
+            });
+            if let Some(job) = self.jobs.get(&id) {
+                wake(core, job, core.config.timing.heartbeat * 2);
+            }
+        }
+    }
+
+    pub(crate) fn on_agree_refused(
+        &mut self,
+        core: &mut Core,
+        from: PeerId,
+        agreement: AgreementId,
+        decline: Decline,
+    ) {
+        if let Some((id, job)) = self.active(from, agreement) {
+            // Once it has agreed it can't refuse; a stray repeat changes nothing.
+            if matches!(&job.state, State::Active(active) if active.acked) {
+                return;
+            }
+            self.give_up(core, id, decline.reason);
+        }
+    }
+
+    pub(crate) fn on_lost(&mut self, core: &mut Core, from: PeerId, agreement: AgreementId) {
+        if let Some((id, _)) = self.active(from, agreement) {
+            self.give_up(core, id, Reason::PROVIDER_LOST);
+        }
+    }
+
+    pub(crate) fn on_progress(&mut self, core: &mut Core, from: PeerId, progress: Progress) {
+        let Some((id, active)) = self.heard(core, from, progress.agreement) else {
+            return;
+        };
+        if !active.deal.quote().body().work.has_unit(progress.unit) {
+            return;
+        }
+        let latest = active.progress.entry(progress.unit).or_insert((0, 0, 0));
+        if progress.number <= latest.0 {
+            return;
+        }
+        *latest = (progress.number, progress.done, progress.total);
+        core.tell(Event::Job {
+            job: id,
+            event: JobEvent::Progress(progress),
+        });
+    }
+
+    pub(crate) fn on_log(&mut self, core: &mut Core, from: PeerId, line: LogLine) {
+        let Some((id, active)) = self.heard(core, from, line.agreement) else {
+            return;
+        };
+        if line.number < active.next_log {
+            return;
+        }
+        active.next_log = line.number.saturating_add(1);
+        core.tell(Event::Job {
+            job: id,
+            event: JobEvent::Log(line),
+        });
+    }
+
+    pub(crate) fn on_receipt(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        from: PeerId,
+        receipt: Verified<Receipt>,
+        inline: Vec<InlineBlob>,
+    ) {
+        let agreement = receipt.body().key.agreement;
+        let Some(&id) = self.by_agreement.get(&agreement) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let receipt_id = ReceiptId(receipt.hash());
+        if let Some(judged) = job.judged.get(&receipt_id) {
+            let again = Frame::Acceptance(judged.acceptance.raw());
+            return core.send_again(from, again);
+        }
+        let Some(deal) = job
+            .deal(agreement)
+            .filter(|deal| deal.provider() == from)
+            .cloned()
+        else {
+            return core.misbehaved(from, "a receipt for somebody else's agreement");
+        };
+        if job.disputes(agreement) >= DISPUTES_MAX {
+            return core.misbehaved(from, "more receipts than it can mean");
+        }
+        let live = self.heard(core, from, agreement).is_some();
+        if let Err(fault) = receipt.body().follows_from(&deal) {
+            self.judge(core, id, &receipt, Verdict::Disputed(fault.reason()));
+            if live {
+                self.give_up(core, id, fault.reason());
+            }
+            return;
+        }
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if !live || !job.wants(&receipt) {
+            self.judge(core, id, &receipt, Verdict::Disputed(Reason::SUPERSEDED));
+            return;
+        }
+        self.collect(core, id, receipt, inline);
+        self.accept_collected(core, ledger, id, receipt_id);
+    }
+
+    /// Stores what came with a receipt and asks for the rest.
+    fn collect(
+        &mut self,
+        core: &mut Core,
+        id: JobId,
+        receipt: Verified<Receipt>,
+        inline: Vec<InlineBlob>,
+    ) {
+        let Some(State::Active(active)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
+            return;
+        };
+        let receipt_id = ReceiptId(receipt.hash());
+        if active.collecting.contains_key(&receipt_id) {
+            return;
+        }
+        let mut missing = BTreeSet::new();
+        for output in receipt.body().outputs.iter() {
+            let blob = output.blob;
+            match inline.iter().find(|inline| inline.blob == blob.blob) {
+                Some(inline) => core.output(Output::Store {
+                    blob: blob.blob,
+                    bytes: inline.bytes.to_vec(),
+                    durable: true,
+                }),
+                None if missing.insert(blob.blob) => core.output(Output::Fetch {
+                    agreement: active.deal.id(),
+                    from: active.deal.provider(),
+                    blob,
+                    durable: true,
+                }),
+                None => {}
+            }
+        }
+        active
+            .collecting
+            .insert(receipt_id, Collecting { receipt, missing });
+    }
+
+    pub(crate) fn on_fetched(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        agreement: AgreementId,
+        blob: BlobId,
+        ok: bool,
+    ) {
+        let Some(&id) = self.by_agreement.get(&agreement) else {
+            return;
+        };
+        let Some(State::Active(active)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
+            return;
+        };
+        if active.deal.id() != agreement {
+            return;
+        }
+        if !ok {
+            return self.fetch_again(core, id, blob);
+        }
+        active.heard = core.now.mono;
+        let mut complete = Vec::new();
+        for (receipt, collecting) in &mut active.collecting {
+            if collecting.missing.remove(&blob) && collecting.missing.is_empty() {
+                complete.push(*receipt);
+            }
+        }
+        for receipt in complete {
+            self.accept_collected(core, ledger, id, receipt);
+        }
+    }
+
+    /// An output did not come. Some tries later it never will.
+    fn fetch_again(&mut self, core: &mut Core, id: JobId, blob: BlobId) {
+        let Some(State::Active(active)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
+            return;
+        };
+        active.fetch_tries += 1;
+        let wanted = active
+            .collecting
+            .values()
+            .find(|collecting| collecting.missing.contains(&blob))
+            .map(|collecting| collecting.receipt.clone());
+        let Some(receipt) = wanted else {
+            return;
+        };
+        if active.fetch_tries > core.config.timing.fetch_tries {
+            self.judge(core, id, &receipt, Verdict::Disputed(Reason::WRONG_OUTPUTS));
+            return self.give_up(core, id, Reason::WRONG_OUTPUTS);
+        }
+        if let Some(output) = receipt
+            .body()
+            .outputs
+            .iter()
+            .find(|output| output.blob.blob == blob)
+        {
+            core.output(Output::Fetch {
+                agreement: active.deal.id(),
+                from: active.deal.provider(),
+                blob: output.blob,
+                durable: true,
+            });
+        }
+    }
+
+    /// Accepts a receipt whose outputs are all here, and goes on from there.
+    fn accept_collected(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: JobId,
+        receipt: ReceiptId,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let State::Active(active) = &mut job.state else {
+            return;
+        };
+        let complete = active
+            .collecting
+            .get(&receipt)
+            .is_some_and(|c| c.missing.is_empty());
+        if !complete {
+            return;
+        }
+        let Some(collecting) = active.collecting.remove(&receipt) else {
+            return;
+        };
+        let parties = deal_parties(&active.deal);
+        let body = collecting.receipt.body().clone();
+        job.spent = job.spent.saturating_add(body.amount);
+        let lsn = self.judge(core, id, &collecting.receipt, Verdict::Accepted);
+        core.tell_after(
+            lsn,
+            Event::Job {
+                job: id,
+                event: JobEvent::Accepted {
+                    receipt,
+                    amount: body.amount,
+                },
+            },
+        );
+        ledger.owe(core, parties, receipt, body.amount);
+        if !body.key.last {
+            return;
+        }
+        match body.outcome {
+            Outcome::Completed => self.unit_done(core, id, body.key.unit),
+            Outcome::JobFault(reason) => self.end_active(core, id, JobEnd::Failed(reason)),
+            Outcome::Cancelled => self.end_active(core, id, JobEnd::Cancelled),
+            Outcome::ProviderFault(reason) => self.give_up(core, id, reason),
+        }
+    }
+
+    fn unit_done(&mut self, core: &mut Core, id: JobId, unit: u32) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.open.remove(&unit);
+        let State::Active(active) = &job.state else {
+            return;
+        };
+        if job.open.is_empty() {
+            return self.end(core, id, JobEnd::Done);
+        }
+        let more_here = active
+            .deal
+            .quote()
+            .body()
+            .work
+            .units()
+            .iter()
+            .any(|unit| job.open.contains(unit));
+        if !more_here {
+            // An array too broken for one request: the rest is asked for anew.
+            job.state = State::Waiting;
+            core.wake(Timer::Job(id), Duration::ZERO);
+        }
+    }
+
+    /// Signs our word on a receipt; the same bytes are sent whenever it comes again.
+    fn judge(
+        &mut self,
+        core: &mut Core,
+        id: JobId,
+        receipt: &Verified<Receipt>,
+        verdict: Verdict,
+    ) -> Lsn {
+        let acceptance = core.sign(Acceptance {
+            receipt: ReceiptId(receipt.hash()),
+            key: receipt.body().key,
+            verdict,
+            verification: Verification::HASHES,
+            extensions: Extensions::default(),
+        });
+        let lsn = core.persist(Record::Judged {
+            receipt: receipt.clone(),
+            acceptance: acceptance.clone(),
+        });
+        core.send_after(lsn, receipt.signer(), Frame::Acceptance(acceptance.raw()));
+        if let Verdict::Disputed(reason) = verdict {
+            core.tell_after(
+                lsn,
+                Event::Job {
+                    job: id,
+                    event: JobEvent::Disputed {
+                        peer: receipt.signer(),
+                        reason,
+                    },
+                },
+            );
+        }
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.judged.insert(
+                ReceiptId(receipt.hash()),
+                Judged {
+                    receipt: receipt.clone(),
+                    acceptance,
+                },
+            );
+        }
+        lsn
+    }
+
+    /// Ends a job whose provider may still be at it.
+    pub(super) fn end_active(&mut self, core: &mut Core, id: JobId, end: JobEnd) {
+        if let Some(State::Active(active)) = self.jobs.get(&id).map(|job| &job.state) {
+            core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
+        }
+        self.end(core, id, end);
+    }
+
+    /// Gives an agreement up and fences it; the job goes on elsewhere.
+    pub(super) fn give_up(&mut self, core: &mut Core, id: JobId, reason: Reason) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let State::Active(active) = &job.state else {
+            return;
+        };
+        let (provider, agreement) = (active.deal.provider(), active.deal.id());
+        let lsn = core.persist(Record::GaveUp {
+            job: id,
+            agreement,
+            reason,
+        });
+        core.send_after(lsn, provider, Frame::Cancel(agreement));
+        core.tell_after(
+            lsn,
+            Event::Job {
+                job: id,
+                event: JobEvent::GaveUp {
+                    peer: provider,
+                    reason,
+                },
+            },
+        );
+        job.last_reason = reason;
+        job.fence(agreement, reason);
+        job.state = State::Waiting;
+        let (cancelling, attempts) = (job.cancelling, job.agreements.len());
+        if !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN) {
+            self.exclude(core, provider);
+        }
+        if cancelling {
+            self.end(core, id, JobEnd::Cancelled);
+        } else if attempts >= ATTEMPTS_MAX {
+            self.end(core, id, JobEnd::Failed(reason));
+        } else {
+            core.wake(Timer::Job(id), Duration::ZERO);
+        }
+    }
+
+    pub(super) fn exclude(&mut self, core: &Core, peer: PeerId) {
+        if self.excluded.len() >= EXCLUSIONS_MAX {
+            self.excluded
+                .retain(|_, exclusion| exclusion.until > core.now.mono);
+        }
+        if self.excluded.len() >= EXCLUSIONS_MAX {
+            return;
+        }
+        let exclusion = self.excluded.entry(peer).or_insert(Exclusion {
+            failures: 0,
+            until: core.now.mono,
+        });
+        let pause = core.config.timing.exclude * (1 << exclusion.failures.min(8));
+        exclusion.failures += 1;
+        exclusion.until = core.now.mono.after(pause);
+    }
+
+    pub(super) fn end(&mut self, core: &mut Core, id: JobId, end: JobEnd) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        core.timers.clear(Timer::Job(id));
+        let lsn = core.persist(Record::Ended {
+            job: id,
+            end,
+            at: core.now.wall,
+        });
+        core.tell_after(
+            lsn,
+            Event::Job {
+                job: id,
+                event: JobEvent::Ended(end),
+            },
+        );
+        job.state = State::Ended(end);
+        self.forget_old(id);
+    }
+
+    /// Keeps the last ended jobs in memory; the store has them all.
+    pub(super) fn forget_old(&mut self, ended: JobId) {
+        self.ended.push_back(ended);
+        if self.ended.len() <= ENDED_JOBS_KEPT {
+            return;
+        }
+        let Some(job) = self.ended.pop_front().and_then(|id| self.jobs.remove(&id)) else {
+            return;
+        };
+        let id = job.order.job;
+        self.by_request.retain(|_, of| *of != id);
+        for (deal, _) in &job.agreements {
+            self.by_agreement.remove(&deal.id());
+        }
+    }
+}
+
+impl Job {
+    /// How many receipts of an agreement were disputed.
+    fn disputes(&self, agreement: AgreementId) -> usize {
+        self.judged
+            .values()
+            .filter(|judged| {
+                judged.receipt.body().key.agreement == agreement
+                    && judged.acceptance.body().verdict != Verdict::Accepted
+            })
+            .count()
+    }
+
+    /// Whether a receipt of the live agreement is for something not yet
+    /// accepted.
+    fn wants(&self, receipt: &Verified<Receipt>) -> bool {
+        let key = receipt.body().key;
+        let repeated = self.judged.values().any(|judged| {
+            let known = judged.receipt.body().key;
+            known.agreement == key.agreement
+                && known.unit == key.unit
+                && known.index == key.index
+                && judged.acceptance.body().verdict == Verdict::Accepted
+        });
+        let affordable = self
+            .spent
+            .checked_add(receipt.body().amount)
+            .is_some_and(|spent| spent <= self.order.budget);
+        self.open.contains(&key.unit) && !repeated && affordable
+    }
+}

@@ -1,0 +1,418 @@
+//! Requests: eligibility, capacity and credit, prices, and the hold.
+
+use super::*;
+
+/// Requests.
+impl Seller {
+    pub(crate) fn on_ask(
+        &mut self,
+        core: &mut Core,
+        book: &Book,
+        ledger: &mut Ledger,
+        request: Verified<Request>,
+        local: bool,
+    ) {
+        let id = RequestId(request.hash());
+        let client = request.signer();
+        if let Some(answer) = self.answers.get(&id) {
+            return send_answer(core, client, id, answer);
+        }
+        let answer = match self.consider(core, book, ledger, &request, local) {
+            Ok((offer, quote)) => self.hold(core, offer, request, quote),
+            Err(decline) => Answer::Declined(decline),
+        };
+        send_answer(core, client, id, &answer);
+        self.answers.insert(id, answer);
+        self.answers_order.push_back(id);
+        if self.answers_order.len() > ANSWERS_KEPT
+            && let Some(oldest) = self.answers_order.pop_front()
+        {
+            self.answers.remove(&oldest);
+        }
+    }
+
+    /// Judges a request and prices it. Nothing changes here.
+    fn consider(
+        &self,
+        core: &Core,
+        book: &Book,
+        ledger: &Ledger,
+        request: &Verified<Request>,
+        local: bool,
+    ) -> Result<(Verified<Offer>, Quote), Decline> {
+        let body = request.body();
+        let Some(provider) = &core.config.provider else {
+            return Err(Reason::OFFER_GONE.into());
+        };
+        if self.draining {
+            return Err(Reason::DRAINING.into());
+        }
+        if body.provider != core.me() || request.expires() <= core.now.wall {
+            return Err(Reason::OFFER_GONE.into());
+        }
+        let offer = self
+            .offers
+            .get(&body.offer)
+            .filter(|offer| offer.expires() > core.now.wall)
+            .ok_or(Reason::OFFER_GONE)?;
+        check_access(provider, body, local)?;
+        if book.is_revoked(body.account, request.signer(), request.issued()) {
+            return Err(Reason::NOT_ALLOWED.into());
+        }
+        if ledger.is_frozen(body.account) {
+            return Err(Reason::CHANNEL_FROZEN.into());
+        }
+        check_terms(offer, body)?;
+        rank::fit(offer.body(), &body.needs, &body.work, body.budget)?;
+        self.check_capacity(provider, body)?;
+        let countered = self.countered_quote(request)?;
+        let quote = self.price(core, provider, offer, request, countered)?;
+        self.check_credit(provider, ledger, body.account, quote.cap)?;
+        Ok((offer.clone(), quote))
+    }
+
+    /// Holds are few for each client, and fewer for all strangers together
+    /// than there are slots, so that a flood of asks leaves room for those
+    /// who are known.
+    fn check_capacity(&self, provider: &ProviderConfig, request: &Request) -> Result<(), Decline> {
+        if request.counter.is_some() {
+            return Ok(());
+        }
+        let slots = provider.offer.slots.max(1);
+        if self.slots_used() >= slots || self.deals.len() >= AGREEMENTS_MAX {
+            return Err(Decline {
+                reason: Reason::BUSY,
+                need: 1,
+                have: 0,
+            });
+        }
+        let mut of_client = 0;
+        let mut of_strangers = 0u32;
+        for hold in self.holds.values() {
+            let account = hold.request.body().account;
+            of_client += usize::from(account == request.account);
+            of_strangers += u32::from(!provider.knows(account));
+        }
+        if of_client >= HOLDS_PER_CLIENT {
+            return Err(Reason::TOO_MANY_HOLDS.into());
+        }
+        let share = (slots / 2).max(1);
+        if !provider.knows(request.account) && of_strangers >= share {
+            return Err(Decline {
+                reason: Reason::BUSY,
+                need: 1,
+                have: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Exposure is bounded per account, and for all strangers together.
+    fn check_credit(
+        &self,
+        provider: &ProviderConfig,
+        ledger: &Ledger,
+        account: AccountId,
+        cap: Amount,
+    ) -> Result<(), Decline> {
+        let cap = u128::from(cap.as_micros());
+        let reserved = self.reserved(|of| of == account);
+        let owed = ledger.exposure(account).saturating_add(reserved);
+        let window = u128::from(provider.window(account).as_micros());
+        let decline = |reason, window: u128, owed: u128| Decline {
+            reason,
+            need: u64::try_from(cap).unwrap_or(u64::MAX),
+            have: u64::try_from(window.saturating_sub(owed)).unwrap_or(u64::MAX),
+        };
+        if owed.saturating_add(cap) > window {
+            return Err(decline(Reason::CREDIT_EXHAUSTED, window, owed));
+        }
+        if !provider.knows(account) {
+            let is_stranger = |account| !provider.knows(account);
+            // What is delivered to one never gets over its window: what its
+            // vouchers claim beyond that must not use up the others' budget.
+            let owed = ledger
+                .strangers_exposure(is_stranger, window)
+                .saturating_add(self.reserved(is_stranger));
+            let budget = u128::from(provider.strangers_budget.as_micros());
+            if owed.saturating_add(cap) > budget {
+                return Err(decline(Reason::STRANGERS_EXHAUSTED, budget, owed));
+            }
+        }
+        Ok(())
+    }
+
+    /// Caps of holds and agreements that may still be used.
+    fn reserved(&self, of: impl Fn(AccountId) -> bool) -> u128 {
+        let holds = self
+            .holds
+            .values()
+            .filter(|hold| of(hold.request.body().account))
+            .map(|hold| u128::from(hold.quote.body().cap.as_micros()));
+        let deals = self
+            .deals
+            .values()
+            .filter(|deal| of(deal.account()))
+            .map(|deal| u128::from(deal.reserved().as_micros()));
+        holds.chain(deals).sum()
+    }
+
+    fn countered_quote(&self, request: &Verified<Request>) -> Result<Option<&Hold>, Decline> {
+        let Some(quote) = request.body().counter else {
+            return Ok(None);
+        };
+        let hold = self.holds.get(&quote).ok_or(Reason::QUOTE_UNKNOWN)?;
+        if hold.request.signer() != request.signer()
+            || hold.request.body().job != request.body().job
+        {
+            return Err(Reason::QUOTE_UNKNOWN.into());
+        }
+        Ok(Some(hold))
+    }
+
+    fn price(
+        &self,
+        core: &Core,
+        provider: &ProviderConfig,
+        offer: &Verified<Offer>,
+        request: &Verified<Request>,
+        countered: Option<&Hold>,
+    ) -> Result<Quote, Decline> {
+        let asked = request.body();
+        let prices = match countered {
+            Some(hold) => counter_prices(provider, hold.quote.body(), asked.budget)?,
+            None => offer.body().prices.clone(),
+        };
+        let units = asked.work.unit_count().max(1);
+        let unit_budget = Amount::from_micros(asked.budget.as_micros() / u64::from(units));
+        let (run_max, unit_cap, cap) = match &asked.work {
+            // A lease runs until its budget is used up.
+            Work::Lease { .. } => (asked.needs.run_max, asked.budget, asked.budget),
+            Work::Job | Work::Array { .. } => {
+                let (run_max, cap) = affordable_run(&prices, asked.needs.run_max, unit_budget)?;
+                (run_max, cap, times(cap, units))
+            }
+        };
+        let timing = &core.config.timing;
+        let device = rank::device_for(offer.body(), &asked.needs)?;
+        Ok(Quote {
+            request: RequestId(request.hash()),
+            offer: OfferId(offer.hash()),
+            account: core.config.account,
+            client: request.signer(),
+            client_account: asked.account,
+            job: asked.job,
+            attempt: asked.attempt,
+            work: asked.work.clone(),
+            prices,
+            unit_cap,
+            cap,
+            run_max,
+            transfer_max: Millis::from(timing.transfer_max),
+            collect_max: Millis::from(timing.collect_max),
+            start_expected: core.now.wall,
+            duration_expected: run_max,
+            missing: List::truncated(self.missing(core.now.wall, asked)),
+            device,
+            terms: offer.body().terms.clone(),
+            extensions: Extensions::default(),
+        })
+    }
+
+    /// Which of spec and inputs this client's account has not sent before.
+    fn missing(&self, now: Wall, request: &Request) -> Vec<u16> {
+        std::iter::once(&request.spec)
+            .chain(request.inputs.iter())
+            .enumerate()
+            .filter(|(_, blob)| !self.keeps(now, request.account, blob.blob))
+            .filter_map(|(n, _)| u16::try_from(n).ok())
+            .collect()
+    }
+
+    fn keeps(&self, now: Wall, account: AccountId, blob: BlobId) -> bool {
+        (self.kept.get(&(account, blob))).is_some_and(|until| *until > now)
+    }
+
+    /// Signs the quote, with its hold; for a take, with the agreement.
+    fn hold(
+        &mut self,
+        core: &mut Core,
+        offer: Verified<Offer>,
+        request: Verified<Request>,
+        quote: Quote,
+    ) -> Answer {
+        if let Some(countered) = request.body().counter {
+            self.release(core, countered);
+        }
+        let take = request.body().take;
+        let quote = core.sign_until(core.now.wall.after(core.config.timing.hold), quote);
+        let record = if take {
+            Record::QuotedFirm {
+                offer: offer.clone(),
+                request: request.clone(),
+                quote: quote.clone(),
+            }
+        } else {
+            Record::Quoted {
+                offer: offer.clone(),
+                request: request.clone(),
+                quote: quote.clone(),
+            }
+        };
+        let lsn = core.persist(record);
+        if take {
+            if let Ok(deal) = Deal::new(offer, request, quote.clone(), None) {
+                self.commit(core, lsn, deal, Vec::new());
+            }
+        } else {
+            let id = QuoteId(quote.hash());
+            self.holds.insert(
+                id,
+                Hold {
+                    offer,
+                    request,
+                    quote: quote.clone(),
+                },
+            );
+            // The client's answer may be on its way when the quote runs out.
+            let until = core.config.timing.hold + core.config.timing.hold_grace;
+            core.wake(Timer::Hold(id), until);
+        }
+        Answer::Quoted(Box::new(quote), lsn)
+    }
+
+    /// Frees a hold. That is written down, though nothing waits for it: else a
+    /// restart would bring the hold back beside those that took its place.
+    pub(super) fn release(&mut self, core: &mut Core, quote: QuoteId) {
+        if self.end_hold(core, quote) {
+            core.persist(Record::Closed {
+                agreement: quote.into(),
+                reason: Reason::QUOTE_EXPIRED,
+            });
+        }
+    }
+
+    pub(super) fn end_hold(&mut self, core: &mut Core, quote: QuoteId) -> bool {
+        core.timers.clear(Timer::Hold(quote));
+        self.holds.remove(&quote).is_some()
+    }
+
+    pub(crate) fn on_release(&mut self, core: &mut Core, from: PeerId, quote: QuoteId) {
+        if self
+            .holds
+            .get(&quote)
+            .is_some_and(|hold| hold.request.signer() == from)
+        {
+            self.release(core, quote);
+        }
+    }
+}
+
+fn send_answer(core: &mut Core, client: PeerId, request: RequestId, answer: &Answer) {
+    match answer {
+        Answer::Quoted(quote, lsn) => core.send_after(*lsn, client, Frame::Quoted(quote.raw())),
+        Answer::Declined(decline) => core.send(client, Frame::Declined(request, *decline)),
+    }
+}
+
+fn check_access(provider: &ProviderConfig, request: &Request, local: bool) -> Result<(), Decline> {
+    let known = provider.knows(request.account);
+    let open = provider.offer.terms.strangers && (local || !provider.local_only);
+    if known || open {
+        Ok(())
+    } else {
+        Err(Reason::NOT_ALLOWED.into())
+    }
+}
+
+fn check_terms(offer: &Verified<Offer>, request: &Request) -> Result<(), Decline> {
+    if request.take && !offer.body().firm {
+        return Err(Reason::NOT_FIRM.into());
+    }
+    if request.take && request.counter.is_some() {
+        return Err(Reason::COUNTER_REFUSED.into());
+    }
+    if request.confidentiality != Confidentiality::NONE {
+        return Err(Reason::UNSUPPORTED_TERMS.into());
+    }
+    if matches!(request.work, Work::Lease { .. }) && request.take {
+        return Err(Reason::NO_SUCH_WORK.into());
+    }
+    let bytes = request
+        .inputs
+        .iter()
+        .fold(request.spec.bytes, |sum, input| {
+            sum.saturating_add(input.bytes)
+        })
+        .saturating_add(request.needs.output_bytes_max);
+    if bytes > offer.body().storage_bytes {
+        return Err(Decline {
+            reason: Reason::TOO_LARGE,
+            need: bytes,
+            have: offer.body().storage_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// How long a run the budget pays, and what it costs at most.
+fn affordable_run(
+    prices: &Prices,
+    run_max: Millis,
+    budget: Amount,
+) -> Result<(Millis, Amount), Decline> {
+    let cap_of = |run: Millis| crate::units::cost(&crate::offer::run_usage(run), prices);
+    if let Some(cap) = cap_of(run_max).filter(|cap| *cap <= budget) {
+        return Ok((run_max, cap));
+    }
+    let fixed = cap_of(Millis::new(0)).unwrap_or(Amount::MAX);
+    let over = Decline {
+        reason: Reason::OVER_BUDGET,
+        need: fixed.as_micros(),
+        have: budget.as_micros(),
+    };
+    let per_ms = prices
+        .iter()
+        .find(|price| price.meter == Meter::GPU_MS)
+        .ok_or(over)?;
+    let left = u128::from(budget.saturating_sub(fixed).as_micros()) * u128::from(per_ms.per);
+    let run = left
+        .checked_div(u128::from(per_ms.amount.as_micros()))
+        .unwrap_or(0);
+    let run = Millis::new(u64::try_from(run).unwrap_or(u64::MAX).min(run_max.get()));
+    match cap_of(run).filter(|cap| *cap <= budget && run > Millis::new(0)) {
+        Some(cap) => Ok((run, cap)),
+        None => Err(over),
+    }
+}
+
+/// Prices scaled down to a proposal, if that is within the operator's bounds.
+fn counter_prices(
+    provider: &ProviderConfig,
+    quoted: &Quote,
+    proposal: Amount,
+) -> Result<Prices, Decline> {
+    let refused = Decline {
+        reason: Reason::COUNTER_REFUSED,
+        need: lowest(provider, quoted.cap).as_micros(),
+        have: proposal.as_micros(),
+    };
+    if proposal < lowest(provider, quoted.cap) || quoted.cap == Amount::ZERO {
+        return Err(refused);
+    }
+    let scaled = |price: &Price| {
+        let amount = u128::from(price.amount.as_micros()) * u128::from(proposal.as_micros())
+            / u128::from(quoted.cap.as_micros());
+        Price {
+            amount: Amount::from_micros(u64::try_from(amount).unwrap_or(u64::MAX)),
+            ..*price
+        }
+    };
+    Ok(List::truncated(quoted.prices.iter().map(scaled).collect()))
+}
+
+fn lowest(provider: &ProviderConfig, cap: Amount) -> Amount {
+    let kept = 100 - u128::from(provider.discount_percent_max.min(100));
+    let lowest = (u128::from(cap.as_micros()) * kept).div_ceil(100);
+    Amount::from_micros(u64::try_from(lowest).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,163 @@
+//! Rebuilding work from records.
+
+use super::*;
+
+/// Rebuilding from records.
+impl Seller {
+    pub(crate) fn replay(&mut self, core: &mut Core, ledger: &mut Ledger, record: &Record) {
+        match record {
+            Record::Offered(offer) => self.remember_offer(core, offer.clone()),
+            Record::Withdrew(withdrawal) => {
+                self.sequence = self.sequence.max(withdrawal.body().sequence);
+                self.live = None;
+            }
+            Record::Quoted {
+                offer,
+                request,
+                quote,
+            } => {
+                let hold = Hold {
+                    offer: offer.clone(),
+                    request: request.clone(),
+                    quote: quote.clone(),
+                };
+                self.answer_again(request, quote);
+                self.holds.insert(QuoteId(quote.hash()), hold);
+            }
+            Record::QuotedFirm {
+                offer,
+                request,
+                quote,
+            } => {
+                self.answer_again(request, quote);
+                if let Ok(deal) = Deal::new(offer.clone(), request.clone(), quote.clone(), None) {
+                    self.replay_commit(core, deal);
+                }
+            }
+            Record::AgreedTo(agreement) => {
+                let Some(hold) = self.holds.remove(&agreement.body().quote) else {
+                    return;
+                };
+                let deal = Deal::new(
+                    hold.offer,
+                    hold.request,
+                    hold.quote,
+                    Some(agreement.clone()),
+                );
+                if let Ok(deal) = deal {
+                    self.replay_commit(core, deal);
+                }
+            }
+            Record::Receipted(receipt) => {
+                if let Some(deal) = self.deals.get_mut(&receipt.body().key.agreement) {
+                    let parties = deal_parties(&deal.deal);
+                    ledger.earn(
+                        core,
+                        parties,
+                        ReceiptId(receipt.hash()),
+                        receipt.body().amount,
+                    );
+                    deal.adopt(receipt.clone(), Lsn(0));
+                }
+            }
+            Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
+            Record::Closed { agreement, .. } => self.replay_closed(*agreement),
+            _ => {}
+        }
+    }
+
+    fn replay_closed(&mut self, id: AgreementId) {
+        self.holds.remove(&QuoteId::from(id));
+        if let Some(deal) = self.deals.get_mut(&id)
+            && deal.stage != Stage::Closed
+        {
+            deal.stage = Stage::Closed;
+            self.forget_old(id);
+        }
+    }
+
+    fn answer_again(&mut self, request: &Verified<Request>, quote: &Verified<Quote>) {
+        let id = RequestId(request.hash());
+        self.answers
+            .insert(id, Answer::Quoted(Box::new(quote.clone()), Lsn(0)));
+        self.answers_order.push_back(id);
+        if self.answers_order.len() > ANSWERS_KEPT
+            && let Some(oldest) = self.answers_order.pop_front()
+        {
+            self.answers.remove(&oldest);
+        }
+    }
+
+    fn replay_commit(&mut self, core: &Core, deal: Deal) {
+        let quote = deal.quote().body();
+        let until = core.now.mono.after(core.config.timing.interrupted_max);
+        let committed = Committed {
+            stage: Stage::Interrupted,
+            queue: quote.work.units().into(),
+            running: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            issued: BTreeMap::new(),
+            until,
+            frames: 0,
+            progress: (0, 0),
+            cancelled: false,
+            next_index: 0,
+            resends: 0,
+            deal,
+        };
+        self.deals.insert(committed.deal.id(), committed);
+    }
+
+    fn replay_judged(
+        &mut self,
+        core: &Core,
+        ledger: &mut Ledger,
+        acceptance: &Verified<Acceptance>,
+    ) {
+        let body = acceptance.body();
+        let Some(deal) = self.deals.get_mut(&body.key.agreement) else {
+            return;
+        };
+        let parties = deal_parties(&deal.deal);
+        if let Some(issued) = deal.issued.get_mut(&(body.key.unit, body.key.index)) {
+            issued.verdict = Some(body.verdict);
+            if matches!(body.verdict, Verdict::Disputed(_)) {
+                ledger.dispute(core, parties, body.receipt);
+            }
+        }
+    }
+
+    /// After replay: holds that still stand, and receipts that wait.
+    pub(crate) fn resume(&mut self, core: &mut Core) {
+        let grace = core.config.timing.hold_grace;
+        self.holds
+            .retain(|_, hold| hold.quote.expires().after(grace) > core.now.wall);
+        let ids: Vec<(QuoteId, Wall)> = self
+            .holds
+            .iter()
+            .map(|(id, hold)| (*id, hold.quote.expires()))
+            .collect();
+        for (id, expires) in ids {
+            let left = expires.since(core.now.wall).min(core.config.timing.hold) + grace;
+            core.wake(Timer::Hold(id), left);
+        }
+        let open: Vec<AgreementId> = self
+            .deals
+            .iter()
+            .filter(|(_, deal)| deal.stage != Stage::Closed)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in open {
+            let Some(deal) = self.deals.get_mut(&id) else {
+                continue;
+            };
+            // All units are receipted: only the client's word is missing.
+            if deal.queue.is_empty() {
+                self.reported(core, id);
+            } else {
+                core.timers.set(Timer::Deal(id), deal.until);
+            }
+        }
+        self.slots_kept = self.slots_used();
+    }
+}

@@ -1,0 +1,347 @@
+//! What executors say, and the receipts that follow from it.
+
+use super::*;
+
+/// Executions.
+impl Seller {
+    pub(crate) fn on_execution(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: ExecutionId,
+        event: ExecutionEvent,
+    ) {
+        let Some(deal) = self.deals.get_mut(&id.agreement) else {
+            return;
+        };
+        if !deal.running.contains_key(&id.unit) {
+            return;
+        }
+        match event {
+            ExecutionEvent::Progress { done, total } => {
+                deal.progress = (done, total);
+                send_progress(core, id, deal);
+            }
+            ExecutionEvent::Log(line) => {
+                deal.frames += 1;
+                let frame = Frame::Log(LogLine {
+                    agreement: id.agreement,
+                    unit: id.unit,
+                    number: deal.frames,
+                    at: core.now.wall,
+                    line: Text::<LOG_LINE_BYTES_MAX>::lossy(&line),
+                });
+                core.send(deal.deal.client(), frame);
+            }
+            ExecutionEvent::Interim(usage) => self.interim(core, ledger, id, usage),
+            ExecutionEvent::Finished { outputs, usage } => {
+                self.report(core, ledger, id, Outcome::Completed, outputs, usage);
+            }
+            ExecutionEvent::Failed { reason, usage } => {
+                let outcome = if deal.is_used_up() {
+                    Outcome::Completed
+                } else if deal.cancelled {
+                    Outcome::Cancelled
+                } else {
+                    Outcome::failed(reason)
+                };
+                self.report(core, ledger, id, outcome, Vec::new(), usage);
+            }
+        }
+    }
+
+    /// A part of a lease: receipted, as long as the client keeps accepting.
+    fn interim(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: ExecutionId,
+        usage: Vec<Usage>,
+    ) {
+        let Some(deal) = self.deals.get(&id.agreement) else {
+            return;
+        };
+        let is_lease = matches!(deal.deal.quote().body().work, Work::Lease { .. });
+        if !is_lease {
+            return;
+        }
+        let disputed = |issued: &Issued| matches!(issued.verdict, Some(Verdict::Disputed(_)));
+        if deal.unjudged() > 1 || deal.issued.values().any(disputed) {
+            // Two parts without an answer, or one that won't be paid: no more
+            // on credit.
+            core.output(Output::Stop(id));
+            return;
+        }
+        self.issue(
+            core,
+            ledger,
+            id,
+            Outcome::Completed,
+            Vec::new(),
+            usage,
+            false,
+        );
+        if self
+            .deals
+            .get(&id.agreement)
+            .is_some_and(Committed::is_used_up)
+        {
+            core.output(Output::Stop(id));
+        }
+    }
+
+    fn report(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: ExecutionId,
+        outcome: Outcome,
+        outputs: Vec<ProvidedOutput>,
+        usage: Vec<Usage>,
+    ) {
+        self.issue(core, ledger, id, outcome, outputs, usage, true);
+        let Some(deal) = self.deals.get_mut(&id.agreement) else {
+            return;
+        };
+        deal.running.remove(&id.unit);
+        if !deal.running.is_empty() {
+            return;
+        }
+        let more = !deal.queue.is_empty() && !deal.cancelled;
+        if more && matches!(outcome, Outcome::Completed) {
+            return self.start(core, Lsn(0), id.agreement);
+        }
+        self.reported(core, id.agreement);
+    }
+
+    /// No more work here: receipts wait to be judged.
+    pub(super) fn reported(&mut self, core: &mut Core, id: AgreementId) {
+        let Some(deal) = self.deals.get_mut(&id) else {
+            return;
+        };
+        if !deal.queue.is_empty() {
+            // Units that will never run leave no receipt: without this a
+            // restart would bring them back, beside what took their slot.
+            deal.queue.clear();
+            core.persist(Record::Closed {
+                agreement: id,
+                reason: Reason::CANCELLED,
+            });
+        }
+        deal.stage = Stage::Reported;
+        deal.resends = 0;
+        deal.until = core
+            .now
+            .mono
+            .after(deal.deal.quote().body().collect_max.duration());
+        core.wake(Timer::Deal(id), core.config.timing.resend);
+        self.close_if_judged(core, id);
+    }
+
+    /// Signs and sends a receipt.
+    #[expect(clippy::too_many_arguments, reason = "a receipt says all of this")]
+    fn issue(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: ExecutionId,
+        outcome: Outcome,
+        outputs: Vec<ProvidedOutput>,
+        usage: Vec<Usage>,
+        last: bool,
+    ) {
+        let Some(deal) = self.deals.get_mut(&id.agreement) else {
+            return;
+        };
+        let index = deal.next_index_of(id.unit);
+        let (request, quote) = (deal.deal.request().body(), deal.deal.quote().body());
+        let usage = clip_usage(usage, quote);
+        let mut due = amount_due(quote, outcome, &usage).unwrap_or(quote.unit_cap);
+        if matches!(quote.work, Work::Lease { .. }) {
+            due = due.min(quote.cap.saturating_sub(deal.receipted()));
+        }
+        let receipt = Receipt {
+            key: ReceiptKey {
+                agreement: id.agreement,
+                unit: id.unit,
+                attempt: quote.attempt,
+                index,
+                last,
+            },
+            outcome,
+            program: request.spec.blob,
+            inputs: inputs_hash(&request.inputs),
+            outputs: output_refs(&outputs),
+            started: deal.running.get(&id.unit).copied().unwrap_or(core.now.wall),
+            ended: core.now.wall,
+            usage: List::truncated(usage),
+            amount: due,
+            verification: Verification::HASHES,
+            extensions: Extensions::default(),
+        };
+        let receipt = core.sign(receipt);
+        let inline = inline_outputs(outputs);
+        let lsn = core.persist(Record::Receipted(receipt.clone()));
+        let frame = Frame::Receipt(receipt.raw(), List::truncated(inline.clone()));
+        core.send_after(lsn, deal.deal.client(), frame);
+        keep_outputs(core, quote, receipt.body());
+        let name = ReceiptId(receipt.hash());
+        ledger.earn(core, deal_parties(&deal.deal), name, due);
+        core.tell_after(
+            lsn,
+            Event::Receipted {
+                agreement: id.agreement,
+                receipt: name,
+                amount: due,
+            },
+        );
+        deal.issued.insert(
+            (id.unit, index),
+            Issued {
+                receipt,
+                inline,
+                verdict: None,
+                lsn,
+            },
+        );
+    }
+
+    /// Ends all units that are not receipted, for one reason.
+    pub(super) fn fail_all(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: AgreementId,
+        reason: Reason,
+    ) {
+        let Some(deal) = self.deals.get_mut(&id) else {
+            return;
+        };
+        let running: Vec<u32> = deal.running.keys().copied().collect();
+        let next = deal.queue.front().copied();
+        let outcome = Outcome::failed(reason);
+        for unit in running
+            .iter()
+            .copied()
+            .chain(next.filter(|_| running.is_empty()))
+        {
+            let execution = ExecutionId {
+                agreement: id,
+                unit,
+            };
+            if running.contains(&unit) {
+                core.output(Output::Stop(execution));
+            }
+            self.issue(
+                core,
+                ledger,
+                execution,
+                outcome,
+                Vec::new(),
+                Vec::new(),
+                true,
+            );
+        }
+        if let Some(deal) = self.deals.get_mut(&id) {
+            deal.running.clear();
+        }
+        self.reported(core, id);
+    }
+}
+
+impl Committed {
+    fn next_index_of(&mut self, unit: u32) -> u32 {
+        match self.deal.quote().body().work {
+            Work::Lease { .. } => {
+                let index = self.next_index;
+                self.next_index += 1;
+                index
+            }
+            Work::Job | Work::Array { .. } => {
+                u32::try_from(self.issued.range((unit, 0)..=(unit, u32::MAX)).count()).unwrap_or(0)
+            }
+        }
+    }
+}
+
+/// Never more device time than was agreed: an executor's clock may run over.
+fn clip_usage(usage: Vec<Usage>, quote: &Quote) -> Vec<Usage> {
+    let clip = |line: Usage| match line.meter {
+        Meter::GPU_MS => Usage {
+            quantity: line.quantity.min(quote.run_max.get()),
+            ..line
+        },
+        _ => line,
+    };
+    usage.into_iter().map(clip).collect()
+}
+
+/// Outputs stay until their client has had the agreed time to collect them.
+fn keep_outputs(core: &mut Core, quote: &Quote, receipt: &Receipt) {
+    let until = core.now.wall.after(quote.collect_max.duration());
+    for output in receipt.outputs.iter() {
+        core.output(Output::Retain {
+            blob: output.blob.blob,
+            until,
+        });
+    }
+}
+
+fn output_refs(outputs: &[ProvidedOutput]) -> List<OutputRef, OUTPUTS_MAX> {
+    let refs = outputs.iter().map(|output| OutputRef {
+        name: output.name.clone(),
+        blob: output.blob,
+    });
+    List::truncated(refs.collect())
+}
+
+/// Outputs small enough to travel with the receipt.
+fn inline_outputs(outputs: Vec<ProvidedOutput>) -> Vec<InlineBlob> {
+    let mut left = INLINE_BYTES_MAX;
+    let mut inline = Vec::new();
+    for output in outputs {
+        let Some(bytes) = output.inline.filter(|bytes| bytes.len() <= left) else {
+            continue;
+        };
+        if inline.len() == INLINE_BLOBS_MAX {
+            break;
+        }
+        left -= bytes.len();
+        if let Ok(bytes) = Bytes::new(bytes) {
+            inline.push(InlineBlob {
+                blob: output.blob.blob,
+                bytes,
+            });
+        }
+    }
+    inline
+}
+
+/// A client that asks after an agreement that it has judged completely is a
+/// restored backup: it gets what it has lost, and need not buy it again.
+pub(super) fn resend_lost(core: &mut Core, id: AgreementId, deal: &Committed, shown: &[ReceiptId]) {
+    let client = deal.deal.client();
+    let mut lost = (deal.issued.values())
+        .filter(|issued| !shown.contains(&ReceiptId(issued.receipt.hash())))
+        .peekable();
+    if lost.peek().is_none() {
+        return core.send(client, Frame::Lost(id));
+    }
+    for issued in lost {
+        let inline = List::truncated(issued.inline.clone());
+        let frame = Frame::Receipt(issued.receipt.raw(), inline);
+        core.send_after(issued.lsn, client, frame);
+    }
+}
+
+pub(super) fn send_progress(core: &mut Core, id: ExecutionId, deal: &mut Committed) {
+    deal.frames += 1;
+    let frame = Frame::Progress(Progress {
+        agreement: id.agreement,
+        unit: id.unit,
+        number: deal.frames,
+        done: deal.progress.0,
+        total: deal.progress.1,
+    });
+    core.send(deal.deal.client(), frame);
+}
