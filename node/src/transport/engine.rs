@@ -53,7 +53,7 @@ const COMMANDS_AT_ONCE: usize = 32;
 const TICK: Duration = Duration::from_millis(500);
 /// Connections that open within this time of each other may be both sides' calls at once, or one
 /// side's by both transports.
-const DIALS_CROSS: Duration = Duration::from_secs(2);
+const DIALS_CROSS: Duration = Duration::from_millis(500);
 /// Longest that a clean stop waits, once for queues and once for connections.
 const WIND_DOWN: Duration = Duration::from_secs(1);
 /// Gossip doesn't say when a message has left; the last ones get this long.
