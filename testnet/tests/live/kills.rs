@@ -127,13 +127,15 @@ impl Stream {
 
     /// What was said before still holds, and nobody lacks what the other has.
     fn check(&mut self, network: &Network, place: &str) {
-        let [client, provider] = NODES.map(|name| Holdings::of(&network.api(name)).unwrap());
+        // Jobs go on meanwhile: each side is asked before whoever must have as much.
+        let [before, provider, client] =
+            [CLIENT, PROVIDER, CLIENT].map(|name| Holdings::of(&network.api(name)).unwrap());
         for (name, now) in [(CLIENT, &client), (PROVIDER, &provider)] {
             if let Some(before) = self.seen.get(name) {
                 now.holds_all_of(before, &format!("{place}: {name}"));
             }
         }
-        client.agrees_with(&provider, place);
+        client.agrees_with(&before, &provider, place);
         self.seen.insert(CLIENT, client);
         self.seen.insert(PROVIDER, provider);
     }
@@ -231,8 +233,9 @@ impl Holdings {
     }
 
     /// As the client: whatever one side got from the other, the other still has.
-    fn agrees_with(&self, provider: &Self, place: &str) {
-        for (id, bought) in &self.receipts {
+    /// `earlier` is what it held before the provider was asked.
+    fn agrees_with(&self, earlier: &Self, provider: &Self, place: &str) {
+        for (id, bought) in &earlier.receipts {
             assert!(
                 provider.receipt(*id).is_some(),
                 "{place}: the provider lacks {bought:?}"
@@ -245,19 +248,14 @@ impl Holdings {
             }
         }
         for earned in &provider.channels {
-            let paid = self
-                .channels
-                .iter()
-                .find(|paid| paid.channel == earned.channel);
-            let paid = paid.unwrap_or_else(|| panic!("{place}: the client lacks {earned:?}"));
-            assert!(
-                paid.sequence >= earned.sequence,
-                "{place}: {paid:?} {earned:?}"
-            );
-            assert!(
-                earned.sequence >= paid.acknowledged,
-                "{place}: {paid:?} {earned:?}"
-            );
+            let of = |side: &Self| {
+                let mut all = side.channels.iter();
+                all.find(|paid| paid.channel == earned.channel).cloned()
+            };
+            let paid = of(self).unwrap_or_else(|| panic!("{place}: the client lacks {earned:?}"));
+            let acknowledged = of(earlier).map_or(0, |paid| paid.acknowledged);
+            let in_step = paid.sequence >= earned.sequence && earned.sequence >= acknowledged;
+            assert!(in_step, "{place}: {paid:?} {earned:?} {acknowledged}");
         }
     }
 }
