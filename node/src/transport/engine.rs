@@ -51,6 +51,9 @@ const REPORTS: usize = 64;
 /// Commands taken in one turn, so that a busy driver does not starve the swarm.
 const COMMANDS_AT_ONCE: usize = 32;
 const TICK: Duration = Duration::from_millis(500);
+/// Connections that open within this time of each other may be both sides' calls at once, or one
+/// side's by both transports.
+const DIALS_CROSS: Duration = Duration::from_millis(500);
 /// Longest that a clean stop waits, once for queues and once for connections.
 const WIND_DOWN: Duration = Duration::from_secs(1);
 /// Gossip doesn't say when a message has left; the last ones get this long.
@@ -782,6 +785,27 @@ impl Engine {
             heard: Instant::now(),
             rtt: None,
         });
+        if inbound {
+            self.drop_stale(id, connection);
+        }
+    }
+
+    /// A node dials only whom it is not connected to. If a peer calls while we hold an older
+    /// connection to it, then that one broke on its side: it was killed and came back, and QUIC
+    /// tells nobody. Waiting for unanswered pings would lose all that is said meanwhile.
+    fn drop_stale(&mut self, id: PeerId, newest: ConnectionId) {
+        let stale: Vec<ConnectionId> = self
+            .peers
+            .get(&id)
+            .into_iter()
+            .flat_map(|peer| &peer.connections)
+            .filter(|open| open.id != newest && open.opened.elapsed() > DIALS_CROSS)
+            .map(|open| open.id)
+            .collect();
+        for connection in stale {
+            self.disconnected(id, connection);
+            self.swarm.close_connection(connection);
+        }
     }
 
     fn disconnected(&mut self, id: PeerId, connection: ConnectionId) {

@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    fs, io,
+    env, fs, io,
     net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -127,6 +127,12 @@ impl Node {
     /// A command for this node, as its operator would type it: `suanli …`.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        // What configures a node of whoever runs this is not for this node.
+        for (name, _) in env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"SUANLI_") {
+                command.env_remove(name);
+            }
+        }
         command.envs(self.environment());
         command
     }

@@ -1,0 +1,14 @@
+//! Networks of real nodes on loopback: what a simulation can't show, because
+//! it takes processes, disks, sockets and a device.
+//!
+//! The nodes run `suanli` and `suanli-worker` as they lie beside the tests;
+//! where they are missing, they are built once. After a change to the node,
+//! `cargo build --workspace --bins` (or a run of all tests) brings them up to
+//! date. All tests are named `live_…`, so that the test runner takes them one
+//! at a time.
+
+mod accuracy;
+mod jobs;
+mod kills;
+mod network;
+mod starting;

@@ -1,0 +1,65 @@
+//! What a node says when it can't start, and a command without a node.
+
+use std::{
+    fs::{self, Permissions},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+};
+
+use crate::network::{CLIENT, Network, said};
+
+const NO_DAEMON: i32 = 3;
+const UNUSABLE: i32 = 7;
+
+#[test]
+fn live_abuse_58_second_daemon_on_one_directory_exits_with_a_word() {
+    let network = Network::start(&[]);
+    let words = said(&network.suanli(CLIENT, &["node"]), UNUSABLE);
+    assert!(words.contains("is in use by process"), "{words}");
+    assert!(words.contains("a data directory of its own"), "{words}");
+    // The first one goes on.
+    said(&network.suanli(CLIENT, &["offer", "list"]), 0);
+}
+
+#[test]
+fn live_abuse_64_world_readable_key_is_refused_with_the_mend() {
+    let mut network = Network::start(&[]);
+    network.testnet.node_mut(CLIENT).unwrap().stop().unwrap();
+    let key = network.node(CLIENT).data_dir().join("node.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let words = said(&network.suanli(CLIENT, &["node"]), UNUSABLE);
+    assert!(
+        words.contains(&format!("chmod 600 {}", key.display())),
+        "{words}"
+    );
+
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    network.testnet.restart(CLIENT).unwrap();
+    network.testnet.wait_ready().unwrap();
+}
+
+#[test]
+fn live_busy_api_port_is_named() {
+    let mut network = Network::start(&[]);
+    network.testnet.node_mut(CLIENT).unwrap().stop().unwrap();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    let set = format!("api={address}");
+    let words = said(&network.suanli(CLIENT, &["node", "--set", &set]), UNUSABLE);
+    assert!(words.contains(&address), "{words}");
+    assert!(words.contains("stop what listens there"), "{words}");
+}
+
+#[test]
+fn live_missing_daemon_is_said_with_its_exit_code() {
+    let mut network = Network::start(&[]);
+    network.testnet.node_mut(CLIENT).unwrap().kill().unwrap();
+    // Killed, it left its address behind; stopped, it did not.
+    let words = said(&network.suanli(CLIENT, &["offer", "list"]), NO_DAEMON);
+    assert!(words.contains("suanli node"), "{words}");
+    network.testnet.restart(CLIENT).unwrap();
+    network.testnet.wait_ready().unwrap();
+    network.testnet.node_mut(CLIENT).unwrap().stop().unwrap();
+    let words = said(&network.suanli(CLIENT, &["offer", "list"]), NO_DAEMON);
+    assert!(words.contains("suanli node"), "{words}");
+}
