@@ -19,7 +19,12 @@ pub struct Bench {
     #[arg(long, global = true, value_name = "FILE")]
     results: Option<PathBuf>,
     /// Folder on the disk that is to be measured; what is made there is removed
-    #[arg(long, global = true, value_name = "DIR", default_value = "target/bench")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "target/bench"
+    )]
     work: PathBuf,
 }
 

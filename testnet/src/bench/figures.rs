@@ -214,8 +214,7 @@ mod tests {
         assert!(table.contains("aim: at least 0.900, reached"), "{table}");
         assert!(table.contains("skipped: not installed"), "{table}");
         let lines = report.lines().unwrap();
-        let first: serde_json::Value =
-            serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        let first: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
         assert_eq!(first["p50"], 0.93);
         assert_eq!(first["bench"], "store");
         assert_eq!(lines.lines().count(), 2);

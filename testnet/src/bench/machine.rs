@@ -117,7 +117,10 @@ impl Ticks {
         let all: u64 = cores.iter().take(8).sum();
         let idle: u64 = cores.iter().skip(3).take(2).sum();
         let own = own.rsplit_once(')')?.1.split_ascii_whitespace();
-        let own = own.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok());
+        let own = own
+            .skip(11)
+            .take(4)
+            .filter_map(|field| field.parse::<u64>().ok());
         Some(Self {
             all,
             busy: all - idle,

@@ -79,8 +79,13 @@ pub(super) fn run(
     let pid = node.process().context("the node's process")?.pid();
     let rest = Duration::from_secs(plan.rest);
     let alone = at_rest(pid, rest)?;
-    let stand_in = runtime.block_on(async { StandIn::start(&network, &listen(&api)?, plan.offers) })?;
-    let known = || api.get::<Status>("/v1/status").ok().map(|status| status.offers);
+    let stand_in =
+        runtime.block_on(async { StandIn::start(&network, &listen(&api)?, plan.offers) })?;
+    let known = || {
+        api.get::<Status>("/v1/status")
+            .ok()
+            .map(|status| status.offers)
+    };
     let all = u32::from(plan.offers);
     wait_for(PULLED_WITHIN, || (known() == Some(all)).then_some(()))
         .with_context(|| format!("the node knows {:?} of {all} offers", known()))?;
@@ -98,10 +103,18 @@ fn figures(plan: Plan, alone: Memory, full: Memory) -> Vec<Figure> {
     let offers = plan.offers;
     vec![
         Figure::one("a node alone, resident", "MiB", alone.resident),
-        Figure::one(format!("with {offers} offers, resident"), "MiB", full.resident)
-            .aim(Aim::Below(AIM_MIB)),
-        Figure::one(format!("with {offers} offers, its share"), "MiB", full.share)
-            .note("pages that it shares with others counted in part"),
+        Figure::one(
+            format!("with {offers} offers, resident"),
+            "MiB",
+            full.resident,
+        )
+        .aim(Aim::Below(AIM_MIB)),
+        Figure::one(
+            format!("with {offers} offers, its share"),
+            "MiB",
+            full.share,
+        )
+        .note("pages that it shares with others counted in part"),
     ]
 }
 

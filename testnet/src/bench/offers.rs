@@ -58,7 +58,12 @@ pub(super) fn offer(account: AccountId, delegation: RawDelegation, sequence: u64
 
 /// An offer that a node made which nobody will ever meet. `number` makes it
 /// different from others.
-pub(super) fn stranger(network: NetworkId, number: u8, issued: Wall, expires: Wall) -> Verified<Offer> {
+pub(super) fn stranger(
+    network: NetworkId,
+    number: u8,
+    issued: Wall,
+    expires: Wall,
+) -> Verified<Offer> {
     let node = Signer::new(&[number; 32], network);
     let mut secret = [number; 32];
     secret[0] ^= 0xff;
@@ -73,7 +78,11 @@ pub(super) fn stranger(network: NetworkId, number: u8, issued: Wall, expires: Wa
             extensions: Extensions::default(),
         },
     );
-    let offer = offer(account.public().account(), delegation.raw(), issued.as_millis());
+    let offer = offer(
+        account.public().account(),
+        delegation.raw(),
+        issued.as_millis(),
+    );
     node.sign(issued, expires, offer)
 }
 

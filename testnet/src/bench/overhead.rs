@@ -169,12 +169,22 @@ fn phases(lines: &[JobLine]) -> anyhow::Result<[f64; 6]> {
     };
     let steps = [
         at("taken", |event| matches!(event, JobEventInfo::Submitted))?,
-        at("asked for", |event| matches!(event, JobEventInfo::Asked { .. }))?,
-        at("quoted", |event| matches!(event, JobEventInfo::Quoted { .. }))?,
-        at("agreed", |event| matches!(event, JobEventInfo::Agreed { .. }))?,
+        at("asked for", |event| {
+            matches!(event, JobEventInfo::Asked { .. })
+        })?,
+        at("quoted", |event| {
+            matches!(event, JobEventInfo::Quoted { .. })
+        })?,
+        at("agreed", |event| {
+            matches!(event, JobEventInfo::Agreed { .. })
+        })?,
         at("begun", |event| matches!(event, JobEventInfo::Started))?,
-        at("accepted", |event| matches!(event, JobEventInfo::Accepted { .. }))?,
-        at("settled", |event| matches!(event, JobEventInfo::Settled { .. }))?,
+        at("accepted", |event| {
+            matches!(event, JobEventInfo::Accepted { .. })
+        })?,
+        at("settled", |event| {
+            matches!(event, JobEventInfo::Settled { .. })
+        })?,
     ];
     let mut phases = [0.0; 6];
     for (phase, pair) in phases.iter_mut().zip(steps.windows(2)) {
@@ -197,7 +207,10 @@ fn figures(ours: &[Timed], theirs: Vec<f64>, version: Option<String>) -> Vec<Fig
     if let Some(spread) = peer.spread {
         total = total.aim(Aim::Below(spread.p50));
     }
-    let mut figures = vec![total, of("submit to taken, durable", &|timed| timed.submitted)];
+    let mut figures = vec![
+        total,
+        of("submit to taken, durable", &|timed| timed.submitted),
+    ];
     for (n, phase) in PHASES.into_iter().enumerate() {
         figures.push(of(phase, &|timed| timed.phases[n]));
     }
