@@ -84,9 +84,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node until it is stopped
     Node(node::Command),
-    /// Runs a job: checks it, shows the ranked plan, asks, and brings the result
     Run(run::Command),
     /// Jobs of this node
     #[command(subcommand)]

@@ -146,12 +146,9 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         asks,
     };
     let (stop_server, server_stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(api::server::serve(
-        handle.clone(),
-        listener,
-        Token::new(identity.token.clone()),
-        async move { drop(server_stopped.await) },
-    ));
+    let stop = async move { drop(server_stopped.await) };
+    let token = Token::new(identity.token.clone());
+    let server = tokio::spawn(api::server::serve(handle.clone(), listener, token, stop));
     stop_on_signal(handle.clone());
     dir.write_api_address(&ApiAddress {
         address,

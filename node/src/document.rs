@@ -130,11 +130,11 @@ pub fn allowed<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str> + Clone
 pub(crate) fn with_suggestion(message: &str) -> String {
     let words = message.split('`').skip(1).step_by(2).collect::<Vec<_>>();
     let [wrong, known @ ..] = words.as_slice() else {
-        return message.to_owned();
+        return in_plain_words(message);
     };
     let is_choice = message.starts_with("unknown field") || message.starts_with("unknown variant");
     if !is_choice || known.is_empty() {
-        return message.to_owned();
+        return in_plain_words(message);
     }
     let what = if message.starts_with("unknown field") {
         "key"
@@ -147,6 +147,19 @@ pub(crate) fn with_suggestion(message: &str) -> String {
         wrong.escape_debug(),
         allowed(wrong, known)
     )
+}
+
+/// serde speaks of its own types, people write lists and text.
+fn in_plain_words(message: &str) -> String {
+    if let Some(key) = message.strip_prefix("missing field ") {
+        return format!("{key} is missing");
+    }
+    message
+        .replace(
+            "expected a sequence",
+            "expected a list, like [\"a\", \"b\"]",
+        )
+        .replace("expected a string", "expected text in quotes")
 }
 
 /// Levenshtein's distance.

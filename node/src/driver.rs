@@ -375,7 +375,13 @@ impl Driver {
         }
         if self.collect_at <= now {
             self.collect_at = now + COLLECT_EVERY;
-            self.hands.give(Chore::Collect { now: wall() }).await;
+            let needed = self.peer.needed_blobs();
+            self.hands
+                .give(Chore::Collect {
+                    now: wall(),
+                    needed,
+                })
+                .await;
         }
         self.step(Input::Tick).await;
     }
@@ -901,18 +907,15 @@ impl Driver {
             }
             Ask::Submit(order, reply) => self.submit(order, reply).await,
             Ask::Cancel(job, reply) => {
-                let open = self
-                    .peer
-                    .jobs()
-                    .iter()
-                    .any(|known| known.job == job && known.end.is_none());
+                let open = self.is_open(job);
                 if open {
                     self.step(Input::Command(Command::Cancel(job))).await;
                 }
                 let _ = reply.send(open);
             }
             Ask::Watch(job, reply) => {
-                let _ = reply.send(self.lines.watch(job));
+                let open = self.is_open(job);
+                let _ = reply.send(self.lines.watch(job, open));
             }
             Ask::Settle(channel, amount, reference, reply) => {
                 let ours = self
@@ -949,6 +952,10 @@ impl Driver {
             }
             Ask::Stop(reply) => self.stopping = Some(reply),
         }
+    }
+
+    fn is_open(&self, job: JobId) -> bool {
+        self.peer.job(job).is_some_and(|known| known.end.is_none())
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -995,7 +1002,7 @@ impl Driver {
             let _ = reply.send(Err(NotTaken::Store(trouble)));
             return;
         }
-        if self.peer.jobs().iter().any(|known| known.job == job) {
+        if self.peer.job(job).is_some() {
             let _ = reply.send(Ok(()));
             return;
         }

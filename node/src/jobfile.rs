@@ -11,7 +11,10 @@
 //! refused with its line, what is wrong, and what is allowed. `docs/job-spec.md`
 //! describes every key.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use suanli_executor::{
@@ -44,6 +47,8 @@ pub struct PreparedJob {
     pub principal: String,
     /// What runs it.
     pub runtime: Runtime,
+    /// The file with the program's source.
+    pub source: PathBuf,
     /// The program, as the runtime reads it.
     pub graph: Graph,
     /// The program's bytes: they travel as a blob.
@@ -84,10 +89,10 @@ pub enum JobFileError {
     #[error(transparent)]
     Mistake(#[from] Mistake),
     /// The program is not valid. Its compiler's message, with its line marked.
-    #[error("{file}: the program is not valid\n{detail}")]
+    #[error("{}: the program is not valid\n{detail}", source_file.display())]
     Program {
-        /// The source.
-        file: String,
+        /// Its source.
+        source_file: PathBuf,
         /// For people.
         detail: String,
     },
@@ -115,11 +120,11 @@ impl PreparedJob {
     ///
     /// # Errors
     /// [`JobFileError::Program`] with the compiler's message.
-    pub async fn check(&self, worker: &WorkerProgram, file: &Path) -> Result<(), JobFileError> {
+    pub async fn check(&self, worker: &WorkerProgram) -> Result<(), JobFileError> {
         match worker.check(&self.graph).await {
             Ok(()) => Ok(()),
             Err(CheckError::Rejected { detail, .. }) => Err(JobFileError::Program {
-                file: file.display().to_string(),
+                source_file: self.source.clone(),
                 detail,
             }),
             Err(
@@ -223,6 +228,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
             None => String::new(),
         },
         runtime,
+        source: beside(document.path(), section.source.get_ref()),
         spec,
         inputs: program.inputs,
         outputs: program.outputs,
@@ -363,6 +369,12 @@ impl MarketToml {
             }
         }
     }
+}
+
+/// A path that counts from the job file's folder.
+fn beside(job_file: &Path, path: &str) -> PathBuf {
+    let folder = job_file.parent().unwrap_or_else(|| Path::new(""));
+    folder.join(path)
 }
 
 fn millis(duration: Duration) -> u64 {

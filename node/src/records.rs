@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use suanli_protocol::{
     deal::Deal,
     envelope::{EnvelopeError, Verified},
-    ids::{AgreementId, ChannelId, Hash, JobId, NetworkId, ReceiptId},
+    ids::{AgreementId, Hash, JobId, NetworkId, ReceiptId},
     receipt::{Acceptance, Receipt},
     record::{JobEnd, JobOrder, Record, RecordKey},
     units::Wall,
@@ -242,16 +242,6 @@ impl Archive {
     pub async fn receipts_by_prefix(&self, digits: &str) -> Result<Vec<ReceiptId>, ArchiveError> {
         Ok(hashes(self.keys_by_prefix(RECEIPT, digits).await?)
             .map(ReceiptId)
-            .collect())
-    }
-
-    /// Channels whose ids begin with `digits`.
-    ///
-    /// # Errors
-    /// [`ArchiveError`].
-    pub async fn channels_by_prefix(&self, digits: &str) -> Result<Vec<ChannelId>, ArchiveError> {
-        Ok(hashes(self.keys_by_prefix(CHANNEL, digits).await?)
-            .map(ChannelId)
             .collect())
     }
 }
@@ -500,3 +490,8 @@ fn job_story(records: Vec<Record>) -> Option<JobStory> {
         end,
     })
 }
+
+#[cfg(test)]
+pub(crate) mod dealt;
+#[cfg(test)]
+pub(crate) mod tests;

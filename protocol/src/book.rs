@@ -180,7 +180,7 @@ impl Book {
         let (peer, since) = (revocation.body().node, revocation.body().since);
         let key = (account, peer);
         if self.revoked.get(&key).is_some_and(|&known| known <= since)
-            || self.revoked.len() >= BOOK_OFFERS_MAX
+            || !self.make_room_for_revocation(account)
         {
             return Verdict::Ignore;
         }
@@ -250,6 +250,25 @@ impl Book {
             if *count == 0 {
                 self.per_account.remove(&offer.body().account);
             }
+        }
+    }
+
+    /// Whether one more revocation fits. When there are too many, those of
+    /// accounts that matter here take the place of those that don't.
+    fn make_room_for_revocation(&mut self, account: AccountId) -> bool {
+        if self.revoked.len() < BOOK_OFFERS_MAX {
+            return true;
+        }
+        let matters = |account: &AccountId| {
+            self.per_account.contains_key(account) || self.dealt_with.contains(account)
+        };
+        if !matters(&account) {
+            return false;
+        }
+        let other = self.revoked.keys().find(|(account, _)| !matters(account));
+        match other.copied() {
+            Some(key) => self.revoked.remove(&key).is_some(),
+            None => false,
         }
     }
 

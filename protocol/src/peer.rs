@@ -694,6 +694,11 @@ impl Peer {
         self.buyer.views()
     }
 
+    /// One of its jobs, while that is in memory.
+    pub fn job(&self, job: JobId) -> Option<JobView> {
+        self.buyer.view(job)
+    }
+
     /// Its work for others.
     pub fn work(&self) -> Vec<WorkView> {
         self.seller.views()
@@ -736,13 +741,21 @@ impl Peer {
             || self.seller.may_read(reader, agreement, blob)
     }
 
+    /// Blobs that open jobs and open work still need, whatever their retention.
+    pub fn needed_blobs(&self) -> BTreeSet<BlobId> {
+        self.buyer
+            .needed_blobs()
+            .chain(self.seller.needed_blobs())
+            .collect()
+    }
+
     /// What must hold after every step. For debug builds and simulations.
     ///
     /// # Errors
     /// The sentence that does not hold.
     pub fn check_invariants(&self) -> Result<(), String> {
         if let Some(provider) = &self.core.config.provider
-            && self.seller.slots_used() > provider.offer.slots.max(1)
+            && self.seller.slots_used() > self.seller.slots_allowed(provider.offer.slots)
         {
             return Err(format!(
                 "{} slots in use of {}",

@@ -193,6 +193,8 @@ pub struct Faults {
     pub disk_stall: f64,
     /// For how long.
     pub disk_stall_ms: [u64; 2],
+    /// How far a clock jumps at most, either way, while its node is down.
+    pub clock_jump_ms: u64,
     /// How often an execution fails through the provider.
     pub fail: f64,
     /// How often it fails through the job.
@@ -217,6 +219,7 @@ impl Default for Faults {
             disk_ms: [1, 8],
             disk_stall: 0.0,
             disk_stall_ms: [100, 1500],
+            clock_jump_ms: 0,
             fail: 0.0,
             job_fail: 0.0,
             hang: 0.0,

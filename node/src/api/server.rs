@@ -111,9 +111,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/work", get(accounts::work))
         .route("/v1/shutdown", post(accounts::shutdown))
         .route("/v1/plan", post(jobs::plan))
+        .route("/v1/jobs", post(jobs::submit))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel));
     let lookups = Router::new()
-        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/receipts", get(accounts::receipts))
         .route("/v1/receipts/{id}", get(accounts::receipt))

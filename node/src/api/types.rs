@@ -23,7 +23,23 @@
 //! | `POST /v1/shutdown` | | [`Status`], and the daemon stops cleanly |
 //!
 //! Every request carries `Authorization: Bearer TOKEN`; the token is in the
-//! data directory, readable by its owner. An error is an [`ApiError`].
+//! data directory, readable by its owner. Its `Host` names this server by a
+//! loopback name or the bound address, and an `Origin`, where there is one, is
+//! this server: else 403. JSON bodies say `Content-Type: application/json` and
+//! have at most 1 MiB. An error is an [`ApiError`].
+//!
+//! A prefix is four or more hex digits; of several things: 409, and the
+//! sentence names them; of none: 404. Too much at once: 429 and `Retry-After`.
+//!
+//! `POST /v1/blobs?hash=HEX`, where the uploader knows the hash: a blob that
+//! is here already is answered for without its bytes, which are best held back
+//! by `Expect: 100-continue`; other bytes than the hash names are refused. With
+//! `Content-Length: 0` it is a question: 200 if the blob is here, else 404. With a
+//! `Content-Length` a quota that is too small is known before any byte: 507.
+//!
+//! Lists have a `?limit=`: of jobs 50 and at most 200, of receipts 20 and at
+//! most 100, newest first. A list of jobs leaves [`JobInfo::outputs`] out. A
+//! job that is no longer in memory has the lines that the store remembers.
 
 use serde::{Deserialize, Serialize};
 use suanli_protocol::{
@@ -74,6 +90,7 @@ pub struct Status {
 pub struct PeerInfo {
     pub peer: PeerId,
     pub address: String,
+    /// For how long.
     pub connected_ms: u64,
     pub rtt_us: Option<u64>,
     pub agent: String,

@@ -494,3 +494,67 @@ fn unknown(field: &'static str, text: &str, names: impl Iterator<Item = &'static
 fn cut(text: &str) -> String {
     text.chars().take(80).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::dealt;
+
+    fn refused(change: impl FnOnce(&mut Submission)) -> String {
+        let mut submission = dealt::submission(1);
+        change(&mut submission);
+        let budget = Amount::from_micros(1);
+        order(&submission, budget, InlineBlobs::default())
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_submission_that_names_no_price_gets_the_nodes_default() {
+        let mut submission = dealt::submission(1);
+        let default = Amount::from_micros(7);
+        let ordered =
+            |submission: &Submission| order(submission, default, InlineBlobs::default()).unwrap();
+        assert_eq!(ordered(&submission).budget, default);
+        submission.max_price = Some(Amount::from_micros(9));
+        submission.device = Some("gpu".to_owned());
+        submission.features = vec!["f16".to_owned()];
+        let order = ordered(&submission);
+        assert_eq!(order.budget, Amount::from_micros(9));
+        assert_eq!(order.needs.device, Some(DeviceKind::GPU));
+        assert_eq!(&*order.needs.features, [Feature::F16]);
+        assert_eq!((&*order.principal, order.take), ("default", true));
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_with_what_is_allowed() {
+        let long = "n".repeat(65);
+        for (sentence, says) in [
+            (refused(|s| s.name = long.clone()), "up to 64 bytes"),
+            (refused(|s| s.principal = "a\u{202e}b".into()), "U+202E"),
+            (
+                refused(|s| s.runtime = "cuda".into()),
+                "wgsl, wasm, model, oci",
+            ),
+            (refused(|s| s.device = Some("tpu".into())), "cpu, gpu, npu"),
+            (
+                refused(|s| s.features = vec!["f64".into()]),
+                "f16, subgroups",
+            ),
+            (refused(|s| s.run_ms = 0), "run_ms is 0"),
+            (refused(|s| s.memory_bytes = 0), "memory_bytes is 0"),
+            (refused(|s| s.run_ms = u64::MAX), "604800000"),
+            (refused(|s| s.total_ms = 999), "less than run_ms (1000)"),
+            (
+                refused(|s| s.regions = vec!["CN-BJ".into(); 17]),
+                "17 regions",
+            ),
+            (
+                refused(|s| s.inputs = vec![dealt::blob(b"x"); 257]),
+                "257 inputs",
+            ),
+        ] {
+            assert!(sentence.contains(says), "{sentence}");
+        }
+    }
+}

@@ -3,9 +3,10 @@
 //! Each check is a line: what was looked at, what was found, and, where
 //! something is missing, what to do. It changes nothing.
 
-use std::{fmt, net::TcpListener, path::Path};
+use std::{fmt, net::TcpListener};
 
 use serde::Serialize;
+use serde_json::json;
 use suanli_executor::{Adapter, Confinement, WorkerProgram};
 use suanli_protocol::ids::NetworkId;
 
@@ -53,29 +54,37 @@ impl fmt::Display for Found {
 
 pub(super) async fn run(context: &Context) -> Result<(), Failure> {
     let checks = examine(context).await;
-    context.answer(&checks, |checks| {
-        let mut table = Table::new(&["check", "", "found"]);
-        for check in checks {
-            table.row([
-                check.what.into(),
-                check.found.to_string(),
-                check.detail.clone(),
-            ]);
-        }
-        table.render(0)
-    });
     let broken = checks.iter().filter(|check| check.found == Found::Broken);
-    match broken.count() {
-        0 => Ok(()),
-        // The table says it all; with JSON it is printed already, too.
-        count => Err(Failure::new(
+    let failure = match broken.count() {
+        0 => None,
+        count => Some(Failure::new(
             Exit::Unusable,
             format!(
-                "{count} of {} checks failed; each line above says what to do",
+                "{count} of {} checks failed; each says what to do",
                 checks.len()
             ),
         )),
+    };
+    match failure {
+        // One JSON value in all: the failure carries the checks.
+        Some(failure) if context.json() => Err(failure.with("checks", json!(checks))),
+        failure => {
+            context.answer(&checks, |checks| table(checks));
+            failure.map_or(Ok(()), Err)
+        }
     }
+}
+
+fn table(checks: &[Check]) -> String {
+    let mut table = Table::new(&["check", "", "found"]);
+    for check in checks {
+        table.row([
+            check.what.into(),
+            check.found.to_string(),
+            check.detail.clone(),
+        ]);
+    }
+    table.render(0)
 }
 
 async fn examine(context: &Context) -> Vec<Check> {
@@ -147,11 +156,11 @@ async fn worker(config: &Config) -> Vec<Check> {
         Ok(program) => program,
         Err(error) => return vec![broken("worker", error.to_string())],
     };
-    let path = config
-        .worker
-        .as_deref()
-        .unwrap_or_else(|| Path::new("beside suanli"));
-    let mut checks = vec![ok("worker", path.display().to_string())];
+    let path = match &config.worker {
+        Some(path) => path.display().to_string(),
+        None => "suanli-worker, beside suanli".to_owned(),
+    };
+    let mut checks = vec![ok("worker", path)];
     match program.probe().await {
         Ok((adapters, confinement)) => {
             checks.extend(self::adapters(&adapters));

@@ -1,5 +1,7 @@
 //! `suanli node`: the daemon.
 
+use std::io::IsTerminal as _;
+
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
@@ -98,6 +100,7 @@ fn log_to_stderr(config: &Config) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| wrong(error.to_string()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = match config.log_format {
         LogFormat::Text => builder.try_init(),

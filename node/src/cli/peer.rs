@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::{
     context::Context,
     exit::Failure,
-    screen::{Table, age},
+    screen::{Table, rough},
 };
 use crate::api::types::PeerInfo;
 
@@ -49,7 +49,7 @@ fn table(peers: &[PeerInfo]) -> String {
             peer.region.clone().unwrap_or_else(|| "-".into()),
             if peer.offers { "yes" } else { "no" }.into(),
             rtt.unwrap_or_else(|| "-".into()),
-            age(peer.connected_ms),
+            rough(peer.connected_ms),
             peer.address.clone(),
             peer.agent.clone(),
         ]);

@@ -112,8 +112,13 @@ impl From<PolicyArg> for Policy {
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let job = self.read(context).await?;
+        self.go(context, &job).await
+    }
+
+    /// Everything that needs a daemon.
+    async fn go(&self, context: &Context, job: &PreparedJob) -> Result<(), Failure> {
         let client = context.client()?;
-        let submission = name_blobs(&job).await?;
+        let submission = name_blobs(job).await?;
         let plan: PlanInfo = client.post_job("/v1/plan", &submission).await?;
         if self.dry_run {
             context.answer(&plan, plan::text);
@@ -124,7 +129,7 @@ impl Command {
         }
         plan::require_candidate(&plan)?;
         self.ask(context)?;
-        upload(&client, &job, &submission).await?;
+        upload(&client, job, &submission).await?;
         let Submitted { job: id } = client.post_job("/v1/jobs", &submission).await?;
         if self.detach {
             context.answer(&Submitted { job: id }, |_| {
@@ -133,7 +138,7 @@ impl Command {
             return Ok(());
         }
         let followed = follow::follow(context, &client, id).await?;
-        self.finish(context, &client, &job, followed).await
+        self.finish(context, &client, job, followed).await
     }
 
     /// The job, complete and correct, with the flags' values in place of the file's.
@@ -153,7 +158,7 @@ impl Command {
         }
         let config = context.load(Vec::new())?.config;
         let worker = WorkerProgram::find(config.worker.as_deref()).map_err(JobFileError::Check)?;
-        job.check(&worker, &self.file).await?;
+        job.check(&worker).await?;
         Ok(job)
     }
 
@@ -271,3 +276,6 @@ fn changed(what: &str) -> Failure {
         format!("{what} changed while it was read; run it again when nothing writes to it");
     Failure::new(Exit::Usage, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,8 @@ fn collect(command: clap::Command, name: &str, texts: &mut Vec<String>) {
     let help = shown.render_long_help().to_string();
     let help = help.split("\nEverywhere:").collect::<Vec<_>>();
     let own = help.first().copied().unwrap_or_default();
-    texts.push(format!("======== {name}\n{}", own.trim_end()));
+    let lines = own.lines().map(str::trim_end).collect::<Vec<_>>();
+    texts.push(format!("======== {name}\n{}", lines.join("\n").trim_end()));
     for below in command.get_subcommands() {
         collect(
             below.clone(),

@@ -180,6 +180,18 @@ fn wrong_files_are_refused_in_words() {
 }
 
 #[test]
+fn every_key_is_documented() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for setting in settings::SETTINGS.iter() {
+        let name = setting.key.rsplit('.').next().unwrap();
+        let shown =
+            page.contains(&format!("`{name}`")) || page.contains(&format!("provide.{name}"));
+        assert!(shown, "{} is not in docs/configuration.md", setting.key);
+    }
+}
+
+#[test]
 fn a_misspelt_variable_or_flag_is_refused() {
     let wrong = load_with("", &[("SUANLI_REGOIN", "x")], &[]).unwrap_err();
     assert_eq!(

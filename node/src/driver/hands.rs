@@ -9,6 +9,7 @@
 //! emptied at every start, for nothing is promised about them.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use std::{
 use suanli_executor::{ExecutionRequest, Executor, Failure, InputSource, OutputBlob, Tenant};
 use suanli_protocol::{
     deal::BlobRef,
-    ids::{AgreementId, BlobId},
+    ids::{AgreementId, BlobId, Hash},
     offer::Name,
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, ProvidedOutput},
     registry::{Reason, Runtime},
@@ -63,8 +64,8 @@ pub(super) enum Chore {
     },
     /// Keep a blob until then.
     Retain { blob: BlobId, until: Wall },
-    /// Remove what nobody needs any more.
-    Collect { now: Wall },
+    /// Remove what has expired and is not needed.
+    Collect { now: Wall, needed: BTreeSet<BlobId> },
 }
 
 /// Hands chores to the threads.
@@ -216,7 +217,7 @@ impl Worker {
                     tracing::warn!(%blob, error = %error, "a blob's time could not be set");
                 }
             }
-            Chore::Collect { now } => self.collect(now),
+            Chore::Collect { now, needed } => self.collect(now, &needed),
         }
     }
 
@@ -238,9 +239,11 @@ impl Worker {
         }
     }
 
-    fn collect(&self, now: Wall) {
+    fn collect(&self, now: Wall, needed: &BTreeSet<BlobId>) {
+        let is_needed =
+            |hash: &blake3::Hash| needed.contains(&BlobId(Hash::from_bytes(*hash.as_bytes())));
         for blobs in [&self.kept, &self.cache] {
-            match blobs.collect(WallMs(now.as_millis()), |_| false) {
+            match blobs.collect(WallMs(now.as_millis()), is_needed) {
                 Ok(gone) if gone.blobs > 0 => {
                     tracing::info!(
                         blobs = gone.blobs,
@@ -352,7 +355,7 @@ impl Worker {
         Ok(ProvidedOutput {
             name: Name::lossy(&output.name),
             blob: BlobRef {
-                blob: BlobId(suanli_protocol::ids::Hash::from_bytes(output.hash)),
+                blob: BlobId(Hash::from_bytes(output.hash)),
                 bytes: output.bytes,
             },
             inline,

@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, VecDeque};
 use suanli_protocol::{
     ids::{JobId, ReceiptId},
     limits::{ENDED_JOBS_KEPT, JOBS_MAX},
-    peer::{JobEvent, end_word},
-    record::JobEnd,
+    peer::JobEvent,
     units::{Amount, Now},
 };
 use tokio::sync::mpsc;
 
 use crate::{
-    api::types::{JobEventInfo, JobLine},
+    api::{
+        types::{JobEventInfo, JobLine},
+        views,
+    },
     handle::{Watch, decline_words},
 };
 
@@ -43,8 +45,15 @@ struct Job {
 }
 
 impl Lines {
-    /// Follows a job, if anything is known of it.
-    pub(super) fn watch(&mut self, id: JobId) -> Option<Watch> {
+    /// Follows a job, if anything is known of it: `open` says that the core
+    /// does, though nothing has happened to it since the node started.
+    pub(super) fn watch(&mut self, id: JobId, open: bool) -> Option<Watch> {
+        if open {
+            self.jobs.entry(id).or_insert_with(|| {
+                self.order.push_back(id);
+                Job::default()
+            });
+        }
         let job = self.jobs.get_mut(&id)?;
         let (sender, lines) = mpsc::channel(BEHIND);
         if !job.is_over() {
@@ -167,14 +176,6 @@ pub(super) fn words(
             reason: reason.to_string(),
             sentence: reason.sentence().into(),
         },
-        JobEvent::Ended(end) => JobEventInfo::Ended {
-            state: end_word(end).into(),
-            reason: match end {
-                JobEnd::Failed(reason) | JobEnd::Declined(reason) => {
-                    Some((reason.to_string(), reason.sentence().into()))
-                }
-                JobEnd::Done | JobEnd::Cancelled | JobEnd::Expired => None,
-            },
-        },
+        JobEvent::Ended(end) => views::ended(end),
     }
 }

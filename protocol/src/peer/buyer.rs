@@ -29,7 +29,7 @@ use super::{
 use crate::{
     book::Book,
     deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRange, Work, check_quote},
-    envelope::{Extensions, Verified},
+    envelope::{Body as _, Extensions, Verified},
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX,
@@ -370,6 +370,11 @@ impl Buyer {
             let request = build_request(core, job, &offer, take, budget, None);
             let request =
                 core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
+            // What nobody would accept is not written: our own journal could
+            // not be read again.
+            if request.body().check(request.header()).is_err() {
+                return self.end(core, id, JobEnd::Declined(Reason::NOT_ALLOWED));
+            }
             let lsn = core.persist(Record::Asked(request.clone()));
             core.send_after(lsn, offer.signer(), Frame::Ask(request.raw()));
             ledger.prepare(core, paying_parties(core, &offer));
@@ -1529,8 +1534,21 @@ impl Buyer {
         }
     }
 
+    pub(crate) fn view(&self, id: JobId) -> Option<JobView> {
+        self.jobs.get(&id).map(Job::view)
+    }
+
     pub(crate) fn views(&self) -> Vec<JobView> {
         self.jobs.values().map(Job::view).collect()
+    }
+
+    /// What open jobs still need: their specs and inputs.
+    pub(crate) fn needed_blobs(&self) -> impl Iterator<Item = BlobId> {
+        self.jobs
+            .values()
+            .filter(|job| !matches!(job.state, State::Ended(_)))
+            .flat_map(|job| std::iter::once(&job.order.spec).chain(job.order.inputs.iter()))
+            .map(|blob| blob.blob)
     }
 
     /// What a peer may read of ours under an agreement.

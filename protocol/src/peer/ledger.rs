@@ -311,7 +311,9 @@ impl Ledger {
             .entry(channel)
             .or_insert_with(|| Paying::new(parties));
         if paying.has_paid(receipt) {
-            return;
+            return core.tell(Event::Settled {
+                receipts: vec![receipt],
+            });
         }
         paying.due.push((receipt, amount));
         pay(core, channel, paying);

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     book::Book,
     deal::{Agreement, BlobRef, Deal, Quote, Request, Work},
-    envelope::{Extensions, Verified},
+    envelope::{EnvelopeError, Extensions, Verified},
     ids::{AccountId, AgreementId, BlobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         AGREEMENTS_MAX, ANSWERS_KEPT, HOLDS_PER_CLIENT, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
@@ -54,6 +54,9 @@ pub(crate) struct Seller {
     offers: BTreeMap<OfferId, Verified<Offer>>,
     live: Option<OfferId>,
     sequence: u64,
+    /// Slots in use when the offer last changed: an operator who takes slots
+    /// away breaks no agreement.
+    slots_kept: u32,
     draining: bool,
     answers: BTreeMap<RequestId, Answer>,
     answers_order: VecDeque<RequestId>,
@@ -160,6 +163,7 @@ impl Committed {
 impl Seller {
     /// Signs and announces the offer anew.
     pub(crate) fn announce(&mut self, core: &mut Core, book: &mut Book) {
+        self.slots_kept = self.slots_used();
         let Some(provider) = core.config.provider.clone() else {
             return;
         };
@@ -181,6 +185,14 @@ impl Seller {
         body.slots_free = body.slots.saturating_sub(self.slots_used());
         let expires = core.now.wall.after(core.config.timing.offer_ttl);
         let offer = core.sign_until(expires, body);
+        // What nobody would accept is not said, and not written: our own
+        // journal could not be read again.
+        let accepted = crate::envelope::Envelope::parse(offer.bytes())
+            .map_err(EnvelopeError::Wire)
+            .and_then(|envelope| envelope.verify::<Offer>(core.network()));
+        if accepted.is_err() {
+            return;
+        }
         let lsn = core.persist(Record::Offered(offer.clone()));
         core.output_after(
             lsn,
@@ -226,6 +238,11 @@ impl Seller {
             },
         );
         book.withdraw(core.now.wall, &withdrawal);
+    }
+
+    /// Slots that may be in use of so many on offer.
+    pub(crate) fn slots_allowed(&self, offered: u32) -> u32 {
+        offered.max(1).max(self.slots_kept)
     }
 
     /// Slots that are held or at work.
@@ -987,7 +1004,15 @@ impl Seller {
         let Some(deal) = self.deals.get_mut(&id) else {
             return;
         };
-        deal.queue.clear();
+        if !deal.queue.is_empty() {
+            // Units that will never run leave no receipt: without this a
+            // restart would bring them back, beside what took their slot.
+            deal.queue.clear();
+            core.persist(Record::Closed {
+                agreement: id,
+                reason: Reason::CANCELLED,
+            });
+        }
         deal.stage = Stage::Reported;
         deal.resends = 0;
         deal.until = core
@@ -1171,6 +1196,23 @@ fn inline_outputs(outputs: Vec<ProvidedOutput>) -> Vec<InlineBlob> {
     inline
 }
 
+/// A client that asks after an agreement that it has judged completely is a
+/// restored backup: it gets what it has lost, and need not buy it again.
+fn resend_lost(core: &mut Core, id: AgreementId, deal: &Committed, shown: &[ReceiptId]) {
+    let client = deal.deal.client();
+    let mut lost = (deal.issued.values())
+        .filter(|issued| !shown.contains(&ReceiptId(issued.receipt.hash())))
+        .peekable();
+    if lost.peek().is_none() {
+        return core.send(client, Frame::Lost(id));
+    }
+    for issued in lost {
+        let inline = List::truncated(issued.inline.clone());
+        let frame = Frame::Receipt(issued.receipt.raw(), inline);
+        core.send_after(issued.lsn, client, frame);
+    }
+}
+
 fn send_progress(core: &mut Core, id: ExecutionId, deal: &mut Committed) {
     deal.frames += 1;
     let frame = Frame::Progress(Progress {
@@ -1204,7 +1246,6 @@ impl Seller {
         match deal.stage {
             Stage::Running => {
                 deal.cancelled = true;
-                deal.queue.clear();
                 for &unit in deal.running.keys() {
                     core.output(Output::Stop(ExecutionId {
                         agreement: id,
@@ -1276,6 +1317,9 @@ impl Seller {
             return core.send(from, Frame::Lost(id));
         };
         let me = core.me();
+        let shown: Vec<ReceiptId> = (receipts.iter())
+            .map(|receipt| ReceiptId(receipt.hash()))
+            .collect();
         for receipt in receipts {
             let key = receipt.body().key;
             if receipt.signer() != me || key.agreement != id {
@@ -1315,7 +1359,7 @@ impl Seller {
             }
             Stage::Reported => self.resend_receipts(core, id),
             Stage::Closed if deal.unjudged() > 0 => self.resend_receipts(core, id),
-            Stage::Closed => core.send(from, Frame::Lost(id)),
+            Stage::Closed => resend_lost(core, id, deal, &shown),
         }
     }
 
@@ -1367,7 +1411,12 @@ impl Seller {
                 until,
             });
         }
-        self.closed.push_back(id);
+        self.forget_old(id);
+    }
+
+    /// Keeps the last closed agreements, for repeats.
+    fn forget_old(&mut self, closed: AgreementId) {
+        self.closed.push_back(closed);
         if self.closed.len() > AGREEMENTS_MAX / 4
             && let Some(oldest) = self.closed.pop_front()
         {
@@ -1457,6 +1506,28 @@ impl Seller {
             .collect();
         self.kept
             .retain(|(account, _), until| *until > now || in_use.contains(account));
+    }
+
+    /// What open work still needs: its inputs, and results not yet judged.
+    pub(crate) fn needed_blobs(&self) -> impl Iterator<Item = BlobId> {
+        self.deals
+            .values()
+            .filter(|deal| deal.stage != Stage::Closed)
+            .flat_map(|deal| {
+                let request = deal.deal.request().body();
+                let inputs = std::iter::once(&request.spec)
+                    .chain(request.inputs.iter())
+                    .map(|blob| blob.blob);
+                let outputs = deal.issued.values().flat_map(|issued| {
+                    issued
+                        .receipt
+                        .body()
+                        .outputs
+                        .iter()
+                        .map(|output| output.blob.blob)
+                });
+                inputs.chain(outputs)
+            })
     }
 
     /// What a peer may read of our results under an agreement.
@@ -1565,14 +1636,11 @@ impl Seller {
             Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
             Record::Closed { agreement, .. } => {
                 self.holds.remove(&QuoteId::from(*agreement));
-                if let Some(deal) = self.deals.get_mut(agreement) {
+                if let Some(deal) = self.deals.get_mut(agreement)
+                    && deal.stage != Stage::Closed
+                {
                     deal.stage = Stage::Closed;
-                    self.closed.push_back(*agreement);
-                    if self.closed.len() > AGREEMENTS_MAX / 4
-                        && let Some(oldest) = self.closed.pop_front()
-                    {
-                        self.deals.remove(&oldest);
-                    }
+                    self.forget_old(*agreement);
                 }
             }
             _ => {}
@@ -1661,5 +1729,6 @@ impl Seller {
                 core.timers.set(Timer::Deal(id), deal.until);
             }
         }
+        self.slots_kept = self.slots_used();
     }
 }

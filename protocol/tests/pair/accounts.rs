@@ -5,12 +5,13 @@ use std::time::Duration;
 use suanli_protocol::{
     ids::{ReceiptId, VoucherId},
     limits::DISPUTES_MAX,
-    message::{Frame, Message},
+    message::{Frame, LogLine, Message, Progress},
     peer::{Event, Peer},
+    rank::Policy,
     receipt::{Outcome, Verdict},
     record::{JobEnd, Record},
     registry::Reason,
-    units::{Amount, Meter, Total},
+    units::{Amount, Meter, Millis, Total},
     voucher::{Equivocation, NO_ROOT, NO_VOUCHER, Settlement},
     wire::{List, Text},
 };
@@ -186,17 +187,10 @@ fn a_payer_that_lost_unacknowledged_vouchers_signs_none_of_their_numbers_again()
         assert_eq!(world.job(9).end, Some(JobEnd::Done), "{backup_at_ms}");
         let (ours, theirs) = (channel_of(world.peer(0)), channel_of(world.peer(1)));
         assert_eq!(ours, theirs, "backup of {backup_at_ms} ms");
-        // Four jobs were done; one that the backup had forgotten half-way may
-        // have been done anew. None of their receipts is paid twice.
-        let receipts = world
-            .records(1)
-            .into_iter()
-            .filter_map(|record| match record {
-                Record::Receipted(receipt) => Some(receipt.body().amount.as_micros()),
-                _ => None,
-            });
-        let receipted: u64 = receipts.sum();
-        assert_eq!(ours.1, u128::from(receipted), "backup of {backup_at_ms} ms");
+        // Four jobs were done, and each is paid once: of what the backup had
+        // forgotten half-way, the receipts come again.
+        let forgotten = world.peer(0).jobs().len() < 4;
+        assert_eq!(ours, (4, 8000), "backup of {backup_at_ms} ms, {forgotten}");
     }
 }
 
@@ -392,4 +386,43 @@ fn a_puppets_messages_verify_like_anybodys() {
     let _ = (ReceiptId(receipt.hash()), NO_ROOT);
     let quoted = |(_, message): &(usize, Message)| matches!(message, Message::Quoted(_));
     assert!(world.nodes[client.number].inbox.iter().any(quoted));
+}
+
+/// Numbers at the end of their types, wherever a provider may say one.
+#[test]
+fn abuse_61_numbers_at_the_edge_from_a_provider_are_borne() {
+    let mut world = World::new(0);
+    let liar = world.add(None);
+    let mut world = world.start(&[liar]);
+    let mut provider = Provider::new(&mut world, liar);
+    provider.duration = Millis::new(u64::MAX);
+    let mut balanced = order(1);
+    balanced.policy = Policy::Balanced;
+    balanced.budget = Amount::MAX;
+    world.submit(balanced);
+    provider.serve(&mut world, Some(Lie::Amount));
+    world.submit(order(2));
+    provider.serve(&mut world, Some(Lie::Program));
+    for number in [u64::MAX, 0, u64::MAX] {
+        let agreement = provider.agreement();
+        let (unit, at) = (0, world.now(0).wall);
+        let line = Text::new("x").unwrap();
+        let log = LogLine {
+            agreement,
+            unit,
+            number,
+            at,
+            line,
+        };
+        provider.say(&mut world, Frame::Log(log));
+        let progress = Progress {
+            agreement,
+            unit,
+            number,
+            done: u64::MAX,
+            total: u64::MAX,
+        };
+        provider.say(&mut world, Frame::Progress(progress));
+    }
+    world.run_until_settled();
 }

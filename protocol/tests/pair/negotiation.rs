@@ -3,15 +3,18 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use suanli_protocol::{
+    delegation::Delegation,
+    envelope::Extensions,
     ids::JobId,
     message::Frame,
     peer::{Command, Event, JobEvent},
     record::JobEnd,
     registry::Reason,
-    units::Millis,
+    units::{Millis, Wall},
+    wire::List,
 };
 
-use crate::world::{Fate, Run, World, micros, order};
+use crate::world::{Fate, Run, World, account_signer, micros, order};
 
 #[test]
 fn a_job_is_done_and_paid_at_the_quoted_prices() {
@@ -350,4 +353,42 @@ fn abuse_56_a_clock_that_goes_back_breaks_nothing() {
     // The journal of a clock that went back can be read.
     world.crash(0);
     world.boot(0);
+}
+
+/// What a node can't read again, it does not write.
+#[test]
+fn an_expired_delegation_ends_the_job_and_leaves_the_journal_readable() {
+    let mut world = World::new(1);
+    let node = world.id(0);
+    world.nodes[0].config.delegation = account_signer(0)
+        .sign(
+            Wall::from_millis(0),
+            Wall::from_millis(1000),
+            Delegation {
+                node,
+                provides: true,
+                consumes: true,
+                extensions: Extensions::default(),
+            },
+        )
+        .raw();
+    let mut world = world.start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    let end = world.job(1).end;
+    assert_eq!(end, Some(JobEnd::Declined(Reason::NOT_ALLOWED)));
+    world.records(0);
+}
+
+#[test]
+fn an_offer_that_nobody_would_accept_is_not_announced() {
+    let mut world = World::new(2);
+    let prices = &mut world.offer_of(1).prices;
+    let twice = [&prices[..1], &prices[..1]].concat();
+    *prices = List::truncated(twice);
+    let mut world = world.start(&[]);
+    assert!(world.records(1).is_empty());
+    world.submit(order(1));
+    world.run_until_settled();
+    assert_eq!(world.job(1).provider, Some(world.id(2)));
 }

@@ -204,6 +204,7 @@ pub(crate) struct Provider {
     number: usize,
     offer: Verified<Offer>,
     quote: Option<Verified<Quote>>,
+    pub(crate) duration: Millis,
     now: Wall,
 }
 
@@ -220,6 +221,7 @@ impl Provider {
             number,
             offer,
             quote: None,
+            duration: Millis::new(1000),
             now,
         }
     }
@@ -231,6 +233,10 @@ impl Provider {
     pub(crate) fn say(&mut self, world: &mut World, frame: Frame) {
         self.now = world.now(self.number).wall;
         world.say(self.number, 0, frame);
+    }
+
+    pub(crate) fn agreement(&self) -> AgreementId {
+        AgreementId(self.quote.as_ref().unwrap().hash())
     }
 
     /// Answers the next request up to its receipt, and gives the client's word
@@ -296,7 +302,7 @@ impl Provider {
             transfer_max: Millis::new(10_000),
             collect_max: Millis::new(10_000),
             start_expected: self.now,
-            duration_expected: asked.needs.run_max,
+            duration_expected: self.duration,
             missing: List::truncated(vec![0, 1]),
             device: 0,
             terms: offer.terms.clone(),

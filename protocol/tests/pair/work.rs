@@ -380,3 +380,45 @@ fn abuse_78_a_stranger_may_read_nothing() {
     // Once the job is over, its provider reads no more.
     assert!(!world.peer(0).may_read(provider, agreement, input));
 }
+
+#[test]
+fn slots_that_are_taken_away_break_no_agreement() {
+    let mut world = World::new(1).start(&[]);
+    for number in 1..=3 {
+        world.submit(order(number));
+    }
+    let running = world.run_until(Duration::from_secs(1), |world| world.executed.len() == 3);
+    assert!(running);
+    let mut fewer = world.provider(1);
+    fewer.offer.slots = 1;
+    world.nodes[1].config.provider = Some(fewer.clone());
+    world.command(1, Command::Provide(Box::new(fewer)));
+    world.nodes[1].restarts_after = Some(Duration::from_secs(1));
+    world.crash(1);
+    world.submit(order(4));
+    world.run_until_settled();
+    for number in 1..=4 {
+        assert_eq!(world.job(number).end, Some(JobEnd::Done));
+    }
+    world.assert_conserved();
+}
+
+#[test]
+fn a_lease_goes_on_after_either_side_restarts() {
+    for node in [0, 1] {
+        let mut world = World::new(1).start(&[]);
+        let order = lease(&world, 1, 20);
+        world.submit(order);
+        world.pass(Duration::from_millis(4500));
+        world.nodes[node].restarts_after = Some(Duration::from_millis(300));
+        world.crash(node);
+        world.run_until(Duration::from_secs(1), |world| {
+            world.nodes[node].peer.is_some()
+        });
+        world.run_until_settled();
+        assert_eq!(world.job(1).end, Some(JobEnd::Done), "node {node}");
+        let parts = world.job(1).receipts.len();
+        assert!((18..=20).contains(&parts), "node {node}: {parts} parts");
+        world.assert_conserved();
+    }
+}

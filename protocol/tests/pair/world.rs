@@ -270,7 +270,7 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 /// Provider `k` asks 1000·k for a job and 10·k for a millisecond.
-fn offer(number: usize) -> Offer {
+pub(crate) fn offer(number: usize) -> Offer {
     let k = u64::try_from(number).unwrap();
     let price = |meter, amount, per| Price {
         meter,
@@ -812,7 +812,7 @@ impl World {
                     name: name("out"),
                     blob: blob(&output),
                     // Small ones travel inside; odd units' are fetched.
-                    inline: (id.unit % 2 == 0).then_some(output.clone()),
+                    inline: id.unit.is_multiple_of(2).then_some(output.clone()),
                 }];
                 self.nodes[node].blobs.insert(blob(&output).blob);
                 let usage = usage(ms);

@@ -346,7 +346,7 @@ impl Checks {
             );
         }
         if let Some(&(job, client, lease)) = self.deals.get(&agreement) {
-            self.receipts.entry(id).or_insert(Seen {
+            self.receipts.entry(id).or_insert_with(|| Seen {
                 job,
                 client,
                 lease,

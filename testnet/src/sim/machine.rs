@@ -15,7 +15,7 @@ use suanli_protocol::{
 
 use super::{
     node::{Fate, Ix, Run},
-    plant::{Plant, is_charged},
+    plant::{Plant, is_word},
     trace::Subject,
     world::{Event, Part, World},
 };
@@ -90,19 +90,24 @@ impl World<'_> {
             return;
         }
         self.crash(ix);
-        if self.plant == Some(Plant::DiskLosesTail) {
-            self.nodes[ix].disk.lose_from(is_charged);
+        if self.plant == Some(Plant::DiskLosesWords) {
+            self.nodes[ix].disk.lose(is_word);
         }
     }
 
     pub(crate) fn start(&mut self, ix: Ix) {
         let seed = self.dice.seed();
+        let jump_max = self.scenario.faults.clock_jump_ms;
+        let jump = self.dice.within([0, 2 * jump_max]);
         let node = &mut self.nodes[ix];
         if node.peer.is_some() {
             return;
         }
         node.boot += 1;
         node.booted = self.now;
+        if node.boot > 1 {
+            node.skew_ms += i64::try_from(jump).unwrap_or(0) - i64::try_from(jump_max).unwrap_or(0);
+        }
         if node.nature != Nature::Forger {
             let records = node.disk.records().to_vec();
             if let Some((_, record)) = records.last() {

@@ -177,12 +177,9 @@ impl Disk {
         self.pending.len()
     }
 
-    /// Loses the first record of a kind and all after it.
-    pub(crate) fn lose_from(&mut self, first: impl Fn(&Record) -> bool) {
-        if let Some(at) = self.durable.iter().position(|(_, record)| first(record)) {
-            self.durable.truncate(at);
-        }
-        self.upto = self.durable.last().map_or(Lsn(0), |(lsn, _)| *lsn);
+    /// Loses records that it had.
+    pub(crate) fn lose(&mut self, which: impl Fn(&Record) -> bool) {
+        self.durable.retain(|(_, record)| !which(record));
     }
 
     pub(crate) fn records(&self) -> &[(Lsn, Record)] {

@@ -3,16 +3,19 @@
 //! All are at the simulator's level: a disk, a clock or a driver that does not
 //! do what the protocol relies on. The protocol itself is never changed.
 
-use suanli_protocol::{receipt::Verdict, record::Record};
+use suanli_protocol::{
+    receipt::Verdict,
+    record::{JobEnd, Record},
+};
 
 /// A planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
     /// Disks of providers lose agreements, and say that they are written.
     DiskLosesAgreements,
-    /// After its first accepted receipt a client is stopped, and its disk has
-    /// lost that and all that came later.
-    DiskLosesTail,
+    /// After its first acknowledged voucher a client is stopped, and its disk has
+    /// lost what it accepted and which jobs were done.
+    DiskLosesWords,
     /// Providers are told that they have more slots than there are.
     SlotsOversold,
     /// Disks of providers lose vouchers, and say that they are written.
@@ -32,7 +35,7 @@ impl Plant {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::DiskLosesAgreements,
-        Self::DiskLosesTail,
+        Self::DiskLosesWords,
         Self::SlotsOversold,
         Self::DiskLosesVouchers,
         Self::NoTimers,
@@ -47,7 +50,7 @@ impl Plant {
             Self::DiskLosesAgreements => matches!(record, Record::AgreedTo(_)),
             Self::DiskLosesVouchers => matches!(record, Record::Earned { .. }),
             Self::DiskLosesQuotes => matches!(record, Record::Quoted { .. }),
-            Self::DiskLosesTail
+            Self::DiskLosesWords
             | Self::SlotsOversold
             | Self::NoTimers
             | Self::RejectsGoodGossip
@@ -58,7 +61,7 @@ impl Plant {
     /// Whether a node with this bug is stopped after such a record.
     pub(crate) fn stops_after(self, record: &Record) -> bool {
         match self {
-            Self::DiskLosesTail => is_charged(record),
+            Self::DiskLosesWords => matches!(record, Record::PaidAcked(_)),
             Self::DiskLosesQuotes => matches!(record, Record::Quoted { .. }),
             Self::DiskLosesAgreements
             | Self::SlotsOversold
@@ -70,8 +73,20 @@ impl Plant {
     }
 }
 
+/// What [`Plant::DiskLosesWords`] loses.
+pub(crate) fn is_word(record: &Record) -> bool {
+    let done = matches!(
+        record,
+        Record::Ended {
+            end: JobEnd::Done,
+            ..
+        }
+    );
+    done || is_charged(record)
+}
+
 /// Whether a record accepts a receipt that costs something.
-pub(crate) fn is_charged(record: &Record) -> bool {
+fn is_charged(record: &Record) -> bool {
     match record {
         Record::Judged {
             receipt,

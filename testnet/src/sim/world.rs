@@ -467,7 +467,10 @@ impl World<'_> {
                 }
                 if !matches!(event, JobEvent::Progress(_) | JobEvent::Log(_)) {
                     self.trace.say(self.now, || {
-                        (format!("{name}: {event:?}"), vec![Subject::Job(job)])
+                        (
+                            format!("{name}: job {job} {event:?}"),
+                            vec![Subject::Job(job)],
+                        )
                     });
                 }
             }

@@ -79,3 +79,32 @@ impl Digits {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(digits: &str, ids: &[&str]) -> Result<String, Problem> {
+        let digits = Digits::parse("job", digits)?;
+        let mut found: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        found.retain(|id| digits.begin(id));
+        digits.one("job", found, Clone::clone)
+    }
+
+    #[test]
+    fn a_beginning_must_be_of_one_thing_only() {
+        let ids = ["abcd1111000000", "abcd2222000000", "ffff0000000000"];
+        assert_eq!(one("FFFF", &ids).unwrap(), ids[2]);
+        assert_eq!(one("abcd2", &ids).unwrap(), ids[1]);
+        let ambiguous = format!("{:?}", one("abcd", &ids).unwrap_err());
+        assert!(ambiguous.contains("409"), "{ambiguous}");
+        assert!(
+            ambiguous.contains("abcd11110000, abcd22220000; give more digits"),
+            "{ambiguous}"
+        );
+        for unknown in ["0000", "ffff1", "fff", "", "zzzz", "é123"] {
+            let problem = format!("{:?}", one(unknown, &ids).unwrap_err());
+            assert!(problem.contains("404"), "{unknown}: {problem}");
+        }
+    }
+}

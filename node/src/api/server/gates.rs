@@ -27,7 +27,7 @@ const CONNECTIONS: usize = 512;
 /// Small questions and orders to the driver.
 const CONTROLS: usize = 128;
 /// Questions to the store, each of which reads and verifies records.
-const LOOKUPS: usize = 16;
+const LOOKUPS: usize = 32;
 /// Uploads: each holds a thread and a file.
 const UPLOADS: usize = 8;
 /// Event streams and downloads.

@@ -136,7 +136,8 @@ pub(super) async fn events(api: Shared, Path(id): Path<String>) -> Result<Respon
     let job = find(&api, &id).await?;
     let watch = match api.handle.watch(job.id()).await? {
         Some(watch) => watch,
-        None => stored_watch(&job),
+        // Of an earlier run: the store remembers the most of it.
+        None => stored_watch(api.archive.job(job.id()).await?.as_ref()),
     };
     let follow = Follow {
         past: watch.past.into_iter(),
@@ -243,10 +244,10 @@ async fn whole(api: &Api, job: &Job) -> Result<JobInfo, Problem> {
 }
 
 /// What the store remembers of a job's course, as if it was followed.
-fn stored_watch(job: &Job) -> Watch {
+fn stored_watch(story: Option<&JobStory>) -> Watch {
     let (_, lines) = tokio::sync::mpsc::channel(1);
     let mut past = Vec::new();
-    if let Job::Stored(story) = job {
+    if let Some(story) = story {
         past.push(JobLine {
             at_ms: story.submitted.as_millis(),
             up_us: None,

@@ -44,7 +44,7 @@ pub(super) async fn follow(
         job,
         progress: Progress::new(context.json()),
         agreed: false,
-        seen: 0,
+        last: None,
         begun: Instant::now(),
     };
     let outcome = tokio::select! {
@@ -63,16 +63,23 @@ struct Follower<'a> {
     job: JobId,
     progress: Progress,
     agreed: bool,
-    /// Steps shown: after a broken stream the past comes again.
-    seen: usize,
+    /// After a broken stream the past comes again, perhaps without its beginning.
+    last: Option<LastShown>,
     begun: Instant,
+}
+
+/// The last step shown: its time, and how many of that time were shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LastShown {
+    at_ms: u64,
+    count: u32,
 }
 
 impl Follower<'_> {
     async fn until_end(&mut self) -> Result<Followed, Failure> {
         let mut reopened = 0;
         loop {
-            let seen = self.seen;
+            let before = self.last;
             let mut lines = self.open().await?;
             if self.read(&mut lines).await? {
                 let took = self.begun.elapsed();
@@ -83,7 +90,7 @@ impl Follower<'_> {
                     took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 });
             }
-            reopened = if self.seen > seen { 0 } else { reopened + 1 };
+            reopened = if self.last == before { reopened + 1 } else { 0 };
             if reopened > REOPEN_MAX {
                 let message = format!(
                     "the daemon stopped telling about job {0}, which goes on: see `suanli job show {0}`",
@@ -101,19 +108,33 @@ impl Follower<'_> {
 
     /// Shows what comes; whether the job's end was among it.
     async fn read(&mut self, lines: &mut Lines) -> Result<bool, ClientError> {
-        let mut position = 0;
+        let shown_before = self.last;
+        let mut repeated = 0;
+        let mut catching_up = shown_before.is_some();
         while let Some(line) = lines.next::<JobLine>().await? {
-            position += 1;
-            if position > self.seen {
-                self.seen = position;
-                self.agreed |= matches!(line.event, JobEventInfo::Agreed { .. });
-                self.progress.show(&line.event);
+            if let Some(last) = shown_before.filter(|_| catching_up) {
+                repeated += u32::from(line.at_ms == last.at_ms);
+                catching_up =
+                    line.at_ms < last.at_ms || (line.at_ms == last.at_ms && repeated <= last.count);
+            }
+            if !catching_up {
+                self.show(&line);
             }
             if matches!(line.event, JobEventInfo::Ended { .. }) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn show(&mut self, line: &JobLine) {
+        self.agreed |= matches!(line.event, JobEventInfo::Agreed { .. });
+        self.progress.show(&line.event);
+        let same = self.last.filter(|last| last.at_ms == line.at_ms);
+        self.last = Some(LastShown {
+            at_ms: line.at_ms,
+            count: same.map_or(1, |last| last.count.saturating_add(1)),
+        });
     }
 
     /// Whether the pay is acknowledged, within a moment.

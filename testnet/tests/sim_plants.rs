@@ -1,0 +1,97 @@
+//! Each checker finds what it is for: a bug is planted, exactly that checker
+//! complains, and without the bug the same seed has nothing to complain about.
+
+use std::collections::BTreeSet;
+
+use suanli_testnet::{
+    scenario::Scenario,
+    sim::{Checker, Plant, Setup, run, timeline},
+};
+
+/// Seeds among which a planted bug must be found.
+const SEEDS: u64 = 6;
+
+fn calm() -> Scenario {
+    Scenario::parse(include_str!("../scenarios/calm.toml")).expect("it is a scenario")
+}
+
+/// Runs with and without, and wants the one checker, and no other, to complain.
+fn assert_found_by(plant: Plant, scenario: &Scenario, expected: Checker) {
+    let mut found = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let mut setup = Setup::new(seed, scenario.clone());
+        let clean = run(&setup);
+        assert!(
+            clean.complaints.is_empty(),
+            "seed {seed} without {plant:?}: {}",
+            clean.complaints[0]
+        );
+        setup.plant = Some(plant);
+        let planted = run(&setup);
+        for complaint in &planted.complaints {
+            assert_eq!(
+                complaint.checker, expected,
+                "seed {seed} with {plant:?}: {complaint}"
+            );
+            found.insert(complaint.checker);
+        }
+    }
+    assert_eq!(found, BTreeSet::from([expected]), "{plant:?} was not found");
+}
+
+#[test]
+fn a_lost_agreement_is_a_receipt_without_one() {
+    assert_found_by(Plant::DiskLosesAgreements, &calm(), Checker::Agreement);
+}
+
+#[test]
+fn a_disk_that_loses_what_was_accepted_charges_twice() {
+    assert_found_by(Plant::DiskLosesWords, &calm(), Checker::Charge);
+}
+
+#[test]
+fn more_slots_than_there_are_is_oversold() {
+    assert_found_by(Plant::SlotsOversold, &calm(), Checker::Capacity);
+}
+
+#[test]
+fn a_lost_voucher_does_not_add_up() {
+    assert_found_by(Plant::DiskLosesVouchers, &calm(), Checker::Accounts);
+}
+
+#[test]
+fn jobs_of_a_node_without_timers_never_end() {
+    let mut scenario = calm();
+    scenario.workload.misfits = 0.3;
+    assert_found_by(Plant::NoTimers, &scenario, Checker::Deadline);
+}
+
+#[test]
+fn an_honest_forwarder_that_is_blamed_is_noticed() {
+    assert_found_by(Plant::RejectsGoodGossip, &calm(), Checker::Blame);
+}
+
+#[test]
+fn a_driver_that_does_not_wait_for_its_disk_is_noticed() {
+    assert_found_by(Plant::IgnoresGating, &calm(), Checker::Gating);
+}
+
+#[test]
+fn another_quote_for_the_same_request_is_noticed() {
+    let mut scenario = calm();
+    scenario.links.duplicate = 0.9;
+    scenario.faults.down_ms = [50, 200];
+    assert_found_by(Plant::DiskLosesQuotes, &scenario, Checker::Repeats);
+}
+
+#[test]
+fn a_complaint_comes_with_what_led_to_it() {
+    let mut setup = Setup::new(1, calm());
+    setup.plant = Some(Plant::DiskLosesVouchers);
+    setup.record = true;
+    let outcome = run(&setup);
+    let lines = timeline(&outcome.lines, &outcome.complaints[0].subjects);
+    assert!(!lines.is_empty());
+    assert!(lines.len() <= 120);
+    assert!(lines.iter().any(|line| line.text.contains("voucher")));
+}
