@@ -157,7 +157,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     tracing::info!(peer = %identity.peer(), %address, "the node runs");
     // The last handle but the API's: the driver ends when it is told to.
     drop(handle);
-    let ended = driver::run(parts).await;
+    // On a worker thread, like all that it talks with.
+    let ended = tokio::spawn(driver::run(parts)).await;
     // Whoever asked for the stop still gets the answer.
     drop(stop_server);
     if let Ok(Err(error)) = server.await {
@@ -165,7 +166,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     }
     dir.remove_api_address()?;
     tracing::info!("stopped");
-    Ok(ended?)
+    Ok(ended.map_err(|died| DaemonError::Io("the driver", died.into()))??)
 }
 
 fn transport_of(config: &Config, identity: &Identity) -> TransportConfig {

@@ -23,6 +23,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -45,6 +46,9 @@ const BATCH: usize = 256;
 const CACHE_BYTES: u64 = 2 * 1024 * 1024;
 /// sled writes by itself this often; losing the rest costs a short catch-up.
 const FLUSH_MS: u64 = 1000;
+/// How long records gather before they are applied. A query waits as long at
+/// most, and applies what it needs itself.
+const LINGER: Duration = Duration::from_millis(20);
 /// Queries that may wait.
 const QUEUE: usize = 64;
 
@@ -184,8 +188,11 @@ pub(super) struct Waker(mpsc::Sender<Request>);
 
 impl Waker {
     pub(super) fn wake(&self) {
-        // A full queue means that the index is about to look anyway.
-        let _ = self.0.try_send(Request::Wake);
+        // Where something waits, or the queue is full, the index is about to
+        // look anyway.
+        if self.0.capacity() == QUEUE {
+            let _ = self.0.try_send(Request::Wake);
+        }
     }
 }
 
@@ -309,6 +316,11 @@ impl Owner {
     fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut is_up = self.bring_up_to_date().is_ok();
         while let Some(request) = queue.blocking_recv() {
+            if matches!(request, Request::Wake) {
+                // Records come in bursts, some for each step of a job; taken
+                // together they cost a fraction of the machine's time.
+                thread::sleep(LINGER);
+            }
             // One that failed is tried again when somebody asks, not each time
             // that the journal moves.
             let ready = if is_up || !matches!(request, Request::Wake) {

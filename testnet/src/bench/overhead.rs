@@ -111,14 +111,26 @@ fn topology() -> Topology {
     }
 }
 
-/// A step of a job, and the words for the time from the step before it.
+/// The time from each step of [`STEPS`] to the next, in words.
 const PHASES: [&str; 6] = [
-    "- taken to quote asked",
-    "- asked to quoted",
+    "- in the core to durable",
+    "- durable to quoted",
     "- quoted to agreed",
     "- agreed to provider has it",
     "- provider has it to accepted",
     "- accepted to settled",
+];
+
+/// The steps of a job. Providers are chosen before the job is on disk, and asked
+/// after it.
+const STEPS: [fn(&JobEventInfo) -> bool; 7] = [
+    |event| matches!(event, JobEventInfo::Asked { .. }),
+    |event| matches!(event, JobEventInfo::Submitted),
+    |event| matches!(event, JobEventInfo::Quoted { .. }),
+    |event| matches!(event, JobEventInfo::Agreed { .. }),
+    |event| matches!(event, JobEventInfo::Started),
+    |event| matches!(event, JobEventInfo::Accepted { .. }),
+    |event| matches!(event, JobEventInfo::Settled { .. }),
 ];
 
 /// The times of one job in milliseconds.
@@ -160,36 +172,21 @@ fn run_one(api: &Api, job: &PreparedJob) -> anyhow::Result<Timed> {
     })
 }
 
-/// Milliseconds from each step to the next.
+/// Milliseconds from each step to the next. One that was overtaken (the result
+/// may come before the word that the provider has the agreement: other streams)
+/// takes no time.
 fn phases(lines: &[JobLine]) -> anyhow::Result<[f64; 6]> {
-    let at = |what: &str, is: fn(&JobEventInfo) -> bool| {
+    let at = |is: fn(&JobEventInfo) -> bool| {
         let line = lines.iter().find(|line| is(&line.event));
-        let us = line.and_then(|line| line.up_us);
-        us.with_context(|| format!("the job was not {what}: {lines:?}"))
+        line.and_then(|line| line.up_us)
     };
-    let steps = [
-        at("taken", |event| matches!(event, JobEventInfo::Submitted))?,
-        at("asked for", |event| {
-            matches!(event, JobEventInfo::Asked { .. })
-        })?,
-        at("quoted", |event| {
-            matches!(event, JobEventInfo::Quoted { .. })
-        })?,
-        at("agreed", |event| {
-            matches!(event, JobEventInfo::Agreed { .. })
-        })?,
-        at("begun", |event| matches!(event, JobEventInfo::Started))?,
-        at("accepted", |event| {
-            matches!(event, JobEventInfo::Accepted { .. })
-        })?,
-        at("settled", |event| {
-            matches!(event, JobEventInfo::Settled { .. })
-        })?,
-    ];
+    let settled = at(STEPS[6]).with_context(|| format!("the job was not settled: {lines:?}"))?;
     let mut phases = [0.0; 6];
-    for (phase, pair) in phases.iter_mut().zip(steps.windows(2)) {
-        let us = u32::try_from(pair[1].saturating_sub(pair[0]))?;
-        *phase = f64::from(us) / 1e3;
+    let mut last = at(STEPS[0]).unwrap_or(settled);
+    for (phase, step) in phases.iter_mut().zip(&STEPS[1..]) {
+        let next = at(*step).unwrap_or(last).max(last);
+        *phase = f64::from(u32::try_from(next - last)?) / 1e3;
+        last = next;
     }
     Ok(phases)
 }
@@ -271,5 +268,39 @@ impl HyperQueue {
         drop(orders);
         process.wait()?;
         Ok(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(at: u64, event: JobEventInfo) -> JobLine {
+        JobLine {
+            at_ms: 0,
+            up_us: Some(at),
+            event,
+        }
+    }
+
+    #[test]
+    fn an_overtaken_step_takes_no_time() {
+        let receipt = suanli_protocol::ids::ReceiptId(suanli_protocol::ids::Hash::of(b""));
+        let amount = Amount::ZERO;
+        let mut lines = vec![
+            line(
+                1000,
+                JobEventInfo::Asked {
+                    attempt: 1,
+                    peers: Vec::new(),
+                },
+            ),
+            line(1500, JobEventInfo::Submitted),
+            line(4500, JobEventInfo::Accepted { receipt, amount }),
+        ];
+        assert!(phases(&lines).is_err());
+        lines.push(line(5000, JobEventInfo::Settled { receipt }));
+        let expected = [0.5, 0.0, 0.0, 0.0, 3.0, 0.5];
+        assert_eq!(phases(&lines).unwrap(), expected);
     }
 }

@@ -18,7 +18,7 @@ const BATCHED_AIM: f64 = 10.0;
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct Plan {
     /// Records written, of each kind
-    #[arg(long, default_value_t = 31_000)]
+    #[arg(long, default_value_t = 6_200)]
     records: u32,
     /// Bytes of a record: a receipt has about so many
     #[arg(long, default_value_t = 600)]
