@@ -111,6 +111,7 @@ impl Transport {
         mut config: TransportConfig,
     ) -> Result<(TransportHandle, mpsc::Receiver<TransportEvent>), TransportError> {
         check_network_name(&config.network)?;
+        config.agent = format!("{} {}", config.agent, process_mark());
         let key = PeerKey::of_secret(&config.secret);
         let mut swarm = network::build(&config)?;
         // libp2p has its copy, and wipes it at the end.
@@ -121,7 +122,8 @@ impl Transport {
                 .listen_on(address.clone())
                 .map_err(|error| TransportError::Listen {
                     address: address.clone(),
-                    why: error.to_string(),
+                    // QUIC's errors print as nothing.
+                    why: format!("{error:?}"),
                 })?;
         }
         let (commands, command_queue) = mpsc::channel(COMMANDS);
@@ -567,6 +569,16 @@ pub enum TransportError {
     /// libp2p refused the settings.
     #[error("cannot set up the transport: {0}; this is a fault of the program, please report it")]
     Setup(String),
+}
+
+/// Tells this run of a node from its earlier ones: peers then know that a connection from before
+/// is dead, though nothing has closed it.
+fn process_mark() -> String {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let seed = format!("{} {}", std::process::id(), now.as_nanos());
+    blake3::hash(seed.as_bytes()).to_hex()[..8].to_owned()
 }
 
 /// Binds the port once and lets it go, to name the error: libp2p binds TCP listeners with

@@ -777,6 +777,8 @@ impl Peer {
         // A well-connected node learns by gossip; the first few it asks.
         if self.connected.len() <= PULLS_ON_CONNECT {
             self.pull_from(peer);
+            let again = self.core.config.timing.resend;
+            self.core.wake(Timer::Book, again);
         }
     }
 
@@ -918,7 +920,17 @@ impl Peer {
                 self.pull_from(peer);
             }
         }
-        let pause = self.core.config.timing.pull;
+        let others = self
+            .book
+            .iter()
+            .any(|offer| offer.signer() != self.core.me());
+        let timing = &self.core.config.timing;
+        // Who knows nobody asks again soon: the answer may have been lost.
+        let pause = if others {
+            timing.pull
+        } else {
+            timing.resend * 2
+        };
         let pause = self.core.jittered(pause);
         self.core.wake(Timer::Book, pause);
     }

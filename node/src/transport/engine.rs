@@ -808,6 +808,23 @@ impl Engine {
         }
     }
 
+    /// Another process answers under a key that we were connected to: what is older than its
+    /// connection is dead, and the driver hears that the peer was away.
+    fn reborn(&mut self, id: PeerId, newest: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let (key, announced) = (peer.key, std::mem::take(&mut peer.announced));
+        let stale: Vec<ConnectionId> = peer.older_than(newest);
+        for connection in stale {
+            self.disconnected(id, connection);
+            self.swarm.close_connection(connection);
+        }
+        if announced {
+            self.emit(TransportEvent::Disconnected { peer: key });
+        }
+    }
+
     fn disconnected(&mut self, id: PeerId, connection: ConnectionId) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -901,8 +918,12 @@ impl Engine {
 impl Engine {
     fn on_network(&mut self, event: NetworkEvent) {
         match event {
-            NetworkEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.identified(peer_id, info);
+            NetworkEvent::Identify(identify::Event::Received {
+                connection_id,
+                peer_id,
+                info,
+            }) => {
+                self.identified(peer_id, connection_id, info);
             }
             NetworkEvent::Identify(_) => {}
             NetworkEvent::Ping(event) => self.pinged(&event),
@@ -923,7 +944,7 @@ impl Engine {
         }
     }
 
-    fn identified(&mut self, id: PeerId, info: identify::Info) {
+    fn identified(&mut self, id: PeerId, connection: ConnectionId, info: identify::Info) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -933,6 +954,12 @@ impl Engine {
             return;
         }
         peer.set_agent(&info.agent_version);
+        if peer.is_reborn(connection, &info.agent_version) {
+            self.reborn(id, connection);
+        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let (key, first) = (peer.key, !peer.announced);
         let address = peer.connections.first().map(|c| c.address.clone());
         self.book.learn(id, info.listen_addrs);

@@ -36,6 +36,9 @@ pub(super) struct Peer {
     pub(super) session: u64,
     pub(super) connections: Vec<Connection>,
     pub(super) announced: bool,
+    /// What the process behind the newest identified connection says of itself, and since when
+    /// that connection is open.
+    pub(super) process: Option<(String, Instant)>,
     pub(super) wrong_network: bool,
     pub(super) agent: String,
     pub(super) budget: Arc<Budget>,
@@ -111,6 +114,7 @@ impl Peer {
             session,
             connections: Vec::new(),
             announced: false,
+            process: None,
             wrong_network: false,
             agent: String::new(),
             budget: Arc::new(Budget::new(limits)),
@@ -124,6 +128,43 @@ impl Peer {
             gossip: Rate::new(limits.gossip_per_s, limits.gossip_burst),
             gossip_reported: None,
         }
+    }
+
+    /// Whether the process behind a connection is another one than the last that we heard of,
+    /// and its connection the newer.
+    pub(super) fn is_reborn(&mut self, connection: ConnectionId, process: &str) -> bool {
+        let Some(opened) = self.opened(connection) else {
+            return false;
+        };
+        match &self.process {
+            Some((_, since)) if *since > opened => false,
+            Some((known, _)) if known == process => false,
+            known => {
+                let reborn = known.is_some();
+                self.process = Some((process.to_owned(), opened));
+                reborn
+            }
+        }
+    }
+
+    /// Connections that opened before this one.
+    pub(super) fn older_than(&self, connection: ConnectionId) -> Vec<ConnectionId> {
+        let Some(opened) = self.opened(connection) else {
+            return Vec::new();
+        };
+        let older = |open: &&Connection| open.id != connection && open.opened <= opened;
+        self.connections
+            .iter()
+            .filter(older)
+            .map(|open| open.id)
+            .collect()
+    }
+
+    fn opened(&self, connection: ConnectionId) -> Option<Instant> {
+        self.connections
+            .iter()
+            .find(|open| open.id == connection)
+            .map(|open| open.opened)
     }
 
     pub(super) fn set_agent(&mut self, claimed: &str) {

@@ -7,6 +7,8 @@
 //! date. All tests are named `live_…`, so that the test runner takes them one
 //! at a time.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 mod accuracy;
 mod jobs;
 mod kills;
