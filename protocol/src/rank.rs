@@ -17,7 +17,7 @@ use crate::{
     message::Decline,
     offer::{Device, Name, Offer},
     registry::{DeviceKind, Reason, SpeedKind},
-    units::{Amount, Millis, cost},
+    units::{Amount, Millis, Price, cost},
 };
 
 /// What matters to the client, where several offers fit.
@@ -216,7 +216,10 @@ pub fn rank<'a>(
         .into_iter()
         .map(|(offer, device)| candidate(offer, device, want, slowest))
         .collect();
-    candidates.sort_by_key(|candidate| (score(candidate, want.policy), candidate.peer));
+    candidates.sort_by_key(|candidate| {
+        let score = score(want.policy, candidate.price, candidate.expected);
+        (score, candidate.peer)
+    });
     Plan {
         candidates,
         misfits,
@@ -254,11 +257,7 @@ fn candidate(offer: &Verified<Offer>, device: &Device, want: &Want<'_>, slowest:
         }
     };
     let units = want.work.unit_count();
-    let price = |run: u64| {
-        cost(&crate::offer::run_usage(Millis::new(run)), &body.prices)
-            .map_or(Amount::MAX, |once| times(once, units))
-            .min(want.budget)
-    };
+    let price = |run: u64| expected_price(&body.prices, Millis::new(run), units).min(want.budget);
     Candidate {
         peer: offer.signer(),
         offer: OfferId(offer.hash()),
@@ -270,13 +269,19 @@ fn candidate(offer: &Verified<Offer>, device: &Device, want: &Want<'_>, slowest:
     }
 }
 
-/// Lower is better.
-fn score(candidate: &Candidate, policy: Policy) -> (u128, u128) {
-    let price = u128::from(candidate.price.as_micros());
-    let time = u128::from(candidate.expected.get());
+/// What an expected price and time are worth to a policy: lower is better. The
+/// plan and the choice among quotes go by the same.
+pub fn score(policy: Policy, price: Amount, time: Millis) -> (u128, u128) {
+    let price = u128::from(price.as_micros());
+    let time = u128::from(time.get());
     match policy {
         Policy::Cheapest => (price, time),
         Policy::Fastest => (time, price),
         Policy::Balanced => ((price + 1).saturating_mul(time + 1), price),
     }
+}
+
+/// What so many executions of an expected time cost under a price list.
+pub fn expected_price(prices: &[Price], expected: Millis, units: u32) -> Amount {
+    cost(&crate::offer::run_usage(expected), prices).map_or(Amount::MAX, |once| times(once, units))
 }

@@ -6,7 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use suanli_protocol::bundle::{BUNDLE_BYTES_MAX, Bundle, Proof};
+use suanli_protocol::{
+    bundle::{BUNDLE_BYTES_MAX, Bundle, Proof},
+    receipt::Outcome,
+};
 
 use super::{
     context::{Context, path},
@@ -157,8 +160,8 @@ fn what_it_proves(proof: &Proof) -> String {
         (
             "  execution",
             format!(
-                "{:?}, in {}",
-                proof.outcome,
+                "{}, in {}",
+                outcome_word(proof.outcome),
                 rough(
                     ended
                         .since(began)
@@ -296,6 +299,16 @@ const fn paid(receipt: &ReceiptInfo) -> &'static str {
         (true, true) => "yes",
         (true, false) => "unacknowledged",
         (false, _) => "no",
+    }
+}
+
+/// An outcome as the other commands write it.
+fn outcome_word(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Completed => "completed".to_owned(),
+        Outcome::JobFault(reason) => format!("job-fault: {reason}"),
+        Outcome::ProviderFault(reason) => format!("provider-fault: {reason}"),
+        Outcome::Cancelled => "cancelled".to_owned(),
     }
 }
 

@@ -49,7 +49,7 @@ use crate::{
     receipt::{Acceptance, Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder, Lsn, Record},
     registry::{Reason, Verification},
-    units::{Amount, Mono, Now, Total, Wall},
+    units::{Amount, Millis, Mono, Now, Total, Wall},
     voucher::Parties,
     wire::List,
 };
@@ -135,6 +135,8 @@ struct Asking {
 #[derive(Debug)]
 struct Ask {
     offer: Verified<Offer>,
+    /// How long one execution is expected to take there.
+    expected: Millis,
     request: Verified<Request>,
     answer: Option<Result<Verified<Quote>, Decline>>,
 }

@@ -25,8 +25,8 @@ impl Buyer {
         job.attempt += 1;
         let budget = job.order.budget.saturating_sub(job.spent);
         let mut asks = Vec::new();
-        let take = job.order.take && chosen.first().is_some_and(|offer| offer.body().firm);
-        for offer in chosen.into_iter().take(if take { 1 } else { ASKS_MAX }) {
+        let take = job.order.take && chosen.first().is_some_and(|(offer, _)| offer.body().firm);
+        for (offer, expected) in chosen.into_iter().take(if take { 1 } else { ASKS_MAX }) {
             let request = build_request(core, job, &offer, take, budget, None);
             let request =
                 core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
@@ -41,6 +41,7 @@ impl Buyer {
             self.by_request.insert(RequestId(request.hash()), id);
             asks.push(Ask {
                 offer,
+                expected,
                 request,
                 answer: None,
             });
@@ -290,7 +291,8 @@ impl Buyer {
         let percent = 100 - u128::from(job.order.counter_percent.min(99));
         let proposal = u128::from(quote.body().cap.as_micros()) * percent / 100;
         let budget = Amount::from_micros(u64::try_from(proposal).unwrap_or(u64::MAX));
-        let (offer, quote_id) = (ask.offer.clone(), QuoteId(quote.hash()));
+        let (offer, expected) = (ask.offer.clone(), ask.expected);
+        let quote_id = QuoteId(quote.hash());
         let request = build_request(core, job, &offer, false, budget, Some(quote_id));
         let request = core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
         let lsn = core.persist(Record::Asked(request.clone()));
@@ -299,6 +301,7 @@ impl Buyer {
         if let State::Asking(asking) = &mut job.state {
             asking.asks.push(Ask {
                 offer,
+                expected,
                 request,
                 answer: None,
             });
@@ -412,7 +415,7 @@ fn choose_offers(
     job: &Job,
     excluded: &BTreeMap<PeerId, Exclusion>,
     now: Now,
-) -> Vec<Verified<Offer>> {
+) -> Vec<(Verified<Offer>, Millis)> {
     let work = job.remaining();
     let want = Want {
         needs: &job.order.needs,
@@ -432,7 +435,7 @@ fn choose_offers(
     let plan = rank::rank(offers, &want, left_out);
     plan.candidates
         .iter()
-        .filter_map(|candidate| book.of(candidate.peer).cloned())
+        .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate.expected)))
         .take(ASKS_MAX)
         .collect()
 }
@@ -471,16 +474,10 @@ fn build_request(
 
 /// The best quote that still has time to be taken.
 pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<usize> {
-    let score = |quote: &Quote| {
-        let (price, time) = (quote.cap.as_micros(), quote.duration_expected.get());
-        match policy {
-            Policy::Cheapest => (u128::from(price), u128::from(time)),
-            Policy::Fastest => (u128::from(time), u128::from(price)),
-            Policy::Balanced => (
-                (u128::from(price) + 1).saturating_mul(u128::from(time) + 1),
-                u128::from(price),
-            ),
-        }
+    let score = |ask: &Ask, quote: &Quote| {
+        let units = quote.work.unit_count();
+        let price = rank::expected_price(&quote.prices, ask.expected, units).min(quote.cap);
+        rank::score(policy, price, ask.expected)
     };
     asking
         .asks
@@ -489,7 +486,7 @@ pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<us
         .filter_map(|(n, ask)| match &ask.answer {
             // A take is an agreement already, whatever our clock says.
             Some(Ok(quote)) if quote.expires() > now.wall || ask.request.body().take => {
-                Some((score(quote.body()), n))
+                Some((score(ask, quote.body()), n))
             }
             Some(Ok(_) | Err(_)) | None => None,
         })
