@@ -1,9 +1,9 @@
 """Runs HyperQueue jobs on order, for `suanli-testnet bench overhead`.
 
-A local server and one worker. For each line `N` on standard input, N jobs run
-one after the other; the answer is one line, a JSON list of N times in
-milliseconds, from the call that submits a job until the job's process has said
-that it runs. The first line out is the version.
+A local server and one worker. For each line `N PAUSE` on standard input, N jobs
+run one after the other, each after a pause in milliseconds; the answer is one
+line, a JSON list of N times in milliseconds, from the call that submits a job
+until the job's process has said that it runs. The first line out is the version.
 
 The process says so by writing into a named pipe that this script waits on:
 HyperQueue's own way to wait for a job asks once a second.
@@ -20,7 +20,8 @@ from hyperqueue import Job
 from hyperqueue.cluster import LocalCluster, WorkerConfig
 
 
-def submit_to_ran_ms(client, pipe, path):
+def submit_to_ran_ms(client, pipe, path, pause_ms):
+    time.sleep(pause_ms / 1e3)
     job = Job()
     job.program(["/bin/sh", "-c", f"echo >{path}"], stdout=None, stderr=None)
     begin = time.perf_counter()
@@ -43,7 +44,8 @@ def main():
             client = cluster.client()
             print(version("hyperqueue"), file=answers, flush=True)
             for line in sys.stdin:
-                times = [submit_to_ran_ms(client, pipe, path) for _ in range(int(line))]
+                count, pause_ms = map(int, line.split())
+                times = [submit_to_ran_ms(client, pipe, path, pause_ms) for _ in range(count)]
                 print(json.dumps(times), file=answers, flush=True)
 
 

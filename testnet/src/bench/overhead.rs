@@ -15,7 +15,8 @@ use std::{
     io::{BufRead as _, BufReader, Lines, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -47,6 +48,10 @@ pub(super) struct Plan {
     /// Jobs in a turn
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     turn: u32,
+    /// Milliseconds before each job: HyperQueue takes 20 ms longer for one that
+    /// follows another at once
+    #[arg(long, default_value_t = 50)]
+    pause_ms: u32,
     /// The job
     #[arg(long, value_name = "FILE", default_value = "examples/noop/job.toml")]
     job: PathBuf,
@@ -64,22 +69,23 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let _: BlobInfo = api.upload("/v1/blobs", &job.spec)?;
     let python = plan.hyperqueue.as_deref();
     let mut beside = python.map(HyperQueue::start).transpose()?;
+    let pause = Duration::from_millis(plan.pause_ms.into());
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..plan.warm_up {
-        run_one(&api, &job)?;
+        run_one(&api, &job, pause)?;
     }
     if let Some(beside) = &mut beside {
-        beside.run(plan.warm_up)?;
+        beside.run(plan.warm_up, pause)?;
     }
     let turn = usize::try_from(plan.turn)?;
     while ours.len() < plan.jobs {
         let few = turn.min(plan.jobs - ours.len());
         for _ in 0..few {
-            ours.push(run_one(&api, &job)?);
+            ours.push(run_one(&api, &job, pause)?);
         }
         if let Some(beside) = &mut beside {
-            theirs.extend(beside.run(few)?);
+            theirs.extend(beside.run(few, pause)?);
         }
     }
     testnet.down()?;
@@ -151,7 +157,8 @@ impl Timed {
     }
 }
 
-fn run_one(api: &Api, job: &PreparedJob) -> anyhow::Result<Timed> {
+fn run_one(api: &Api, job: &PreparedJob, pause: Duration) -> anyhow::Result<Timed> {
+    thread::sleep(pause);
     let mut id = [0; 16];
     id.copy_from_slice(&random_secret()?[..16]);
     let submission = job.submission(JobId::from_bytes(id), Vec::new());
@@ -245,9 +252,10 @@ impl HyperQueue {
         })
     }
 
-    /// Runs jobs one after the other, and says how long each took.
-    fn run(&mut self, jobs: usize) -> anyhow::Result<Vec<f64>> {
-        writeln!(self.orders, "{jobs}")?;
+    /// Runs jobs one after the other, each after a pause, and says how long each
+    /// took.
+    fn run(&mut self, jobs: usize, pause: Duration) -> anyhow::Result<Vec<f64>> {
+        writeln!(self.orders, "{jobs} {}", pause.as_millis())?;
         let answer = self.answers.next().context("HyperQueue ended")??;
         let times: Vec<f64> = serde_json::from_str(&answer)?;
         if times.len() != jobs {
