@@ -43,7 +43,8 @@ const KEYS_SCANNED_MAX: usize = 256;
 
 /// Names the keys of the records of a network.
 pub fn indexer(network: NetworkId) -> impl Indexer {
-    move |payload: &[u8]| match Record::decode(payload, network) {
+    // What is indexed was verified or signed before it was written.
+    move |payload: &[u8]| match Record::read_back(payload) {
         Ok(record) => record.keys(network).into_iter().filter_map(key).collect(),
         // Nothing can be asked about what can't be read; the journal keeps it.
         Err(_) => Vec::new(),

@@ -333,8 +333,27 @@ impl Envelope {
     }
 }
 
+impl Envelope {
+    /// Reads a body whose signature was verified, or made, before it was
+    /// written down.
+    fn read_back<T: Body>(&self) -> Result<Verified<T>, EnvelopeError> {
+        if self.header.kind != T::KIND {
+            return Err(EnvelopeError::WrongKind {
+                found: self.header.kind.0,
+                expected: T::KIND.0,
+            });
+        }
+        let body = &self.bytes[HEADER_BYTES..self.bytes.len() - SIGNATURE_BYTES];
+        Ok(Verified {
+            body: wire::decode(body, T::ENVELOPE_BYTES_MAX)?,
+            envelope: self.clone(),
+        })
+    }
+}
+
 /// A body whose signature, and everything that can be checked without a clock,
-/// holds. Made by verifying or by signing, in no other way.
+/// holds. Made by verifying or by signing; and, within this crate, by reading
+/// back what was verified before it was written.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verified<T> {
     envelope: Envelope,
@@ -402,6 +421,26 @@ impl<const MAX: usize> Raw<MAX> {
     pub fn verify<T: Body>(&self, network: NetworkId) -> Result<Verified<T>, EnvelopeError> {
         Envelope::parse(&self.0)?.verify(network)
     }
+}
+
+impl<const MAX: usize> Raw<MAX> {
+    /// Opens what a record holds: verifying it, or trusting the journal that it
+    /// was just written to.
+    pub(crate) fn open<T: Body>(&self, trust: Trust) -> Result<Verified<T>, EnvelopeError> {
+        match trust {
+            Trust::Nobody(network) => self.verify(network),
+            Trust::OwnJournal => Envelope::parse(&self.0)?.read_back(),
+        }
+    }
+}
+
+/// Whose word for a signature is taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trust {
+    /// Everything is verified, as signed in this network.
+    Nobody(NetworkId),
+    /// This process has verified and written it a moment ago.
+    OwnJournal,
 }
 
 /// A tagged addition at the end of a body, for later versions.

@@ -69,6 +69,9 @@ pub const BOOK_OFFERS_PER_ACCOUNT: usize = 256;
 pub const JOBS_MAX: usize = 4096;
 /// Ended jobs that stay in memory for `suanli job list`; the store has them all.
 pub const ENDED_JOBS_KEPT: usize = 256;
+/// Agreements of older jobs whose judgements are repeated when a late receipt
+/// comes. At a kilobyte each, 8 MB.
+pub const PAST_AGREEMENTS_KEPT: usize = 8192;
 /// Attempts at one job.
 pub const ATTEMPTS_MAX: usize = 16;
 /// Providers asked at once for one job.

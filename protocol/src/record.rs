@@ -10,7 +10,7 @@ use bincode::{Decode, Encode};
 use crate::{
     bundle::Bundle,
     deal::{Agreement, BlobRef, Needs, Quote, Request, Work},
-    envelope::{EnvelopeError, Raw, Verified},
+    envelope::{EnvelopeError, Raw, Trust, Verified},
     ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
     limits::{ENVELOPE_BYTES_MAX, INPUTS_MAX, OFFER_BYTES_MAX},
     message::InlineBlobs,
@@ -280,16 +280,29 @@ impl Record {
     /// # Errors
     /// [`EnvelopeError`]: the bytes are no record of this network's.
     pub fn decode(bytes: &[u8], network: NetworkId) -> Result<Self, EnvelopeError> {
+        Self::open(bytes, Trust::Nobody(network))
+    }
+
+    /// From its bytes, for finding it: signatures are not verified again. Only
+    /// for what this node's journal has acknowledged.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]: the bytes are no record.
+    pub fn read_back(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        Self::open(bytes, Trust::OwnJournal)
+    }
+
+    fn open(bytes: &[u8], trust: Trust) -> Result<Self, EnvelopeError> {
         Ok(match wire::decode::<Stored>(bytes, RECORD_BYTES_MAX)? {
-            Stored::Offered(raw) => Self::Offered(raw.verify(network)?),
-            Stored::Withdrew(raw) => Self::Withdrew(raw.verify(network)?),
+            Stored::Offered(raw) => Self::Offered(raw.open(trust)?),
+            Stored::Withdrew(raw) => Self::Withdrew(raw.open(trust)?),
             Stored::Submitted(order, at) => Self::Submitted { order, at },
-            Stored::Asked(raw) => Self::Asked(raw.verify(network)?),
+            Stored::Asked(raw) => Self::Asked(raw.open(trust)?),
             Stored::Took(offer, request, quote, agreement) => Self::Took {
-                offer: offer.verify(network)?,
-                request: request.verify(network)?,
-                quote: quote.verify(network)?,
-                agreement: agreement.map(|raw| raw.verify(network)).transpose()?,
+                offer: offer.open(trust)?,
+                request: request.open(trust)?,
+                quote: quote.open(trust)?,
+                agreement: agreement.map(|raw| raw.open(trust)).transpose()?,
             },
             Stored::GaveUp(job, agreement, reason) => Self::GaveUp {
                 job,
@@ -297,35 +310,35 @@ impl Record {
                 reason,
             },
             Stored::Judged(receipt, acceptance) => Self::Judged {
-                receipt: receipt.verify(network)?,
-                acceptance: acceptance.verify(network)?,
+                receipt: receipt.open(trust)?,
+                acceptance: acceptance.open(trust)?,
             },
             Stored::Ended(job, end, at) => Self::Ended { job, end, at },
             Stored::Quoted(offer, request, quote) => Self::Quoted {
-                offer: offer.verify(network)?,
-                request: request.verify(network)?,
-                quote: quote.verify(network)?,
+                offer: offer.open(trust)?,
+                request: request.open(trust)?,
+                quote: quote.open(trust)?,
             },
             Stored::QuotedFirm(offer, request, quote) => Self::QuotedFirm {
-                offer: offer.verify(network)?,
-                request: request.verify(network)?,
-                quote: quote.verify(network)?,
+                offer: offer.open(trust)?,
+                request: request.open(trust)?,
+                quote: quote.open(trust)?,
             },
-            Stored::AgreedTo(raw) => Self::AgreedTo(raw.verify(network)?),
-            Stored::Receipted(raw) => Self::Receipted(raw.verify(network)?),
-            Stored::HeardOf(raw) => Self::HeardOf(raw.verify(network)?),
+            Stored::AgreedTo(raw) => Self::AgreedTo(raw.open(trust)?),
+            Stored::Receipted(raw) => Self::Receipted(raw.open(trust)?),
+            Stored::HeardOf(raw) => Self::HeardOf(raw.open(trust)?),
             Stored::Closed(agreement, reason) => Self::Closed { agreement, reason },
-            Stored::Paid(raw) => Self::Paid(raw.verify(network)?),
-            Stored::PaidAcked(raw) => Self::PaidAcked(raw.verify(network)?),
+            Stored::Paid(raw) => Self::Paid(raw.open(trust)?),
+            Stored::PaidAcked(raw) => Self::PaidAcked(raw.open(trust)?),
             Stored::Earned(voucher, ack) => Self::Earned {
-                voucher: voucher.verify(network)?,
-                ack: ack.verify(network)?,
+                voucher: voucher.open(trust)?,
+                ack: ack.open(trust)?,
             },
             Stored::Frozen(first, second) => Self::Frozen {
-                first: first.verify(network)?,
-                second: second.verify(network)?,
+                first: first.open(trust)?,
+                second: second.open(trust)?,
             },
-            Stored::Settled(raw) => Self::Settled(raw.verify(network)?),
+            Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
         })
     }
 

@@ -41,7 +41,7 @@ use crate::{
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX,
-        LATE_TAKES_MAX, RUN_MAX, UNIT_RANGES_MAX,
+        LATE_TAKES_MAX, PAST_AGREEMENTS_KEPT, RUN_MAX, UNIT_RANGES_MAX,
     },
     message::{Decline, Frame, InlineBlob, LogLine, Progress},
     offer::Offer,
@@ -62,6 +62,46 @@ pub(crate) struct Buyer {
     by_agreement: BTreeMap<AgreementId, JobId>,
     ended: VecDeque<JobId>,
     excluded: BTreeMap<PeerId, Exclusion>,
+    past: Past,
+}
+
+/// What is kept of jobs that are forgotten otherwise: a provider may have been
+/// away all that time, and still needs our word on its receipts.
+#[derive(Debug, Default)]
+struct Past {
+    agreements: BTreeMap<AgreementId, PastAgreement>,
+    order: VecDeque<AgreementId>,
+}
+
+#[derive(Debug)]
+struct PastAgreement {
+    provider: PeerId,
+    judged: BTreeMap<ReceiptId, Verified<Acceptance>>,
+}
+
+impl Past {
+    fn keep(&mut self, job: &Job) {
+        for (deal, _) in &job.agreements {
+            let ours = |judged: &&Judged| judged.receipt.body().key.agreement == deal.id();
+            let judged = job
+                .judged
+                .values()
+                .filter(ours)
+                .map(|judged| (ReceiptId(judged.receipt.hash()), judged.acceptance.clone()))
+                .collect();
+            let past = PastAgreement {
+                provider: deal.provider(),
+                judged,
+            };
+            self.agreements.insert(deal.id(), past);
+            self.order.push_back(deal.id());
+        }
+        while self.order.len() > PAST_AGREEMENTS_KEPT {
+            if let Some(oldest) = self.order.pop_front() {
+                self.agreements.remove(&oldest);
+            }
+        }
+    }
 }
 
 /// A provider that failed, left out until a time that doubles with each failure.

@@ -149,11 +149,18 @@ impl Stream {
                 is_over(&found).then_some(())
             });
         }
+        let mut shown = String::new();
         eventually("both sides agreeing", || {
             let (paid, earned) = (channels(&client).unwrap(), channels(&provider).unwrap());
             let ([paid], [earned]) = (&paid[..], &earned[..]) else {
                 panic!("one channel on each side: {paid:?} {earned:?}");
             };
+            // Says in the log of a failure what they did not agree about.
+            let now = format!("{paid:?} {earned:?}");
+            if now != shown {
+                println!("{now}");
+                shown = now;
+            }
             let nothing = Total::ZERO.to_string();
             let agreed = paid.synced
                 && paid.pending == nothing

@@ -144,7 +144,7 @@ impl Buyer {
     ) {
         let agreement = receipt.body().key.agreement;
         let Some(&id) = self.by_agreement.get(&agreement) else {
-            return;
+            return self.answer_from_past(core, from, &receipt);
         };
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -493,6 +493,41 @@ impl Buyer {
         self.forget_old(id);
     }
 
+    /// A receipt for a job that is over long since. What was judged is repeated;
+    /// anything else came too late to be of use.
+    fn answer_from_past(&mut self, core: &mut Core, from: PeerId, receipt: &Verified<Receipt>) {
+        let Some(past) = self.past.agreements.get_mut(&receipt.body().key.agreement) else {
+            return;
+        };
+        if past.provider != from {
+            return;
+        }
+        let id = ReceiptId(receipt.hash());
+        if let Some(acceptance) = past.judged.get(&id) {
+            return core.send_again(from, Frame::Acceptance(acceptance.raw()));
+        }
+        let refused = past
+            .judged
+            .values()
+            .filter(|word| word.body().verdict != Verdict::Accepted);
+        if refused.count() >= DISPUTES_MAX {
+            return;
+        }
+        let acceptance = core.sign(Acceptance {
+            receipt: id,
+            key: receipt.body().key,
+            verdict: Verdict::Disputed(Reason::SUPERSEDED),
+            verification: Verification::HASHES,
+            extensions: Extensions::default(),
+        });
+        let lsn = core.persist(Record::Judged {
+            receipt: receipt.clone(),
+            acceptance: acceptance.clone(),
+        });
+        core.send_after(lsn, from, Frame::Acceptance(acceptance.raw()));
+        past.judged.insert(id, acceptance);
+    }
+
     /// Keeps the last ended jobs in memory; the store has them all.
     pub(super) fn forget_old(&mut self, ended: JobId) {
         self.ended.push_back(ended);
@@ -503,6 +538,7 @@ impl Buyer {
             return;
         };
         let id = job.order.job;
+        self.past.keep(&job);
         self.by_request.retain(|_, of| *of != id);
         for (deal, _) in &job.agreements {
             self.by_agreement.remove(&deal.id());

@@ -47,13 +47,17 @@ impl Buyer {
             });
         }
         let peers = asks.iter().map(|ask| ask.offer.signer()).collect();
-        core.tell(Event::Job {
-            job: id,
-            event: JobEvent::Asked {
-                attempt: job.attempt,
-                peers,
+        let written = core.outbox.last();
+        core.tell_after(
+            written,
+            Event::Job {
+                job: id,
+                event: JobEvent::Asked {
+                    attempt: job.attempt,
+                    peers,
+                },
             },
-        });
+        );
         job.state = State::Asking(Asking {
             asks,
             decide: None,

@@ -101,6 +101,10 @@ impl Buyer {
     ) {
         let key = receipt.body().key;
         let Some(id) = self.by_agreement.get(&key.agreement) else {
+            if let Some(past) = self.past.agreements.get_mut(&key.agreement) {
+                past.judged
+                    .insert(ReceiptId(receipt.hash()), acceptance.clone());
+            }
             return;
         };
         let Some(job) = self.jobs.get_mut(id) else {
