@@ -244,6 +244,42 @@ fn the_late_receipt_of_a_fenced_attempt_is_disputed_and_never_paid() {
     world.assert_conserved();
 }
 
+/// A provider was cut off until its client had forgotten the job: it still gets
+/// a word on its receipt, and the same one whenever it asks, also after a restart.
+#[test]
+fn the_late_receipt_of_a_forgotten_job_is_disputed_all_the_same() {
+    let mut world = World::new(2).start(&[]);
+    world.nodes[1].run = Run::Done { ms: 900 };
+    world.submit(order(1));
+    assert!(world.run_until(Duration::from_secs(1), |world| !world.executed.is_empty()));
+    world.link = Box::new(|sent| match (sent.from, sent.to) {
+        (1, _) | (_, 1) => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    assert!(world.run_until(Duration::from_secs(60), |world| world.job(1).end.is_some()));
+    for number in 0..300u32 {
+        let mut late = order(2);
+        let mut id = [7; 16];
+        id[..4].copy_from_slice(&number.to_le_bytes());
+        late.job = JobId::from_bytes(id);
+        // Nobody offers so little: it ends at once.
+        late.budget = micros(0);
+        world.submit(late);
+        world.pass(Duration::from_millis(100));
+    }
+    world.pass(Duration::from_secs(30));
+    assert!(world.peer(0).job(JobId::from_bytes([1; 16])).is_none());
+    world.link = Box::new(|_| Fate::Deliver);
+    world.connect(0, 1);
+    world.pass(Duration::from_secs(120));
+    let heard = world.records(1).iter().any(|record| {
+        matches!(record, Record::HeardOf(acceptance)
+            if acceptance.body().verdict == Verdict::Disputed(Reason::SUPERSEDED))
+    });
+    assert!(heard);
+    assert_eq!(world.peer(1).channels()[0].cumulative.as_micros(), 0);
+}
+
 #[test]
 fn a_job_ends_at_its_deadline_whatever_happens() {
     let mut world = World::new(2).start(&[]);
