@@ -162,8 +162,9 @@ impl Stream {
                 shown = now;
             }
             let nothing = Total::ZERO.to_string();
-            let agreed = paid.synced
-                && paid.pending == nothing
+            // A channel on which nothing waits is not asked about after a restart,
+            // so it need not be in step yet.
+            let agreed = paid.pending == nothing
                 && paid.sequence == paid.acknowledged
                 && earned.pending == nothing
                 && (paid.sequence, &paid.cumulative) == (earned.sequence, &earned.cumulative);
