@@ -710,8 +710,9 @@ fn suggestion(wanted: &str, names: &[&str]) -> String {
     }
 }
 
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
+/// Levenshtein's distance, for naming what was probably meant.
+#[must_use]
+pub fn distance(a: &str, b: &str) -> usize {
     let b = b.chars().collect::<Vec<_>>();
     let mut row = (0..=b.len()).collect::<Vec<_>>();
     for (i, x) in a.chars().enumerate() {

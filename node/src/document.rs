@@ -109,7 +109,9 @@ impl From<executor_file::FileError> for Mistake {
 
 /// The known word nearest to a wrong one, if one is near.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = known.into_iter().map(|word| (distance(wrong, word), word));
+    let near = known
+        .into_iter()
+        .map(|word| (executor_file::distance(wrong, word), word));
     let (edits, word) = near.min()?;
     (edits <= 1 + wrong.chars().count() / 3).then_some(word)
 }
@@ -160,22 +162,6 @@ fn in_plain_words(message: &str) -> String {
             "expected a list, like [\"a\", \"b\"]",
         )
         .replace("expected a string", "expected text in quotes")
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b = b.chars().collect::<Vec<_>>();
-    let mut row = (0..=b.len()).collect::<Vec<_>>();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
