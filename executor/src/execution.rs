@@ -2,8 +2,8 @@
 //!
 //! The parent makes a sealed memory file of just the right size for every
 //! output, so that a worker can write no byte more, and passes its descriptor.
-//! When the worker says that it is done, the parent copies each into a file
-//! that no worker ever held, and hashes what it copied. The deadline is the
+//! When the worker says that it is done, the parent copies each into memory (a
+//! small one) or a file that no worker ever held, and hashes what it copied. The deadline is the
 //! parent's clock; a worker past it is killed, whatever it says.
 
 use std::{
@@ -27,9 +27,9 @@ use tokio::{
 
 use crate::{
     child::{Child, Ended},
-    executor::{ExecutionEvent, ExecutionId, OutputBlob, Tenant, Usage},
+    executor::{ExecutionEvent, ExecutionId, OutputBlob, OutputContent, Tenant, Usage},
     ipc::{Failure, IpcError, Reply, Request, Stage},
-    limits::{CANCEL_GRACE, LOG_BYTES_MAX, SPEC_BYTES_MAX},
+    limits::{CANCEL_GRACE, LOG_BYTES_MAX, OUTPUT_MEMORY_MAX, SPEC_BYTES_MAX},
 };
 
 const COPY_BYTES: usize = 1 << 20;
@@ -56,6 +56,12 @@ pub(crate) struct Plan {
 pub(crate) struct PlannedOutput {
     pub(crate) name: String,
     pub(crate) bytes: u64,
+}
+
+impl PlannedOutput {
+    const fn fits_memory(&self) -> bool {
+        self.bytes <= OUTPUT_MEMORY_MAX
+    }
 }
 
 /// A failure and its words.
@@ -188,9 +194,15 @@ impl Plan {
         let usage = self.converse(worker, watch, &memory).await?;
         let (dir, id) = (self.outputs_dir.clone(), self.id);
         let planned = std::mem::take(&mut self.outputs);
-        let copied = tokio::task::spawn_blocking(move || copy_all(&dir, id, planned, memory)).await;
+        let small = planned.iter().all(PlannedOutput::fits_memory);
+        let copy = move || copy_all(&dir, id, planned, memory);
+        let copied = if small {
+            copy()
+        } else {
+            let copied = tokio::task::spawn_blocking(copy).await;
+            copied.map_err(|error| Fault::new(Failure::Internal, error.to_string()))?
+        };
         let outputs = copied
-            .map_err(|error| Fault::new(Failure::Internal, error.to_string()))?
             .map_err(|error| Fault::new(Failure::Internal, format!("storing outputs: {error}")))?;
         Ok((outputs, usage))
     }
@@ -377,11 +389,21 @@ fn copy_all(
 ) -> std::io::Result<Vec<OutputBlob>> {
     let numbered = planned.into_iter().zip(memory).enumerate();
     let copies = numbered.map(|(index, (output, memory))| {
-        let path = dir.join(format!("{id}-{index}.out"));
-        let hash = copy(&File::from(memory), output.bytes, &path)?;
+        let memory = File::from(memory);
+        let (content, hash) = if output.fits_memory() {
+            let mut bytes = vec![0; usize::try_from(output.bytes).unwrap_or_default()];
+            memory.read_exact_at(&mut bytes, 0)?;
+            let hash = *blake3::hash(&bytes).as_bytes();
+            (OutputContent::Memory(bytes), hash)
+        } else {
+            std::fs::create_dir_all(dir)?;
+            let path = dir.join(format!("{id}-{index}.out"));
+            let hash = copy(&memory, output.bytes, &path)?;
+            (OutputContent::File(path), hash)
+        };
         Ok(OutputBlob {
             name: output.name,
-            path,
+            content,
             bytes: output.bytes,
             hash,
         })

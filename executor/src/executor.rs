@@ -6,7 +6,7 @@
 //! was taken ends in just one `Finished` or `Failed`, whose place in the
 //! bounded queue is reserved when it is taken.
 
-use std::{fmt, fs::File, path::PathBuf, time::Duration};
+use std::{borrow::Cow, fmt, fs::File, path::PathBuf, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -115,7 +115,7 @@ pub struct ExecutionRequest {
     pub output_bytes_max: u64,
     /// A worker that no execution used before and none uses after.
     pub fresh: bool,
-    /// Existing folder for the output files.
+    /// Folder for outputs too large for memory; made when there is one.
     pub outputs_dir: PathBuf,
 }
 
@@ -170,12 +170,34 @@ pub enum ExecutionEvent {
 pub struct OutputBlob {
     /// As the graph names it.
     pub name: String,
-    /// The file.
-    pub path: PathBuf,
+    /// Its bytes, or where they are.
+    pub content: OutputContent,
     /// Its size.
     pub bytes: u64,
     /// BLAKE3 of its bytes.
     pub hash: [u8; 32],
+}
+
+/// Where an output's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputContent {
+    /// Here: at most [`OUTPUT_MEMORY_MAX`](crate::limits::OUTPUT_MEMORY_MAX).
+    Memory(Vec<u8>),
+    /// In a file of `outputs_dir`, which is the caller's to remove.
+    File(PathBuf),
+}
+
+impl OutputContent {
+    /// All of them.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn read(&self) -> std::io::Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Memory(bytes) => Ok(Cow::Borrowed(bytes)),
+            Self::File(path) => std::fs::read(path).map(Cow::Owned),
+        }
+    }
 }
 
 /// What an execution took.

@@ -28,6 +28,6 @@ pub mod spec;
 pub use child::{CheckError, WorkerProgram};
 pub use executor::{
     AdapterSelection, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
-    ExecutorError, InputSource, OutputBlob, Refusal, Tenant, Usage,
+    ExecutorError, InputSource, OutputBlob, OutputContent, Refusal, Tenant, Usage,
 };
 pub use ipc::{Adapter, AdapterKind, Confinement, Failure, Measurement};

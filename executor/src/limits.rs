@@ -25,6 +25,9 @@ pub const BINDINGS_MAX: usize = 64;
 pub const CONSTANTS_MAX: usize = 32;
 /// Outputs of a graph.
 pub const OUTPUTS_MAX: usize = 32;
+/// Bytes of an output that stays in memory on its way out of the executor: a
+/// file of its own would cost more than all else that a small job does.
+pub const OUTPUT_MEMORY_MAX: u64 = 32 << 10;
 /// Input blobs of a graph. Inputs and outputs together stay under the 253
 /// descriptors that Linux passes in one message.
 pub const INPUTS_MAX: usize = 64;

@@ -10,9 +10,11 @@
 //! ```
 //!
 //! One `select!`, one `apply`: nothing else touches the [`Peer`], and after
-//! each step its invariants are checked. When the disk is full, records wait
-//! here in order; until they are written nothing that needs them leaves, and
-//! nothing new is begun.
+//! each step its invariants are checked. The records of a step go to the
+//! journal together; those that nobody waits for stay here for a moment and
+//! share a sync with the next. When the disk is full, records wait here in
+//! order; until they are written nothing that needs them leaves, and nothing
+//! new is begun.
 //!
 //! Absent: what a frame, an offer or a job means.
 
@@ -22,13 +24,13 @@ mod intake;
 mod watch;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use suanli_executor::{Executor, ExecutorError};
+use suanli_executor::{Executor, ExecutorError, OutputBlob, Usage};
 use suanli_protocol::{
     envelope::{Signer, Verified},
     ids::{AgreementId, BlobId, JobId, NetworkId, PeerId},
@@ -66,6 +68,12 @@ const STRIKES: u32 = 5;
 const BLOCK: Duration = Duration::from_secs(600);
 /// Peers whose strikes are remembered.
 const STRIKES_KEPT: usize = 4096;
+/// How long records that nobody waits for may gather, to share a sync.
+const GATHER: Duration = Duration::from_millis(5);
+/// How many may.
+const GATHER_MAX: usize = 64;
+/// When records that the journal refused are offered to it again.
+const WRITE_AGAIN: Duration = Duration::from_millis(200);
 /// How often expired blobs are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
 /// How often an offer that nobody could hear is gossiped again.
@@ -140,8 +148,7 @@ pub struct Driver {
     provider: Option<ProviderConfig>,
     listen: Vec<Multiaddr>,
     listen_changed: Option<Instant>,
-    /// Records that the journal has not taken yet, in order.
-    unwritten: VecDeque<(Lsn, Vec<u8>)>,
+    unwritten: Unwritten,
     executions: BTreeMap<u64, ExecutionId>,
     next_number: u64,
     fetches: BTreeMap<u64, Fetch>,
@@ -163,12 +170,38 @@ struct Fetch {
     durable: bool,
 }
 
+/// Records that the journal has not taken yet, in order.
+#[derive(Debug, Default)]
+struct Unwritten {
+    /// The number of the first.
+    first: CoreLsn,
+    payloads: Vec<Vec<u8>>,
+    /// When the first came.
+    since: Option<Instant>,
+    /// The journal has refused them: it is behind, or the disk is full.
+    refused: bool,
+}
+
 /// An own message that found no listener yet.
 #[derive(Debug)]
 struct Republish {
     bytes: Vec<u8>,
     at: Option<Instant>,
     tries: u32,
+}
+
+impl Unwritten {
+    fn push(&mut self, lsn: CoreLsn, payload: Vec<u8>) {
+        if self.payloads.is_empty() {
+            self.first = lsn;
+            self.since = Some(Instant::now());
+        }
+        self.payloads.push(payload);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.refused || self.since.is_some_and(|since| since + GATHER <= now)
+    }
 }
 
 /// The channels that a driver listens to.
@@ -240,7 +273,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         provider: parts.provider,
         listen: Vec::new(),
         listen_changed: None,
-        unwritten: VecDeque::new(),
+        unwritten: Unwritten::default(),
         executions: BTreeMap::new(),
         next_number: 0,
         fetches: BTreeMap::new(),
@@ -303,7 +336,7 @@ impl Driver {
     }
 
     async fn wait(&self, ears: &mut Ears) -> Wake {
-        let stuck = !self.unwritten.is_empty() || self.peer.is_overloaded();
+        let stuck = self.unwritten.refused || self.peer.is_overloaded();
         let at = tokio::time::Instant::from_std(self.wake_at());
         tokio::select! {
             changed = ears.durability.changed() => match changed {
@@ -334,9 +367,14 @@ impl Driver {
             .map(|at| self.started + Duration::from_micros(at.as_micros()));
         let republish = self.republish.as_ref().and_then(|own| own.at);
         let listen = self.listen_changed.map(|at| at + LISTEN_QUIET);
-        let retry =
-            (!self.unwritten.is_empty()).then(|| Instant::now() + Duration::from_millis(200));
-        [core, republish, listen, retry]
+        let write = self.unwritten.since.map(|since| {
+            if self.unwritten.refused {
+                Instant::now() + WRITE_AGAIN
+            } else {
+                since + GATHER
+            }
+        });
+        [core, republish, listen, write]
             .into_iter()
             .flatten()
             .fold(self.collect_at, Instant::min)
@@ -353,12 +391,15 @@ impl Driver {
         while let Some(output) = self.peer.poll_output() {
             self.carry_out(output).await;
         }
+        self.write_awaited();
         self.awaited.answer(self.peer.book());
     }
 
     async fn on_time(&mut self) {
         let now = Instant::now();
-        self.write_waiting();
+        if self.unwritten.is_due(now) {
+            self.write_all();
+        }
         if self
             .listen_changed
             .is_some_and(|at| at + LISTEN_QUIET <= now)
@@ -407,7 +448,8 @@ impl Driver {
         let last = self.store.durability().borrow().lsn;
         tracing::debug!(last = last.number(), "stopping");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
-        while !self.unwritten.is_empty() || !self.all_durable(ears) {
+        self.write_all();
+        while !self.all_durable(ears) {
             tokio::select! {
                 changed = ears.durability.changed() => {
                     if changed.is_err() {
@@ -447,8 +489,7 @@ impl Driver {
     async fn carry_out(&mut self, output: Output) {
         match output {
             Output::Persist { lsn, record } => {
-                self.unwritten.push_back((Lsn::new(lsn.0), record.encode()));
-                self.write_waiting();
+                self.unwritten.push(lsn, record.encode());
             }
             Output::Send { to, frame, .. } => {
                 let channel = channel_of(&frame);
@@ -514,20 +555,26 @@ impl Driver {
         }
     }
 
-    /// Hands records to the journal, in order, as far as it takes them.
-    fn write_waiting(&mut self) {
-        while let Some((lsn, payload)) = self.unwritten.pop_front() {
-            match self.store.try_append(lsn, payload.clone()) {
-                Ok(()) => {}
-                Err(AppendError::Busy | AppendError::Full) => {
-                    self.unwritten.push_front((lsn, payload));
-                    return;
-                }
-                Err(error @ (AppendError::TooLong { .. } | AppendError::Stopped)) => {
-                    tracing::error!(error = %error, "a record could not be written");
-                    self.unwritten.push_front((lsn, payload));
-                    return;
-                }
+    /// Hands over what somebody waits for, with all that came before it.
+    fn write_awaited(&mut self) {
+        let awaited = self.peer.awaited_lsn() >= self.unwritten.first;
+        if awaited || self.unwritten.payloads.len() >= GATHER_MAX {
+            self.write_all();
+        }
+    }
+
+    /// Hands all records to the journal, in order.
+    fn write_all(&mut self) {
+        if self.unwritten.payloads.is_empty() {
+            return;
+        }
+        let first = Lsn::new(self.unwritten.first.0);
+        match self.store.try_append(first, &mut self.unwritten.payloads) {
+            Ok(()) => self.unwritten = Unwritten::default(),
+            Err(AppendError::Busy | AppendError::Full) => self.unwritten.refused = true,
+            Err(error @ (AppendError::TooLong { .. } | AppendError::Stopped)) => {
+                tracing::error!(error = %error, "a record could not be written");
+                self.unwritten.refused = true;
             }
         }
     }
@@ -542,7 +589,9 @@ impl Driver {
             }
             Health::Failed(failure) => tracing::error!(%failure, "the journal has failed"),
         }
-        self.write_waiting();
+        if self.unwritten.refused {
+            self.write_all();
+        }
         self.step(Input::Persisted(CoreLsn(state.lsn.number())))
             .await;
     }
@@ -837,19 +886,7 @@ impl Driver {
             Theirs::Log { id, line } => self.execution(id, ExecutionEvent::Log(line)).await,
             Theirs::Finished { id, outputs, usage } => {
                 if let Some(execution) = self.executions.remove(&id.0) {
-                    let folder = outputs
-                        .first()
-                        .and_then(|output| output.path.parent())
-                        .map(std::path::Path::to_path_buf)
-                        .unwrap_or_default();
-                    self.hands
-                        .give(Chore::Finish {
-                            id: execution,
-                            folder,
-                            outputs,
-                            usage,
-                        })
-                        .await;
+                    self.finished(execution, outputs, usage).await;
                 }
             }
             Theirs::Failed {
@@ -876,6 +913,20 @@ impl Driver {
         }
     }
 
+    /// Outputs that are in memory go out with the receipt at once, and to the
+    /// disk meanwhile; others go to the disk first.
+    async fn finished(&mut self, id: ExecutionId, outputs: Vec<OutputBlob>, usage: Usage) {
+        let outputs = match hands::in_memory(outputs) {
+            Ok(outputs) => outputs,
+            Err(outputs) => return self.hands.give(Chore::Finish { id, outputs, usage }).await,
+        };
+        let bytes = outputs.iter().filter_map(|output| output.inline.clone());
+        self.hands.give(Chore::Keep(bytes.collect())).await;
+        let usage = hands::usage_lines(&usage);
+        let event = ExecutionEvent::Finished { outputs, usage };
+        self.step(Input::Execution { id, event }).await;
+    }
+
     async fn execution(&mut self, number: suanli_executor::ExecutionId, event: ExecutionEvent) {
         if let Some(&id) = self.executions.get(&number.0) {
             self.step(Input::Execution { id, event }).await;
@@ -898,6 +949,9 @@ impl Driver {
         match ask {
             Ask::Snapshot(reply) => {
                 let _ = reply.send(self.snapshot());
+            }
+            Ask::Job(job, reply) => {
+                let _ = reply.send(self.peer.job(job));
             }
             Ask::Offers(reply) => {
                 let _ = reply.send(self.peer.book().iter().cloned().collect());

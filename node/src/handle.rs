@@ -118,6 +118,7 @@ pub enum NotTaken {
 #[derive(Debug)]
 pub(crate) enum Ask {
     Snapshot(oneshot::Sender<Snapshot>),
+    Job(JobId, oneshot::Sender<Option<JobView>>),
     Offers(oneshot::Sender<Vec<Verified<Offer>>>),
     Plan(Box<JobOrder>, oneshot::Sender<Plan>),
     Submit(Box<JobOrder>, oneshot::Sender<Result<(), NotTaken>>),
@@ -157,6 +158,14 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn snapshot(&self) -> Result<Snapshot, Gone> {
         self.ask(Ask::Snapshot).await
+    }
+
+    /// One job, if it is in memory.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn job(&self, job: JobId) -> Result<Option<JobView>, Gone> {
+        self.ask(|reply| Ask::Job(job, reply)).await
     }
 
     /// The offers in the book.

@@ -171,9 +171,10 @@ impl Store {
         &self.blobs
     }
 
-    /// Hands over the record `lsn` without waiting.
-    pub fn try_append(&self, lsn: Lsn, payload: Vec<u8>) -> Result<(), AppendError> {
-        self.journal.try_append(lsn, payload)
+    /// Hands over records, numbered from `first` on, without waiting: all of
+    /// them or none. Those that were taken are no longer in `payloads`.
+    pub fn try_append(&self, first: Lsn, payloads: &mut Vec<Vec<u8>>) -> Result<(), AppendError> {
+        self.journal.try_append(first, payloads)
     }
 
     /// Hands over the record `lsn`, waiting for room in the queue.

@@ -142,15 +142,16 @@ fn records_written_together_get_consecutive_numbers() {
     block_on(async {
         let (journal, _) = open(dir.path());
         let mut taken = 0;
-        while taken < 400 {
-            match journal.try_append(Lsn::new(taken + 1), payload(taken + 1)) {
-                Ok(()) => taken += 1,
+        while taken < 399 {
+            let mut three = (1..=3).map(|n| payload(taken + n)).collect();
+            match journal.try_append(Lsn::new(taken + 1), &mut three) {
+                Ok(()) => taken += 3,
                 Err(AppendError::Busy) => journal.wait_durable(Lsn::new(taken)).await.unwrap(),
                 Err(error) => panic!("{error}"),
             }
         }
-        journal.wait_durable(Lsn::new(400)).await.unwrap();
-        assert_eq!(assert_prefix(&journal), 400);
+        journal.wait_durable(Lsn::new(399)).await.unwrap();
+        assert_eq!(assert_prefix(&journal), 399);
     });
 }
 
@@ -159,11 +160,14 @@ fn record_too_long_is_refused_and_uses_no_number() {
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
         let (journal, _) = try_open(dir.path(), &Config::default()).unwrap();
-        let long = vec![1; RECORD_BYTES_MAX + 1];
-        let refused = journal.try_append(Lsn::FIRST, long).unwrap_err();
+        let mut long = vec![vec![1], vec![1; RECORD_BYTES_MAX + 1]];
+        let refused = journal.try_append(Lsn::FIRST, &mut long).unwrap_err();
         assert!(matches!(refused, AppendError::TooLong { .. }));
+        assert_eq!(long.len(), 2);
         let longest = vec![1; RECORD_BYTES_MAX];
-        journal.try_append(Lsn::FIRST, longest.clone()).unwrap();
+        let mut alone = vec![longest.clone()];
+        journal.try_append(Lsn::FIRST, &mut alone).unwrap();
+        assert!(alone.is_empty());
         journal.wait_durable(Lsn::FIRST).await.unwrap();
         let record = journal.reader().read(Lsn::FIRST).unwrap();
         assert_eq!(record.payload, longest);
@@ -357,7 +361,7 @@ fn fill_and_make_room(dir: &Path, mount: &dyn Fn(&[&str]) -> bool) {
         let (journal, _) = try_open(dir, &config).unwrap();
         let mut next = 1;
         let refused = loop {
-            match journal.try_append(Lsn::new(next), payload(next)) {
+            match journal.try_append(Lsn::new(next), &mut vec![payload(next)]) {
                 Ok(()) => next += 1,
                 Err(AppendError::Busy) => tokio::task::yield_now().await,
                 Err(refused) => break refused,

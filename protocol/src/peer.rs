@@ -401,6 +401,32 @@ pub enum Output {
     Event(Event),
 }
 
+impl Output {
+    /// Whether somebody waits for it: all but lines of a provider's log.
+    const fn is_awaited(&self) -> bool {
+        match self {
+            Self::Event(event) => match event {
+                Event::Job { .. } | Event::Settled { .. } => true,
+                Event::Work { .. }
+                | Event::Receipted { .. }
+                | Event::Judged { .. }
+                | Event::Earned { .. }
+                | Event::Frozen { .. } => false,
+            },
+            Self::Persist { .. }
+            | Self::Send { .. }
+            | Self::Publish { .. }
+            | Self::Verdict { .. }
+            | Self::Execute(_)
+            | Self::Stop(_)
+            | Self::Fetch { .. }
+            | Self::Store { .. }
+            | Self::Retain { .. }
+            | Self::Misbehaved { .. } => true,
+        }
+    }
+}
+
 /// Something that people may want to know.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -727,6 +753,13 @@ impl Peer {
     /// The last position that was handed out.
     pub const fn last_lsn(&self) -> Lsn {
         self.core.outbox.last()
+    }
+
+    /// The newest record that somebody waits for: up to there, records should
+    /// be written at once. Those after it can gather for a moment, and share a
+    /// sync with what follows.
+    pub const fn awaited_lsn(&self) -> Lsn {
+        self.core.outbox.awaited()
     }
 
     /// Whether the driver should feed it before it drains it further.

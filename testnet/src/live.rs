@@ -35,7 +35,7 @@ mod state;
 mod wait;
 
 pub use self::{
-    api::{Api, ApiFailure},
+    api::{Api, ApiFailure, Session},
     child::{Activity, Process},
     node::Node,
     programs::Programs,

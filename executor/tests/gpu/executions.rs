@@ -78,11 +78,10 @@ async fn passes_run_in_order_with_repeats_and_constants() {
     );
     let end = bench.run_graph(1, &graph).await;
     assert_eq!(end.words(), [1800]);
-    assert_eq!(end.progress.last(), Some(&(301, 301)));
-    assert!(
-        end.progress.contains(&(300, 301)),
-        "a frame for each pass: {:?}",
-        end.progress
+    assert_eq!(
+        end.progress.last(),
+        Some(&(300, 301)),
+        "each pass but the last"
     );
 }
 
@@ -259,7 +258,7 @@ async fn outputs_of_several_buffers_come_in_order() {
         .collect::<Vec<_>>();
     assert_eq!(seen, [("second", 24), ("first", 4)]);
     assert_eq!(
-        std::fs::read(&outputs[0].path).unwrap()[20..],
+        outputs[0].content.read().unwrap()[20..],
         2_u32.to_le_bytes()
     );
 }
@@ -338,7 +337,7 @@ async fn large_inputs_and_outputs_go_in_pieces() {
     let mut request = bench.request(1, &graph);
     request.inputs = vec![file_with(&bytes)];
     let (outputs, _) = bench.run(request).await.result.unwrap();
-    let read = std::fs::read(&outputs[0].path).unwrap();
+    let read = outputs[0].content.read().unwrap();
     assert!(
         read[..bytes.len()]
             .iter()

@@ -8,18 +8,15 @@
 //! Results live in the store's blobs; inputs of others live in a cache that is
 //! emptied at every start, for nothing is promised about them.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::Read as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, io::Read as _, path::PathBuf, time::Duration};
 
-use suanli_executor::{ExecutionRequest, Executor, Failure, InputSource, OutputBlob, Tenant};
+use suanli_executor::{
+    ExecutionRequest, Executor, Failure, InputSource, OutputBlob, OutputContent, Tenant,
+};
 use suanli_protocol::{
     deal::BlobRef,
     ids::{AgreementId, BlobId, Hash},
+    limits::{INLINE_BLOBS_MAX, INLINE_BYTES_MAX},
     offer::Name,
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, ProvidedOutput},
     registry::{Reason, Runtime},
@@ -29,10 +26,10 @@ use tokio::sync::mpsc;
 
 use crate::store::blobs::{BlobError, Blobs, WallMs};
 
+/// Retention is rounded up to a multiple of this.
+const RETAIN_STEP_MS: u64 = 60_000;
 /// Chores that may wait.
 const QUEUE: usize = 256;
-/// Outputs up to this size travel with their receipt.
-const INLINE_OUTPUT_MAX: u64 = 32 * 1024;
 
 /// Something to do with blobs or the executor.
 #[derive(Debug)]
@@ -55,10 +52,12 @@ pub(super) enum Chore {
         number: suanli_executor::ExecutionId,
         order: Box<ExecutionOrder>,
     },
+    /// Keep outputs that travel with their receipt: if they are lost with the
+    /// machine, the client has them already, or runs the job again elsewhere.
+    Keep(Vec<Vec<u8>>),
     /// Keep outputs and report them.
     Finish {
         id: ExecutionId,
-        folder: PathBuf,
         outputs: Vec<OutputBlob>,
         usage: suanli_executor::Usage,
     },
@@ -123,10 +122,11 @@ impl Hands {
             Chore::Store { durable: false, .. }
             | Chore::Fetched { durable: false, .. }
             | Chore::Run { .. }
-            | Chore::Finish { .. } => &self.quick,
+            | Chore::Keep(_)
+            | Chore::Finish { .. }
+            | Chore::Retain { .. } => &self.quick,
             Chore::Store { durable: true, .. }
             | Chore::Fetched { durable: true, .. }
-            | Chore::Retain { .. }
             | Chore::Collect { .. } => &self.slow,
         };
         // Fails only when the process ends.
@@ -203,14 +203,18 @@ impl Worker {
                 });
             }
             Chore::Run { number, order } => self.start(number, &order),
-            Chore::Finish {
-                id,
-                folder,
-                outputs,
-                usage,
-            } => self.finish(id, &folder, outputs, usage),
+            Chore::Keep(outputs) => {
+                for bytes in outputs {
+                    if let Err(error) = self.kept.put_volatile(&bytes) {
+                        tracing::warn!(error = %error, "an output could not be kept");
+                    }
+                }
+            }
+            Chore::Finish { id, outputs, usage } => self.finish(id, &outputs, usage),
             Chore::Retain { blob, until } => {
-                let until = Some(WallMs(until.as_millis()));
+                // A little longer, so that jobs with the same blobs seldom write.
+                let until = until.as_millis().next_multiple_of(RETAIN_STEP_MS);
+                let until = Some(WallMs(until));
                 if self.kept.has(&hash_of(blob))
                     && let Err(error) = self.kept.keep_until(hash_of(blob), until)
                 {
@@ -297,8 +301,6 @@ impl Worker {
             .iter()
             .map(|input| self.open(*input).map(InputSource::File))
             .collect::<Result<_, _>>()?;
-        let outputs_dir = self.folder.join(number.to_string());
-        fs::create_dir_all(&outputs_dir).map_err(fault)?;
         executor
             .run(ExecutionRequest {
                 id: number,
@@ -309,25 +311,25 @@ impl Worker {
                 memory_max: order.memory_bytes,
                 output_bytes_max: order.output_bytes_max,
                 fresh: false,
-                outputs_dir,
+                outputs_dir: self.folder.join(number.to_string()),
             })
             .map_err(|refusal| (reason_of(&refusal.failure), refusal.detail))
     }
 
-    /// Takes outputs over. Small ones go out with the receipt at once.
-    fn finish(
-        &self,
-        id: ExecutionId,
-        folder: &Path,
-        outputs: Vec<OutputBlob>,
-        usage: suanli_executor::Usage,
-    ) {
+    /// Takes outputs over, and removes their folder.
+    fn finish(&self, id: ExecutionId, outputs: &[OutputBlob], usage: suanli_executor::Usage) {
         let usage = usage_lines(&usage);
         let kept: Result<Vec<ProvidedOutput>, BlobError> = outputs
-            .into_iter()
-            .map(|output| self.keep_output(&output))
+            .iter()
+            .map(|output| self.keep_output(output))
             .collect();
-        let _ = fs::remove_dir_all(folder);
+        let folder = outputs.iter().find_map(|output| match &output.content {
+            OutputContent::File(path) => path.parent(),
+            OutputContent::Memory(_) => None,
+        });
+        if let Some(folder) = folder {
+            let _ = fs::remove_dir_all(folder);
+        }
         let event = match kept {
             Ok(outputs) => ExecutionEvent::Finished { outputs, usage },
             Err(error) => {
@@ -342,24 +344,42 @@ impl Worker {
     }
 
     fn keep_output(&self, output: &OutputBlob) -> Result<ProvidedOutput, BlobError> {
-        let hash = blake3::Hash::from_bytes(output.hash);
-        let inline = if output.bytes <= INLINE_OUTPUT_MAX {
-            Some(fs::read(&output.path)?)
-        } else {
-            None
+        let inline = match &output.content {
+            OutputContent::Memory(bytes) => {
+                self.kept.put_volatile(bytes)?;
+                Some(bytes.clone())
+            }
+            OutputContent::File(path) => {
+                let hash = blake3::Hash::from_bytes(output.hash);
+                self.kept.adopt(path, hash, true, None)?;
+                None
+            }
         };
-        // A small one travels with the receipt: if it is lost with the machine,
-        // the client has it already, or runs the job again elsewhere.
-        self.kept
-            .adopt(&output.path, hash, inline.is_none(), None)?;
-        Ok(ProvidedOutput {
-            name: Name::lossy(&output.name),
-            blob: BlobRef {
-                blob: BlobId(Hash::from_bytes(output.hash)),
-                bytes: output.bytes,
-            },
-            inline,
-        })
+        Ok(provided(output, inline))
+    }
+}
+
+/// Outputs as they travel with their receipt, if all are in memory and few
+/// enough bytes to travel; else the outputs again.
+pub(super) fn in_memory(outputs: Vec<OutputBlob>) -> Result<Vec<ProvidedOutput>, Vec<OutputBlob>> {
+    let bytes = outputs.iter().map(|output| output.bytes).sum::<u64>();
+    let all = outputs.iter().map(|output| match &output.content {
+        OutputContent::Memory(bytes) => Some(provided(output, Some(bytes.clone()))),
+        OutputContent::File(_) => None,
+    });
+    let all = all.collect::<Option<Vec<_>>>();
+    let travel = bytes <= INLINE_BYTES_MAX as u64 && outputs.len() <= INLINE_BLOBS_MAX;
+    all.filter(|_| travel).ok_or(outputs)
+}
+
+fn provided(output: &OutputBlob, inline: Option<Vec<u8>>) -> ProvidedOutput {
+    ProvidedOutput {
+        name: Name::lossy(&output.name),
+        blob: BlobRef {
+            blob: BlobId(Hash::from_bytes(output.hash)),
+            bytes: output.bytes,
+        },
+        inline,
     }
 }
 
@@ -369,7 +389,7 @@ pub(super) fn hash_of(blob: BlobId) -> blake3::Hash {
 }
 
 /// What is metered of an execution.
-fn usage_lines(usage: &suanli_executor::Usage) -> Vec<Usage> {
+pub(super) fn usage_lines(usage: &suanli_executor::Usage) -> Vec<Usage> {
     vec![
         Usage {
             meter: Meter::JOB,

@@ -309,8 +309,18 @@ impl Blobs {
     }
 
     /// Keeps a blob until then, if that is later than what was said before;
-    /// `None` stands for the default retention and changes nothing.
+    /// `None` stands for the default retention and changes nothing. It is not
+    /// synced: after a power failure the default may hold again.
     pub fn keep_until(&self, hash: Hash, until: Option<WallMs>) -> Result<(), BlobError> {
+        self.write_until(hash, until, false)
+    }
+
+    fn write_until(
+        &self,
+        hash: Hash,
+        until: Option<WallMs>,
+        durable: bool,
+    ) -> Result<(), BlobError> {
         let Some(until) = until else {
             return Ok(());
         };
@@ -323,7 +333,9 @@ impl Blobs {
         let partial = self.shared.dir.join(format!("until-{number}.{PARTIAL}"));
         let mut partial = Partial::create(partial)?;
         write!(partial.file, "{}", until.0)?;
-        partial.file.sync_all()?;
+        if durable {
+            partial.file.sync_all()?;
+        }
         partial.rename(&named)?;
         Ok(())
     }
@@ -391,7 +403,7 @@ impl Blobs {
         self.make_folder_of(&path)?;
         // The time is there before the blob is, so that no crash leaves a blob
         // with less retention than was promised.
-        self.keep_until(hash, until)?;
+        self.write_until(hash, until, true)?;
         if path.is_file() {
             return Ok(());
         }

@@ -202,7 +202,8 @@ pub struct Journal {
 
 #[derive(Debug)]
 enum Command {
-    Append(Lsn, Vec<u8>),
+    /// Records from this number on; they share one sync.
+    Append(Lsn, Vec<Vec<u8>>),
     Checkpoint(Lsn, Vec<Vec<u8>>),
     Prune(Lsn, oneshot::Sender<Result<u64, PruneError>>),
     /// Ends the writer after all that was queued before.
@@ -254,27 +255,31 @@ impl Journal {
         Ok((journal, recovery))
     }
 
-    /// Hands over the record `lsn`, without waiting. It is durable when the
-    /// durability says so.
-    pub fn try_append(&self, lsn: Lsn, payload: Vec<u8>) -> Result<(), AppendError> {
-        self.check(&payload)?;
-        self.commands
-            .try_send(Command::Append(lsn, payload))
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Closed(_) => AppendError::Stopped,
-                mpsc::error::TrySendError::Full(_) => match self.reader.durability().health {
-                    Health::Full => AppendError::Full,
-                    Health::Writing | Health::Low | Health::Failed(_) | Health::Closed => {
-                        AppendError::Busy
-                    }
-                },
-            })
+    /// Hands over records, the first of which is `first`, without waiting: all
+    /// of them or none, and they are written together. They are taken out of
+    /// `payloads`, and durable when the durability says so.
+    pub fn try_append(&self, first: Lsn, payloads: &mut Vec<Vec<u8>>) -> Result<(), AppendError> {
+        payloads
+            .iter()
+            .try_for_each(|payload| self.check(payload))?;
+        let room = self.commands.try_reserve().map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(()) => AppendError::Stopped,
+            mpsc::error::TrySendError::Full(()) => match self.reader.durability().health {
+                Health::Full => AppendError::Full,
+                Health::Writing | Health::Low | Health::Failed(_) | Health::Closed => {
+                    AppendError::Busy
+                }
+            },
+        })?;
+        room.send(Command::Append(first, std::mem::take(payloads)));
+        Ok(())
     }
 
     /// Hands over the record `lsn`, waiting for room in the queue.
     pub async fn append(&self, lsn: Lsn, payload: Vec<u8>) -> Result<(), AppendError> {
         self.check(&payload)?;
-        let sent = self.commands.send(Command::Append(lsn, payload)).await;
+        let command = Command::Append(lsn, vec![payload]);
+        let sent = self.commands.send(command).await;
         sent.map_err(|_| AppendError::Stopped)
     }
 
@@ -463,7 +468,14 @@ impl Writer {
 
     fn take(&mut self, command: Command) -> Result<(), Stop> {
         match command {
-            Command::Append(lsn, payload) => self.record(lsn, Kind::Entry, &payload),
+            Command::Append(first, payloads) => {
+                let mut lsn = first;
+                for payload in payloads {
+                    self.record(lsn, Kind::Entry, &payload)?;
+                    lsn = lsn.next();
+                }
+                Ok(())
+            }
             Command::Checkpoint(begin, live) => self.checkpoint(begin, &live),
             Command::Prune(before, reply) => {
                 self.flush()?;

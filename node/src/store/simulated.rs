@@ -392,7 +392,7 @@ async fn abuse_55_full_disk_holds_records_until_there_is_room() {
     disk.state().capacity = Some(3 * 4096);
     let mut lsn = Lsn::FIRST;
     let refused = loop {
-        match journal.try_append(lsn, vec![7; 900]) {
+        match journal.try_append(lsn, &mut vec![vec![7; 900]]) {
             Ok(()) => lsn = lsn.next(),
             Err(AppendError::Busy) => tokio::task::yield_now().await,
             Err(refused) => break refused,
@@ -464,7 +464,7 @@ async fn writer_that_waits_for_room_ends_when_nobody_is_left() {
     let (journal, _) = open(&disk).unwrap();
     disk.state().capacity = Some(4096);
     for lsn in (1..=10).map(Lsn::new) {
-        journal.try_append(lsn, vec![7; 900]).unwrap();
+        journal.try_append(lsn, &mut vec![vec![7; 900]]).unwrap();
     }
     let mut seen = journal.durability();
     seen.wait_for(|d| d.health == Health::Full).await.unwrap();

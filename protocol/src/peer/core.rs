@@ -74,12 +74,15 @@ pub(crate) struct Outbox {
     waiting_count: usize,
     last: Lsn,
     durable: Lsn,
+    /// The newest record that something waits for which others wait for.
+    awaited: Lsn,
 }
 
 impl Outbox {
     pub(crate) fn resume_after(&mut self, last: Lsn) {
         self.last = last;
         self.durable = last;
+        self.awaited = last;
     }
 
     fn persist(&mut self, record: Record) -> Lsn {
@@ -95,6 +98,9 @@ impl Outbox {
         if lsn <= self.durable {
             self.ready.push_back(output);
         } else {
+            if output.is_awaited() {
+                self.awaited = self.awaited.max(lsn);
+            }
             self.waiting.entry(lsn).or_default().push(output);
             self.waiting_count += 1;
         }
@@ -118,6 +124,11 @@ impl Outbox {
 
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting_count
+    }
+
+    /// The newest record on which something depends that can't wait.
+    pub(crate) const fn awaited(&self) -> Lsn {
+        self.awaited
     }
 
     /// The newest record, on disk or not.

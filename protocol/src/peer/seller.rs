@@ -67,6 +67,8 @@ pub(crate) struct Seller {
     answers_order: VecDeque<RequestId>,
     holds: BTreeMap<QuoteId, Hold>,
     deals: BTreeMap<AgreementId, Committed>,
+    /// Those that are not closed: few, beside all that are remembered.
+    open: BTreeSet<AgreementId>,
     closed: VecDeque<AgreementId>,
     /// Blobs that a client's account has sent us, until when we keep them.
     /// Only that account learns that we have them.
@@ -252,7 +254,8 @@ impl Seller {
 
     /// Slots that are held or at work.
     pub(crate) fn slots_used(&self) -> u32 {
-        let deals = self.deals.values().filter(|deal| deal.uses_slot()).count();
+        let open = self.open.iter().filter_map(|id| self.deals.get(id));
+        let deals = open.filter(|deal| deal.uses_slot()).count();
         u32::try_from(self.holds.len() + deals).unwrap_or(u32::MAX)
     }
 }
@@ -297,7 +300,9 @@ impl Seller {
         self.commit(core, lsn, deal, inline);
     }
 
-    /// An agreement stands: what is missing is fetched, then it runs.
+    /// An agreement stands: what is missing is fetched, then it runs. That
+    /// shows nothing to anybody, so it need not wait for the record: a crash
+    /// before the record is on disk costs us the work, and the client asks again.
     fn commit(&mut self, core: &mut Core, lsn: Lsn, deal: Deal, inline: Vec<InlineBlob>) {
         let id = deal.id();
         core.tell_after(
@@ -321,12 +326,13 @@ impl Seller {
             resends: 0,
             deal,
         };
+        self.open.insert(id);
         self.deals.insert(id, committed);
-        self.gather(core, lsn, id, inline);
+        self.gather(core, id, inline);
     }
 
     /// Stores what came along and fetches the rest.
-    fn gather(&mut self, core: &mut Core, lsn: Lsn, id: AgreementId, inline: Vec<InlineBlob>) {
+    fn gather(&mut self, core: &mut Core, id: AgreementId, inline: Vec<InlineBlob>) {
         let Some(deal) = self.deals.get_mut(&id) else {
             return;
         };
@@ -347,14 +353,11 @@ impl Seller {
             if asked_for {
                 arrived.insert(inline.blob);
                 self.kept.insert((account, inline.blob), until);
-                core.output_after(
-                    lsn,
-                    Output::Store {
-                        blob: inline.blob,
-                        durable: false,
-                        bytes: inline.bytes.into_vec(),
-                    },
-                );
+                core.output(Output::Store {
+                    blob: inline.blob,
+                    durable: false,
+                    bytes: inline.bytes.into_vec(),
+                });
             }
         }
         deal.missing.clear();
@@ -364,20 +367,17 @@ impl Seller {
             if !is_here {
                 deal.missing.insert(blob.blob);
                 let from = deal.deal.client();
-                core.output_after(
-                    lsn,
-                    Output::Fetch {
-                        agreement: id,
-                        from,
-                        blob,
-                        durable: false,
-                    },
-                );
+                core.output(Output::Fetch {
+                    agreement: id,
+                    from,
+                    blob,
+                    durable: false,
+                });
             }
         }
         deal.stage = Stage::Fetching;
         if deal.missing.is_empty() {
-            self.start(core, lsn, id);
+            self.start(core, id);
         } else {
             core.wake(Timer::Deal(id), core.config.timing.heartbeat);
         }
@@ -427,12 +427,12 @@ impl Seller {
         self.kept
             .insert((account, blob), core.now.wall.after(retention));
         if done {
-            self.start(core, Lsn(0), id);
+            self.start(core, id);
         }
     }
 
     /// Starts the next unit, when the worker is free.
-    fn start(&mut self, core: &mut Core, lsn: Lsn, id: AgreementId) {
+    fn start(&mut self, core: &mut Core, id: AgreementId) {
         let Some(deal) = self.deals.get_mut(&id) else {
             return;
         };
@@ -468,7 +468,7 @@ impl Seller {
             None => quote.run_max.duration(),
         };
         deal.until = core.now.mono.after(run + core.config.timing.executor_grace);
-        core.output_after(lsn, Output::Execute(Box::new(order)));
+        core.output(Output::Execute(Box::new(order)));
         core.wake(Timer::Deal(id), core.config.timing.heartbeat);
     }
 
@@ -595,7 +595,7 @@ impl Seller {
             Stage::Interrupted => {
                 deal.until = core.now.mono.after(core.config.timing.transfer_max);
                 core.send(from, Frame::Agreed(id));
-                self.gather(core, Lsn(0), id, Vec::new());
+                self.gather(core, id, Vec::new());
             }
             Stage::Fetching | Stage::Running => {
                 let unit = deal.running.keys().next().copied().unwrap_or(0);
@@ -668,6 +668,7 @@ impl Seller {
 
     /// Keeps the last closed agreements, for repeats.
     fn forget_old(&mut self, closed: AgreementId) {
+        self.open.remove(&closed);
         self.closed.push_back(closed);
         if self.closed.len() > AGREEMENTS_MAX / 4
             && let Some(oldest) = self.closed.pop_front()

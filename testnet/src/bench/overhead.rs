@@ -2,7 +2,8 @@
 //! settled.
 //!
 //! Client and provider are two `suanli node` processes on loopback, warm; each
-//! job is handed in and followed through the client's HTTP API. All records
+//! job is handed in and followed through the client's HTTP API, on a connection
+//! that stays open, as HyperQueue's does. All records
 //! are durable on both sides. The phases are told apart by the driver's
 //! monotonic clock, which stamps every line of a job; what the HTTP API adds
 //! is what is left of the time that this process saw.
@@ -32,7 +33,7 @@ use super::{
     machine::Watch,
 };
 use crate::live::{
-    Api, Programs, Testnet, Topology,
+    Programs, Session, Testnet, Topology,
     topology::{NodeSpec, ProvideSpec},
 };
 
@@ -67,13 +68,14 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let mut testnet = Testnet::start(&topology(), dir, Programs::find()?)?;
     let api = testnet.node("client")?.api()?;
     let _: BlobInfo = api.upload("/v1/blobs", &job.spec)?;
+    let mut api = api.session()?;
     let python = plan.hyperqueue.as_deref();
     let mut beside = python.map(HyperQueue::start).transpose()?;
     let pause = Duration::from_millis(plan.pause_ms.into());
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..plan.warm_up {
-        run_one(&api, &job, pause)?;
+        run_one(&mut api, &job, pause)?;
     }
     if let Some(beside) = &mut beside {
         beside.run(plan.warm_up, pause)?;
@@ -82,7 +84,7 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     while ours.len() < plan.jobs {
         let few = turn.min(plan.jobs - ours.len());
         for _ in 0..few {
-            ours.push(run_one(&api, &job, pause)?);
+            ours.push(run_one(&mut api, &job, pause)?);
         }
         if let Some(beside) = &mut beside {
             theirs.extend(beside.run(few, pause)?);
@@ -157,7 +159,7 @@ impl Timed {
     }
 }
 
-fn run_one(api: &Api, job: &PreparedJob, pause: Duration) -> anyhow::Result<Timed> {
+fn run_one(api: &mut Session, job: &PreparedJob, pause: Duration) -> anyhow::Result<Timed> {
     thread::sleep(pause);
     let mut id = [0; 16];
     id.copy_from_slice(&random_secret()?[..16]);

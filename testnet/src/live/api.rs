@@ -1,24 +1,26 @@
-//! Asks a live node over its HTTP API, blocking, one connection a question.
+//! Asks a live node over its HTTP API, blocking.
 //!
-//! The wire format is HTTP/1.0, in which an answer ends when the connection
-//! does; no client library is as small as the forty lines that this takes. The
-//! types are the node's own (`suanli_node::api::types`).
+//! An [`Api`] opens a connection for each question; a [`Session`] is one that
+//! stays open. The types are the node's own (`suanli_node::api::types`).
 
-use std::{
-    fs, io,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    time::Duration,
+use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    client::conn::http1::{self, SendRequest},
+    header,
 };
-
+use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use suanli_node::api::types::ApiError;
+use tokio::{net::TcpStream, runtime::Runtime, time::timeout};
 
 /// A node that says nothing for so long hangs, or is paused.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Outputs of a job are the largest answers.
-const ANSWER_BYTES_MAX: u64 = 256 << 20;
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Where a node's API is, and the word that opens it.
 #[derive(Clone)]
@@ -78,12 +80,37 @@ impl Api {
         self.address
     }
 
+    /// A connection for many questions.
+    ///
+    /// # Errors
+    /// [`ApiFailure::Unreachable`].
+    pub fn session(&self) -> Result<Session, ApiFailure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let connected = runtime.block_on(async {
+            let stream = timeout(SILENCE_MAX, TcpStream::connect(self.address)).await??;
+            stream.set_nodelay(true)?;
+            let (sender, connection) = http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(io::Error::other)?;
+            // How it ends shows in the answers.
+            tokio::spawn(async move { drop(connection.await) });
+            Ok::<_, io::Error>(sender)
+        });
+        Ok(Session {
+            sender: connected?,
+            runtime,
+            api: self.clone(),
+        })
+    }
+
     /// Reads something: `get::<Status>("/v1/status")`.
     ///
     /// # Errors
     /// [`ApiFailure`].
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiFailure> {
-        parse(&self.exchange("GET", path, &[])?)
+        parse(&self.session()?.ask("GET", path, Vec::new())?)
     }
 
     /// Reads bytes: a bundle, an output.
@@ -91,7 +118,7 @@ impl Api {
     /// # Errors
     /// [`ApiFailure`].
     pub fn bytes(&self, path: &str) -> Result<Vec<u8>, ApiFailure> {
-        self.exchange("GET", path, &[])
+        self.session()?.bytes(path)
     }
 
     /// Sends a JSON body and reads the answer.
@@ -103,9 +130,7 @@ impl Api {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ApiFailure> {
-        let body =
-            serde_json::to_vec(body).map_err(|error| ApiFailure::Unexpected(error.to_string()))?;
-        parse(&self.exchange("POST", path, &body)?)
+        self.session()?.post(path, body)
     }
 
     /// Sends bytes, such as a blob, and reads the answer.
@@ -113,60 +138,85 @@ impl Api {
     /// # Errors
     /// [`ApiFailure`].
     pub fn upload<T: DeserializeOwned>(&self, path: &str, bytes: &[u8]) -> Result<T, ApiFailure> {
-        parse(&self.exchange("POST", path, bytes)?)
+        parse(&self.session()?.ask("POST", path, bytes.to_vec())?)
+    }
+}
+
+/// A connection that stays open between questions.
+#[derive(Debug)]
+pub struct Session {
+    sender: SendRequest<Full<Bytes>>,
+    runtime: Runtime,
+    api: Api,
+}
+
+impl Session {
+    /// Reads bytes: a bundle, an output, the events of a job to their end.
+    ///
+    /// # Errors
+    /// [`ApiFailure`].
+    pub fn bytes(&mut self, path: &str) -> Result<Vec<u8>, ApiFailure> {
+        self.ask("GET", path, Vec::new())
     }
 
-    fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, ApiFailure> {
-        let mut stream = TcpStream::connect_timeout(&self.address, SILENCE_MAX)?;
-        stream.set_read_timeout(Some(SILENCE_MAX))?;
-        stream.set_write_timeout(Some(SILENCE_MAX))?;
+    /// Sends a JSON body and reads the answer.
+    ///
+    /// # Errors
+    /// [`ApiFailure`].
+    pub fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiFailure> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| ApiFailure::Unexpected(error.to_string()))?;
+        parse(&self.ask("POST", path, body)?)
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: Vec<u8>) -> Result<Vec<u8>, ApiFailure> {
         let kind = match body.first() {
             Some(b'{') => "application/json",
             Some(_) | None => "application/octet-stream",
         };
-        let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
-             Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            self.address,
-            self.token,
-            body.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-        read_answer(&answer)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, self.api.address.to_string())
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.api.token))
+            .header(header::CONTENT_TYPE, kind)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| ApiFailure::Unexpected(error.to_string()))?;
+        let sender = &mut self.sender;
+        let answer = self.runtime.block_on(async {
+            let answered = async {
+                sender.ready().await?;
+                sender.send_request(request).await
+            };
+            let answer = timeout(SILENCE_MAX, answered)
+                .await?
+                .map_err(io::Error::other)?;
+            let status = answer.status();
+            let mut pieces = Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
+            let mut body = Vec::new();
+            while let Some(piece) = timeout(SILENCE_MAX, pieces.frame()).await? {
+                let piece = piece.map_err(io::Error::other)?;
+                body.extend_from_slice(piece.data_ref().map_or(&[], |data| data));
+            }
+            Ok::<_, io::Error>((status, body))
+        });
+        let (status, body) = answer?;
+        read_answer(status, body)
     }
 }
 
 /// The body of a success, or the words of a refusal.
-fn read_answer(answer: &[u8]) -> Result<Vec<u8>, ApiFailure> {
-    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "the answer is cut short");
-    let blank = b"\r\n\r\n";
-    let end = answer
-        .windows(blank.len())
-        .position(|window| window == blank)
-        .ok_or_else(cut)?;
-    let head = String::from_utf8_lossy(&answer[..end]);
-    let body = &answer[end + blank.len()..];
-    let said = header(&head, "content-length").and_then(|text| text.parse::<usize>().ok());
-    if said.is_some_and(|said| said != body.len()) {
-        return Err(cut().into());
+fn read_answer(status: StatusCode, body: Vec<u8>) -> Result<Vec<u8>, ApiFailure> {
+    if status.is_success() {
+        return Ok(body);
     }
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status.starts_with('2') {
-        return Ok(body.to_vec());
-    }
-    Err(match serde_json::from_slice(body) {
+    Err(match serde_json::from_slice(&body) {
         Ok(refusal) => ApiFailure::Refused(refusal),
         Err(_) => ApiFailure::Unexpected(format!("status {status}")),
-    })
-}
-
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().skip(1).find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        key.eq_ignore_ascii_case(name).then(|| value.trim())
     })
 }
 
@@ -182,21 +232,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read_to_their_stated_length() {
-        let whole = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi";
-        assert_eq!(read_answer(whole).unwrap(), b"hi");
-        let cut = b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nhi";
-        assert!(matches!(read_answer(cut), Err(ApiFailure::Unreachable(_))));
-        let headless = b"HTTP/1.0 200 OK\r\n";
-        assert!(matches!(
-            read_answer(headless),
-            Err(ApiFailure::Unreachable(_))
-        ));
-    }
-
-    #[test]
     fn a_refusal_keeps_the_nodes_sentence() {
-        let refusal = b"HTTP/1.0 404 Not Found\r\n\r\n{\"error\":\"no job\",\"exit_code\":2}";
-        assert_eq!(read_answer(refusal).unwrap_err().to_string(), "no job");
+        let refusal = b"{\"error\":\"no job\",\"exit_code\":2}";
+        let refused = read_answer(StatusCode::NOT_FOUND, refusal.to_vec()).unwrap_err();
+        assert_eq!(refused.to_string(), "no job");
     }
 }

@@ -316,7 +316,9 @@ fn dispatch(
             left -= count;
             done += u64::from(count);
             slice = next_slice(slice, took);
-            if left == 0 || told.elapsed() >= PROGRESS_INTERVAL {
+            // The end is told by the last word itself.
+            let is_step = left == 0 || told.elapsed() >= PROGRESS_INTERVAL;
+            if is_step && done < total {
                 parent.send(&Reply::Progress { done, total })?;
                 told = Instant::now();
             }

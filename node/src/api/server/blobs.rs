@@ -125,6 +125,12 @@ pub(super) async fn inline(api: &Api, submission: &Submission) -> Result<InlineB
         }
     }
     let blobs = api.handle.store().blobs().clone();
+    let sum = (named.iter()).fold(0u64, |sum, blob| sum.saturating_add(blob.bytes));
+    if named.len() <= INLINE_BLOBS_MAX && sum <= INLINE_BYTES_MAX as u64 {
+        // A few pages that were written a moment ago: to hand them to another
+        // thread takes longer than to read them.
+        return read_inline(&blobs, &named);
+    }
     spawn_blocking(move || read_inline(&blobs, &named))
         .await
         .map_err(|_| stopping())?

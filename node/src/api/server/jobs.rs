@@ -216,8 +216,7 @@ async fn find(api: &Api, id: &str) -> Result<Job, Problem> {
 }
 
 async fn known(api: &Api, id: JobId) -> Result<Option<Job>, Problem> {
-    let live = api.handle.snapshot().await?.jobs;
-    if let Some(view) = live.into_iter().find(|view| view.job == id) {
+    if let Some(view) = api.handle.job(id).await? {
         return Ok(Some(Job::Live(Box::new(view))));
     }
     let story = api.archive.job(id).await?;

@@ -526,6 +526,7 @@ async fn play(
                 listen: Vec::new(),
                 store_failed: None,
             })),
+            Ask::Job(job, reply) => drop(reply.send(peer.job(job))),
             Ask::Offers(reply) => drop(reply.send(peer.book().iter().cloned().collect())),
             Ask::Plan(_, reply) => drop(reply.send(Plan {
                 candidates: Vec::new(),

@@ -105,6 +105,7 @@ impl Seller {
             resends: 0,
             deal,
         };
+        self.open.insert(committed.deal.id());
         self.deals.insert(committed.deal.id(), committed);
     }
 

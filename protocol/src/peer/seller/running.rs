@@ -109,7 +109,7 @@ impl Seller {
         }
         let more = !deal.queue.is_empty() && !deal.cancelled;
         if more && matches!(outcome, Outcome::Completed) {
-            return self.start(core, Lsn(0), id.agreement);
+            return self.start(core, id.agreement);
         }
         self.reported(core, id.agreement);
     }
