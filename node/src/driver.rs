@@ -495,18 +495,8 @@ impl Driver {
             } => {
                 self.fetch(agreement, from, blob, durable).await;
             }
-            Output::Store {
-                blob,
-                bytes,
-                durable,
-            } => {
-                self.hands
-                    .give(Chore::Store {
-                        blob,
-                        bytes,
-                        durable,
-                    })
-                    .await;
+            Output::Store { blob, bytes, kept } => {
+                self.hands.give(Chore::Store { blob, bytes, kept }).await;
             }
             Output::Retain { blob, until } => self.hands.give(Chore::Retain { blob, until }).await,
             Output::Misbehaved { peer, what } => self.strike(peer, what).await,
@@ -575,8 +565,12 @@ impl Driver {
         blob: suanli_protocol::deal::BlobRef,
         durable: bool,
     ) {
+        // Here already, for whatever reason: the same bytes by name.
+        if durable && self.hands.file_of(blob.blob).is_some() {
+            let blob = blob.blob;
+            return self.hands.give(Chore::Secure { agreement, blob }).await;
+        }
         if self.hands.file_of(blob.blob).is_some() {
-            // Here already, for whatever reason: the same bytes by name.
             return Box::pin(self.step(Input::Fetched {
                 agreement,
                 blob: blob.blob,

@@ -291,7 +291,8 @@ pub enum Input {
         /// What.
         event: ExecutionEvent,
     },
-    /// A blob that was to be fetched is here and stored, or is not to be had.
+    /// A blob that was to be fetched or kept is stored, or is not to be had.
+    /// A result is on disk.
     Fetched {
         /// For which agreement.
         agreement: AgreementId,
@@ -326,6 +327,18 @@ pub enum Command {
         /// How.
         reference: Text<128>,
     },
+}
+
+/// What bytes are kept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// An input: it need not survive a restart.
+    Input,
+    /// A result that is in a record as well.
+    Result,
+    /// A result that is nowhere else: say [`Input::Fetched`] once it is on
+    /// disk, or can't be.
+    OnlyResult(AgreementId),
 }
 
 /// What a peer wants done.
@@ -380,8 +393,8 @@ pub enum Output {
         blob: BlobId,
         /// The bytes.
         bytes: Vec<u8>,
-        /// Whether they must survive a restart: a result, not an input.
-        durable: bool,
+        /// What for.
+        kept: Kept,
     },
     /// Keep a blob at least until then; afterwards it may go.
     Retain {

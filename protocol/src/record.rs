@@ -122,10 +122,12 @@ pub enum Record {
         agreement: AgreementId,
         reason: Reason,
     },
-    /// We gave our word on a provider's receipt.
+    /// We gave our word on a provider's receipt. Outputs that were small enough
+    /// to come with it are here until they are blobs.
     Judged {
         receipt: Verified<Receipt>,
         acceptance: Verified<Acceptance>,
+        outputs: InlineBlobs,
     },
     /// Our job ended.
     Ended { job: JobId, end: JobEnd, at: Wall },
@@ -179,7 +181,7 @@ enum Stored {
     Asked(RawEnvelope),
     Took(RawOffer, RawEnvelope, RawEnvelope, Option<RawEnvelope>),
     GaveUp(JobId, AgreementId, Reason),
-    Judged(RawEnvelope, RawEnvelope),
+    Judged(RawEnvelope, RawEnvelope, InlineBlobs),
     Ended(JobId, JobEnd, Wall),
     Quoted(RawOffer, RawEnvelope, RawEnvelope),
     AgreedTo(RawEnvelope),
@@ -251,7 +253,8 @@ impl Record {
             Self::Judged {
                 receipt,
                 acceptance,
-            } => Stored::Judged(receipt.raw(), acceptance.raw()),
+                outputs,
+            } => Stored::Judged(receipt.raw(), acceptance.raw(), outputs.clone()),
             Self::Ended { job, end, at } => Stored::Ended(*job, *end, *at),
             Self::Quoted {
                 offer,
@@ -309,9 +312,10 @@ impl Record {
                 agreement,
                 reason,
             },
-            Stored::Judged(receipt, acceptance) => Self::Judged {
+            Stored::Judged(receipt, acceptance, outputs) => Self::Judged {
                 receipt: receipt.open(trust)?,
                 acceptance: acceptance.open(trust)?,
+                outputs,
             },
             Stored::Ended(job, end, at) => Self::Ended { job, end, at },
             Stored::Quoted(offer, request, quote) => Self::Quoted {
@@ -443,6 +447,7 @@ impl Record {
                 Self::Judged {
                     receipt: signed,
                     acceptance,
+                    ..
                 } if signed.hash() == receipt.0 => {
                     builder.receipt(signed);
                     builder.acceptance(acceptance);

@@ -30,7 +30,7 @@ use self::{
     asking::{best_quote, longest},
 };
 use super::{
-    Event, JobEvent, Output,
+    Event, JobEvent, Kept, Output,
     core::{Core, Timer},
     ledger::Ledger,
 };
@@ -41,9 +41,10 @@ use crate::{
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX,
-        LATE_TAKES_MAX, PAST_AGREEMENTS_KEPT, RUN_MAX, UNIT_RANGES_MAX,
+        JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT, RUN_MAX,
+        UNIT_RANGES_MAX,
     },
-    message::{Decline, Frame, InlineBlob, LogLine, Progress},
+    message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::Offer,
     rank::{self, Policy, Want},
     receipt::{Acceptance, Outcome, Receipt, Verdict},
@@ -63,6 +64,8 @@ pub(crate) struct Buyer {
     ended: VecDeque<JobId>,
     excluded: BTreeMap<PeerId, Exclusion>,
     past: Past,
+    /// While records are replayed: the last outputs in them.
+    small_outputs: VecDeque<InlineBlob>,
 }
 
 /// What is kept of jobs that are forgotten otherwise: a provider may have been
@@ -198,10 +201,15 @@ struct Active {
     fetch_tries: u32,
 }
 
+/// A result is accepted when nothing can lose it any more: its outputs are on
+/// disk as blobs, or will be with the record that accepts it.
 #[derive(Debug)]
 struct Collecting {
     receipt: Verified<Receipt>,
+    /// Outputs that are not on disk yet.
     missing: BTreeSet<BlobId>,
+    /// Outputs that are written down with our word.
+    small: Vec<InlineBlob>,
 }
 
 /// A job as people see it.

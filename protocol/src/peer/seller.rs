@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::running::{resend_lost, send_progress};
 use super::{
-    Event, ExecutionEvent, ExecutionId, ExecutionOrder, Output, ProvidedOutput, ProviderConfig,
-    WorkView,
+    Event, ExecutionEvent, ExecutionId, ExecutionOrder, Kept, Output, ProvidedOutput,
+    ProviderConfig, WorkView,
     buyer::deal_parties,
     core::{Core, Timer},
     ledger::Ledger,
@@ -351,7 +351,7 @@ impl Seller {
                     lsn,
                     Output::Store {
                         blob: inline.blob,
-                        durable: false,
+                        kept: Kept::Input,
                         bytes: inline.bytes.into_vec(),
                     },
                 );

@@ -51,8 +51,13 @@ impl Buyer {
             Record::Judged {
                 receipt,
                 acceptance,
+                outputs,
             } => {
                 self.replay_judged(core, ledger, receipt, acceptance);
+                self.small_outputs.extend(outputs.iter().cloned());
+                while self.small_outputs.len() > OUTPUTS_RESTORED {
+                    self.small_outputs.pop_front();
+                }
             }
             Record::Ended { job, end, .. } => {
                 if let Some(known) = self.jobs.get_mut(job) {
@@ -136,6 +141,14 @@ impl Buyer {
 
     /// After replay: every open job goes on.
     pub(crate) fn resume(&mut self, core: &mut Core) {
+        // The node may have stopped before the last ones were blobs.
+        for output in std::mem::take(&mut self.small_outputs) {
+            core.output(Output::Store {
+                blob: output.blob,
+                bytes: output.bytes.into_vec(),
+                kept: Kept::Result,
+            });
+        }
         let open: Vec<JobId> = self
             .jobs
             .iter()
