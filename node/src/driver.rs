@@ -66,6 +66,8 @@ const STRIKES: u32 = 5;
 const BLOCK: Duration = Duration::from_secs(600);
 /// Peers whose strikes are remembered.
 const STRIKES_KEPT: usize = 4096;
+/// Answers that wait for the journal at once.
+const PROMISED_MAX: usize = 4096;
 /// How often expired blobs are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
 /// How often an offer that nobody could hear is gossiped again.
@@ -151,6 +153,8 @@ pub struct Driver {
     lines: Lines,
     submitted: BTreeMap<JobId, oneshot::Sender<Result<(), NotTaken>>>,
     awaited: Awaited,
+    /// Answers that wait for the journal, in its order.
+    promised: VecDeque<Promised>,
     stopping: Option<oneshot::Sender<()>>,
     collect_at: Instant,
 }
@@ -161,6 +165,14 @@ struct Fetch {
     blob: BlobId,
     file: PathBuf,
     durable: bool,
+}
+
+/// An answer that is true once a record is on disk.
+#[derive(Debug)]
+struct Promised {
+    after: CoreLsn,
+    reply: oneshot::Sender<bool>,
+    answer: bool,
 }
 
 /// An own message that found no listener yet.
@@ -250,6 +262,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         lines: Lines::default(),
         submitted: BTreeMap::new(),
         awaited: Awaited::default(),
+        promised: VecDeque::new(),
         stopping: None,
         collect_at: started + COLLECT_EVERY,
     };
@@ -533,6 +546,7 @@ impl Driver {
             Health::Failed(failure) => tracing::error!(%failure, "the journal has failed"),
         }
         self.write_waiting();
+        self.keep_promises();
         self.step(Input::Persisted(CoreLsn(state.lsn.number())))
             .await;
     }
@@ -905,7 +919,7 @@ impl Driver {
                 if open {
                     self.step(Input::Command(Command::Cancel(job))).await;
                 }
-                let _ = reply.send(open);
+                self.when_durable(reply, open);
             }
             Ask::Watch(job, reply) => {
                 let open = self.is_open(job);
@@ -926,7 +940,7 @@ impl Driver {
                     }))
                     .await;
                 }
-                let _ = reply.send(ours);
+                self.when_durable(reply, ours);
             }
             Ask::Announce(reply) => {
                 self.step(Input::Command(Command::Announce)).await;
@@ -945,6 +959,37 @@ impl Driver {
                 self.awaited.answer(self.peer.book());
             }
             Ask::Stop(reply) => self.stopping = Some(reply),
+        }
+    }
+
+    /// Answers once all that is written so far is on disk: what was said to
+    /// be done stays done.
+    fn when_durable(&mut self, reply: oneshot::Sender<bool>, answer: bool) {
+        self.promised.push_back(Promised {
+            after: self.peer.last_lsn(),
+            reply,
+            answer,
+        });
+        while self.promised.len() > PROMISED_MAX {
+            // Its asker learns that there is no answer.
+            self.promised.pop_front();
+        }
+        self.keep_promises();
+    }
+
+    fn keep_promises(&mut self) {
+        let (durable, never) = {
+            let state = self.store.durability();
+            let state = state.borrow();
+            let never = matches!(state.health, Health::Failed(_) | Health::Closed);
+            (state.lsn.number(), never)
+        };
+        while let Some(promised) = self.promised.pop_front_if(|next| next.after.0 <= durable) {
+            // An asker that has gone away needs no answer.
+            let _ = promised.reply.send(promised.answer);
+        }
+        if never {
+            self.promised.clear();
         }
     }
 

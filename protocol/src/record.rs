@@ -170,6 +170,8 @@ pub enum Record {
         request: Verified<Request>,
         quote: Verified<Quote>,
     },
+    /// Our user wants a job stopped on which a provider may be at work.
+    Cancelling { job: JobId },
 }
 
 /// A record as bytes: the same shape with raw envelopes.
@@ -194,6 +196,7 @@ enum Stored {
     Frozen(RawEnvelope, RawEnvelope),
     Settled(RawEnvelope),
     QuotedFirm(RawOffer, RawEnvelope, RawEnvelope),
+    Cancelling(JobId),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -275,6 +278,7 @@ impl Record {
             Self::Earned { voucher, ack } => Stored::Earned(voucher.raw(), ack.raw()),
             Self::Frozen { first, second } => Stored::Frozen(first.raw(), second.raw()),
             Self::Settled(settlement) => Stored::Settled(settlement.raw()),
+            Self::Cancelling { job } => Stored::Cancelling(*job),
         }
     }
 
@@ -343,6 +347,7 @@ impl Record {
                 second: second.open(trust)?,
             },
             Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
+            Stored::Cancelling(job) => Self::Cancelling { job },
         })
     }
 
@@ -368,7 +373,7 @@ impl Record {
                 Key::Account(request.body().account),
             ],
             Self::GaveUp { job, agreement, .. } => vec![Key::Job(*job), Key::Agreement(*agreement)],
-            Self::Ended { job, .. } => vec![Key::Job(*job)],
+            Self::Ended { job, .. } | Self::Cancelling { job } => vec![Key::Job(*job)],
             Self::Judged { receipt, .. } => vec![
                 Key::Agreement(receipt.body().key.agreement),
                 Key::Receipt(ReceiptId(receipt.hash())),

@@ -294,7 +294,8 @@ impl Buyer {
         order.work.check().map_err(|_| Reason::NO_SUCH_WORK)
     }
 
-    /// Stops a job as soon as its provider can.
+    /// Stops a job as soon as its provider can. What it writes survives a
+    /// restart: a job that was cancelled does not begin again.
     pub(crate) fn cancel(&mut self, core: &mut Core, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -306,13 +307,26 @@ impl Buyer {
                 self.leave_asking(core, id, None);
                 self.end(core, id, JobEnd::Cancelled);
             }
-            State::Active(active) => {
+            State::Active(_) => {
+                if !job.cancelling {
+                    core.persist(Record::Cancelling { job: id });
+                }
                 job.cancelling = true;
-                let patience = core.now.mono.after(core.config.timing.lost_after);
-                active.give_up = active.give_up.min(patience);
-                core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
-                wake(core, job, core.config.timing.heartbeat);
+                self.stop(core, id);
             }
+        }
+    }
+
+    /// Tells the provider to stop, and does not wait for long that it has.
+    fn stop(&mut self, core: &mut Core, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if let State::Active(active) = &mut job.state {
+            let patience = core.now.mono.after(core.config.timing.lost_after);
+            active.give_up = active.give_up.min(patience);
+            core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
+            wake(core, job, core.config.timing.heartbeat);
         }
     }
 }
@@ -523,10 +537,10 @@ impl Buyer {
             return self.give_up(core, id, Reason::PROVIDER_LOST);
         }
         let deal = active.deal.clone();
+        // One that is asked to go on, or given the agreement again, would begin.
         if job.cancelling {
             core.send(deal.provider(), Frame::Cancel(deal.id()));
-        }
-        if !active.acked {
+        } else if !active.acked {
             send_agreement(core, core.outbox.last(), &deal, &job.order);
         } else if silent >= heartbeat * 2 {
             send_resume(core, job, &deal);
@@ -555,7 +569,9 @@ impl Buyer {
                 && active.deal.provider() == peer
             {
                 let deal = active.deal.clone();
-                if active.acked {
+                if job.cancelling {
+                    core.send(peer, Frame::Cancel(deal.id()));
+                } else if active.acked {
                     send_resume(core, job, &deal);
                 } else {
                     send_agreement(core, core.outbox.last(), &deal, &job.order);

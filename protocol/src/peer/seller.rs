@@ -493,7 +493,8 @@ impl Seller {
             .get_mut(&id)
             .filter(|deal| deal.deal.client() == from)
         else {
-            return;
+            // Also for a hold that was only now released: the client need not wait.
+            return core.send(from, Frame::Lost(id));
         };
         match deal.stage {
             Stage::Running => {
@@ -510,7 +511,11 @@ impl Seller {
                 self.fail_all(core, ledger, id, Reason::CANCELLED);
             }
             // Nothing is signed for what the client may hold receipts of.
-            Stage::Interrupted => self.close(core, id, Reason::CANCELLED),
+            Stage::Interrupted => {
+                self.close(core, id, Reason::CANCELLED);
+                core.send_again(from, Frame::Lost(id));
+            }
+            Stage::Closed if deal.unjudged() == 0 => core.send_again(from, Frame::Lost(id)),
             Stage::Reported | Stage::Closed => self.resend_receipts(core, id),
         }
     }

@@ -269,6 +269,7 @@ impl Checks {
             | Record::Asked(_)
             | Record::GaveUp { .. }
             | Record::Closed { .. }
+            | Record::Cancelling { .. }
             | Record::Settled(_) => {}
         }
     }
@@ -321,6 +322,7 @@ impl Checks {
             | Record::Ended { .. }
             | Record::HeardOf(_)
             | Record::Closed { .. }
+            | Record::Cancelling { .. }
             | Record::PaidAcked(_)
             | Record::Frozen { .. } => {}
         }

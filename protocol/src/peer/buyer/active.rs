@@ -365,6 +365,9 @@ impl Buyer {
             .units()
             .iter()
             .any(|unit| job.open.contains(unit));
+        if !more_here && job.cancelling {
+            return self.end(core, id, JobEnd::Cancelled);
+        }
         if !more_here {
             // An array too broken for one request: the rest is asked for anew.
             job.state = State::Waiting;
@@ -458,7 +461,8 @@ impl Buyer {
         job.fence(agreement, reason);
         job.state = State::Waiting;
         let (cancelling, attempts) = (job.cancelling, job.agreements.len());
-        if !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN) {
+        let at_fault = !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN);
+        if at_fault && !cancelling {
             self.exclude(core, provider);
         }
         if cancelling {

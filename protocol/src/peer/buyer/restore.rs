@@ -59,6 +59,11 @@ impl Buyer {
                     self.small_outputs.pop_front();
                 }
             }
+            Record::Cancelling { job } => {
+                if let Some(job) = self.jobs.get_mut(job) {
+                    job.cancelling = true;
+                }
+            }
             Record::Ended { job, end, .. } => {
                 if let Some(known) = self.jobs.get_mut(job) {
                     known.state = State::Ended(*end);
@@ -166,6 +171,14 @@ impl Buyer {
             }
             if let Some(end) = job.end_by_last_receipt() {
                 self.end(core, id, end);
+                continue;
+            }
+            if job.cancelling && matches!(job.state, State::Active(_)) {
+                self.stop(core, id);
+                continue;
+            }
+            if job.cancelling {
+                self.end(core, id, JobEnd::Cancelled);
                 continue;
             }
             core.wake(Timer::Job(id), Duration::ZERO);
