@@ -99,6 +99,11 @@ impl ProviderConfig {
         self.known.contains_key(&account) && !self.blocked.contains(&account)
     }
 
+    /// Whether a quote to an account takes a slot.
+    fn holds_for(&self, account: AccountId) -> bool {
+        self.knows(account) || self.known.is_empty()
+    }
+
     fn window(&self, account: AccountId) -> Amount {
         if self.blocked.contains(&account) {
             return Amount::ZERO;

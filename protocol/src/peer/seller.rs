@@ -12,7 +12,9 @@
 //! ```
 //!
 //! Capacity is a number of slots. A hold takes one before its quote is signed;
-//! an agreement keeps it until its last unit is receipted. What was running
+//! an agreement keeps it until its last unit is receipted. Where the operator
+//! knows some accounts, a stranger's quote takes none, and says so: its holds
+//! could keep them out. What was running
 //! when the node stopped is not receipted and not run again until the client
 //! has shown which receipts it holds: a node restored from a backup must not
 //! sign a second receipt for the same unit.
@@ -252,8 +254,23 @@ impl Seller {
 
     /// Slots that are held or at work.
     pub(crate) fn slots_used(&self) -> u32 {
+        let is_held = |hold: &&Hold| hold.quote.body().held;
+        self.slots(self.holds.values().filter(is_held).count())
+    }
+
+    /// The same, if all that is quoted were taken.
+    fn slots_quoted(&self) -> u32 {
+        self.slots(self.holds.len())
+    }
+
+    fn slots(&self, holds: usize) -> u32 {
         let deals = self.deals.values().filter(|deal| deal.uses_slot()).count();
-        u32::try_from(self.holds.len() + deals).unwrap_or(u32::MAX)
+        u32::try_from(holds + deals).unwrap_or(u32::MAX)
+    }
+
+    fn has_free_slot(&self, core: &Core) -> bool {
+        let offered = core.config.provider.as_ref();
+        offered.is_some_and(|provider| self.slots_used() < provider.offer.slots.max(1))
     }
 }
 
@@ -291,6 +308,10 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::QUOTE_EXPIRED.into()));
         };
+        if !deal.quote().body().held && !self.has_free_slot(core) {
+            self.release(core, quote);
+            return core.send(from, Frame::AgreeRefused(id, Reason::BUSY.into()));
+        }
         self.end_hold(core, quote);
         let lsn = core.persist(Record::AgreedTo(agreement));
         core.send_after(lsn, from, Frame::Agreed(id));

@@ -490,10 +490,11 @@ pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<us
         .filter_map(|(n, ask)| match &ask.answer {
             // A take is an agreement already, whatever our clock says.
             Some(Ok(quote)) if quote.expires() > now.wall || ask.request.body().take => {
-                Some((score(ask, quote.body()), n))
+                let is_free = !quote.body().held;
+                Some((score(ask, quote.body()), is_free, n))
             }
             Some(Ok(_) | Err(_)) | None => None,
         })
         .min()
-        .map(|(_, n)| n)
+        .map(|(_, _, n)| n)
 }

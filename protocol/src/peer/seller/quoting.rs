@@ -66,20 +66,26 @@ impl Seller {
         rank::fit(offer.body(), &body.needs, &body.work, body.budget)?;
         self.check_capacity(provider, body)?;
         let countered = self.countered_quote(request)?;
-        let quote = self.price(core, provider, offer, request, countered)?;
+        let mut quote = self.price(core, provider, offer, request, countered)?;
+        quote.held = provider.holds_for(body.account);
         self.check_credit(provider, ledger, body.account, quote.cap)?;
         Ok((offer.clone(), quote))
     }
 
-    /// Holds are few for each client, and fewer for all strangers together
-    /// than there are slots, so that a flood of asks leaves room for those
-    /// who are known.
+    /// Quotes are few for each client, and fewer for all strangers together
+    /// than there are slots. Those of strangers stand in each other's way, and
+    /// never in the way of who is known.
     fn check_capacity(&self, provider: &ProviderConfig, request: &Request) -> Result<(), Decline> {
         if request.counter.is_some() {
             return Ok(());
         }
         let slots = provider.offer.slots.max(1);
-        if self.slots_used() >= slots || self.deals.len() >= AGREEMENTS_MAX {
+        let taken = if provider.knows(request.account) {
+            self.slots_used()
+        } else {
+            self.slots_quoted()
+        };
+        if taken >= slots || self.deals.len() >= AGREEMENTS_MAX {
             return Err(Decline {
                 reason: Reason::BUSY,
                 need: 1,
@@ -214,6 +220,7 @@ impl Seller {
             duration_expected: run_max,
             missing: List::truncated(self.missing(core.now.wall, asked)),
             device,
+            held: true,
             terms: offer.body().terms.clone(),
             extensions: Extensions::default(),
         })
