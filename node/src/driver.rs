@@ -24,7 +24,7 @@ mod intake;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -74,6 +74,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const GATHER_MAX: usize = 64;
 /// When records that the journal refused are offered to it again.
 const WRITE_AGAIN: Duration = Duration::from_millis(200);
+/// Answers that wait for the journal at once.
+const PROMISED_MAX: usize = 4096;
 /// How often expired blobs are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
 /// How often an offer that nobody could hear is gossiped again.
@@ -158,6 +160,8 @@ pub struct Driver {
     lines: Lines,
     submitted: BTreeMap<JobId, oneshot::Sender<Result<(), NotTaken>>>,
     awaited: Awaited,
+    /// Answers that wait for the journal, in its order.
+    promised: VecDeque<Promised>,
     stopping: Option<oneshot::Sender<()>>,
     collect_at: Instant,
 }
@@ -180,6 +184,14 @@ struct Unwritten {
     since: Option<Instant>,
     /// The journal has refused them: it is behind, or the disk is full.
     refused: bool,
+}
+
+/// An answer that is true once a record is on disk.
+#[derive(Debug)]
+struct Promised {
+    after: CoreLsn,
+    reply: oneshot::Sender<bool>,
+    answer: bool,
 }
 
 /// An own message that found no listener yet.
@@ -283,6 +295,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         lines: Lines::default(),
         submitted: BTreeMap::new(),
         awaited: Awaited::default(),
+        promised: VecDeque::new(),
         stopping: None,
         collect_at: started + COLLECT_EVERY,
     };
@@ -536,18 +549,8 @@ impl Driver {
             } => {
                 self.fetch(agreement, from, blob, durable).await;
             }
-            Output::Store {
-                blob,
-                bytes,
-                durable,
-            } => {
-                self.hands
-                    .give(Chore::Store {
-                        blob,
-                        bytes,
-                        durable,
-                    })
-                    .await;
+            Output::Store { blob, bytes, kept } => {
+                self.hands.give(Chore::Store { blob, bytes, kept }).await;
             }
             Output::Retain { blob, until } => self.hands.give(Chore::Retain { blob, until }).await,
             Output::Misbehaved { peer, what } => self.strike(peer, what).await,
@@ -557,8 +560,9 @@ impl Driver {
 
     /// Hands over what somebody waits for, with all that came before it.
     fn write_awaited(&mut self) {
-        let awaited = self.peer.awaited_lsn() >= self.unwritten.first;
-        if awaited || self.unwritten.payloads.len() >= GATHER_MAX {
+        let promised = self.promised.back().map(|promised| promised.after);
+        let awaited = promised.max(Some(self.peer.awaited_lsn()));
+        if awaited >= Some(self.unwritten.first) || self.unwritten.payloads.len() >= GATHER_MAX {
             self.write_all();
         }
     }
@@ -592,6 +596,7 @@ impl Driver {
         if self.unwritten.refused {
             self.write_all();
         }
+        self.keep_promises();
         self.step(Input::Persisted(CoreLsn(state.lsn.number())))
             .await;
     }
@@ -624,8 +629,12 @@ impl Driver {
         blob: suanli_protocol::deal::BlobRef,
         durable: bool,
     ) {
+        // Here already, for whatever reason: the same bytes by name.
+        if durable && self.hands.file_of(blob.blob).is_some() {
+            let blob = blob.blob;
+            return self.hands.give(Chore::Secure { agreement, blob }).await;
+        }
         if self.hands.file_of(blob.blob).is_some() {
-            // Here already, for whatever reason: the same bytes by name.
             return Box::pin(self.step(Input::Fetched {
                 agreement,
                 blob: blob.blob,
@@ -965,7 +974,7 @@ impl Driver {
                 if open {
                     self.step(Input::Command(Command::Cancel(job))).await;
                 }
-                let _ = reply.send(open);
+                self.when_durable(reply, open);
             }
             Ask::Watch(job, reply) => {
                 let open = self.is_open(job);
@@ -986,7 +995,7 @@ impl Driver {
                     }))
                     .await;
                 }
-                let _ = reply.send(ours);
+                self.when_durable(reply, ours);
             }
             Ask::Announce(reply) => {
                 self.step(Input::Command(Command::Announce)).await;
@@ -1005,6 +1014,38 @@ impl Driver {
                 self.awaited.answer(self.peer.book());
             }
             Ask::Stop(reply) => self.stopping = Some(reply),
+        }
+    }
+
+    /// Answers once all that is written so far is on disk: what was said to
+    /// be done stays done.
+    fn when_durable(&mut self, reply: oneshot::Sender<bool>, answer: bool) {
+        self.promised.push_back(Promised {
+            after: self.peer.last_lsn(),
+            reply,
+            answer,
+        });
+        while self.promised.len() > PROMISED_MAX {
+            // Its asker learns that there is no answer.
+            self.promised.pop_front();
+        }
+        self.write_awaited();
+        self.keep_promises();
+    }
+
+    fn keep_promises(&mut self) {
+        let (durable, never) = {
+            let state = self.store.durability();
+            let state = state.borrow();
+            let never = matches!(state.health, Health::Failed(_) | Health::Closed);
+            (state.lsn.number(), never)
+        };
+        while let Some(promised) = self.promised.pop_front_if(|next| next.after.0 <= durable) {
+            // An asker that has gone away needs no answer.
+            let _ = promised.reply.send(promised.answer);
+        }
+        if never {
+            self.promised.clear();
         }
     }
 

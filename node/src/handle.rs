@@ -193,7 +193,8 @@ impl NodeHandle {
         self.ask(|reply| Ask::Submit(order, reply)).await
     }
 
-    /// Cancels a job; false if it is not known or over.
+    /// Cancels a job; false if it is not known or over. Returns when that is on
+    /// disk.
     ///
     /// # Errors
     /// [`Gone`].
@@ -210,7 +211,7 @@ impl NodeHandle {
     }
 
     /// Declares a part of what is owed on a channel paid; false if the channel
-    /// is not one on which this node earns.
+    /// is not one on which this node earns. Returns when that is on disk.
     ///
     /// # Errors
     /// [`Gone`].

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use suanli_protocol::{
     deal::Deal,
     envelope::{EnvelopeError, Verified},
-    ids::{AgreementId, Hash, JobId, NetworkId, ReceiptId},
+    ids::{AgreementId, BlobId, Hash, JobId, NetworkId, ReceiptId},
     receipt::{Acceptance, Receipt},
     record::{JobEnd, JobOrder, Record, RecordKey},
     units::Wall,
@@ -195,6 +195,26 @@ impl Archive {
             story.judged.extend(of_deal.into_iter().filter_map(judged));
         }
         Ok(Some(story))
+    }
+
+    /// An output that was written down with the word on its receipt, for as
+    /// long as it may not be a blob yet.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn small_output(
+        &self,
+        of: ReceiptId,
+        blob: BlobId,
+    ) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let records = self.records(RecordKey::Receipt(of)).await?;
+        Ok(records.into_iter().find_map(|record| match record {
+            Record::Judged { outputs, .. } => outputs
+                .iter()
+                .find(|output| output.blob == blob)
+                .map(|output| output.bytes.to_vec()),
+            _ => None,
+        }))
     }
 
     /// Where the provider of an agreement is, by the offer that it goes back to.
@@ -403,6 +423,7 @@ fn judged(record: Record) -> Option<(Verified<Receipt>, Verified<Acceptance>)> {
         Record::Judged {
             receipt,
             acceptance,
+            ..
         } => Some((receipt, acceptance)),
         _ => None,
     }
@@ -417,6 +438,7 @@ fn receipt_story(id: ReceiptId, records: &[Record]) -> Option<ReceiptStory> {
             Record::Judged {
                 receipt,
                 acceptance: word,
+                ..
             } if receipt.hash() == id.0 => {
                 found = Some(receipt);
                 acceptance = Some(word);

@@ -210,7 +210,7 @@ impl Body for Request {
     }
 }
 
-/// A provider's binding answer, with a hold on the capacity until it expires.
+/// A provider's binding answer, until it expires.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Quote {
     /// What it answers.
@@ -249,6 +249,10 @@ pub struct Quote {
     pub missing: List<u16, { INPUTS_MAX + 1 }>,
     /// Which device of the offer runs it.
     pub device: u16,
+    /// Whether a slot is held for it. Where none is, only the terms are bound:
+    /// the provider keeps its slots for accounts that it knows, and refuses the
+    /// agreement if one of them has come first.
+    pub held: bool,
     /// What holds when things go wrong.
     pub terms: Terms,
     /// Later additions.

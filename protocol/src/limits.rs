@@ -22,6 +22,15 @@ pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// Blobs that travel inline together.
 pub const INLINE_BLOBS_MAX: usize = 16;
 
+/// Bytes of outputs that are written down with the word on their receipt, so
+/// that the word need not wait until they are blobs. About what a job's other
+/// records take; more would fill the journal with what blobs are for.
+pub const JUDGED_BYTES_MAX: usize = 4 * 1024;
+/// Outputs written down that become blobs again at a start, if they are none.
+/// More than a driver that stopped may still have had to store: no driver has
+/// more than a few hundred on their way.
+pub const OUTPUTS_RESTORED: usize = 512;
+
 /// Inputs of one job. A request names them all.
 pub const INPUTS_MAX: usize = 256;
 /// Outputs of one execution. A receipt names them all.

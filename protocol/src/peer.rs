@@ -99,6 +99,11 @@ impl ProviderConfig {
         self.known.contains_key(&account) && !self.blocked.contains(&account)
     }
 
+    /// Whether a quote to an account takes a slot.
+    fn holds_for(&self, account: AccountId) -> bool {
+        self.knows(account) || self.known.is_empty()
+    }
+
     fn window(&self, account: AccountId) -> Amount {
         if self.blocked.contains(&account) {
             return Amount::ZERO;
@@ -291,7 +296,8 @@ pub enum Input {
         /// What.
         event: ExecutionEvent,
     },
-    /// A blob that was to be fetched is here and stored, or is not to be had.
+    /// A blob that was to be fetched or kept is stored, or is not to be had.
+    /// A result is on disk.
     Fetched {
         /// For which agreement.
         agreement: AgreementId,
@@ -326,6 +332,18 @@ pub enum Command {
         /// How.
         reference: Text<128>,
     },
+}
+
+/// What bytes are kept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// An input: it need not survive a restart.
+    Input,
+    /// A result that is in a record as well.
+    Result,
+    /// A result that is nowhere else: say [`Input::Fetched`] once it is on
+    /// disk, or can't be.
+    OnlyResult(AgreementId),
 }
 
 /// What a peer wants done.
@@ -380,8 +398,8 @@ pub enum Output {
         blob: BlobId,
         /// The bytes.
         bytes: Vec<u8>,
-        /// Whether they must survive a restart: a result, not an input.
-        durable: bool,
+        /// What for.
+        kept: Kept,
     },
     /// Keep a blob at least until then; afterwards it may go.
     Retain {
@@ -580,7 +598,6 @@ pub struct Peer {
     buyer: Buyer,
     seller: Seller,
     ledger: Ledger,
-    connected: BTreeMap<PeerId, bool>,
 }
 
 /// Life.
@@ -613,6 +630,7 @@ impl Peer {
             born,
             timers: Timers::default(),
             outbox: Outbox::default(),
+            connected: BTreeMap::new(),
         };
         let (mut buyer, mut seller, mut ledger) =
             (Buyer::default(), Seller::default(), Ledger::default());
@@ -634,7 +652,6 @@ impl Peer {
             buyer,
             seller,
             ledger,
-            connected: BTreeMap::new(),
         };
         peer.buyer.resume(&mut peer.core);
         peer.seller.resume(&mut peer.core);
@@ -657,7 +674,7 @@ impl Peer {
             Input::Tick => {}
             Input::Connected { peer, local } => self.on_connected(peer, local),
             Input::Disconnected { peer } => {
-                self.connected.remove(&peer);
+                self.core.connected.remove(&peer);
                 self.buyer.on_connection(&mut self.core, peer);
             }
             Input::Message { from, message } => self.on_message(from, *message),
@@ -803,12 +820,12 @@ impl Peer {
 /// Dispatch.
 impl Peer {
     fn on_connected(&mut self, peer: PeerId, local: bool) {
-        self.connected.insert(peer, local);
+        self.core.connected.insert(peer, local);
         self.buyer.on_connection(&mut self.core, peer);
         self.seller.on_connected(&mut self.core, peer);
         self.ledger.on_connected(&mut self.core, peer);
         // A well-connected node learns by gossip; the first few it asks.
-        if self.connected.len() <= PULLS_ON_CONNECT {
+        if self.core.connected.len() <= PULLS_ON_CONNECT {
             self.pull_from(peer);
             let again = self.core.config.timing.resend;
             self.core.wake(Timer::Book, again);
@@ -822,12 +839,10 @@ impl Peer {
             buyer,
             seller,
             ledger,
-            connected,
         } = self;
         match message {
             Message::Ask(request) => {
-                let local = connected.get(&from).copied().unwrap_or(false);
-                seller.on_ask(core, book, ledger, request, local);
+                seller.on_ask(core, book, ledger, request);
             }
             Message::Quoted(quote) => buyer.on_quoted(core, ledger, quote),
             Message::Declined(request, decline) => {
@@ -946,10 +961,10 @@ impl Peer {
         use rand_core::Rng as _;
         self.book.expire(self.core.now.wall);
         self.seller.expire_blobs(self.core.now.wall);
-        let count = u64::try_from(self.connected.len()).unwrap_or(u64::MAX);
+        let count = u64::try_from(self.core.connected.len()).unwrap_or(u64::MAX);
         if count > 0 {
             let n = usize::try_from(self.core.rng.next_u64() % count).unwrap_or(0);
-            if let Some(peer) = self.connected.keys().nth(n).copied() {
+            if let Some(peer) = self.core.connected.keys().nth(n).copied() {
                 self.pull_from(peer);
             }
         }

@@ -122,10 +122,12 @@ pub enum Record {
         agreement: AgreementId,
         reason: Reason,
     },
-    /// We gave our word on a provider's receipt.
+    /// We gave our word on a provider's receipt. Outputs that were small enough
+    /// to come with it are here until they are blobs.
     Judged {
         receipt: Verified<Receipt>,
         acceptance: Verified<Acceptance>,
+        outputs: InlineBlobs,
     },
     /// Our job ended.
     Ended { job: JobId, end: JobEnd, at: Wall },
@@ -168,6 +170,8 @@ pub enum Record {
         request: Verified<Request>,
         quote: Verified<Quote>,
     },
+    /// Our user wants a job stopped on which a provider may be at work.
+    Cancelling { job: JobId },
 }
 
 /// A record as bytes: the same shape with raw envelopes.
@@ -179,7 +183,7 @@ enum Stored {
     Asked(RawEnvelope),
     Took(RawOffer, RawEnvelope, RawEnvelope, Option<RawEnvelope>),
     GaveUp(JobId, AgreementId, Reason),
-    Judged(RawEnvelope, RawEnvelope),
+    Judged(RawEnvelope, RawEnvelope, InlineBlobs),
     Ended(JobId, JobEnd, Wall),
     Quoted(RawOffer, RawEnvelope, RawEnvelope),
     AgreedTo(RawEnvelope),
@@ -192,6 +196,7 @@ enum Stored {
     Frozen(RawEnvelope, RawEnvelope),
     Settled(RawEnvelope),
     QuotedFirm(RawOffer, RawEnvelope, RawEnvelope),
+    Cancelling(JobId),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -251,7 +256,8 @@ impl Record {
             Self::Judged {
                 receipt,
                 acceptance,
-            } => Stored::Judged(receipt.raw(), acceptance.raw()),
+                outputs,
+            } => Stored::Judged(receipt.raw(), acceptance.raw(), outputs.clone()),
             Self::Ended { job, end, at } => Stored::Ended(*job, *end, *at),
             Self::Quoted {
                 offer,
@@ -272,6 +278,7 @@ impl Record {
             Self::Earned { voucher, ack } => Stored::Earned(voucher.raw(), ack.raw()),
             Self::Frozen { first, second } => Stored::Frozen(first.raw(), second.raw()),
             Self::Settled(settlement) => Stored::Settled(settlement.raw()),
+            Self::Cancelling { job } => Stored::Cancelling(*job),
         }
     }
 
@@ -309,9 +316,10 @@ impl Record {
                 agreement,
                 reason,
             },
-            Stored::Judged(receipt, acceptance) => Self::Judged {
+            Stored::Judged(receipt, acceptance, outputs) => Self::Judged {
                 receipt: receipt.open(trust)?,
                 acceptance: acceptance.open(trust)?,
+                outputs,
             },
             Stored::Ended(job, end, at) => Self::Ended { job, end, at },
             Stored::Quoted(offer, request, quote) => Self::Quoted {
@@ -339,6 +347,7 @@ impl Record {
                 second: second.open(trust)?,
             },
             Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
+            Stored::Cancelling(job) => Self::Cancelling { job },
         })
     }
 
@@ -364,7 +373,7 @@ impl Record {
                 Key::Account(request.body().account),
             ],
             Self::GaveUp { job, agreement, .. } => vec![Key::Job(*job), Key::Agreement(*agreement)],
-            Self::Ended { job, .. } => vec![Key::Job(*job)],
+            Self::Ended { job, .. } | Self::Cancelling { job } => vec![Key::Job(*job)],
             Self::Judged { receipt, .. } => vec![
                 Key::Agreement(receipt.body().key.agreement),
                 Key::Receipt(ReceiptId(receipt.hash())),
@@ -443,6 +452,7 @@ impl Record {
                 Self::Judged {
                     receipt: signed,
                     acceptance,
+                    ..
                 } if signed.hash() == receipt.0 => {
                     builder.receipt(signed);
                     builder.acceptance(acceptance);

@@ -142,6 +142,7 @@ impl Parts<'_> {
             Record::Judged {
                 receipt,
                 acceptance,
+                ..
             } => {
                 let is_ours = Some(ReceiptId(receipt.hash())) == self.receipt;
                 if is_ours {

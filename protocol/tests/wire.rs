@@ -111,6 +111,7 @@ fn sample_quote() -> Verified<Quote> {
             collect_max: Millis::new(20_000),
             start_expected: at(10),
             duration_expected: Millis::new(500),
+            held: true,
             missing: List::truncated(vec![0, 1]),
             device: 0,
             terms: offered.terms.clone(),

@@ -77,6 +77,11 @@ fn a_driver_that_does_not_wait_for_its_disk_is_noticed() {
 }
 
 #[test]
+fn a_driver_that_does_not_wait_for_its_blobs_is_noticed() {
+    assert_found_by(Plant::BlobsSaidEarly, &calm(), Checker::Results);
+}
+
+#[test]
 fn another_quote_for_the_same_request_is_noticed() {
     let mut scenario = calm();
     scenario.links.duplicate = 0.9;

@@ -23,7 +23,7 @@ pub struct Provide {
     pub workers: u32,
     /// Which adapter computes.
     pub device: AdapterSelection,
-    /// Whether the offer can be taken without a quote.
+    /// Whether the offer can be taken at its prices in one round trip.
     pub firm: bool,
     /// Whether unknown accounts may buy.
     pub strangers: bool,
@@ -77,7 +77,7 @@ impl Default for Provide {
             slots: 1,
             workers: 1,
             device: AdapterSelection::Best,
-            firm: false,
+            firm: true,
             strangers: true,
             stranger_credit: Amount::from_micros(5_000_000),
             strangers_budget: Amount::from_micros(50_000_000),

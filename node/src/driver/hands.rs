@@ -18,7 +18,7 @@ use suanli_protocol::{
     ids::{AgreementId, BlobId, Hash},
     limits::{INLINE_BLOBS_MAX, INLINE_BYTES_MAX},
     offer::Name,
-    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, ProvidedOutput},
+    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, Kept, ProvidedOutput},
     registry::{Reason, Runtime},
     units::{Meter, Usage, Wall},
 };
@@ -38,7 +38,12 @@ pub(super) enum Chore {
     Store {
         blob: BlobId,
         bytes: Vec<u8>,
-        durable: bool,
+        kept: Kept,
+    },
+    /// Make sure that bytes that are here survive a restart.
+    Secure {
+        agreement: AgreementId,
+        blob: BlobId,
     },
     /// A fetch ended well: its file is verified.
     Fetched {
@@ -119,13 +124,19 @@ impl Hands {
     /// Queues a chore, waiting for room.
     pub(super) async fn give(&self, chore: Chore) {
         let queue = match &chore {
-            Chore::Store { durable: false, .. }
+            Chore::Store {
+                kept: Kept::Input, ..
+            }
             | Chore::Fetched { durable: false, .. }
             | Chore::Run { .. }
             | Chore::Keep(_)
             | Chore::Finish { .. }
             | Chore::Retain { .. } => &self.quick,
-            Chore::Store { durable: true, .. }
+            Chore::Store {
+                kept: Kept::Result | Kept::OnlyResult(_),
+                ..
+            }
+            | Chore::Secure { .. }
             | Chore::Fetched { durable: true, .. }
             | Chore::Collect { .. } => &self.slow,
         };
@@ -171,20 +182,8 @@ impl Worker {
 
     fn do_one(&self, chore: Chore) {
         match chore {
-            Chore::Store {
-                blob,
-                bytes,
-                durable,
-            } => {
-                let stored = if durable {
-                    self.kept.put_bytes(&bytes, None)
-                } else {
-                    self.cache.put_volatile(&bytes)
-                };
-                if let Err(error) = stored {
-                    tracing::warn!(%blob, error = %error, "a blob could not be stored");
-                }
-            }
+            Chore::Store { blob, bytes, kept } => self.store(blob, &bytes, kept),
+            Chore::Secure { agreement, blob } => self.secure(agreement, blob),
             Chore::Fetched {
                 agreement,
                 blob,
@@ -223,6 +222,42 @@ impl Worker {
             }
             Chore::Collect { now, needed } => self.collect(now, &needed),
         }
+    }
+
+    fn store(&self, blob: BlobId, bytes: &[u8], kept: Kept) {
+        let stored = match kept {
+            Kept::Input => self.cache.put_volatile(bytes),
+            Kept::Result | Kept::OnlyResult(_) => self.kept.put_bytes(bytes, None),
+        };
+        if let Err(error) = &stored {
+            tracing::warn!(%blob, %error, "a blob could not be stored");
+        }
+        match kept {
+            Kept::OnlyResult(agreement) if stored.is_ok() => self.secure(agreement, blob),
+            Kept::OnlyResult(agreement) => self.say(Input::Fetched {
+                agreement,
+                blob,
+                ok: false,
+            }),
+            Kept::Input | Kept::Result => {}
+        }
+    }
+
+    /// A result that came here another way may be in the cache, or not synced.
+    fn secure(&self, agreement: AgreementId, blob: BlobId) {
+        let hash = hash_of(blob);
+        let secured = match self.cache.file_of(&hash) {
+            Some(file) if !self.kept.has(&hash) => self.kept.import_file(&file, None).map(|_| ()),
+            Some(_) | None => self.kept.sync(&hash),
+        };
+        if let Err(error) = &secured {
+            tracing::warn!(%blob, %error, "a blob could not be made durable");
+        }
+        self.say(Input::Fetched {
+            agreement,
+            blob,
+            ok: secured.is_ok(),
+        });
     }
 
     fn start(&self, number: suanli_executor::ExecutionId, order: &ExecutionOrder) {

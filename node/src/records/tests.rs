@@ -59,6 +59,19 @@ async fn both_sides_give_the_same_bundle_for_quotes_and_firm_takes() {
 }
 
 #[tokio::test]
+async fn a_small_output_is_read_from_the_record_that_accepts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dealt = dealt::deal(1, false);
+    let [client, provider] = archives(dir.path(), &dealt).await;
+    let (receipt, blob) = (dealt.receipts[0], BlobId(Hash::of(dealt::OUTPUT)));
+    let bytes = client.small_output(receipt, blob).await.unwrap();
+    assert_eq!(bytes.as_deref(), Some(dealt::OUTPUT));
+    let other = BlobId(Hash::of(b"something else"));
+    assert_eq!(client.small_output(receipt, other).await.unwrap(), None);
+    assert_eq!(provider.small_output(receipt, blob).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_receipts_story_is_whole_on_both_sides() {
     let dir = tempfile::tempdir().unwrap();
     let dealt = dealt::deal(2, false);

@@ -168,6 +168,9 @@ impl Blobs {
     ) -> Result<(), BlobError> {
         if self.has(&hash) {
             fs::remove_file(path)?;
+            if durable {
+                self.sync(&hash)?;
+            }
             return self.keep_until(hash, until);
         }
         let file = File::open(path)?;
@@ -205,6 +208,18 @@ impl Blobs {
             Err(BlobError::Present) => Ok(hash),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes a blob durable that may have been stored without waiting for the
+    /// disk.
+    pub fn sync(&self, hash: &Hash) -> Result<(), BlobError> {
+        let path = self.path(hash);
+        self.open_blob(hash)?.sync_all()?;
+        if let Some(dir) = path.parent() {
+            sync_dir(dir)?;
+        }
+        sync_dir(&self.shared.dir)?;
+        Ok(())
     }
 
     /// Removes everything: for blobs that are only a cache.

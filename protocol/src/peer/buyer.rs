@@ -30,7 +30,7 @@ use self::{
     asking::{best_quote, longest},
 };
 use super::{
-    Event, JobEvent, Output,
+    Event, JobEvent, Kept, Output,
     core::{Core, Timer},
     ledger::Ledger,
 };
@@ -41,9 +41,10 @@ use crate::{
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX,
-        LATE_TAKES_MAX, PAST_AGREEMENTS_KEPT, RUN_MAX, UNIT_RANGES_MAX,
+        JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT, RUN_MAX,
+        UNIT_RANGES_MAX,
     },
-    message::{Decline, Frame, InlineBlob, LogLine, Progress},
+    message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::Offer,
     rank::{self, Policy, Want},
     receipt::{Acceptance, Outcome, Receipt, Verdict},
@@ -63,6 +64,8 @@ pub(crate) struct Buyer {
     ended: VecDeque<JobId>,
     excluded: BTreeMap<PeerId, Exclusion>,
     past: Past,
+    /// While records are replayed: the last outputs in them.
+    small_outputs: VecDeque<InlineBlob>,
 }
 
 /// What is kept of jobs that are forgotten otherwise: a provider may have been
@@ -198,10 +201,15 @@ struct Active {
     fetch_tries: u32,
 }
 
+/// A result is accepted when nothing can lose it any more: its outputs are on
+/// disk as blobs, or will be with the record that accepts it.
 #[derive(Debug)]
 struct Collecting {
     receipt: Verified<Receipt>,
+    /// Outputs that are not on disk yet.
     missing: BTreeSet<BlobId>,
+    /// Outputs that are written down with our word.
+    small: Vec<InlineBlob>,
 }
 
 /// A job as people see it.
@@ -286,7 +294,8 @@ impl Buyer {
         order.work.check().map_err(|_| Reason::NO_SUCH_WORK)
     }
 
-    /// Stops a job as soon as its provider can.
+    /// Stops a job as soon as its provider can. What it writes survives a
+    /// restart: a job that was cancelled does not begin again.
     pub(crate) fn cancel(&mut self, core: &mut Core, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -298,13 +307,26 @@ impl Buyer {
                 self.leave_asking(core, id, None);
                 self.end(core, id, JobEnd::Cancelled);
             }
-            State::Active(active) => {
+            State::Active(_) => {
+                if !job.cancelling {
+                    core.persist(Record::Cancelling { job: id });
+                }
                 job.cancelling = true;
-                let patience = core.now.mono.after(core.config.timing.lost_after);
-                active.give_up = active.give_up.min(patience);
-                core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
-                wake(core, job, core.config.timing.heartbeat);
+                self.stop(core, id);
             }
+        }
+    }
+
+    /// Tells the provider to stop, and does not wait for long that it has.
+    fn stop(&mut self, core: &mut Core, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if let State::Active(active) = &mut job.state {
+            let patience = core.now.mono.after(core.config.timing.lost_after);
+            active.give_up = active.give_up.min(patience);
+            core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
+            wake(core, job, core.config.timing.heartbeat);
         }
     }
 }
@@ -515,10 +537,10 @@ impl Buyer {
             return self.give_up(core, id, Reason::PROVIDER_LOST);
         }
         let deal = active.deal.clone();
+        // One that is asked to go on, or given the agreement again, would begin.
         if job.cancelling {
             core.send(deal.provider(), Frame::Cancel(deal.id()));
-        }
-        if !active.acked {
+        } else if !active.acked {
             send_agreement(core, core.outbox.last(), &deal, &job.order);
         } else if silent >= heartbeat * 2 {
             send_resume(core, job, &deal);
@@ -547,7 +569,9 @@ impl Buyer {
                 && active.deal.provider() == peer
             {
                 let deal = active.deal.clone();
-                if active.acked {
+                if job.cancelling {
+                    core.send(peer, Frame::Cancel(deal.id()));
+                } else if active.acked {
                     send_resume(core, job, &deal);
                 } else {
                     send_agreement(core, core.outbox.last(), &deal, &job.order);

@@ -146,6 +146,8 @@ pub(crate) struct Core {
     pub(crate) now: Now,
     pub(crate) timers: Timers,
     pub(crate) outbox: Outbox,
+    /// Whom we are connected with, and whether they are on this machine.
+    pub(crate) connected: BTreeMap<PeerId, bool>,
     /// When our account gave us our power. Nothing that we sign is older:
     /// nobody would take it, and our own journal could not be read again.
     pub(crate) born: Wall,

@@ -12,7 +12,9 @@
 //! ```
 //!
 //! Capacity is a number of slots. A hold takes one before its quote is signed;
-//! an agreement keeps it until its last unit is receipted. What was running
+//! an agreement keeps it until its last unit is receipted. Where the operator
+//! knows some accounts, a stranger's quote takes none, and says so: its holds
+//! could keep them out. What was running
 //! when the node stopped is not receipted and not run again until the client
 //! has shown which receipts it holds: a node restored from a backup must not
 //! sign a second receipt for the same unit.
@@ -25,8 +27,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::running::{resend_lost, send_progress};
 use super::{
-    Event, ExecutionEvent, ExecutionId, ExecutionOrder, Output, ProvidedOutput, ProviderConfig,
-    WorkView,
+    Event, ExecutionEvent, ExecutionId, ExecutionOrder, Kept, Output, ProvidedOutput,
+    ProviderConfig, WorkView,
     buyer::deal_parties,
     core::{Core, Timer},
     ledger::Ledger,
@@ -254,9 +256,24 @@ impl Seller {
 
     /// Slots that are held or at work.
     pub(crate) fn slots_used(&self) -> u32 {
+        let is_held = |hold: &&Hold| hold.quote.body().held;
+        self.slots(self.holds.values().filter(is_held).count())
+    }
+
+    /// The same, if all that is quoted were taken.
+    fn slots_quoted(&self) -> u32 {
+        self.slots(self.holds.len())
+    }
+
+    fn slots(&self, holds: usize) -> u32 {
         let open = self.open.iter().filter_map(|id| self.deals.get(id));
         let deals = open.filter(|deal| deal.uses_slot()).count();
-        u32::try_from(self.holds.len() + deals).unwrap_or(u32::MAX)
+        u32::try_from(holds + deals).unwrap_or(u32::MAX)
+    }
+
+    fn has_free_slot(&self, core: &Core) -> bool {
+        let offered = core.config.provider.as_ref();
+        offered.is_some_and(|provider| self.slots_used() < provider.offer.slots.max(1))
     }
 }
 
@@ -294,6 +311,10 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::QUOTE_EXPIRED.into()));
         };
+        if !deal.quote().body().held && !self.has_free_slot(core) {
+            self.release(core, quote);
+            return core.send(from, Frame::AgreeRefused(id, Reason::BUSY.into()));
+        }
         self.end_hold(core, quote);
         let lsn = core.persist(Record::AgreedTo(agreement));
         core.send_after(lsn, from, Frame::Agreed(id));
@@ -355,7 +376,7 @@ impl Seller {
                 self.kept.insert((account, inline.blob), until);
                 core.output(Output::Store {
                     blob: inline.blob,
-                    durable: false,
+                    kept: Kept::Input,
                     bytes: inline.bytes.into_vec(),
                 });
             }
@@ -493,7 +514,8 @@ impl Seller {
             .get_mut(&id)
             .filter(|deal| deal.deal.client() == from)
         else {
-            return;
+            // Also for a hold that was only now released: the client need not wait.
+            return core.send(from, Frame::Lost(id));
         };
         match deal.stage {
             Stage::Running => {
@@ -510,7 +532,11 @@ impl Seller {
                 self.fail_all(core, ledger, id, Reason::CANCELLED);
             }
             // Nothing is signed for what the client may hold receipts of.
-            Stage::Interrupted => self.close(core, id, Reason::CANCELLED),
+            Stage::Interrupted => {
+                self.close(core, id, Reason::CANCELLED);
+                core.send_again(from, Frame::Lost(id));
+            }
+            Stage::Closed if deal.unjudged() == 0 => core.send_again(from, Frame::Lost(id)),
             Stage::Reported | Stage::Closed => self.resend_receipts(core, id),
         }
     }

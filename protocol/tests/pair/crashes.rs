@@ -49,6 +49,8 @@ fn dies_after_each_output(node: usize) {
                 }
                 let spent = world.peer(0).accepted_total().as_micros();
                 assert!(spent <= 3 * 4000, "{context}: {spent}");
+                world.pass(Duration::from_millis(20));
+                assert!(world.has_all_results(), "{context}: a result is lost");
                 world.assert_conserved();
             }
         }

@@ -6,7 +6,7 @@ use suanli_protocol::{
     delegation::Delegation,
     envelope::Extensions,
     ids::JobId,
-    message::Frame,
+    message::{Frame, Message},
     peer::{Command, Event, JobEvent},
     record::JobEnd,
     registry::Reason,
@@ -14,7 +14,10 @@ use suanli_protocol::{
     wire::List,
 };
 
-use crate::world::{Fate, Run, World, account_signer, micros, order};
+use crate::{
+    puppet::Client,
+    world::{Fate, Run, World, account_signer, micros, order},
+};
 
 #[test]
 fn a_job_is_done_and_paid_at_the_quoted_prices() {
@@ -188,6 +191,51 @@ fn abuse_73_hold_flooding_leaves_room_for_a_known_client() {
     world.submit(order(1));
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
+}
+
+/// One slot, which a stranger asks for and never takes, again and again.
+#[test]
+fn abuse_73_a_strangers_quote_keeps_no_known_client_out() {
+    let mut world = World::new(1);
+    world.offer_of(1).slots = 1;
+    let number = world.add(None);
+    let mut world = world.start(&[number]);
+    let mut stranger = Client::new(number, 1);
+    let quote = stranger.ask(&mut world, 1).unwrap();
+    assert!(!quote.body().held, "it says that it holds no slot");
+    assert_eq!((world.peer(1).holds(), world.peer(1).slots_used()), (1, 0));
+    world.submit(order(1));
+    let runs = |world: &World| !world.executed.is_empty();
+    assert!(world.run_until(Duration::from_millis(100), runs));
+    // The slot is gone: the stranger is told so, and asks again later.
+    stranger.agree(&mut world, &quote, 1);
+    let refused = stranger.await_message(&mut world, |message| match message {
+        Message::AgreeRefused(_, no) => Some(no.reason),
+        _ => None,
+    });
+    assert_eq!(refused, Reason::BUSY);
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    assert_eq!(world.job(1).attempt, 1);
+    assert!(stranger.buy(&mut world, 2).is_ok());
+}
+
+/// With nobody to keep slots for, a stranger's quote holds one.
+#[test]
+fn a_provider_that_knows_nobody_holds_for_strangers() {
+    let mut world = World::new(1);
+    world.offer_of(1).slots = 1;
+    world.config_of(1).known.clear();
+    let (first, second) = (world.add(None), world.add(None));
+    let mut world = world.start(&[first, second]);
+    let (mut first, mut second) = (Client::new(first, 1), Client::new(second, 1));
+    let quote = first.ask(&mut world, 1).unwrap();
+    assert!(quote.body().held);
+    assert_eq!(world.peer(1).slots_used(), 1);
+    assert_eq!(second.ask(&mut world, 1).unwrap_err(), Reason::BUSY);
+    first.agree(&mut world, &quote, 1);
+    world.pass(Duration::from_millis(50));
+    assert_eq!(world.executed.len(), 1);
 }
 
 #[test]

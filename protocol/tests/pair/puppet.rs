@@ -46,24 +46,8 @@ impl Client {
 
     /// Has a job done, and gives its receipt; or why not.
     pub(crate) fn buy(&mut self, world: &mut World, job: u8) -> Result<Verified<Receipt>, Reason> {
-        self.now = world.now(self.number).wall;
-        let request = self.request(world, job);
-        world.nodes[self.number].inbox.clear();
-        self.say(world, Frame::Ask(request.raw()));
-        let answer = self.await_message(world, |message| match message {
-            Message::Quoted(quote) => Some(Ok(quote.clone())),
-            Message::Declined(_, no) => Some(Err(no.reason)),
-            _ => None,
-        });
-        let quote = answer?;
-        let agreement = self.sign(Agreement {
-            quote: QuoteId(quote.hash()),
-            job: quote.body().job,
-            attempt: 1,
-            extensions: Extensions::default(),
-        });
-        let inline = order(job).inline;
-        self.say(world, Frame::Agree(agreement.raw(), inline));
+        let quote = self.ask(world, job)?;
+        self.agree(world, &quote, job);
         Ok(self.await_message(world, |message| match message {
             Message::Receipt(receipt, _)
                 if receipt.body().key.agreement == AgreementId(quote.hash()) =>
@@ -74,7 +58,34 @@ impl Client {
         }))
     }
 
-    fn await_message<T>(&self, world: &mut World, want: impl Fn(&Message) -> Option<T>) -> T {
+    pub(crate) fn ask(&mut self, world: &mut World, job: u8) -> Result<Verified<Quote>, Reason> {
+        self.now = world.now(self.number).wall;
+        let request = self.request(world, job);
+        world.nodes[self.number].inbox.clear();
+        self.say(world, Frame::Ask(request.raw()));
+        self.await_message(world, |message| match message {
+            Message::Quoted(quote) => Some(Ok(quote.clone())),
+            Message::Declined(_, no) => Some(Err(no.reason)),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn agree(&mut self, world: &mut World, quote: &Verified<Quote>, job: u8) {
+        let agreement = self.sign(Agreement {
+            quote: QuoteId(quote.hash()),
+            job: quote.body().job,
+            attempt: 1,
+            extensions: Extensions::default(),
+        });
+        let inline = order(job).inline;
+        self.say(world, Frame::Agree(agreement.raw(), inline));
+    }
+
+    pub(crate) fn await_message<T>(
+        &self,
+        world: &mut World,
+        want: impl Fn(&Message) -> Option<T>,
+    ) -> T {
         let number = self.number;
         let find = |world: &World| {
             let inbox = &world.nodes[number].inbox;
@@ -303,6 +314,7 @@ impl Provider {
             collect_max: Millis::new(10_000),
             start_expected: self.now,
             duration_expected: self.duration,
+            held: true,
             missing: List::truncated(vec![0, 1]),
             device: 0,
             terms: offer.terms.clone(),

@@ -120,6 +120,58 @@ fn a_cancelled_job_ends_whatever_it_was_doing() {
     }
 }
 
+/// What a person was told is cancelled does not run again, whoever dies.
+#[test]
+fn a_cancel_on_disk_survives_both_sides() {
+    for dead in [&[0][..], &[1], &[0, 1]] {
+        for after_ms in (0..140).step_by(3) {
+            let mut world = World::new(2).start(&[]);
+            world.nodes[1].run = Run::Done { ms: 60 };
+            world.submit(order(1));
+            world.pass(Duration::from_millis(after_ms));
+            world.command(0, Command::Cancel(JobId::from_bytes([1; 16])));
+            let written = world.peer(0).last_lsn();
+            let on_disk = |world: &World| {
+                (world.nodes[0].disk.last()).is_some_and(|(lsn, _)| *lsn >= written)
+            };
+            assert!(world.run_until(Duration::from_secs(1), on_disk));
+            for &node in dead {
+                world.nodes[node].restarts_after = Some(Duration::from_millis(300));
+                world.crash(node);
+            }
+            let context = format!("{dead:?} after {after_ms} ms");
+            world.pass(Duration::from_millis(400));
+            world.run_until_settled();
+            let end = world.job(1).end;
+            let done = end == Some(JobEnd::Done) && after_ms > 60;
+            assert!(done || end == Some(JobEnd::Cancelled), "{context}: {end:?}");
+            assert!(world.executed.len() <= 1, "{context}: it ran again");
+            world.pass(Duration::from_secs(20));
+            assert_eq!(world.peer(1).slots_used(), 0, "{context}");
+            world.assert_conserved();
+        }
+    }
+}
+
+#[test]
+fn a_lost_agreement_is_cancelled_at_once() {
+    let mut world = World::new(1).start(&[]);
+    world.link = Box::new(|sent| match sent.frame {
+        Frame::Agree(..) => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    world.submit(order(1));
+    let agreed = world.run_until(Duration::from_secs(1), |world| {
+        world.job(1).agreement.is_some()
+    });
+    assert!(agreed);
+    world.command(0, Command::Cancel(JobId::from_bytes([1; 16])));
+    let ended = |world: &World| world.job(1).end == Some(JobEnd::Cancelled);
+    assert!(world.run_until(Duration::from_millis(500), ended));
+    world.pass(Duration::from_millis(500));
+    assert_eq!(world.peer(1).slots_used(), 0);
+}
+
 #[test]
 fn a_cancelled_take_ends_whatever_it_was_doing() {
     for after_ms in (0..160).step_by(3) {

@@ -16,14 +16,15 @@ use suanli_protocol::{
     delegation::Delegation,
     envelope::{Body, Envelope, Extensions, Signer},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
+    limits::JUDGED_BYTES_MAX,
     message::{Frame, Gossip, InlineBlob, Message},
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
-        Command, Config, Event, ExecutionEvent, ExecutionId, ExecutionOrder, Input, JobView,
+        Command, Config, Event, ExecutionEvent, ExecutionId, ExecutionOrder, Input, JobView, Kept,
         Output, Peer, ProvidedOutput, ProviderConfig, Timing,
     },
     rank::Policy,
-    receipt::{Acceptance, Receipt},
+    receipt::{Acceptance, Receipt, Verdict},
     record::{JobOrder, Lsn, Record},
     registry::{
         Confidentiality, DeviceKind, Reason, Runtime, SandboxLevel, SpeedKind, Verification, kind,
@@ -36,6 +37,8 @@ use suanli_protocol::{
 pub(crate) const NETWORK: &str = "pair";
 pub(crate) const DELAY: Duration = Duration::from_millis(5);
 const DISK: Duration = Duration::from_millis(2);
+/// Blobs take longer than records: a node may stop in between.
+const BLOB_DISK: Duration = Duration::from_millis(9);
 /// When the worlds begin, in civil time.
 const EPOCH_MS: u64 = 1_800_000_000_000;
 
@@ -100,6 +103,13 @@ enum Happening {
         agreement: AgreementId,
         blob: BlobId,
         from: usize,
+        life: u64,
+    },
+    Stored {
+        node: usize,
+        blob: BlobId,
+        /// Who waits for it.
+        agreement: Option<AgreementId>,
         life: u64,
     },
     Restart {
@@ -448,7 +458,7 @@ impl World {
     }
 
     fn assert_no_unit_paid_twice(&self) {
-        use suanli_protocol::receipt::{Outcome, Verdict};
+        use suanli_protocol::receipt::Outcome;
         let mut paid = BTreeSet::new();
         let mut jobs = BTreeMap::new();
         for record in self.records(0) {
@@ -459,6 +469,7 @@ impl World {
                 Record::Judged {
                     receipt,
                     acceptance,
+                    ..
                 } => {
                     let body = receipt.body();
                     let is_last = body.key.last && body.outcome == Outcome::Completed;
@@ -643,6 +654,16 @@ impl World {
                     self.feed(node, input);
                 }
             }
+            Happening::Stored {
+                node,
+                blob,
+                agreement,
+                life,
+            } => {
+                if self.nodes[node].life == life {
+                    self.stored(node, blob, agreement);
+                }
+            }
             Happening::Restart { node } => self.boot(node),
         }
     }
@@ -739,12 +760,44 @@ impl World {
                     },
                 );
             }
-            Output::Store { blob, .. } => {
-                self.nodes[node].blobs.insert(blob);
-            }
+            Output::Store { blob, kept, .. } => self.store(node, blob, kept),
             Output::Misbehaved { peer, what } => self.blamed.push((peer, what)),
             Output::Event(event) => self.events.push((node, event)),
             Output::Retain { .. } | Output::Verdict { .. } => {}
+        }
+    }
+
+    fn store(&mut self, node: usize, blob: BlobId, kept: Kept) {
+        let agreement = match kept {
+            Kept::Input => {
+                self.nodes[node].blobs.insert(blob);
+                return;
+            }
+            Kept::Result => None,
+            Kept::OnlyResult(agreement) => Some(agreement),
+        };
+        let life = self.nodes[node].life;
+        self.schedule(
+            BLOB_DISK,
+            Happening::Stored {
+                node,
+                blob,
+                agreement,
+                life,
+            },
+        );
+    }
+
+    fn stored(&mut self, node: usize, blob: BlobId, agreement: Option<AgreementId>) {
+        self.nodes[node].blobs.insert(blob);
+        if let Some(agreement) = agreement {
+            let ok = true;
+            let input = Input::Fetched {
+                agreement,
+                blob,
+                ok,
+            };
+            self.feed(node, input);
         }
     }
 
@@ -752,6 +805,9 @@ impl World {
         for bytes in own_envelopes(&frame) {
             self.assert_durable(from, bytes);
             self.assert_consistent(from, bytes);
+        }
+        if let Frame::Acceptance(raw) = &frame {
+            self.assert_results_kept(from, raw.verify(network()).unwrap().body());
         }
         let to = self.number(to);
         let bytes = frame.encode();
@@ -781,6 +837,42 @@ impl World {
         );
     }
 
+    /// What is accepted can't be lost any more: it is a blob, or in a record.
+    fn assert_results_kept(&self, node: usize, word: &Acceptance) {
+        if word.verdict != Verdict::Accepted || self.nodes[node].peer.is_none() {
+            return;
+        }
+        for record in self.records(node) {
+            if let Record::Judged {
+                receipt, outputs, ..
+            } = record
+                && receipt.hash() == word.receipt.0
+            {
+                for output in receipt.body().outputs.iter() {
+                    let blob = output.blob.blob;
+                    let is_blob = self.nodes[node].blobs.contains(&blob);
+                    let is_written = outputs.iter().any(|output| output.blob == blob);
+                    assert!(is_blob || is_written, "{blob} was accepted and can be lost");
+                }
+            }
+        }
+    }
+
+    /// Whether all that the client accepted is among its blobs.
+    pub(crate) fn has_all_results(&self) -> bool {
+        let accepted = |record: Record| match record {
+            Record::Judged {
+                receipt,
+                acceptance,
+                ..
+            } if acceptance.body().verdict == Verdict::Accepted => Some(receipt),
+            _ => None,
+        };
+        let blobs = &self.nodes[0].blobs;
+        (self.records(0).into_iter().filter_map(accepted))
+            .all(|receipt| (receipt.body().outputs.iter()).all(|o| blobs.contains(&o.blob.blob)))
+    }
+
     /// One question, one answer.
     fn assert_consistent(&mut self, node: usize, bytes: &[u8]) {
         let envelope = Envelope::parse(bytes).unwrap();
@@ -807,11 +899,15 @@ impl World {
         self.execution(node, id, Duration::from_millis(1), progress);
         match run {
             Run::Done { ms } => {
-                let output = format!("result of {}", id.unit).into_bytes();
+                let mut output = format!("result of {}", id.unit).into_bytes();
+                if id.unit % 4 == 2 {
+                    output.resize(JUDGED_BYTES_MAX + 1, 0);
+                }
                 let outputs = vec![ProvidedOutput {
                     name: name("out"),
                     blob: blob(&output),
-                    // Small ones travel inside; odd units' are fetched.
+                    // Even units' travel inside, some too large for a record;
+                    // odd units' are fetched.
                     inline: id.unit.is_multiple_of(2).then_some(output.clone()),
                 }];
                 self.nodes[node].blobs.insert(blob(&output).blob);

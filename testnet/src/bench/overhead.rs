@@ -8,6 +8,9 @@
 //! monotonic clock, which stamps every line of a job; what the HTTP API adds
 //! is what is left of the time that this process saw.
 //!
+//! The provider's offer is firm, as it is by default, and so one round trip makes
+//! the agreement; `--quoted` measures the longer way over a quote.
+//!
 //! HyperQueue, if it is there, runs its jobs in turns with ours: a few of
 //! these, a few of those. It starts a process for each, without sandbox,
 //! negotiation or durable records.
@@ -56,6 +59,9 @@ pub(super) struct Plan {
     /// The job
     #[arg(long, value_name = "FILE", default_value = "examples/noop/job.toml")]
     job: PathBuf,
+    /// Ask for a quote first, as with a provider whose offer is not firm
+    #[arg(long)]
+    quoted: bool,
     /// A Python interpreter that has HyperQueue
     #[arg(long, value_name = "PYTHON")]
     hyperqueue: Option<PathBuf>,
@@ -65,7 +71,7 @@ pub(super) struct Plan {
 pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let watch = Watch::begin();
     let job = jobfile::read(&plan.job)?;
-    let mut testnet = Testnet::start(&topology(), dir, Programs::find()?)?;
+    let mut testnet = Testnet::start(&topology(!plan.quoted), dir, Programs::find()?)?;
     let api = testnet.node("client")?.api()?;
     let _: BlobInfo = api.upload("/v1/blobs", &job.spec)?;
     let mut api = api.session()?;
@@ -93,13 +99,17 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     testnet.down()?;
     let version = beside.map(HyperQueue::stop).transpose()?;
     Ok(Report {
-        bench: "overhead",
+        bench: if plan.quoted {
+            "overhead, quoted"
+        } else {
+            "overhead"
+        },
         figures: figures(&ours, theirs, version),
         state: watch.end(),
     })
 }
 
-fn topology() -> Topology {
+fn topology(firm: bool) -> Topology {
     let node = |name: &str, region: &str, provide| NodeSpec {
         name: name.into(),
         region: region.into(),
@@ -109,7 +119,7 @@ fn topology() -> Topology {
     let sells = ProvideSpec {
         price_per_second: Amount::from_micros(500),
         slots: 1,
-        firm: false,
+        firm,
     };
     Topology {
         nodes: vec![

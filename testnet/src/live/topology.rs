@@ -80,7 +80,7 @@ impl Topology {
             provide: (position > 0).then(|| ProvideSpec {
                 price_per_second: price(number),
                 slots: 1,
-                firm: false,
+                firm: true,
             }),
             settings: toml::Table::new(),
         });

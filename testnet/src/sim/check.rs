@@ -14,10 +14,10 @@ use std::{
 
 use suanli_protocol::{
     deal::Work,
-    ids::{AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
+    ids::{AgreementId, BlobId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
     limits::VOUCHERS_UNACKED_MAX,
     message::Message,
-    receipt::{Acceptance, Outcome, Receipt, Verdict},
+    receipt::{Acceptance, Outcome, OutputRef, Receipt, Verdict},
     record::{Lsn, Record},
     units::{Amount, Mono, Total},
     voucher::{Parties, Voucher, VoucherAck},
@@ -51,6 +51,8 @@ pub enum Checker {
     Blame,
     /// Nothing was sent before its record was durable.
     Gating,
+    /// Nothing is accepted or paid whose outputs could still be lost.
+    Results,
     /// The identical bytes for identical questions, also after a restart.
     Repeats,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for Checker {
             Self::Deadline => "every job ends before its deadline plus a bound",
             Self::Blame => "no honest peer is blamed",
             Self::Gating => "nothing is sent before its record is durable",
+            Self::Results => "nothing is accepted whose outputs can be lost",
             Self::Repeats => "identical bytes for identical questions",
         })
     }
@@ -129,6 +132,8 @@ pub(crate) struct Checks {
     pub(crate) complaints: Vec<Complaint>,
     /// Our own envelopes that each node's disk said it has.
     on_disk: Vec<BTreeSet<Hash>>,
+    /// Outputs that each node's disk said it has, in a record.
+    written_outputs: Vec<BTreeSet<BlobId>>,
     /// Agreements that each node's disk said it has.
     agreed_reported: Vec<BTreeSet<AgreementId>>,
     /// Agreements that it has.
@@ -166,6 +171,7 @@ impl Checks {
                 .collect(),
             complaints: Vec::new(),
             on_disk: vec![BTreeSet::new(); nodes.len()],
+            written_outputs: vec![BTreeSet::new(); nodes.len()],
             agreed_reported: vec![BTreeSet::new(); nodes.len()],
             agreed: vec![BTreeSet::new(); nodes.len()],
             deals: BTreeMap::new(),
@@ -243,6 +249,7 @@ impl Checks {
             Record::Judged {
                 receipt,
                 acceptance,
+                ..
             } => {
                 self.receipted(at, ix, node, ReceiptId(receipt.hash()), receipt.body());
                 self.judged(at, acceptance.body());
@@ -262,6 +269,7 @@ impl Checks {
             | Record::Asked(_)
             | Record::GaveUp { .. }
             | Record::Closed { .. }
+            | Record::Cancelling { .. }
             | Record::Settled(_) => {}
         }
     }
@@ -277,8 +285,13 @@ impl Checks {
             Record::Took { agreement, .. } => {
                 disk.extend(agreement.as_ref().map(|agreement| agreement.hash()));
             }
-            Record::Judged { acceptance, .. } => {
+            Record::Judged {
+                acceptance,
+                outputs,
+                ..
+            } => {
                 disk.insert(acceptance.hash());
+                self.written_outputs[ix].extend(outputs.iter().map(|output| output.blob));
             }
             Record::Quoted { quote, .. } => {
                 disk.insert(quote.hash());
@@ -309,6 +322,7 @@ impl Checks {
             | Record::Ended { .. }
             | Record::HeardOf(_)
             | Record::Closed { .. }
+            | Record::Cancelling { .. }
             | Record::PaidAcked(_)
             | Record::Frozen { .. } => {}
         }
@@ -500,7 +514,44 @@ impl Checks {
                 subjects,
             );
         }
+        self.results_are_kept(at, ix, node, message);
         self.repeats(at, node, message);
+    }
+
+    /// Whether what a message accepts or pays is on its sender's disk.
+    fn results_are_kept(&mut self, at: Mono, ix: Ix, node: &Node, message: &Message) {
+        let receipts = match message {
+            Message::Acceptance(word)
+                if word.body().verdict == Verdict::Accepted
+                    && self.on_disk[ix].contains(&word.hash()) =>
+            {
+                vec![word.body().receipt]
+            }
+            Message::Voucher(voucher) if self.on_disk[ix].contains(&voucher.hash()) => {
+                voucher.body().receipts.to_vec()
+            }
+            _ => return,
+        };
+        let is_kept =
+            |blob: &BlobId| node.blobs.contains(blob) || self.written_outputs[ix].contains(blob);
+        let lost = receipts
+            .iter()
+            .filter_map(|id| Some((*id, self.receipts.get(id)?)))
+            .find(|(_, seen)| {
+                let outputs = &seen.receipt.outputs;
+                !outputs.iter().all(|output| is_kept(&output.blob.blob))
+            });
+        if let Some((id, _)) = lost {
+            self.complain(
+                Checker::Results,
+                at,
+                format!(
+                    "{} accepts receipt {id} and can lose its outputs",
+                    node.name
+                ),
+                vec![Subject::Receipt(id)],
+            );
+        }
     }
 
     /// What of our own signatures in a message is not on our disk.
@@ -645,7 +696,7 @@ impl Checks {
 
 /// After the quiet time.
 impl Checks {
-    pub(crate) fn end(&mut self, at: Mono) {
+    pub(crate) fn end(&mut self, at: Mono, nodes: &[Node]) {
         let open: Vec<(Ix, JobId)> = self
             .jobs
             .iter()
@@ -662,6 +713,9 @@ impl Checks {
         }
         self.accounts_agree(at);
         self.all_is_paid(at);
+        for node in nodes.iter().filter(|node| node.is_honest()) {
+            self.all_is_here(at, node);
+        }
     }
 
     fn accounts_agree(&mut self, at: Mono) {
@@ -693,6 +747,34 @@ impl Checks {
                 sentence,
                 vec![Subject::Channel(channel)],
             );
+        }
+    }
+
+    /// What a node has accepted is among its blobs, also after a restart.
+    fn all_is_here(&mut self, at: Mono, node: &Node) {
+        if node.peer.is_none() {
+            return;
+        }
+        for (_, record) in node.disk.records() {
+            let Record::Judged {
+                receipt,
+                acceptance,
+                ..
+            } = record
+            else {
+                continue;
+            };
+            let is_here = |output: &OutputRef| node.blobs.contains(&output.blob.blob);
+            let accepted = acceptance.body().verdict == Verdict::Accepted;
+            if accepted && !receipt.body().outputs.iter().all(is_here) {
+                let id = ReceiptId(receipt.hash());
+                self.complain(
+                    Checker::Results,
+                    at,
+                    format!("{} has lost outputs of receipt {id}", node.name),
+                    vec![Subject::Receipt(id)],
+                );
+            }
         }
     }
 

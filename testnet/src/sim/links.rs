@@ -15,12 +15,13 @@ use suanli_protocol::{
     deal::BlobRef,
     ids::{AgreementId, BlobId, Hash, PeerId},
     message::{Frame, Message},
-    peer::Input,
+    peer::{Input, Kept},
     record::Lsn,
 };
 
 use super::{
     node::Ix,
+    plant::Plant,
     trace::describe,
     world::{Event, World},
 };
@@ -395,6 +396,62 @@ impl World<'_> {
                 ok,
             },
         );
+    }
+
+    /// A result is a blob some time later: what the machine has not stored when
+    /// it stops is gone.
+    pub(crate) fn store(&mut self, ix: Ix, blob: BlobId, kept: Kept) {
+        let agreement = match kept {
+            Kept::Input => {
+                self.nodes[ix].blobs.insert(blob);
+                return;
+            }
+            Kept::Result => None,
+            Kept::OnlyResult(agreement) => Some(agreement),
+        };
+        let boot = self.nodes[ix].boot;
+        let after = self.dice.millis(self.scenario.faults.disk_ms);
+        let event = Event::Stored {
+            node: ix,
+            boot,
+            agreement,
+            blob,
+        };
+        self.later(after * 3, event);
+        if let Some(agreement) = agreement
+            && self.plant == Some(Plant::BlobsSaidEarly)
+        {
+            self.lie_about_blob(ix, agreement, blob);
+        }
+    }
+
+    /// Planted: the driver says that a result is on disk before it is.
+    fn lie_about_blob(&mut self, ix: Ix, agreement: AgreementId, blob: BlobId) {
+        let node = &mut self.nodes[ix];
+        let clocks = node.clocks(self.now);
+        if let Some(peer) = &mut node.peer {
+            let ok = true;
+            let input = Input::Fetched {
+                agreement,
+                blob,
+                ok,
+            };
+            peer.handle(clocks, input);
+        }
+    }
+
+    pub(crate) fn stored(&mut self, ix: Ix, agreement: Option<AgreementId>, blob: BlobId) {
+        self.nodes[ix].blobs.insert(blob);
+        if let Some(agreement) = agreement {
+            self.step(
+                ix,
+                Input::Fetched {
+                    agreement,
+                    blob,
+                    ok: true,
+                },
+            );
+        }
     }
 
     pub(crate) fn fetched(&mut self, ix: Ix, agreement: AgreementId, blob: BlobId, ok: bool) {

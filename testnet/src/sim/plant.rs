@@ -28,6 +28,8 @@ pub enum Plant {
     RejectsGoodGossip,
     /// Drivers say that a record is on disk before it is.
     IgnoresGating,
+    /// Drivers say that a result is on disk before it is.
+    BlobsSaidEarly,
     /// A provider is stopped after its first quote has left, and its disk has
     /// lost the quote.
     DiskLosesQuotes,
@@ -35,7 +37,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DiskLosesAgreements,
         Self::DiskLosesWords,
         Self::SlotsOversold,
@@ -43,6 +45,7 @@ impl Plant {
         Self::NoTimers,
         Self::RejectsGoodGossip,
         Self::IgnoresGating,
+        Self::BlobsSaidEarly,
         Self::DiskLosesQuotes,
     ];
 
@@ -56,6 +59,7 @@ impl Plant {
             Self::NoTimers => "no-timers",
             Self::RejectsGoodGossip => "rejects-good-gossip",
             Self::IgnoresGating => "ignores-gating",
+            Self::BlobsSaidEarly => "blobs-said-early",
             Self::DiskLosesQuotes => "disk-loses-quotes",
         }
     }
@@ -70,7 +74,8 @@ impl Plant {
             | Self::SlotsOversold
             | Self::NoTimers
             | Self::RejectsGoodGossip
-            | Self::IgnoresGating => false,
+            | Self::IgnoresGating
+            | Self::BlobsSaidEarly => false,
         }
     }
 
@@ -84,7 +89,8 @@ impl Plant {
             | Self::DiskLosesVouchers
             | Self::NoTimers
             | Self::RejectsGoodGossip
-            | Self::IgnoresGating => false,
+            | Self::IgnoresGating
+            | Self::BlobsSaidEarly => false,
         }
     }
 }
@@ -126,6 +132,7 @@ fn is_charged(record: &Record) -> bool {
         Record::Judged {
             receipt,
             acceptance,
+            ..
         } => {
             acceptance.body().verdict == Verdict::Accepted
                 && receipt.body().key.last

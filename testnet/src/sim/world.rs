@@ -76,6 +76,14 @@ pub(crate) enum Event {
         blob: BlobId,
         ok: bool,
     },
+    /// A result is on disk.
+    Stored {
+        node: Ix,
+        boot: u64,
+        /// Who waits for it.
+        agreement: Option<AgreementId>,
+        blob: BlobId,
+    },
     /// A person hands a job in.
     Submit { node: Ix, order: Box<JobOrder> },
     /// A person stops a job.
@@ -188,7 +196,7 @@ impl<'a> World<'a> {
             }
         }
         self.now = end;
-        self.checks.end(end);
+        self.checks.end(end, &self.nodes);
     }
 
     /// Something happens some time from now.
@@ -242,6 +250,16 @@ impl<'a> World<'a> {
                     self.fetched(node, agreement, blob, ok);
                 }
             }
+            Event::Stored {
+                node,
+                boot,
+                agreement,
+                blob,
+            } => {
+                if self.is_up(node, boot) {
+                    self.stored(node, agreement, blob);
+                }
+            }
             Event::Submit { node, order } => self.submit(node, order),
             Event::Cancel { node, job } => self.cancel(node, job),
             Event::Operate(node) => self.operate(node),
@@ -275,6 +293,7 @@ impl<'a> World<'a> {
             Event::Fetched { node, blob, ok, .. } => {
                 (12, [*node, usize::from(*ok)], blob.0.as_bytes())
             }
+            Event::Stored { node, blob, .. } => (20, [*node, 0], blob.0.as_bytes()),
             Event::Submit { node, order } => (13, [*node, 0], order.job.as_bytes()),
             Event::Cancel { node, job } => (14, [*node, 0], job.as_bytes()),
             Event::Operate(node) => (15, [*node, 0], none),
@@ -362,9 +381,7 @@ impl World<'_> {
                 blob,
                 ..
             } => self.fetch(ix, agreement, from, blob),
-            Output::Store { blob, .. } => {
-                self.nodes[ix].blobs.insert(blob);
-            }
+            Output::Store { blob, kept, .. } => self.store(ix, blob, kept),
             Output::Retain { .. } => {}
             Output::Misbehaved { peer, what } => {
                 if let Some(&whom) = self.by_peer.get(&peer) {

@@ -86,13 +86,26 @@ pub(crate) fn execute(
     let buffers = allocate(gpu, &graph)?;
     fill(gpu, &graph, &buffers, &inputs)?;
     parent.send(&Reply::Stage(Stage::Running))?;
-    let busy = dispatch(gpu, &graph, &program, &buffers, parent)?;
-    if graph.output_bytes() > CHUNK_BYTES {
+    let stage = stage(gpu)?;
+    let small = graph.output_bytes() <= CHUNK_BYTES;
+    let busy = dispatch(
+        gpu,
+        &graph,
+        &program,
+        &buffers,
+        small.then_some(&stage),
+        parent,
+    )?;
+    if small {
+        collect_staged(gpu, &graph, &stage, &outputs)?;
+    } else {
         parent.send(&Reply::Stage(Stage::Collecting))?;
+        for (output, file) in graph.outputs.iter().zip(&outputs) {
+            collect(gpu, &buffers.0[position(output.buffer)], &stage, file)?;
+        }
     }
-    for (output, file) in graph.outputs.iter().zip(&outputs) {
-        collect(gpu, &buffers.0[position(output.buffer)], file)?;
-    }
+    // Kept for the tenant's next outputs: making one costs more than using it.
+    gpu.stage = Some(stage);
     Ok(Reply::Finished {
         gpu_us: micros(busy),
         cpu_us: micros(cpu_time().saturating_sub(cpu_before)),
@@ -295,12 +308,15 @@ fn fill_from(
     Ok(())
 }
 
-/// Runs all passes; how long the device was busy.
+/// Runs all passes; how long the device was busy. The last submission copies
+/// the outputs into `stage`, if they fit: another one would cost as much as all
+/// that a small job does.
 fn dispatch(
     gpu: &Gpu,
     graph: &Graph,
     program: &Program,
     buffers: &Buffers,
+    stage: Option<&wgpu::Buffer>,
     parent: &mut WorkerEnd,
 ) -> Result<Duration, Fault> {
     let total = graph.dispatches();
@@ -311,10 +327,15 @@ fn dispatch(
         while left > 0 {
             stop_if_cancelled(parent)?;
             let count = slice.min(left);
-            let took = run_slice(gpu, pass, step, bound.as_ref(), count)?;
-            busy += took;
             left -= count;
             done += u64::from(count);
+            let encoder = slice_of(gpu, pass, step, bound.as_ref(), count)?;
+            let encoder = match stage {
+                Some(stage) if done == total => copy_outputs(gpu, graph, buffers, stage, encoder)?,
+                Some(_) | None => encoder,
+            };
+            let took = gpu.run(encoder)?;
+            busy += took;
             slice = next_slice(slice, took);
             // The end is told by the last word itself.
             let is_step = left == 0 || told.elapsed() >= PROGRESS_INTERVAL;
@@ -351,14 +372,14 @@ fn bind(
     Ok(Some(group))
 }
 
-fn run_slice(
+fn slice_of(
     gpu: &Gpu,
     pass: &Pass,
     step: &Step,
     bound: Option<&wgpu::BindGroup>,
     count: u32,
-) -> Result<Duration, Fault> {
-    let encoder = gpu.scoped(Failure::InvalidShader, || {
+) -> Result<wgpu::CommandEncoder, Fault> {
+    gpu.scoped(Failure::InvalidShader, || {
         let mut encoder = gpu
             .device
             .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -373,8 +394,26 @@ fn run_slice(
         }
         drop(compute);
         encoder
-    })?;
-    gpu.run(encoder)
+    })
+}
+
+/// Adds copies of all outputs, one behind the other.
+fn copy_outputs(
+    gpu: &Gpu,
+    graph: &Graph,
+    buffers: &Buffers,
+    stage: &wgpu::Buffer,
+    mut encoder: wgpu::CommandEncoder,
+) -> Result<wgpu::CommandEncoder, Fault> {
+    gpu.scoped(Failure::Internal, || {
+        let mut offset = 0;
+        for output in graph.outputs.iter() {
+            let buffer = &buffers.0[position(output.buffer)];
+            encoder.copy_buffer_to_buffer(buffer, 0, stage, offset, buffer.size());
+            offset += buffer.size();
+        }
+        encoder
+    })
 }
 
 fn next_slice(slice: u32, took: Duration) -> u32 {
@@ -403,10 +442,10 @@ fn stop_if_cancelled(parent: &mut WorkerEnd) -> Result<(), Fault> {
     }
 }
 
-/// Copies a buffer into a file of just its size.
-fn collect(gpu: &mut Gpu, buffer: &wgpu::Buffer, file: &File) -> Result<(), Fault> {
-    let stage = match gpu.stage.take() {
-        Some(stage) => stage,
+/// The buffer through which outputs are read back.
+fn stage(gpu: &mut Gpu) -> Result<wgpu::Buffer, Fault> {
+    match gpu.stage.take() {
+        Some(stage) => Ok(stage),
         None => gpu.scoped(Failure::OutOfMemory, || {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
@@ -414,34 +453,71 @@ fn collect(gpu: &mut Gpu, buffer: &wgpu::Buffer, file: &File) -> Result<(), Faul
                 usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
-        })?,
-    };
-    let mut done = 0;
-    while done < buffer.size() {
-        let bytes = CHUNK_BYTES.min(buffer.size() - done);
-        collect_chunk(gpu, buffer, &stage, done..done + bytes, file)?;
-        done += bytes;
+        }),
     }
-    // Kept for the tenant's next outputs: making one costs more than using it.
-    gpu.stage = Some(stage);
-    Ok(())
 }
 
-fn collect_chunk(
+/// Writes outputs that lie in the stage, one behind the other, into their files.
+fn collect_staged(
+    gpu: &Gpu,
+    graph: &Graph,
+    stage: &wgpu::Buffer,
+    files: &[File],
+) -> Result<(), Fault> {
+    read_stage(
+        gpu,
+        stage,
+        graph.output_bytes(),
+        || (),
+        |bytes| {
+            let mut rest = bytes;
+            for (output, file) in graph.outputs.iter().zip(files) {
+                let size = position64(graph.output_size(output)).min(rest.len());
+                let (own, others) = rest.split_at(size);
+                file.write_all_at(own, 0)?;
+                rest = others;
+            }
+            Ok(())
+        },
+    )
+}
+
+/// Copies a buffer into a file of just its size, piece by piece.
+fn collect(
     gpu: &Gpu,
     buffer: &wgpu::Buffer,
     stage: &wgpu::Buffer,
-    range: std::ops::Range<u64>,
     file: &File,
 ) -> Result<(), Fault> {
-    let bytes = range.end - range.start;
+    let mut done = 0;
+    while done < buffer.size() {
+        let bytes = CHUNK_BYTES.min(buffer.size() - done);
+        let copy = || {
+            let mut encoder = gpu
+                .device
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(buffer, done, stage, 0, bytes);
+            gpu.queue.submit([encoder.finish()]);
+        };
+        read_stage(gpu, stage, bytes, copy, |piece| {
+            file.write_all_at(piece, done)
+        })?;
+        done += bytes;
+    }
+    Ok(())
+}
+
+/// Waits for what `begin` submits, and hands the first bytes of the stage over.
+fn read_stage(
+    gpu: &Gpu,
+    stage: &wgpu::Buffer,
+    bytes: u64,
+    begin: impl FnOnce(),
+    write: impl FnOnce(&[u8]) -> std::io::Result<()>,
+) -> Result<(), Fault> {
     let lost = |reason: String| Fault::new(Failure::DeviceLost, reason);
     let mapped = gpu.scoped(Failure::Internal, || {
-        let mut encoder = gpu
-            .device
-            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, range.start, stage, 0, bytes);
-        gpu.queue.submit([encoder.finish()]);
+        begin();
         stage.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
         gpu.device.poll(PollType::wait_indefinitely())
     })?;
@@ -450,7 +526,7 @@ fn collect_chunk(
         .slice(..bytes)
         .get_mapped_range()
         .map_err(|error| lost(error.to_string()))?;
-    let written = file.write_all_at(&view, range.start);
+    let written = write(&view);
     drop(view);
     stage.unmap();
     written.map_err(|error| Fault::new(Failure::Internal, format!("writing an output: {error}")))

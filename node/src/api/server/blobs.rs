@@ -10,7 +10,7 @@ use std::{io, time::Duration};
 use axum::{
     Json,
     body::{Body, BodyDataStream, Bytes},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, stream};
@@ -107,12 +107,30 @@ pub(super) async fn download(
             Err(error) => Some((Err(error), (file, place))),
         }
     });
-    let headers = [
+    Ok((headers(bytes), Body::from_stream(chunks)).into_response())
+}
+
+/// A few bytes as the same response.
+pub(super) fn whole(bytes: Vec<u8>) -> Response {
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    (headers(length), Body::from(bytes)).into_response()
+}
+
+fn headers(bytes: u64) -> [(HeaderName, String); 3] {
+    [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_DISPOSITION, "attachment".to_owned()),
         (header::CONTENT_LENGTH, bytes.to_string()),
-    ];
-    Ok((headers, Body::from_stream(chunks)).into_response())
+    ]
+}
+
+/// Whether a blob is here, complete.
+pub(super) async fn is_here(api: &Api, blob: BlobId) -> Result<bool, Problem> {
+    let blobs = api.handle.store().blobs().clone();
+    let hash = blake3_of(blob);
+    spawn_blocking(move || blobs.has(&hash))
+        .await
+        .map_err(|_| stopping())
 }
 
 /// Spec and inputs of a submission, checked to be here, as what travels with

@@ -14,7 +14,7 @@ use axum::{
 };
 use futures::stream;
 use suanli_protocol::{
-    ids::{JobId, ReceiptId},
+    ids::{BlobId, JobId, ReceiptId},
     message::InlineBlobs,
     peer::JobView,
     receipt::Verdict,
@@ -115,7 +115,8 @@ pub(super) async fn output(
     Path((id, name)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let place = api.gates.enter(Gate::Stream)?;
-    let job = whole(&api, &find(&api, &id).await?).await?;
+    let found = find(&api, &id).await?;
+    let job = whole(&api, &found).await?;
     let Some(output) = job.outputs.iter().rev().find(|output| output.name == name) else {
         let names: Vec<&str> = job.outputs.iter().map(|o| o.name.as_str()).collect();
         let there = match names.as_slice() {
@@ -128,7 +129,27 @@ pub(super) async fn output(
         blob: output.blob,
         bytes: output.bytes,
     };
+    let is_blob = blobs::is_here(&api, blob.blob).await?;
+    if let (false, Job::Live(view)) = (is_blob, &found)
+        && let Some(bytes) = written_output(&api, view, blob.blob).await?
+    {
+        return Ok(blobs::whole(bytes));
+    }
     blobs::download(&api, blob, place).await
+}
+
+/// A small output is accepted, and shown, before it is a blob.
+async fn written_output(
+    api: &Api,
+    job: &JobView,
+    blob: BlobId,
+) -> Result<Option<Vec<u8>>, Problem> {
+    for receipt in job.receipts.iter().take(RECEIPTS_SHOWN) {
+        if let Some(bytes) = api.archive.small_output(*receipt, blob).await? {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) async fn events(api: Shared, Path(id): Path<String>) -> Result<Response, Problem> {

@@ -166,7 +166,7 @@ impl Buyer {
         }
         let live = self.heard(core, from, agreement).is_some();
         if let Err(fault) = receipt.body().follows_from(&deal) {
-            self.judge(core, id, &receipt, Verdict::Disputed(fault.reason()));
+            self.dispute(core, id, &receipt, fault.reason());
             if live {
                 self.give_up(core, id, fault.reason());
             }
@@ -176,7 +176,7 @@ impl Buyer {
             return;
         };
         if !live || !job.wants(&receipt) {
-            self.judge(core, id, &receipt, Verdict::Disputed(Reason::SUPERSEDED));
+            self.dispute(core, id, &receipt, Reason::SUPERSEDED);
             return;
         }
         self.collect(core, id, receipt, inline);
@@ -198,27 +198,36 @@ impl Buyer {
         if active.collecting.contains_key(&receipt_id) {
             return;
         }
-        let mut missing = BTreeSet::new();
-        for output in receipt.body().outputs.iter() {
+        let agreement = active.deal.id();
+        let mut collecting = Collecting::new(receipt);
+        for output in collecting.receipt.clone().body().outputs.iter() {
             let blob = output.blob;
-            match inline.iter().find(|inline| inline.blob == blob.blob) {
-                Some(inline) => core.output(Output::Store {
+            if collecting.has(blob.blob) {
+                continue;
+            }
+            let came = inline.iter().find(|inline| inline.blob == blob.blob);
+            core.output(match came {
+                Some(inline) => Output::Store {
                     blob: blob.blob,
                     bytes: inline.bytes.to_vec(),
-                    durable: true,
-                }),
-                None if missing.insert(blob.blob) => core.output(Output::Fetch {
-                    agreement: active.deal.id(),
+                    kept: if collecting.write_down(inline) {
+                        Kept::Result
+                    } else {
+                        Kept::OnlyResult(agreement)
+                    },
+                },
+                None => Output::Fetch {
+                    agreement,
                     from: active.deal.provider(),
                     blob,
                     durable: true,
-                }),
-                None => {}
+                },
+            });
+            if !collecting.has(blob.blob) {
+                collecting.missing.insert(blob.blob);
             }
         }
-        active
-            .collecting
-            .insert(receipt_id, Collecting { receipt, missing });
+        active.collecting.insert(receipt_id, collecting);
     }
 
     pub(crate) fn on_fetched(
@@ -258,7 +267,6 @@ impl Buyer {
         let Some(State::Active(active)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
             return;
         };
-        active.fetch_tries += 1;
         let wanted = active
             .collecting
             .values()
@@ -267,8 +275,9 @@ impl Buyer {
         let Some(receipt) = wanted else {
             return;
         };
+        active.fetch_tries += 1;
         if active.fetch_tries > core.config.timing.fetch_tries {
-            self.judge(core, id, &receipt, Verdict::Disputed(Reason::WRONG_OUTPUTS));
+            self.dispute(core, id, &receipt, Reason::WRONG_OUTPUTS);
             return self.give_up(core, id, Reason::WRONG_OUTPUTS);
         }
         if let Some(output) = receipt
@@ -313,7 +322,8 @@ impl Buyer {
         let parties = deal_parties(&active.deal);
         let body = collecting.receipt.body().clone();
         job.spent = job.spent.saturating_add(body.amount);
-        let lsn = self.judge(core, id, &collecting.receipt, Verdict::Accepted);
+        let outputs = List::truncated(collecting.small);
+        let lsn = self.judge(core, id, &collecting.receipt, Verdict::Accepted, outputs);
         core.tell_after(
             lsn,
             Event::Job {
@@ -355,6 +365,9 @@ impl Buyer {
             .units()
             .iter()
             .any(|unit| job.open.contains(unit));
+        if !more_here && job.cancelling {
+            return self.end(core, id, JobEnd::Cancelled);
+        }
         if !more_here {
             // An array too broken for one request: the rest is asked for anew.
             job.state = State::Waiting;
@@ -369,6 +382,7 @@ impl Buyer {
         id: JobId,
         receipt: &Verified<Receipt>,
         verdict: Verdict,
+        outputs: InlineBlobs,
     ) -> Lsn {
         let acceptance = core.sign(Acceptance {
             receipt: ReceiptId(receipt.hash()),
@@ -380,20 +394,9 @@ impl Buyer {
         let lsn = core.persist(Record::Judged {
             receipt: receipt.clone(),
             acceptance: acceptance.clone(),
+            outputs,
         });
         core.send_after(lsn, receipt.signer(), Frame::Acceptance(acceptance.raw()));
-        if let Verdict::Disputed(reason) = verdict {
-            core.tell_after(
-                lsn,
-                Event::Job {
-                    job: id,
-                    event: JobEvent::Disputed {
-                        peer: receipt.signer(),
-                        reason,
-                    },
-                },
-            );
-        }
         if let Some(job) = self.jobs.get_mut(&id) {
             job.judged.insert(
                 ReceiptId(receipt.hash()),
@@ -404,6 +407,21 @@ impl Buyer {
             );
         }
         lsn
+    }
+
+    fn dispute(&mut self, core: &mut Core, id: JobId, receipt: &Verified<Receipt>, reason: Reason) {
+        let verdict = Verdict::Disputed(reason);
+        let lsn = self.judge(core, id, receipt, verdict, InlineBlobs::default());
+        core.tell_after(
+            lsn,
+            Event::Job {
+                job: id,
+                event: JobEvent::Disputed {
+                    peer: receipt.signer(),
+                    reason,
+                },
+            },
+        );
     }
 
     /// Ends a job whose provider may still be at it.
@@ -443,7 +461,8 @@ impl Buyer {
         job.fence(agreement, reason);
         job.state = State::Waiting;
         let (cancelling, attempts) = (job.cancelling, job.agreements.len());
-        if !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN) {
+        let at_fault = !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN);
+        if at_fault && !cancelling {
             self.exclude(core, provider);
         }
         if cancelling {
@@ -523,6 +542,7 @@ impl Buyer {
         let lsn = core.persist(Record::Judged {
             receipt: receipt.clone(),
             acceptance: acceptance.clone(),
+            outputs: InlineBlobs::default(),
         });
         core.send_after(lsn, from, Frame::Acceptance(acceptance.raw()));
         past.judged.insert(id, acceptance);
@@ -543,6 +563,31 @@ impl Buyer {
         for (deal, _) in &job.agreements {
             self.by_agreement.remove(&deal.id());
         }
+    }
+}
+
+impl Collecting {
+    const fn new(receipt: Verified<Receipt>) -> Self {
+        Self {
+            receipt,
+            missing: BTreeSet::new(),
+            small: Vec::new(),
+        }
+    }
+
+    fn has(&self, blob: BlobId) -> bool {
+        self.missing.contains(&blob) || self.small.iter().any(|small| small.blob == blob)
+    }
+
+    /// Keeps an output for the record, if that has room for it.
+    fn write_down(&mut self, output: &InlineBlob) -> bool {
+        let bytes = |output: &InlineBlob| output.bytes.len();
+        let used: usize = self.small.iter().map(bytes).sum();
+        let fits = used + bytes(output) <= JUDGED_BYTES_MAX;
+        if fits {
+            self.small.push(output.clone());
+        }
+        fits
     }
 }
 

@@ -25,7 +25,11 @@ impl Buyer {
         job.attempt += 1;
         let budget = job.order.budget.saturating_sub(job.spent);
         let mut asks = Vec::new();
-        let take = job.order.take && chosen.first().is_some_and(|(offer, _)| offer.body().firm);
+        // One that can't be reached would keep the job waiting alone.
+        let is_firm = |offer: &Verified<Offer>| {
+            offer.body().firm && core.connected.contains_key(&offer.signer())
+        };
+        let take = job.order.take && chosen.first().is_some_and(|(offer, _)| is_firm(offer));
         for (offer, expected) in chosen.into_iter().take(if take { 1 } else { ASKS_MAX }) {
             let request = build_request(core, job, &offer, take, budget, None);
             let request =
@@ -490,10 +494,11 @@ pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<us
         .filter_map(|(n, ask)| match &ask.answer {
             // A take is an agreement already, whatever our clock says.
             Some(Ok(quote)) if quote.expires() > now.wall || ask.request.body().take => {
-                Some((score(ask, quote.body()), n))
+                let is_free = !quote.body().held;
+                Some((score(ask, quote.body()), is_free, n))
             }
             Some(Ok(_) | Err(_)) | None => None,
         })
         .min()
-        .map(|(_, n)| n)
+        .map(|(_, _, n)| n)
 }

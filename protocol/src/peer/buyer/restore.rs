@@ -51,8 +51,18 @@ impl Buyer {
             Record::Judged {
                 receipt,
                 acceptance,
+                outputs,
             } => {
                 self.replay_judged(core, ledger, receipt, acceptance);
+                self.small_outputs.extend(outputs.iter().cloned());
+                while self.small_outputs.len() > OUTPUTS_RESTORED {
+                    self.small_outputs.pop_front();
+                }
+            }
+            Record::Cancelling { job } => {
+                if let Some(job) = self.jobs.get_mut(job) {
+                    job.cancelling = true;
+                }
             }
             Record::Ended { job, end, .. } => {
                 if let Some(known) = self.jobs.get_mut(job) {
@@ -136,6 +146,14 @@ impl Buyer {
 
     /// After replay: every open job goes on.
     pub(crate) fn resume(&mut self, core: &mut Core) {
+        // The node may have stopped before the last ones were blobs.
+        for output in std::mem::take(&mut self.small_outputs) {
+            core.output(Output::Store {
+                blob: output.blob,
+                bytes: output.bytes.into_vec(),
+                kept: Kept::Result,
+            });
+        }
         let open: Vec<JobId> = self
             .jobs
             .iter()
@@ -153,6 +171,14 @@ impl Buyer {
             }
             if let Some(end) = job.end_by_last_receipt() {
                 self.end(core, id, end);
+                continue;
+            }
+            if job.cancelling && matches!(job.state, State::Active(_)) {
+                self.stop(core, id);
+                continue;
+            }
+            if job.cancelling {
+                self.end(core, id, JobEnd::Cancelled);
                 continue;
             }
             core.wake(Timer::Job(id), Duration::ZERO);

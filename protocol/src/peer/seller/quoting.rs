@@ -10,14 +10,13 @@ impl Seller {
         book: &Book,
         ledger: &mut Ledger,
         request: Verified<Request>,
-        local: bool,
     ) {
         let id = RequestId(request.hash());
         let client = request.signer();
         if let Some(answer) = self.answers.get(&id) {
             return send_answer(core, client, id, answer);
         }
-        let answer = match self.consider(core, book, ledger, &request, local) {
+        let answer = match self.consider(core, book, ledger, &request) {
             Ok((offer, quote)) => self.hold(core, offer, request, quote),
             Err(decline) => Answer::Declined(decline),
         };
@@ -38,7 +37,6 @@ impl Seller {
         book: &Book,
         ledger: &Ledger,
         request: &Verified<Request>,
-        local: bool,
     ) -> Result<(Verified<Offer>, Quote), Decline> {
         let body = request.body();
         let Some(provider) = &core.config.provider else {
@@ -55,7 +53,8 @@ impl Seller {
             .get(&body.offer)
             .filter(|offer| offer.expires() > core.now.wall)
             .ok_or(Reason::OFFER_GONE)?;
-        check_access(provider, body, local)?;
+        let local = core.connected.get(&request.signer()).copied();
+        check_access(provider, body, local.unwrap_or(false))?;
         if book.is_revoked(body.account, request.signer(), request.issued()) {
             return Err(Reason::NOT_ALLOWED.into());
         }
@@ -66,20 +65,26 @@ impl Seller {
         rank::fit(offer.body(), &body.needs, &body.work, body.budget)?;
         self.check_capacity(provider, body)?;
         let countered = self.countered_quote(request)?;
-        let quote = self.price(core, provider, offer, request, countered)?;
+        let mut quote = self.price(core, provider, offer, request, countered)?;
+        quote.held = provider.holds_for(body.account);
         self.check_credit(provider, ledger, body.account, quote.cap)?;
         Ok((offer.clone(), quote))
     }
 
-    /// Holds are few for each client, and fewer for all strangers together
-    /// than there are slots, so that a flood of asks leaves room for those
-    /// who are known.
+    /// Quotes are few for each client, and fewer for all strangers together
+    /// than there are slots. Those of strangers stand in each other's way, and
+    /// never in the way of who is known.
     fn check_capacity(&self, provider: &ProviderConfig, request: &Request) -> Result<(), Decline> {
         if request.counter.is_some() {
             return Ok(());
         }
         let slots = provider.offer.slots.max(1);
-        if self.slots_used() >= slots || self.deals.len() >= AGREEMENTS_MAX {
+        let taken = if provider.knows(request.account) {
+            self.slots_used()
+        } else {
+            self.slots_quoted()
+        };
+        if taken >= slots || self.deals.len() >= AGREEMENTS_MAX {
             return Err(Decline {
                 reason: Reason::BUSY,
                 need: 1,
@@ -214,6 +219,7 @@ impl Seller {
             duration_expected: run_max,
             missing: List::truncated(self.missing(core.now.wall, asked)),
             device,
+            held: true,
             terms: offer.body().terms.clone(),
             extensions: Extensions::default(),
         })
