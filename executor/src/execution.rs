@@ -125,10 +125,7 @@ impl Plan {
         cancel: oneshot::Receiver<()>,
         events: mpsc::Sender<ExecutionEvent>,
     ) -> Outcome {
-        let (id, worker_pid) = (self.id, worker.pid());
-        if let Some(permit) = self.started.take() {
-            permit.send(ExecutionEvent::Started { id, worker_pid });
-        }
+        let id = self.id;
         let mut watch = Watch::new(&self, cancel, events);
         match self.finish(&mut worker, &mut watch).await {
             Ok((outputs, usage)) => {
@@ -208,7 +205,7 @@ impl Plan {
     }
 
     async fn converse(
-        &self,
+        &mut self,
         worker: &mut Child,
         watch: &mut Watch,
         memory: &[OwnedFd],
@@ -229,6 +226,10 @@ impl Plan {
             biased;
             () = &mut watch.deadline => return Err(watch.out_of_time()),
             sent = worker.send(&request, &descriptors) => sent.map_err(|error| watch.crash(error))?,
+        }
+        if let Some(permit) = self.started.take() {
+            let (id, worker_pid) = (self.id, worker.pid());
+            permit.send(ExecutionEvent::Started { id, worker_pid });
         }
         loop {
             tokio::select! {
@@ -257,7 +258,7 @@ struct Watch {
     cancel: oneshot::Receiver<()>,
     cancelling: bool,
     events: mpsc::Sender<ExecutionEvent>,
-    stage: Option<Stage>,
+    stage: Stage,
     log_bytes: usize,
 }
 
@@ -274,7 +275,7 @@ impl Watch {
             cancel,
             cancelling: false,
             events,
-            stage: None,
+            stage: Stage::Running,
             log_bytes: 0,
         }
     }
@@ -312,18 +313,17 @@ impl Watch {
 
     fn place(&self) -> &'static str {
         match self.stage {
-            None => "",
-            Some(Stage::Compiling) => " while compiling the shader",
-            Some(Stage::Loading) => " while filling buffers",
-            Some(Stage::Running) => " while running",
-            Some(Stage::Collecting) => " while reading outputs back",
+            Stage::Compiling => " while compiling the shader",
+            Stage::Loading => " while filling buffers",
+            Stage::Running => " while running",
+            Stage::Collecting => " while reading outputs back",
         }
     }
 
     /// Takes in one frame; the usage if it was the last.
     fn hear(&mut self, reply: Reply, wall: Duration) -> Result<Option<Usage>, Fault> {
         match reply {
-            Reply::Stage(stage) => self.stage = Some(stage),
+            Reply::Stage(stage) => self.stage = stage,
             Reply::Progress { done, total } => {
                 // Progress is lost when nobody reads: the next one says more.
                 let event = ExecutionEvent::Progress {

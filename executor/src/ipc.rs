@@ -105,7 +105,8 @@ pub enum Reply {
     Measured(Measurement),
     /// Answer of `check`: nothing to object to.
     Checked,
-    /// What the execution is doing now.
+    /// What the execution is doing now: at first, and until it says otherwise,
+    /// dispatching.
     Stage(Stage),
     /// Dispatches done.
     Progress {

@@ -401,10 +401,19 @@ impl Driver {
             tracing::error!(broken, "an invariant does not hold; please report this");
             debug_assert!(false, "{broken}");
         }
-        while let Some(output) = self.peer.poll_output() {
-            self.carry_out(output).await;
+        // The disk is slowest and begins first; people are slower still, and
+        // hear of it last.
+        let outputs = std::iter::from_fn(|| self.peer.poll_output());
+        let (records, mut rest): (Vec<_>, Vec<_>) =
+            outputs.partition(|output| matches!(output, Output::Persist { .. }));
+        for record in records {
+            self.carry_out(record).await;
         }
         self.write_awaited();
+        rest.sort_by_key(|output| matches!(output, Output::Event(_)));
+        for output in rest {
+            self.carry_out(output).await;
+        }
         self.awaited.answer(self.peer.book());
     }
 
@@ -1013,6 +1022,10 @@ impl Driver {
                 self.awaited.add(provider, sequence, reply);
                 self.awaited.answer(self.peer.book());
             }
+            Ask::Written(reply) if self.unwritten.refused => {
+                let _ = reply.send(false);
+            }
+            Ask::Written(reply) => self.when_durable(reply, true),
             Ask::Stop(reply) => self.stopping = Some(reply),
         }
     }

@@ -128,6 +128,7 @@ pub(crate) enum Ask {
     Announce(oneshot::Sender<()>),
     Sequence(PeerId, oneshot::Sender<Option<u64>>),
     Reached(PeerId, u64, oneshot::Sender<()>),
+    Written(oneshot::Sender<bool>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -249,6 +250,15 @@ impl NodeHandle {
     pub async fn sequence_reached(&self, provider: PeerId, sequence: u64) -> Result<(), Gone> {
         self.ask(|reply| Ask::Reached(provider, sequence, reply))
             .await
+    }
+
+    /// Returns when all that has happened so far is on disk, and so in the
+    /// store; false if the disk takes nothing now.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn written(&self) -> Result<bool, Gone> {
+        self.ask(Ask::Written).await
     }
 
     /// The connected peers.

@@ -19,6 +19,9 @@ pub const DELEGATION_BYTES_MAX: usize = 512;
 /// Bytes of blobs that travel inside an agreement or beside a receipt, which
 /// saves a transfer for small jobs.
 pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// Receipts kept that came before the countersignature of a firm offer that we
+/// took. Each overtook it by a moment; one that is dropped is sent again.
+pub const EARLY_RECEIPTS_MAX: usize = 16;
 /// Blobs that travel inline together.
 pub const INLINE_BLOBS_MAX: usize = 16;
 

@@ -39,7 +39,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 
 use self::{
     gates::{Bounded, Gate, Gates},
@@ -47,7 +47,10 @@ use self::{
     problem::Problem,
 };
 use super::token::Token;
-use crate::{handle::NodeHandle, records::Archive};
+use crate::{
+    handle::{Gone, NodeHandle},
+    records::Archive,
+};
 
 /// Bytes of a JSON body, at most.
 pub const JSON_BYTES_MAX: usize = 1024 * 1024;
@@ -93,6 +96,20 @@ struct Api {
     gates: Gates,
     guard: Guard,
     stopped: watch::Receiver<bool>,
+}
+
+/// How long an answer from the store waits for what has just happened to be on
+/// disk: then it tells what is.
+const WRITTEN_WAIT: Duration = Duration::from_secs(1);
+
+impl Api {
+    /// The store, when all that has happened so far is in it.
+    async fn archive(&self) -> Result<&Archive, Gone> {
+        if let Ok(written) = timeout(WRITTEN_WAIT, self.handle.written()).await {
+            written?;
+        }
+        Ok(&self.archive)
+    }
 }
 
 type Shared = State<Arc<Api>>;

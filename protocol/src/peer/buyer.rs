@@ -40,9 +40,9 @@ use crate::{
     envelope::{Body as _, Extensions, Verified},
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
-        ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, JOBS_MAX,
-        JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT, RUN_MAX,
-        UNIT_RANGES_MAX,
+        ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, EARLY_RECEIPTS_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX,
+        JOBS_MAX, JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT,
+        RUN_MAX, UNIT_RANGES_MAX,
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::Offer,
@@ -64,8 +64,18 @@ pub(crate) struct Buyer {
     ended: VecDeque<JobId>,
     excluded: BTreeMap<PeerId, Exclusion>,
     past: Past,
+    early: VecDeque<Early>,
     /// While records are replayed: the last outputs in them.
     small_outputs: VecDeque<InlineBlob>,
+}
+
+/// A receipt of a firm offer that we took, and whose countersignature is still
+/// on its way: they travel on different streams.
+#[derive(Debug)]
+struct Early {
+    from: PeerId,
+    receipt: Verified<Receipt>,
+    inline: Vec<InlineBlob>,
 }
 
 /// What is kept of jobs that are forgotten otherwise: a provider may have been

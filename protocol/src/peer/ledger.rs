@@ -431,7 +431,7 @@ fn pay(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
 }
 
 fn take_ack(core: &mut Core, paying: &mut Paying, ack: Verified<VoucherAck>) {
-    let lsn = core.persist(Record::PaidAcked(ack.clone()));
+    core.persist(Record::PaidAcked(ack.clone()));
     let upto = ack.body().sequence;
     let receipts = paying
         .unacked
@@ -440,7 +440,8 @@ fn take_ack(core: &mut Core, paying: &mut Paying, ack: Verified<VoucherAck>) {
         .flat_map(|voucher| voucher.body().receipts.iter().copied())
         .collect();
     paying.acknowledge(ack);
-    core.tell_after(lsn, Event::Settled { receipts });
+    // The payee has it on disk, and says so again whenever it is asked.
+    core.tell(Event::Settled { receipts });
 }
 
 /// As payee.

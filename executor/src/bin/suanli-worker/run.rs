@@ -79,13 +79,15 @@ pub(crate) fn execute(
     let (inputs, outputs) = files(&order, order_count(&graph), order.descriptors.len())
         .map(|split| split_files(order.descriptors, split))?;
     admit(&graph, gpu, order.memory_max)?;
-    let program = compile(gpu, &graph, parent)?;
+    let (program, known) = compile(gpu, &graph, parent)?;
     if !inputs.is_empty() {
         parent.send(&Reply::Stage(Stage::Loading))?;
     }
     let buffers = allocate(gpu, &graph)?;
     fill(gpu, &graph, &buffers, &inputs)?;
-    parent.send(&Reply::Stage(Stage::Running))?;
+    if !known || !inputs.is_empty() {
+        parent.send(&Reply::Stage(Stage::Running))?;
+    }
     let stage = stage(gpu)?;
     let small = graph.output_bytes() <= CHUNK_BYTES;
     let busy = dispatch(
@@ -173,7 +175,8 @@ fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<Program, Fault> {
+/// The graph's program, and whether it was compiled before.
+fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Program, bool), Fault> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&suanli_protocol::wire::encode(&graph.passes));
     hasher.update(graph.source.as_bytes());
@@ -182,7 +185,7 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<Progr
         if let Some(entry) = gpu.programs.0.remove(found) {
             gpu.programs.0.push_front(entry);
         }
-        return Ok(gpu.programs.0[0].1.clone());
+        return Ok((gpu.programs.0[0].1.clone(), true));
     }
     parent.send(&Reply::Stage(Stage::Compiling))?;
     // A cached program passed this check with buffers of other sizes; the
@@ -206,7 +209,7 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<Progr
         .collect::<Result<Vec<_>, Fault>>()?;
     gpu.programs.0.push_front((key, Program(steps.clone())));
     gpu.programs.0.truncate(PROGRAMS_MAX);
-    Ok(Program(steps))
+    Ok((Program(steps), false))
 }
 
 fn pipeline(

@@ -106,7 +106,7 @@ pub(super) async fn work(api: Shared) -> Answer<Vec<WorkInfo>> {
 
 pub(super) async fn receipts(api: Shared, page: Params<Page>) -> Answer<Vec<ReceiptInfo>> {
     let limit = page.0.limit(RECEIPTS, RECEIPTS_MAX);
-    let stories = api.archive.newest_receipts(limit).await?;
+    let stories = api.archive().await?.newest_receipts(limit).await?;
     let me = api.handle.facts().peer;
     Ok(Json(
         stories.iter().map(|s| views::receipt_info(s, me)).collect(),
@@ -125,7 +125,7 @@ pub(super) async fn bundle(
 ) -> Result<impl IntoResponse, Problem> {
     let story = find_receipt(&api, &id).await?;
     let receipt = suanli_protocol::ids::ReceiptId(story.receipt.hash());
-    let bundle = api.archive.bundle(receipt).await?;
+    let bundle = api.archive().await?.bundle(receipt).await?;
     let bytes = bundle.ok_or_else(|| Problem::unknown("receipt", &id))?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes))
 }
@@ -141,9 +141,13 @@ pub(super) async fn regions(api: &Api) -> Result<HashMap<PeerId, String>, Proble
 
 async fn find_receipt(api: &Api, id: &str) -> Result<ReceiptStory, Problem> {
     let digits = Digits::parse("receipt", id)?;
-    let found = api.archive.receipts_by_prefix(digits.as_str()).await?;
+    let found = api
+        .archive()
+        .await?
+        .receipts_by_prefix(digits.as_str())
+        .await?;
     let receipt = digits.one("receipt", found, |id| format!("{id:#}"))?;
-    let story = api.archive.receipt(receipt).await?;
+    let story = api.archive().await?.receipt(receipt).await?;
     story.ok_or_else(|| Problem::unknown("receipt", id))
 }
 

@@ -80,9 +80,9 @@ pub(super) async fn list(api: Shared, page: Params<Page>) -> Answer<Vec<JobInfo>
         })
         .collect();
     if jobs.len() < limit {
-        for job in api.archive.newest_jobs(limit).await? {
+        for job in api.archive().await?.newest_jobs(limit).await? {
             if live.iter().all(|view| view.job != job)
-                && let Some(story) = api.archive.job(job).await?
+                && let Some(story) = api.archive().await?.job(job).await?
             {
                 jobs.push(views::stored_job_info(&story));
             }
@@ -145,7 +145,7 @@ async fn written_output(
     blob: BlobId,
 ) -> Result<Option<Vec<u8>>, Problem> {
     for receipt in job.receipts.iter().take(RECEIPTS_SHOWN) {
-        if let Some(bytes) = api.archive.small_output(*receipt, blob).await? {
+        if let Some(bytes) = api.archive().await?.small_output(*receipt, blob).await? {
             return Ok(Some(bytes));
         }
     }
@@ -158,7 +158,7 @@ pub(super) async fn events(api: Shared, Path(id): Path<String>) -> Result<Respon
     let watch = match api.handle.watch(job.id()).await? {
         Some(watch) => watch,
         // Of an earlier run: the store remembers the most of it.
-        None => stored_watch(api.archive.job(job.id()).await?.as_ref()),
+        None => stored_watch(api.archive().await?.job(job.id()).await?.as_ref()),
     };
     let follow = Follow {
         past: watch.past.into_iter(),
@@ -225,10 +225,10 @@ async fn find(api: &Api, id: &str) -> Result<Job, Problem> {
         .filter(|view| digits.begin(&format!("{:#}", view.job)))
         .map(|view| Job::Live(Box::new(view)))
         .collect();
-    for job in api.archive.jobs_by_prefix(digits.as_str()).await? {
+    for job in api.archive().await?.jobs_by_prefix(digits.as_str()).await? {
         // Others' jobs, on which we only worked, have no story.
         if found.iter().all(|known| known.id() != job)
-            && let Some(story) = api.archive.job(job).await?
+            && let Some(story) = api.archive().await?.job(job).await?
         {
             found.push(Job::Stored(Box::new(story)));
         }
@@ -240,7 +240,7 @@ async fn known(api: &Api, id: JobId) -> Result<Option<Job>, Problem> {
     if let Some(view) = api.handle.job(id).await? {
         return Ok(Some(Job::Live(Box::new(view))));
     }
-    let story = api.archive.job(id).await?;
+    let story = api.archive().await?.job(id).await?;
     Ok(story.map(|story| Job::Stored(Box::new(story))))
 }
 
@@ -252,12 +252,12 @@ async fn whole(api: &Api, job: &Job) -> Result<JobInfo, Problem> {
     };
     let mut outputs: Vec<OutputInfo> = Vec::new();
     for receipt in view.receipts.iter().take(RECEIPTS_SHOWN) {
-        if let Some(story) = api.archive.receipt(*receipt).await? {
+        if let Some(story) = api.archive().await?.receipt(*receipt).await? {
             outputs.extend(views::outputs(story.receipt.body()));
         }
     }
     let region = match view.agreement {
-        Some(agreement) => api.archive.region(agreement).await?,
+        Some(agreement) => api.archive().await?.region(agreement).await?,
         None => None,
     };
     Ok(views::job_info(view, region, outputs))

@@ -557,6 +557,7 @@ async fn play(
             }
             Ask::Sequence(_, reply) => drop(reply.send(None)),
             Ask::Reached(_, _, reply) => drop(reply.send(())),
+            Ask::Written(reply) => drop(reply.send(true)),
             Ask::Stop(reply) => {
                 let _ = reply.send(());
                 drop(stop);

@@ -144,6 +144,9 @@ impl Buyer {
     ) {
         let agreement = receipt.body().key.agreement;
         let Some(&id) = self.by_agreement.get(&agreement) else {
+            if self.is_taking_from(from) {
+                return self.keep_early(from, receipt, inline);
+            }
             return self.answer_from_past(core, from, &receipt);
         };
         let Some(job) = self.jobs.get_mut(&id) else {
@@ -181,6 +184,49 @@ impl Buyer {
         }
         self.collect(core, id, receipt, inline);
         self.accept_collected(core, ledger, id, receipt_id);
+    }
+
+    /// Whether a firm offer of this peer was taken and not countersigned yet.
+    fn is_taking_from(&self, peer: PeerId) -> bool {
+        let jobs = self.by_request.values().filter_map(|id| self.jobs.get(id));
+        jobs.into_iter().any(|job| match &job.state {
+            State::Asking(asking) => asking.asks.iter().any(|ask| {
+                ask.request.body().take && ask.answer.is_none() && ask.offer.signer() == peer
+            }),
+            State::Waiting | State::Active(_) | State::Ended(_) => false,
+        })
+    }
+
+    /// What is not kept comes again.
+    fn keep_early(&mut self, from: PeerId, receipt: Verified<Receipt>, inline: Vec<InlineBlob>) {
+        if self.early.len() == EARLY_RECEIPTS_MAX {
+            self.early.pop_front();
+        }
+        self.early.push_back(Early {
+            from,
+            receipt,
+            inline,
+        });
+    }
+
+    /// Takes in the receipts that overtook their agreement.
+    pub(super) fn hear_early(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        agreement: AgreementId,
+    ) {
+        let is_of = |early: &Early| early.receipt.body().key.agreement == agreement;
+        while let Some(n) = self.early.iter().position(is_of) {
+            if let Some(Early {
+                from,
+                receipt,
+                inline,
+            }) = self.early.remove(n)
+            {
+                self.on_receipt(core, ledger, from, receipt, inline);
+            }
+        }
     }
 
     /// Stores what came with a receipt and asks for the rest.

@@ -374,7 +374,9 @@ impl Buyer {
                 },
             },
         );
+        let agreement = deal.id();
         self.activate(core, id, deal);
+        self.hear_early(core, ledger, agreement);
     }
 
     fn activate(&mut self, core: &mut Core, id: JobId, deal: Deal) {
