@@ -317,9 +317,9 @@ pub enum Command {
     Submit(Box<JobOrder>),
     /// Stop a job.
     Cancel(JobId),
-    /// Announce the offer, or announce it anew.
+    /// Announce the offer, or announce it anew; also one that was withdrawn.
     Announce,
-    /// Sell something else from now on.
+    /// Sell something else from now on; also after a withdrawal.
     Provide(Box<ProviderConfig>),
     /// Take the offer back and begin nothing new.
     Withdraw,
@@ -916,7 +916,7 @@ impl Peer {
             ..
         } = self;
         match timer {
-            Timer::Renew => seller.announce(core, book),
+            Timer::Renew => seller.renew(core, book),
             Timer::Book => self.tend_book(),
             Timer::Job(job) => buyer.on_timer(core, book, ledger, job),
             Timer::Hold(quote) => seller.on_release_expired(core, quote),
