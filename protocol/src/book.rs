@@ -13,10 +13,11 @@ use crate::{
     delegation::Revocation,
     envelope::Verified,
     ids::{AccountId, OfferId, PeerId},
-    limits::{BOOK_OFFERS_MAX, BOOK_OFFERS_PER_ACCOUNT, SKEW_MAX},
-    message::{Known, Verdict},
+    limits::{BOOK_OFFERS_MAX, BOOK_OFFERS_PER_ACCOUNT, PULL_KNOWN_MAX, SKEW_MAX},
+    message::{Known, Pull, Verdict},
     offer::{Offer, Withdrawal},
     units::Wall,
+    wire::List,
 };
 
 /// The offer book.
@@ -216,28 +217,38 @@ impl Book {
         self.offers.values().map(Verified::expires).min()
     }
 
-    /// The names and ages of all offers, for comparing with a peer.
-    pub fn known(&self) -> Vec<Known> {
-        self.offers
-            .iter()
-            .map(|(&peer, offer)| Known {
-                peer,
-                sequence: offer.body().sequence,
-            })
-            .collect()
+    /// The question for what this book lacks from a provider on, about as many
+    /// as one question has room for.
+    pub fn pull(&self, from: PeerId) -> Pull {
+        let mut offers = self.offers.range(from..);
+        let known = offers.by_ref().take(PULL_KNOWN_MAX);
+        let known = known.map(|(&peer, offer)| Known {
+            peer,
+            sequence: offer.body().sequence,
+        });
+        Pull {
+            from,
+            known: List::truncated(known.collect()),
+            to: offers.next().map(|(&peer, _)| peer),
+        }
     }
 
-    /// What somebody with these offers lacks.
-    pub fn lacking<'a>(&'a self, known: &[Known]) -> impl Iterator<Item = &'a Verified<Offer>> {
-        let known: BTreeMap<PeerId, u64> = known
+    /// What the asker of a question lacks, by provider.
+    pub fn lacking<'a>(&'a self, pull: &'a Pull) -> impl Iterator<Item = &'a Verified<Offer>> {
+        let known: BTreeMap<PeerId, u64> = pull
+            .known
             .iter()
             .map(|known| (known.peer, known.sequence))
             .collect();
-        self.offers.values().filter(move |offer| {
-            known
-                .get(&offer.signer())
-                .is_none_or(|&sequence| sequence < offer.body().sequence)
-        })
+        self.offers
+            .range(pull.from..)
+            .take_while(|&(peer, _)| pull.to.is_none_or(|to| *peer < to))
+            .map(|(_, offer)| offer)
+            .filter(move |offer| {
+                known
+                    .get(&offer.signer())
+                    .is_none_or(|&sequence| sequence < offer.body().sequence)
+            })
     }
 
     fn remove(&mut self, peer: PeerId) {

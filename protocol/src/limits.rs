@@ -65,8 +65,16 @@ pub const EXTENSION_BYTES_MAX: usize = 1024;
 pub const VOUCHER_RECEIPTS_MAX: usize = 64;
 /// Offers in one page of the book.
 pub const OFFERS_PER_PAGE: usize = 12;
-/// Known offers named in one pull; a larger book is pulled in parts.
-pub const PULL_KNOWN_MAX: usize = 2048;
+/// Known offers named in one pull: about as many bytes as the page that
+/// answers it. A book is pulled in ranges of so many.
+pub const PULL_KNOWN_MAX: usize = 512;
+/// How often an unanswered pull is repeated: with a tenth of all frames lost,
+/// a book of ten thousand still comes in one go.
+pub const PULL_TRIES: u32 = 5;
+/// Full pages without news that one comparison of books takes: those that
+/// others brought first, or that this node does not take. More come from who
+/// only wants to be asked.
+pub const PULL_IDLE_MAX: u32 = 16;
 /// Bytes of a name or a short text.
 pub const NAME_BYTES_MAX: usize = 64;
 /// Bytes of one line of a job's log.

@@ -86,6 +86,17 @@ pub struct Known {
     pub sequence: u64,
 }
 
+/// A question for a part of a book: what does somebody lack who has these?
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Pull {
+    /// Providers from this one on,
+    pub from: PeerId,
+    /// and up to this one, without it; `None` for all that follow.
+    pub to: Option<PeerId>,
+    /// All that the asker has of them.
+    pub known: List<Known, PULL_KNOWN_MAX>,
+}
+
 /// What travels on a message stream.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Frame {
@@ -130,9 +141,10 @@ pub enum Frame {
     Settlement(RawEnvelope),
 
     /// What offers do you have that I lack?
-    Pull(List<Known, PULL_KNOWN_MAX>),
-    /// These; there are more when `more` is set.
-    Offers(List<RawOffer, OFFERS_PER_PAGE>, bool),
+    Pull(Pull),
+    /// These, and all that you lack up to the provider named: ask from there
+    /// on. `None` at the end of the book.
+    Offers(List<RawOffer, OFFERS_PER_PAGE>, Option<PeerId>),
 }
 
 /// How far an execution is. Numbered: an older one never overwrites a newer.
@@ -262,8 +274,8 @@ impl Frame {
             Self::VoucherAck(raw) => Message::VoucherAck(own(raw.verify(network)?, from)?),
             Self::Heads(heads) => Message::Heads(heads.verify(network)?),
             Self::Settlement(raw) => Message::Settlement(own(raw.verify(network)?, from)?),
-            Self::Pull(known) => Message::Pull(known.into_vec()),
-            Self::Offers(raw, more) => verify_page(&raw, more, network),
+            Self::Pull(pull) => Message::Pull(pull),
+            Self::Offers(raw, next) => verify_page(&raw, next, network),
         })
     }
 }
@@ -295,7 +307,7 @@ fn check_inline(blobs: InlineBlobs) -> Result<Vec<InlineBlob>, EnvelopeError> {
     Ok(blobs.into_vec())
 }
 
-fn verify_page(raw: &[RawOffer], more: bool, network: NetworkId) -> Message {
+fn verify_page(raw: &[RawOffer], next: Option<PeerId>, network: NetworkId) -> Message {
     let mut offers = Vec::new();
     let mut fault = None;
     for result in raw.iter().map(|raw| raw.verify(network)) {
@@ -306,7 +318,7 @@ fn verify_page(raw: &[RawOffer], more: bool, network: NetworkId) -> Message {
     }
     Message::Offers {
         offers,
-        more,
+        next,
         fault,
     }
 }
@@ -337,10 +349,10 @@ pub enum Message {
     VoucherAck(Verified<VoucherAck>),
     Heads(VerifiedHeads),
     Settlement(Verified<Settlement>),
-    Pull(Vec<Known>),
+    Pull(Pull),
     Offers {
         offers: Vec<Verified<Offer>>,
-        more: bool,
+        next: Option<PeerId>,
         fault: Option<EnvelopeError>,
     },
 }

@@ -53,8 +53,8 @@ use crate::{
     delegation::RawDelegation,
     envelope::{self, Signer, Verified},
     ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, PeerId, ReceiptId},
-    limits::{OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_KNOWN_MAX},
-    message::{Decline, Frame, Gossip, Known, LogLine, Message, Progress, Verdict},
+    limits::{OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
+    message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
     offer::{Name, Offer},
     receipt,
     record::{JobEnd, JobOrder, Lsn, Record},
@@ -317,9 +317,9 @@ pub enum Command {
     Submit(Box<JobOrder>),
     /// Stop a job.
     Cancel(JobId),
-    /// Announce the offer, or announce it anew.
+    /// Announce the offer, or announce it anew; also one that was withdrawn.
     Announce,
-    /// Sell something else from now on.
+    /// Sell something else from now on; also after a withdrawal.
     Provide(Box<ProviderConfig>),
     /// Take the offer back and begin nothing new.
     Withdraw,
@@ -598,6 +598,18 @@ pub struct Peer {
     buyer: Buyer,
     seller: Seller,
     ledger: Ledger,
+    pulls: BTreeMap<PeerId, Sweep>,
+}
+
+/// A comparison of books under way, in the order of provider ids.
+#[derive(Debug)]
+struct Sweep {
+    /// The range asked for last.
+    from: PeerId,
+    to: Option<PeerId>,
+    tries: u32,
+    /// Pages without news so far.
+    idle: u32,
 }
 
 /// Life.
@@ -652,6 +664,7 @@ impl Peer {
             buyer,
             seller,
             ledger,
+            pulls: BTreeMap::new(),
         };
         peer.buyer.resume(&mut peer.core);
         peer.seller.resume(&mut peer.core);
@@ -675,6 +688,7 @@ impl Peer {
             Input::Connected { peer, local } => self.on_connected(peer, local),
             Input::Disconnected { peer } => {
                 self.core.connected.remove(&peer);
+                self.end_sweep(peer);
                 self.buyer.on_connection(&mut self.core, peer);
             }
             Input::Message { from, message } => self.on_message(from, *message),
@@ -839,6 +853,7 @@ impl Peer {
             buyer,
             seller,
             ledger,
+            pulls: _,
         } = self;
         match message {
             Message::Ask(request) => {
@@ -873,12 +888,12 @@ impl Peer {
             Message::VoucherAck(ack) => ledger.on_ack(core, from, ack),
             Message::Heads(heads) => ledger.on_heads(core, from, heads),
             Message::Settlement(settlement) => ledger.on_settlement(core, from, &settlement),
-            Message::Pull(known) => answer_pull(core, book, from, &known),
+            Message::Pull(pull) => answer_pull(core, book, from, &pull),
             Message::Offers {
                 offers,
-                more,
+                next,
                 fault,
-            } => self.on_offers(from, offers, more, fault.is_some()),
+            } => self.on_offers(from, offers, next, fault.is_some()),
         }
     }
 
@@ -893,7 +908,13 @@ impl Peer {
         }
     }
 
-    fn on_offers(&mut self, from: PeerId, offers: Vec<Verified<Offer>>, more: bool, fault: bool) {
+    fn on_offers(
+        &mut self,
+        from: PeerId,
+        offers: Vec<Verified<Offer>>,
+        next: Option<PeerId>,
+        fault: bool,
+    ) {
         if fault {
             self.core
                 .misbehaved(from, "a page of the book with a forged offer");
@@ -903,8 +924,22 @@ impl Peer {
         for offer in offers {
             news |= self.book.insert(now, offer).verdict() == Verdict::Accept;
         }
-        if more && news {
-            self.pull_from(from);
+        let Some(sweep) = self.pulls.get_mut(&from) else {
+            return;
+        };
+        match next {
+            // A repeat of the page before.
+            Some(next) if next <= sweep.from => {}
+            Some(next) => {
+                sweep.idle += u32::from(!news && Some(next) != sweep.to);
+                if sweep.idle > PULL_IDLE_MAX {
+                    return self.end_sweep(from);
+                }
+                sweep.from = next;
+                sweep.tries = 0;
+                self.pull_on(from);
+            }
+            None => self.end_sweep(from),
         }
     }
 
@@ -946,8 +981,9 @@ impl Peer {
             ..
         } = self;
         match timer {
-            Timer::Renew => seller.announce(core, book),
+            Timer::Renew => seller.renew(core, book),
             Timer::Book => self.tend_book(),
+            Timer::Pull(peer) => self.pull_on(peer),
             Timer::Job(job) => buyer.on_timer(core, book, ledger, job),
             Timer::Hold(quote) => seller.on_release_expired(core, quote),
             Timer::Deal(agreement) => seller.on_deal_timer(core, ledger, agreement),
@@ -983,26 +1019,55 @@ impl Peer {
         self.core.wake(Timer::Book, pause);
     }
 
+    /// Compares the whole book with a peer's, unless that is under way.
     fn pull_from(&mut self, peer: PeerId) {
-        let mut known = self.book.known();
-        known.truncate(PULL_KNOWN_MAX);
-        self.core.send(peer, Frame::Pull(List::truncated(known)));
+        if self.pulls.contains_key(&peer) {
+            return;
+        }
+        let sweep = Sweep {
+            from: PeerId::from_bytes([0; 32]),
+            to: None,
+            tries: 0,
+            idle: 0,
+        };
+        self.pulls.insert(peer, sweep);
+        self.pull_on(peer);
+    }
+
+    /// Asks for the next range, again while no answer comes.
+    fn pull_on(&mut self, peer: PeerId) {
+        let Some(sweep) = self.pulls.get_mut(&peer) else {
+            return;
+        };
+        if sweep.tries > PULL_TRIES {
+            return self.end_sweep(peer);
+        }
+        sweep.tries += 1;
+        let pull = self.book.pull(sweep.from);
+        sweep.to = pull.to;
+        self.core.send(peer, Frame::Pull(pull));
+        let again = self.core.config.timing.resend;
+        self.core.wake(Timer::Pull(peer), again);
+    }
+
+    fn end_sweep(&mut self, peer: PeerId) {
+        self.pulls.remove(&peer);
+        self.core.timers.clear(Timer::Pull(peer));
     }
 }
 
-/// One page of what the asker lacks. It asks again for the next.
-fn answer_pull(core: &mut Core, book: &Book, from: PeerId, known: &[Known]) {
+/// One page of what the asker lacks, and where it ends: the asker goes on from
+/// there.
+fn answer_pull(core: &mut Core, book: &Book, from: PeerId, pull: &Pull) {
     let mut lacking = book
-        .lacking(known)
+        .lacking(pull)
         .filter(|offer| offer.expires() > core.now.wall);
     let page: Vec<_> = lacking
         .by_ref()
         .take(OFFERS_PER_PAGE)
         .map(Verified::raw)
         .collect();
-    let more = lacking.next().is_some();
+    let next = lacking.next().map(Verified::signer).or(pull.to);
     drop(lacking);
-    if !page.is_empty() {
-        core.send(from, Frame::Offers(List::truncated(page), more));
-    }
+    core.send(from, Frame::Offers(List::truncated(page), next));
 }

@@ -8,18 +8,23 @@ use suanli_protocol::{
     book::{Book, Inserted},
     delegation::{Delegation, Revocation},
     envelope::{Extensions, Signer, Verified},
-    ids::Hash,
-    limits::{BOOK_OFFERS_MAX, BOOK_OFFERS_PER_ACCOUNT, OFFER_TTL_MAX, SKEW_MAX},
-    message::{Gossip, Known, Verdict},
+    ids::{Hash, PeerId},
+    limits::{
+        BOOK_OFFERS_MAX, BOOK_OFFERS_PER_ACCOUNT, OFFER_TTL_MAX, OFFERS_PER_PAGE, PULL_IDLE_MAX,
+        PULL_KNOWN_MAX, SKEW_MAX,
+    },
+    message::{Frame, Gossip, Pull, Verdict},
     offer::{Offer, Withdrawal},
+    peer::Input,
     units::Wall,
+    wire::List,
 };
 
 #[expect(dead_code, reason = "only the samples of the harness are used here")]
 #[path = "pair/world.rs"]
 mod world;
 
-use world::{World, network, offer};
+use world::{Fate, World, network, offer};
 
 const NOW: Wall = Wall::from_millis(1_800_000_000_000);
 const TTL: Duration = Duration::from_secs(300);
@@ -234,13 +239,84 @@ fn books_are_compared_by_names_and_ages() {
     for node in 0..4 {
         book.insert(NOW, signed(node, node, 5, NOW));
     }
-    let mut known: Vec<Known> = book.known();
-    assert_eq!(book.lacking(&known).count(), 0);
+    let whole = book.pull(PeerId::from_bytes([0; 32]));
+    assert_eq!((whole.known.len(), whole.to), (4, None));
+    assert_eq!(book.lacking(&whole).count(), 0);
+    let mut known = whole.known.to_vec();
+    let second = known[1].peer;
     known.remove(0);
     known[0].sequence = 4;
     known[1].sequence = 6;
-    assert_eq!(book.lacking(&known).count(), 2);
-    assert_eq!(book.lacking(&[]).count(), 4);
+    let mut pull = Pull {
+        known: List::truncated(known),
+        ..whole
+    };
+    assert_eq!(book.lacking(&pull).count(), 2);
+    pull.known = List::default();
+    assert_eq!(book.lacking(&pull).count(), 4);
+    (pull.from, pull.to) = (second, None);
+    assert_eq!(book.lacking(&pull).count(), 3);
+    pull.to = Some(second);
+    assert_eq!(book.lacking(&pull).count(), 0);
+}
+
+/// Ten thousand offers, of which each side has the other half.
+#[test]
+fn large_books_that_differ_converge_also_with_loss() {
+    const EACH: usize = 4900;
+    for one_lost_in in [0, 10] {
+        let mut world = World::new(1);
+        world.nodes[1].config.provider = None;
+        let mut world = world.start(&[]);
+        let now = world.now(0).wall;
+        for node in 0..2 * EACH {
+            let gossip = Box::new(Gossip::Offer(made(node, node / 200, 1, now)));
+            world.feed(node % 2, Input::Gossip { token: 0, gossip });
+        }
+        world.sent.clear();
+        let mut count = 0;
+        world.link = Box::new(move |_| {
+            count += 1;
+            match one_lost_in {
+                0 => Fate::Deliver,
+                n if count % n == 3 => Fate::Drop,
+                _ => Fate::Deliver,
+            }
+        });
+        world.connect(0, 1);
+        let whole = |world: &World| (0..2).all(|n| world.peer(n).book().len() == 2 * EACH);
+        assert!(
+            world.run_until(Duration::from_secs(180), whole),
+            "{} and {} offers, one of {one_lost_in} lost",
+            world.peer(0).book().len(),
+            world.peer(1).book().len()
+        );
+        let pulls = world.count_sent(|frame| matches!(frame, Frame::Pull(_)));
+        let pages = EACH.div_ceil(OFFERS_PER_PAGE) + 2 * EACH.div_ceil(PULL_KNOWN_MAX) + 2;
+        assert!(
+            pulls <= 2 * pages * 13 / 10,
+            "{pulls} pulls of {pages} pages"
+        );
+    }
+}
+
+/// A peer that only wants to be asked is not asked for ever.
+#[test]
+fn pages_without_news_come_to_an_end() {
+    let mut world = World::new(0);
+    let number = world.add(None);
+    let mut world = world.start(&[number]);
+    let peer = world.id(number);
+    let connected = Input::Connected { peer, local: true };
+    world.feed(0, connected);
+    for n in 1..=200 {
+        let next = Some(PeerId::from_bytes([n; 32]));
+        world.say(number, 0, Frame::Offers(List::default(), next));
+    }
+    world.pass(Duration::from_millis(100));
+    let pulls = world.count_sent(|frame| matches!(frame, Frame::Pull(_)));
+    let most = usize::try_from(PULL_IDLE_MAX).unwrap() + 1;
+    assert_eq!(pulls, most);
 }
 
 #[test]

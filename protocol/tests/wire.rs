@@ -20,7 +20,7 @@ use suanli_protocol::{
         RequestId, VoucherId, hex,
     },
     limits::FRAME_BYTES_MAX,
-    message::{Decline, Frame, Gossip, Heads, InlineBlob, Known, LogLine, Message, Progress},
+    message::{Decline, Frame, Gossip, Heads, InlineBlob, Known, LogLine, Message, Progress, Pull},
     offer::{Offer, Withdrawal},
     receipt::{Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, inputs_hash},
     record::Record,
@@ -392,7 +392,13 @@ fn settle_frames() -> Vec<(&'static str, usize, Frame)> {
     };
     let acceptance = Frame::Acceptance(sample_acceptance().raw());
     let settlement = Frame::Settlement(sample_settlement().raw());
-    let offers = Frame::Offers(List::truncated(vec![sample_offer().raw()]), true);
+    let next = Some(peer(CLIENT));
+    let offers = Frame::Offers(List::truncated(vec![sample_offer().raw()]), next);
+    let pull = Pull {
+        from: peer(PROVIDER),
+        to: next,
+        known: List::truncated(vec![known]),
+    };
     vec![
         ("Acceptance", CLIENT, acceptance),
         ("Voucher", CLIENT, Frame::Voucher(sample_voucher().raw())),
@@ -403,7 +409,7 @@ fn settle_frames() -> Vec<(&'static str, usize, Frame)> {
         ),
         ("Heads", CLIENT, Frame::Heads(heads)),
         ("Settlement", PROVIDER, settlement),
-        ("Pull", CLIENT, Frame::Pull(List::truncated(vec![known]))),
+        ("Pull", CLIENT, Frame::Pull(pull)),
         ("Offers", CLIENT, offers),
     ]
 }
@@ -740,7 +746,7 @@ fn one_forged_offer_does_not_spoil_a_page() {
     *forged.last_mut().unwrap() ^= 1;
     let forged = suanli_protocol::envelope::Raw(Bytes::new(forged).unwrap());
     let page = List::truncated(vec![forged, sample_offer().raw()]);
-    let message = Frame::Offers(page, false).verify(peer(CLIENT), network());
+    let message = Frame::Offers(page, None).verify(peer(CLIENT), network());
     let Ok(Message::Offers { offers, fault, .. }) = message else {
         panic!("{message:?}")
     };
@@ -817,6 +823,7 @@ proptest! {
     ) {
         let decline = Decline { reason: Reason(reason), need: done, have: total };
         let known = known.into_iter().map(|(peer, sequence)| Known { peer: PeerId::from_bytes(peer), sequence });
+        let from = PeerId::from_bytes(*hash.as_bytes());
         for frame in [
             Frame::Declined(RequestId(hash), decline),
             Frame::Agreed(AgreementId(hash)),
@@ -826,7 +833,7 @@ proptest! {
             Frame::Cancel(AgreementId(hash)),
             Frame::Lost(AgreementId(hash)),
             Frame::Heads(Heads { channel: ChannelId(hash), voucher: None, ack: None, reply }),
-            Frame::Pull(List::truncated(known.collect())),
+            Frame::Pull(Pull { from, to: reply.then_some(from), known: List::truncated(known.collect()) }),
         ] {
             prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
         }

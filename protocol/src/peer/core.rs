@@ -21,6 +21,8 @@ pub(crate) enum Timer {
     Renew,
     /// Drop what has expired, and compare books with somebody.
     Book,
+    /// An unanswered pull.
+    Pull(PeerId),
     /// A job of ours.
     Job(JobId),
     /// A hold that we gave.

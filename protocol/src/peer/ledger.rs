@@ -10,7 +10,12 @@
 //! its head: a restored backup can't know that it is one, and must not sign a
 //! second voucher with a sequence number that it has used. What it finds at
 //! the payee, signed by itself, it adopts. A payee that is behind adopts its
-//! own acknowledgement in the same way.
+//! own acknowledgements in the same way, one by one, for each says what is no
+//! longer owed.
+//!
+//! Each voucher has an acknowledgement of its own, and both sides keep the
+//! same one: where only that of a later voucher came, the payer asks for the
+//! others' by repeating what they acknowledge.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -38,6 +43,9 @@ use crate::{
 /// them one by one to a payer that has lost them; a payer knows by them what
 /// it has paid already.
 const RECENT_VOUCHERS: usize = 64;
+/// How often acknowledgements are asked for that only prove what a later one
+/// says as well: a payee that is a restored backup has them no more.
+const PROOF_TRIES: u32 = 4;
 
 /// All channels of a node.
 #[derive(Debug, Default)]
@@ -53,7 +61,7 @@ struct Paying {
     synced: bool,
     frozen: bool,
     head: Option<Verified<Voucher>>,
-    recent: VecDeque<Verified<Voucher>>,
+    recent: VecDeque<(Verified<Voucher>, Option<Verified<VoucherAck>>)>,
     unacked: VecDeque<Verified<Voucher>>,
     ack: Option<Verified<VoucherAck>>,
     /// Accepted, and not yet in a voucher.
@@ -62,6 +70,8 @@ struct Paying {
     tries: u32,
     /// The last voucher that was repeated because the payee lacked it.
     nudged: u64,
+    /// How often acknowledgements were asked for that later ones stand for.
+    proof_tries: u32,
 }
 
 /// A channel on which this node earns.
@@ -71,7 +81,9 @@ struct Earning {
     frozen: bool,
     head: Option<Verified<Voucher>>,
     ack: Option<Verified<VoucherAck>>,
-    recent: VecDeque<Verified<Voucher>>,
+    recent: VecDeque<(Verified<Voucher>, Verified<VoucherAck>)>,
+    /// The head from which the payer was asked for the next voucher.
+    asked_after: Option<u64>,
     /// Receipted, and in no voucher yet.
     unpaid: BTreeMap<ReceiptId, Amount>,
     disputed: Total,
@@ -120,6 +132,7 @@ impl Paying {
             settled: Total::ZERO,
             tries: 0,
             nudged: 0,
+            proof_tries: 0,
         }
     }
 
@@ -159,11 +172,30 @@ impl Paying {
     fn advance(&mut self, voucher: Verified<Voucher>) {
         self.due
             .retain(|(receipt, _)| !voucher.body().receipts.contains(receipt));
-        self.recent.push_back(voucher.clone());
+        self.recent.push_back((voucher.clone(), None));
         if self.recent.len() > RECENT_VOUCHERS {
             self.recent.pop_front();
         }
         self.head = Some(voucher);
+    }
+
+    /// Vouchers that only a later one's acknowledgement says are taken.
+    fn unproved(&self) -> impl Iterator<Item = &Verified<Voucher>> {
+        let acked = self.acked();
+        let wanted = self.proof_tries < PROOF_TRIES;
+        self.recent
+            .iter()
+            .filter(move |(voucher, ack)| {
+                wanted && ack.is_none() && voucher.body().sequence <= acked
+            })
+            .map(|(voucher, _)| voucher)
+    }
+
+    /// Whether a voucher still lacks its own acknowledgement.
+    fn lacks(&self, ack: &VoucherAck) -> bool {
+        self.recent
+            .iter()
+            .any(|(voucher, known)| known.is_none() && voucher.hash() == ack.voucher.0)
     }
 
     /// Whether a voucher of the near past pays a receipt. One that we have
@@ -171,14 +203,14 @@ impl Paying {
     fn has_paid(&self, receipt: ReceiptId) -> bool {
         self.recent
             .iter()
-            .any(|voucher| voucher.body().receipts.contains(&receipt))
+            .any(|(voucher, _)| voucher.body().receipts.contains(&receipt))
     }
 
     /// Whether we have signed another voucher in the place of this one.
     fn is_contradicted_by(&self, voucher: &Verified<Voucher>) -> bool {
         let sequence = voucher.body().sequence;
-        let same_place = |known: &&Verified<Voucher>| known.body().sequence == sequence;
-        let known = self.recent.iter().find(same_place);
+        let mut recent = self.recent.iter().map(|(known, _)| known);
+        let known = recent.find(|known| known.body().sequence == sequence);
         known.is_some_and(|known| known.hash() != voucher.hash())
             || sequence.checked_sub(1) == Some(self.sequence()) && !self.is_next(voucher.body())
     }
@@ -194,6 +226,11 @@ impl Paying {
         self.unacked
             .retain(|voucher| voucher.body().sequence > sequence);
         self.tries = 0;
+        let own = self.recent.iter_mut();
+        for (_, known) in own.filter(|(voucher, _)| voucher.hash() == ack.body().voucher.0) {
+            *known = Some(ack.clone());
+            self.proof_tries = 0;
+        }
         if self.acked() < sequence {
             self.ack = Some(ack);
         }
@@ -208,6 +245,7 @@ impl Earning {
             head: None,
             ack: None,
             recent: VecDeque::new(),
+            asked_after: None,
             unpaid: BTreeMap::new(),
             disputed: Total::ZERO,
             settled: Total::ZERO,
@@ -236,11 +274,26 @@ impl Earning {
             .saturating_sub(self.settled.as_micros())
     }
 
+    fn sequence(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.body().sequence)
+    }
+
+    fn has_been_paid(&self, receipt: ReceiptId) -> bool {
+        self.recent
+            .iter()
+            .any(|(voucher, _)| voucher.body().receipts.contains(&receipt))
+    }
+
     fn advance(&mut self, voucher: Verified<Voucher>, ack: Verified<VoucherAck>) {
+        if Some(voucher.body().sequence) != self.sequence().checked_add(1) {
+            // Those between are lost on both sides. A payer pays in the order
+            // in which it accepts: what we still count was paid by them.
+            self.unpaid.clear();
+        }
         for receipt in voucher.body().receipts.iter() {
             self.unpaid.remove(receipt);
         }
-        self.recent.push_back(voucher.clone());
+        self.recent.push_back((voucher.clone(), ack.clone()));
         if self.recent.len() > RECENT_VOUCHERS {
             self.recent.pop_front();
         }
@@ -324,10 +377,7 @@ impl Ledger {
         let Some(paying) = self.paying.get_mut(&channel) else {
             return;
         };
-        let known = paying
-            .unacked
-            .iter()
-            .any(|voucher| voucher.hash() == ack.body().voucher.0);
+        let known = paying.lacks(ack.body());
         if ack.signer() != paying.parties.payee || from != paying.parties.payee || !known {
             return;
         }
@@ -348,9 +398,13 @@ impl Ledger {
             return;
         }
         // A payee that takes no notice may have lost the channel.
-        if paying.tries > 1 {
+        if paying.tries > 1 && !paying.unacked.is_empty() {
             show_heads(core, channel, paying, true);
         }
+        for voucher in paying.unproved() {
+            core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
+        }
+        paying.proof_tries = paying.proof_tries.saturating_add(1);
         for voucher in &paying.unacked {
             core.send_again(paying.parties.payee, Frame::Voucher(voucher.raw()));
         }
@@ -360,8 +414,12 @@ impl Ledger {
     /// The payee is reachable again: what waits for it goes out now.
     pub(crate) fn on_connected(&mut self, core: &mut Core, peer: PeerId) {
         for (&channel, paying) in &mut self.paying {
-            let waits = !paying.unacked.is_empty() || (!paying.synced && !paying.due.is_empty());
-            if paying.parties.payee == peer && waits {
+            if paying.parties.payee != peer {
+                continue;
+            }
+            (paying.nudged, paying.proof_tries) = (0, 0);
+            let unacked = !paying.unacked.is_empty() || paying.unproved().next().is_some();
+            if unacked || (!paying.synced && !paying.due.is_empty()) {
                 paying.tries = 0;
                 core.wake(Timer::Channel(channel), Duration::ZERO);
             }
@@ -382,6 +440,7 @@ fn show_heads(core: &mut Core, channel: ChannelId, paying: &Paying, reply: bool)
     let acked = paying
         .recent
         .iter()
+        .map(|(voucher, _)| voucher)
         .find(|voucher| ack.is_some_and(|ack| ack.body().voucher.0 == voucher.hash()))
         .filter(|acked| Some(*acked) != paying.head.as_ref());
     let known = acked.map(|acked| (Some(acked), false));
@@ -397,7 +456,9 @@ fn show_heads(core: &mut Core, channel: ChannelId, paying: &Paying, reply: bool)
 }
 
 fn retry_later(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
-    let waits = !paying.synced && !paying.due.is_empty() || !paying.unacked.is_empty();
+    let waits = !paying.synced && !paying.due.is_empty()
+        || !paying.unacked.is_empty()
+        || paying.unproved().next().is_some();
     // The first questions are asked also before anything is due.
     if !waits && (paying.synced || paying.tries > 3) {
         return;
@@ -433,15 +494,17 @@ fn pay(core: &mut Core, channel: ChannelId, paying: &mut Paying) {
 fn take_ack(core: &mut Core, paying: &mut Paying, ack: Verified<VoucherAck>) {
     core.persist(Record::PaidAcked(ack.clone()));
     let upto = ack.body().sequence;
-    let receipts = paying
+    let receipts: Vec<ReceiptId> = paying
         .unacked
         .iter()
         .filter(|voucher| voucher.body().sequence <= upto)
         .flat_map(|voucher| voucher.body().receipts.iter().copied())
         .collect();
     paying.acknowledge(ack);
-    // The payee has it on disk, and says so again whenever it is asked.
-    core.tell(Event::Settled { receipts });
+    if !receipts.is_empty() {
+        // The payee has it on disk, and says so again whenever it is asked.
+        core.tell(Event::Settled { receipts });
+    }
 }
 
 /// As payee.
@@ -457,7 +520,11 @@ impl Ledger {
         if amount == Amount::ZERO {
             return;
         }
-        self.earning(core, parties).unpaid.insert(receipt, amount);
+        let earning = self.earning(core, parties);
+        // A restored backup may hear of a receipt after the voucher that pays it.
+        if !earning.has_been_paid(receipt) {
+            earning.unpaid.insert(receipt, amount);
+        }
     }
 
     fn earning(&mut self, core: &Core, parties: Parties) -> &mut Earning {
@@ -495,21 +562,16 @@ impl Ledger {
         let known = earning
             .recent
             .iter()
-            .find(|known| known.body().sequence == body.sequence);
-        if let Some(known) = known {
+            .find(|(known, _)| known.body().sequence == body.sequence);
+        if let Some((known, ack)) = known {
             if known.hash() == voucher.hash() {
-                if let Some(ack) = &earning.ack
-                    && ack.body().voucher.0 == voucher.hash()
-                {
-                    core.send_again(voucher.signer(), Frame::VoucherAck(ack.raw()));
-                }
+                core.send_again(voucher.signer(), Frame::VoucherAck(ack.raw()));
             } else if let Some(proof) = Equivocation::new(known.clone(), voucher) {
                 freeze(core, earning, key.1, &proof);
             }
             return;
         }
-        if earning.frozen || body.sequence <= earning.head.as_ref().map_or(0, |h| h.body().sequence)
-        {
+        if earning.frozen || body.sequence <= earning.sequence() {
             return;
         }
         if earning.continues(body) {
@@ -633,7 +695,7 @@ fn answer_heads(
 ) {
     let next = shown.and_then(|shown| {
         let wanted = shown.checked_add(1)?;
-        let mut recent = earning.recent.iter();
+        let mut recent = earning.recent.iter().map(|(voucher, _)| voucher);
         recent.find(|voucher| voucher.body().sequence == wanted)
     });
     let heads = Heads {
@@ -749,7 +811,8 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
         take_ack(core, paying, ack);
     }
     let was_synced = std::mem::replace(&mut paying.synced, true);
-    if heads.reply {
+    let reminded = theirs < paying.acked() && remind(core, channel, paying, theirs);
+    if heads.reply && !reminded {
         show_heads(core, channel, paying, false);
     }
     // Once in step, the timer repeats what is not acknowledged: a payee that
@@ -785,6 +848,28 @@ fn nudge(core: &mut Core, paying: &mut Paying, theirs: u64) {
     }
 }
 
+/// A payee that is behind what it has acknowledged is a restored backup: it is
+/// shown the next voucher with its own word on it, each only once.
+fn remind(core: &mut Core, channel: ChannelId, paying: &mut Paying, theirs: u64) -> bool {
+    let mut recent = paying.recent.iter();
+    let next = recent.find(|(voucher, _)| Some(voucher.body().sequence) == theirs.checked_add(1));
+    let Some((voucher, ack)) = next.filter(|(next, _)| next.body().sequence > paying.nudged) else {
+        return false;
+    };
+    paying.nudged = voucher.body().sequence;
+    let frame = match ack {
+        Some(ack) => Frame::Heads(Heads {
+            channel,
+            voucher: Some(voucher.raw()),
+            ack: Some(ack.raw()),
+            reply: true,
+        }),
+        None => Frame::Voucher(voucher.raw()),
+    };
+    core.send_again(paying.parties.payee, frame);
+    true
+}
+
 /// Takes a voucher of our own that only the payee still had, and asks whether
 /// there are more.
 fn adopt(core: &mut Core, channel: ChannelId, paying: &mut Paying, voucher: Verified<Voucher>) {
@@ -809,8 +894,14 @@ fn payee_hears(core: &mut Core, channel: ChannelId, earning: &mut Earning, heads
         && voucher.body().parties == earning.parties
         && ack.body().parties == earning.parties
         && acknowledges(&ack, &voucher)
-        && voucher.body().sequence > earning.head.as_ref().map_or(0, |head| head.body().sequence)
+        && voucher.body().sequence > earning.sequence()
     {
+        let head = earning.sequence();
+        if shown > head.saturating_add(1) && earning.asked_after != Some(head) {
+            // Those between say which receipts are paid, if the payer has them.
+            earning.asked_after = Some(head);
+            return answer_heads(core, channel, earning, None, true);
+        }
         core.persist(Record::Earned {
             voucher: voucher.clone(),
             ack: ack.clone(),
@@ -867,7 +958,7 @@ impl Ledger {
                 channel,
                 parties: earning.parties,
                 paying: false,
-                sequence: earning.head.as_ref().map_or(0, |head| head.body().sequence),
+                sequence: earning.sequence(),
                 acknowledged: earning.ack.as_ref().map_or(0, |ack| ack.body().sequence),
                 cumulative: earning.cumulative(),
                 pending: earning.unpaid(),
@@ -942,7 +1033,8 @@ impl Ledger {
     /// After replay: ask for the heads of channels on which something waits.
     pub(crate) fn resume(&mut self, core: &mut Core) {
         for (&channel, paying) in &mut self.paying {
-            if !paying.unacked.is_empty() || !paying.due.is_empty() {
+            let unproved = paying.unproved().next().is_some();
+            if unproved || !paying.unacked.is_empty() || !paying.due.is_empty() {
                 ask_for_heads(core, channel, paying);
             }
         }

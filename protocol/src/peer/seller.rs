@@ -170,8 +170,14 @@ impl Committed {
 
 /// The offer.
 impl Seller {
-    /// Signs and announces the offer anew.
+    /// Offers what the configuration says, also after a withdrawal.
     pub(crate) fn announce(&mut self, core: &mut Core, book: &mut Book) {
+        self.draining = false;
+        self.renew(core, book);
+    }
+
+    /// Signs and announces the offer anew, unless it was withdrawn.
+    pub(crate) fn renew(&mut self, core: &mut Core, book: &mut Book) {
         self.slots_kept = self.slots_used();
         let Some(provider) = core.config.provider.clone() else {
             return;
@@ -228,6 +234,8 @@ impl Seller {
     pub(crate) fn withdraw(&mut self, core: &mut Core, book: &mut Book) {
         self.draining = true;
         core.timers.clear(Timer::Renew);
+        // No request may name them any more, also when there is a new one.
+        self.offers.clear();
         if self.live.take().is_none() {
             return;
         }

@@ -254,6 +254,58 @@ fn a_restored_payee_takes_its_own_acknowledgements_back() {
     }
 }
 
+/// A backup in which several receipts are still owed comes back after all of
+/// them were paid: nothing is pending twice.
+#[test]
+fn a_payee_that_lost_several_vouchers_knows_what_is_pending() {
+    for (jobs, more) in [(3, 0), (3, 2), (3, 70)] {
+        let mut world = World::new(1).start(&[]);
+        world.link = Box::new(|sent| match sent.frame {
+            Frame::Voucher(_) => Fate::Drop,
+            _ => Fate::Deliver,
+        });
+        for number in 1..=jobs {
+            world.submit(order(number));
+            world.run_until(Duration::from_secs(5), |world| {
+                world.job(number).end.is_some()
+            });
+        }
+        world.pass(Duration::from_millis(100));
+        let backup = world.nodes[1].disk.clone();
+        assert_eq!(world.peer(1).channels()[0].pending.as_micros(), 6000);
+        world.link = Box::new(|_| Fate::Deliver);
+        for number in 1..=more {
+            world.submit(order(100 + number));
+            world.run_until_settled();
+        }
+        world.run_until_settled();
+        world.restore_backup(1, backup);
+        world.submit(order(99));
+        world.run_until_settled();
+        let all = u64::from(jobs + more + 1);
+        let context = format!("{jobs} and {more}");
+        assert_eq!(
+            channel_of(world.peer(0)),
+            (all, u128::from(2000 * all)),
+            "{context}"
+        );
+        assert_eq!(
+            channel_of(world.peer(1)),
+            channel_of(world.peer(0)),
+            "{context}"
+        );
+        let pending = world.peer(1).channels()[0].pending;
+        assert_eq!(pending, Total::ZERO, "{context}");
+        world.crash(1);
+        world.boot(1);
+        assert_eq!(
+            world.peer(1).channels()[0].pending,
+            Total::ZERO,
+            "{context}"
+        );
+    }
+}
+
 #[test]
 fn a_disputed_receipt_does_not_block_the_channel() {
     for lie in [
@@ -374,6 +426,48 @@ fn both_sides_keep_the_same_bytes() {
     assert_eq!(bundle(0), bundle(1));
     let settled = |(_, event): &(usize, Event)| matches!(event, Event::Settled { receipts } if receipts.contains(&receipt));
     assert!(world.events.iter().any(settled));
+}
+
+/// Three vouchers are on their way back when the connection breaks.
+#[test]
+fn both_sides_keep_the_same_bytes_when_acknowledgements_are_lost() {
+    for restarts in [false, true] {
+        let mut world = World::new(1).start(&[]);
+        world.link = Box::new(|sent| match sent.frame {
+            Frame::VoucherAck(_) => Fate::Drop,
+            Frame::Heads(ref heads) if heads.ack.is_some() => Fate::Drop,
+            _ => Fate::Deliver,
+        });
+        let mut receipts = Vec::new();
+        for number in 1..=3 {
+            world.submit(order(number));
+            world.run_until(Duration::from_secs(5), |world| {
+                world.job(number).end.is_some()
+            });
+            receipts.extend(world.job(number).receipts.clone());
+        }
+        world.pass(Duration::from_millis(100));
+        assert_eq!(world.peer(0).channels()[0].acknowledged, 0);
+        assert_eq!(world.peer(1).channels()[0].sequence, 3);
+        world.link = Box::new(|_| Fate::Deliver);
+        if restarts {
+            world.crash(0);
+            world.boot(0);
+        } else {
+            world.connect(0, 1);
+        }
+        world.run_until_settled();
+        world.pass(Duration::from_secs(3));
+        for receipt in receipts {
+            let [ours, theirs] = [0, 1].map(|node| {
+                let records = world.records(node);
+                Record::bundle(crate::world::NETWORK, receipt, records.iter())
+                    .unwrap()
+                    .encode()
+            });
+            assert!(ours == theirs, "the bundles differ; restarts: {restarts}");
+        }
+    }
 }
 
 #[test]

@@ -300,6 +300,36 @@ fn a_withdrawn_offer_is_not_asked_and_not_sold() {
 }
 
 #[test]
+fn a_withdrawn_offer_comes_back_when_it_is_announced_again() {
+    for provide in [false, true] {
+        let mut world = World::new(1).start(&[]);
+        let provider = world.id(1);
+        let sequence = |world: &World| {
+            let offer = world.peer(0).book().of(provider);
+            offer.map(|offer| offer.body().sequence)
+        };
+        let before = sequence(&world);
+        world.command(1, Command::Withdraw);
+        world.pass(Duration::from_millis(50));
+        // Its timers don't bring it back.
+        world.pass(Duration::from_secs(400));
+        assert_eq!(sequence(&world), None);
+        world.command(
+            1,
+            match provide {
+                true => Command::Provide(Box::new(world.provider(1))),
+                false => Command::Announce,
+            },
+        );
+        world.pass(Duration::from_millis(50));
+        assert!(sequence(&world) > before);
+        world.submit(order(1));
+        world.run_until_settled();
+        assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    }
+}
+
+#[test]
 fn a_withdrawal_that_got_lost_is_answered_with_a_no() {
     let mut world = World::new(1).start(&[]);
     world.command(1, Command::Withdraw);

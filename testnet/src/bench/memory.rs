@@ -25,7 +25,7 @@ use suanli_protocol::{
     envelope::Verified,
     ids::NetworkId,
     limits::OFFERS_PER_PAGE,
-    message::{Frame, Known},
+    message::{Frame, Pull},
     offer::Offer,
     units::Wall,
     wire::List,
@@ -148,9 +148,10 @@ impl StandIn {
         let id = NetworkId::of(network);
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let now = Wall::default().after(since);
-        let offers: Vec<_> = (0..count)
+        let mut offers: Vec<_> = (0..count)
             .map(|number| offers::stranger(id, number, now, now.after(OFFER_LIFE)))
             .collect();
+        offers.sort_by_key(Verified::signer);
         let (handle, events) = Transport::start(TransportConfig {
             secret: *random_secret()?,
             network: network.to_owned(),
@@ -174,13 +175,13 @@ async fn answer_pulls(
         let TransportEvent::Frame(frame) = event else {
             continue;
         };
-        let Ok(Frame::Pull(known)) = Frame::decode(&frame.bytes) else {
+        let Ok(Frame::Pull(pull)) = Frame::decode(&frame.bytes) else {
             continue;
         };
         let answer = TransportCommand::Send {
             to: frame.from,
             channel: Channel::Book,
-            bytes: page(&offers, &known).encode(),
+            bytes: page(&offers, &pull).encode(),
         };
         if transport.send(answer).await.is_err() {
             return;
@@ -188,13 +189,16 @@ async fn answer_pulls(
     }
 }
 
-/// The next page of what is not known.
-fn page(offers: &[Verified<Offer>], known: &[Known]) -> Frame {
-    let known: BTreeSet<_> = known.iter().map(|known| known.peer).collect();
+/// The next page of what is not known, of offers in the order of providers.
+fn page(offers: &[Verified<Offer>], pull: &Pull) -> Frame {
+    let known: BTreeSet<_> = pull.known.iter().map(|known| known.peer).collect();
     let mut lacking = offers
         .iter()
+        .filter(|offer| offer.signer() >= pull.from)
+        .filter(|offer| pull.to.is_none_or(|to| offer.signer() < to))
         .filter(|offer| !known.contains(&offer.signer()));
     let page = lacking.by_ref().take(OFFERS_PER_PAGE).map(Verified::raw);
     let page = List::truncated(page.collect());
-    Frame::Offers(page, lacking.next().is_some())
+    let next = lacking.next().map(Verified::signer).or(pull.to);
+    Frame::Offers(page, next)
 }

@@ -189,7 +189,7 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
         | Message::VoucherAck(_)
         | Message::Heads(_)
         | Message::Settlement(_) => describe_account(message, channel),
-        Message::Pull(known) => (format!("pull, knowing {}", known.len()), vec![]),
+        Message::Pull(pull) => (format!("pull, knowing {}", pull.known.len()), vec![]),
         Message::Offers { offers, .. } => (format!("{} offers", offers.len()), vec![]),
     }
 }

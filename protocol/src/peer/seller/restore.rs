@@ -10,6 +10,7 @@ impl Seller {
             Record::Withdrew(withdrawal) => {
                 self.sequence = self.sequence.max(withdrawal.body().sequence);
                 self.live = None;
+                self.offers.clear();
             }
             Record::Quoted {
                 offer,
