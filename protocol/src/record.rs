@@ -5,13 +5,19 @@
 //! travelled. Replaying them rebuilds a [`crate::peer::Peer`]; finding them by
 //! the ids that a person asks for is the store's part, by [`Record::keys`].
 
+mod kept;
+
 use bincode::{Decode, Encode};
 
+pub use self::kept::Kept;
+use self::kept::StoredKept;
 use crate::{
     bundle::Bundle,
     deal::{Agreement, BlobRef, Needs, Quote, Request, Work},
     envelope::{EnvelopeError, Raw, Trust, Verified},
-    ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
+    ids::{
+        AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId,
+    },
     limits::{ENVELOPE_BYTES_MAX, INPUTS_MAX, OFFER_BYTES_MAX},
     message::InlineBlobs,
     offer::{Name, Offer, Withdrawal},
@@ -168,6 +174,8 @@ pub enum Record {
         request: Verified<Request>,
         quote: Verified<Quote>,
     },
+    /// A part of a checkpoint.
+    Kept(Kept),
 }
 
 /// A record as bytes: the same shape with raw envelopes.
@@ -192,6 +200,7 @@ enum Stored {
     Frozen(RawEnvelope, RawEnvelope),
     Settled(RawEnvelope),
     QuotedFirm(RawOffer, RawEnvelope, RawEnvelope),
+    Kept(StoredKept),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -220,7 +229,46 @@ pub enum RecordKey {
     Envelope(Hash),
 }
 
+/// Whether a record is history that people may ask for, once the state no
+/// longer needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// It is a part of the story of a job, a receipt or a channel.
+    Always,
+    /// It is if the quote of this name was taken.
+    IfTaken(QuoteId),
+    /// Steps that led nowhere, and what has run out.
+    Never,
+}
+
 impl Record {
+    /// Whether it is history that people may ask for: all that a receipt's
+    /// bundle, a job's story and a channel's statement are made of.
+    pub fn worth(&self) -> Worth {
+        match self {
+            Self::Submitted { .. }
+            | Self::Took { .. }
+            | Self::GaveUp { .. }
+            | Self::Judged { .. }
+            | Self::Ended { .. }
+            | Self::QuotedFirm { .. }
+            | Self::AgreedTo(_)
+            | Self::Receipted(_)
+            | Self::HeardOf(_)
+            | Self::Paid(_)
+            | Self::PaidAcked(_)
+            | Self::Earned { .. }
+            | Self::Frozen { .. }
+            | Self::Settled(_) => Worth::Always,
+            Self::Quoted { quote, .. } => Worth::IfTaken(QuoteId(quote.hash())),
+            Self::Offered(_)
+            | Self::Withdrew(_)
+            | Self::Asked(_)
+            | Self::Closed { .. }
+            | Self::Kept(_) => Worth::Never,
+        }
+    }
+
     /// Its bytes in the journal.
     pub fn encode(&self) -> Vec<u8> {
         wire::encode(&self.stored())
@@ -272,6 +320,7 @@ impl Record {
             Self::Earned { voucher, ack } => Stored::Earned(voucher.raw(), ack.raw()),
             Self::Frozen { first, second } => Stored::Frozen(first.raw(), second.raw()),
             Self::Settled(settlement) => Stored::Settled(settlement.raw()),
+            Self::Kept(kept) => Stored::Kept(kept.stored()),
         }
     }
 
@@ -339,6 +388,7 @@ impl Record {
                 second: second.open(trust)?,
             },
             Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
+            Stored::Kept(kept) => Self::Kept(kept.open(trust)?),
         })
     }
 
@@ -346,7 +396,7 @@ impl Record {
     pub fn keys(&self, network: NetworkId) -> Vec<RecordKey> {
         use RecordKey as Key;
         match self {
-            Self::Offered(_) | Self::Withdrew(_) => vec![],
+            Self::Offered(_) | Self::Withdrew(_) | Self::Kept(_) => vec![],
             Self::Submitted { order, .. } => vec![Key::Job(order.job), Key::AnyJob],
             Self::Asked(request) => {
                 vec![Key::Job(request.body().job), Key::Envelope(request.hash())]

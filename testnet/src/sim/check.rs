@@ -262,7 +262,8 @@ impl Checks {
             | Record::Asked(_)
             | Record::GaveUp { .. }
             | Record::Closed { .. }
-            | Record::Settled(_) => {}
+            | Record::Settled(_)
+            | Record::Kept(_) => {}
         }
     }
 
@@ -310,7 +311,8 @@ impl Checks {
             | Record::HeardOf(_)
             | Record::Closed { .. }
             | Record::PaidAcked(_)
-            | Record::Frozen { .. } => {}
+            | Record::Frozen { .. }
+            | Record::Kept(_) => {}
         }
     }
 

@@ -7,11 +7,8 @@ impl Buyer {
     pub(crate) fn replay(&mut self, core: &Core, ledger: &mut Ledger, record: &Record) {
         match record {
             Record::Submitted { order, at } => {
-                let passed = core.now.wall.since(*at);
-                let left = order.total.duration().saturating_sub(passed);
-                let deadline = core.now.mono.after(left);
                 self.jobs
-                    .insert(order.job, Job::new(order.clone(), core.now, *at, deadline));
+                    .insert(order.job, Job::replayed(core, order.clone(), *at));
             }
             Record::Asked(request) => {
                 if let Some(job) = self.jobs.get_mut(&request.body().job) {
@@ -54,13 +51,72 @@ impl Buyer {
             } => {
                 self.replay_judged(core, ledger, receipt, acceptance);
             }
-            Record::Ended { job, end, .. } => {
-                if let Some(known) = self.jobs.get_mut(job) {
-                    known.state = State::Ended(*end);
-                    self.forget_old(*job);
+            Record::Ended { job, end, .. } => self.replay_ended(*job, *end),
+            Record::Kept(kept) => self.replay_kept(core, kept),
+            _ => {}
+        }
+    }
+
+    fn replay_kept(&mut self, core: &Core, kept: &Kept) {
+        match kept {
+            Kept::Past {
+                agreement,
+                provider,
+                word,
+            } => self.past.recall(*agreement, *provider, word.as_ref()),
+            Kept::Job {
+                order,
+                at,
+                attempt,
+                last_reason,
+                end,
+            } => {
+                let mut job = Job::replayed(core, order.clone(), *at);
+                job.attempt = *attempt;
+                job.last_reason = *last_reason;
+                self.jobs.insert(order.job, job);
+                if let Some(end) = end {
+                    self.replay_ended(order.job, *end);
                 }
             }
-            _ => {}
+            Kept::Deal {
+                offer,
+                request,
+                quote,
+                agreement,
+                fate,
+                live,
+            } => {
+                let (offer, request, quote) = (offer.clone(), request.clone(), quote.clone());
+                if let Ok(deal) = Deal::new(offer, request, quote, agreement.clone()) {
+                    self.replay_deal(core, deal, *fate, *live);
+                }
+            }
+            Kept::Partners(_)
+            | Kept::Answer(_)
+            | Kept::Work { .. }
+            | Kept::Channel { .. }
+            | Kept::Owed { .. }
+            | Kept::Voucher(_) => {}
+        }
+    }
+
+    fn replay_deal(&mut self, core: &Core, deal: Deal, fate: Option<Reason>, live: bool) {
+        let id = deal.quote().body().job;
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        self.by_agreement.insert(deal.id(), id);
+        job.agreements.push((deal.clone(), fate));
+        if live {
+            job.state = State::Active(Box::new(Active::replayed(core, deal, job.deadline)));
+        }
+    }
+
+    fn replay_ended(&mut self, id: JobId, end: JobEnd) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.state = State::Ended(end);
+            self.forget_old(id);
         }
     }
 
@@ -76,20 +132,7 @@ impl Buyer {
             State::Active(_) | State::Ended(_) => return job.agreements.insert(0, (deal, None)),
         }
         job.agreements.push((deal.clone(), None));
-        let give_up = core.now.mono.after(longest(&deal, core)).min(job.deadline);
-        let acked = deal.agreement().is_none();
-        job.state = State::Active(Box::new(Active {
-            deal,
-            // The provider may not have it yet: it is sent again, except where
-            // the provider's own signature completed it.
-            acked,
-            heard: core.now.mono,
-            give_up,
-            progress: BTreeMap::new(),
-            collecting: BTreeMap::new(),
-            next_log: 0,
-            fetch_tries: 0,
-        }));
+        job.state = State::Active(Box::new(Active::replayed(core, deal, job.deadline)));
     }
 
     fn replay_judged(
@@ -134,6 +177,20 @@ impl Buyer {
         );
     }
 
+    /// Replaying these makes the same state, if nothing was done with it but
+    /// replaying.
+    pub(crate) fn condense(&self, into: &mut Vec<Record>) {
+        self.past.condense(into);
+        let ended = self.ended.iter().filter_map(|id| self.jobs.get(id));
+        let open = self
+            .jobs
+            .values()
+            .filter(|job| !matches!(job.state, State::Ended(_)));
+        for job in ended.chain(open) {
+            job.condense(into);
+        }
+    }
+
     /// After replay: every open job goes on.
     pub(crate) fn resume(&mut self, core: &mut Core) {
         let open: Vec<JobId> = self
@@ -160,7 +217,103 @@ impl Buyer {
     }
 }
 
+impl Past {
+    fn recall(
+        &mut self,
+        agreement: AgreementId,
+        provider: PeerId,
+        word: Option<&Verified<Acceptance>>,
+    ) {
+        let past = self.agreements.entry(agreement).or_insert_with(|| {
+            self.order.push_back(agreement);
+            PastAgreement {
+                provider,
+                judged: BTreeMap::new(),
+            }
+        });
+        if let Some(word) = word {
+            past.judged.insert(word.body().receipt, word.clone());
+        }
+    }
+
+    fn condense(&self, into: &mut Vec<Record>) {
+        for (&agreement, past) in self
+            .order
+            .iter()
+            .filter_map(|id| self.agreements.get_key_value(id))
+        {
+            let kept = |word: Option<&Verified<Acceptance>>| {
+                Record::Kept(Kept::Past {
+                    agreement,
+                    provider: past.provider,
+                    word: word.cloned(),
+                })
+            };
+            into.extend(past.judged.is_empty().then(|| kept(None)));
+            into.extend(past.judged.values().map(|word| kept(Some(word))));
+        }
+    }
+}
+
+impl Active {
+    fn replayed(core: &Core, deal: Deal, deadline: Mono) -> Self {
+        Self {
+            give_up: core.now.mono.after(longest(&deal, core)).min(deadline),
+            // The provider may not have it yet: it is sent again, except where
+            // the provider's own signature completed it.
+            acked: deal.agreement().is_none(),
+            deal,
+            heard: core.now.mono,
+            progress: BTreeMap::new(),
+            collecting: BTreeMap::new(),
+            next_log: 0,
+            fetch_tries: 0,
+        }
+    }
+}
+
 impl Job {
+    fn replayed(core: &Core, order: Box<JobOrder>, at: Wall) -> Self {
+        let passed = core.now.wall.since(at);
+        let left = order.total.duration().saturating_sub(passed);
+        let deadline = core.now.mono.after(left);
+        Self::new(order, core.now, at, deadline)
+    }
+
+    fn condense(&self, into: &mut Vec<Record>) {
+        let (end, live) = match &self.state {
+            State::Ended(end) => (Some(*end), None),
+            State::Active(active) => (None, Some(active.deal.id())),
+            State::Waiting | State::Asking(_) => (None, None),
+        };
+        let mut order = self.order.clone();
+        if end.is_some() {
+            // Nobody is sent anything for it any more.
+            order.inline = InlineBlobs::default();
+        }
+        into.push(Record::Kept(Kept::Job {
+            order,
+            at: self.submitted,
+            attempt: self.attempt,
+            last_reason: self.last_reason,
+            end,
+        }));
+        for (deal, fate) in &self.agreements {
+            into.push(Record::Kept(Kept::Deal {
+                offer: deal.offer().clone(),
+                request: deal.request().clone(),
+                quote: deal.quote().clone(),
+                agreement: deal.agreement().cloned(),
+                fate: *fate,
+                live: live == Some(deal.id()),
+            }));
+        }
+        into.extend(self.judged.values().map(|judged| Record::Judged {
+            receipt: judged.receipt.clone(),
+            acceptance: judged.acceptance.clone(),
+        }));
+    }
+
     /// How the live agreement's last accepted receipt ends the job, if it does.
     fn end_by_last_receipt(&self) -> Option<JobEnd> {
         let State::Active(active) = &self.state else {
