@@ -15,9 +15,7 @@ use crate::{
     bundle::Bundle,
     deal::{Agreement, BlobRef, Needs, Quote, Request, Work},
     envelope::{EnvelopeError, Raw, Trust, Verified},
-    ids::{
-        AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId,
-    },
+    ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId},
     limits::{ENVELOPE_BYTES_MAX, INPUTS_MAX, OFFER_BYTES_MAX},
     message::InlineBlobs,
     offer::{Name, Offer, Withdrawal},
@@ -101,10 +99,6 @@ pub enum JobEnd {
 #[expect(
     missing_docs,
     reason = "fields are what they are called; each variant is described"
-)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, boxed by whoever keeps it"
 )]
 pub enum Record {
     /// We announced an offer.

@@ -546,7 +546,8 @@ impl Ledger {
 
     /// Whether a proof has stopped a channel with an account.
     pub(crate) fn is_frozen(&self, account: AccountId) -> bool {
-        self.channels_of(account).any(|earning| earning.frozen.is_some())
+        self.channels_of(account)
+            .any(|earning| earning.frozen.is_some())
     }
 
     fn channels_of(&self, account: AccountId) -> impl Iterator<Item = &Earning> {

@@ -631,11 +631,7 @@ impl Seller {
         let Some(deal) = self.deals.get(&id) else {
             return;
         };
-        for issued in deal
-            .issued
-            .values()
-            .filter(|issued| issued.word.is_none())
-        {
+        for issued in deal.issued.values().filter(|issued| issued.word.is_none()) {
             let frame =
                 Frame::Receipt(issued.receipt.raw(), List::truncated(issued.inline.clone()));
             core.send_after(issued.lsn, deal.deal.client(), frame);

@@ -28,10 +28,6 @@ use crate::{
     missing_docs,
     reason = "fields are what they are called; each variant is described"
 )]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, boxed by whoever keeps it"
-)]
 pub enum Kept {
     /// Accounts that have worked for us. A checkpoint begins with them.
     Partners(List<AccountId, KEPT_LIST_MAX>),

@@ -53,6 +53,8 @@ pub enum Checker {
     Gating,
     /// The identical bytes for identical questions, also after a restart.
     Repeats,
+    /// A start from a checkpoint is like one from all records.
+    Checkpoint,
 }
 
 impl fmt::Display for Checker {
@@ -66,6 +68,7 @@ impl fmt::Display for Checker {
             Self::Blame => "no honest peer is blamed",
             Self::Gating => "nothing is sent before its record is durable",
             Self::Repeats => "identical bytes for identical questions",
+            Self::Checkpoint => "a start from a checkpoint is like one from all records",
         })
     }
 }

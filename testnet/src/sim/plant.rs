@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use suanli_protocol::{
     receipt::Verdict,
-    record::{JobEnd, Record},
+    record::{JobEnd, Kept, Record},
 };
 
 /// A planted bug.
@@ -31,11 +31,13 @@ pub enum Plant {
     /// A provider is stopped after its first quote has left, and its disk has
     /// lost the quote.
     DiskLosesQuotes,
+    /// Checkpoints say nothing of who owes whom.
+    CheckpointForgetsAccounts,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DiskLosesAgreements,
         Self::DiskLosesWords,
         Self::SlotsOversold,
@@ -44,6 +46,7 @@ impl Plant {
         Self::RejectsGoodGossip,
         Self::IgnoresGating,
         Self::DiskLosesQuotes,
+        Self::CheckpointForgetsAccounts,
     ];
 
     /// What it is called on a command line.
@@ -57,6 +60,7 @@ impl Plant {
             Self::RejectsGoodGossip => "rejects-good-gossip",
             Self::IgnoresGating => "ignores-gating",
             Self::DiskLosesQuotes => "disk-loses-quotes",
+            Self::CheckpointForgetsAccounts => "checkpoint-forgets-accounts",
         }
     }
 
@@ -70,7 +74,23 @@ impl Plant {
             | Self::SlotsOversold
             | Self::NoTimers
             | Self::RejectsGoodGossip
-            | Self::IgnoresGating => false,
+            | Self::IgnoresGating
+            | Self::CheckpointForgetsAccounts => false,
+        }
+    }
+
+    /// Whether a checkpoint leaves this record out.
+    pub(crate) const fn forgets(self, record: &Record) -> bool {
+        match self {
+            Self::CheckpointForgetsAccounts => is_account(record),
+            Self::DiskLosesAgreements
+            | Self::DiskLosesWords
+            | Self::SlotsOversold
+            | Self::DiskLosesVouchers
+            | Self::NoTimers
+            | Self::RejectsGoodGossip
+            | Self::IgnoresGating
+            | Self::DiskLosesQuotes => false,
         }
     }
 
@@ -84,7 +104,8 @@ impl Plant {
             | Self::DiskLosesVouchers
             | Self::NoTimers
             | Self::RejectsGoodGossip
-            | Self::IgnoresGating => false,
+            | Self::IgnoresGating
+            | Self::CheckpointForgetsAccounts => false,
         }
     }
 }
@@ -118,6 +139,14 @@ pub(crate) fn is_word(record: &Record) -> bool {
         }
     );
     done || is_charged(record) || matches!(record, Record::Took { .. })
+}
+
+/// What [`Plant::CheckpointForgetsAccounts`] leaves out.
+const fn is_account(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Kept(Kept::Channel { .. } | Kept::Owed { .. })
+    )
 }
 
 /// Whether a record accepts a receipt that costs something.

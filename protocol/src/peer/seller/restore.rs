@@ -168,11 +168,13 @@ impl Seller {
                 });
             }
         }
-        let unanswered =
-            |hold: &&Hold| !self.answers.contains_key(&RequestId(hold.request.hash()));
+        let unanswered = |hold: &&Hold| !self.answers.contains_key(&RequestId(hold.request.hash()));
         into.extend(self.holds.values().filter(unanswered).map(Hold::record));
         let closed = self.closed.iter().filter_map(|id| self.deals.get(id));
-        let open = self.deals.values().filter(|deal| deal.stage != Stage::Closed);
+        let open = self
+            .deals
+            .values()
+            .filter(|deal| deal.stage != Stage::Closed);
         for deal in closed.chain(open) {
             deal.condense(into);
         }
