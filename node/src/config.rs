@@ -19,6 +19,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
@@ -69,6 +70,8 @@ pub struct Config {
     pub max_price: Amount,
     /// Bytes of blobs kept.
     pub store_quota: ByteSize,
+    /// How long the story of jobs, receipts and channels is kept, at least.
+    pub history: Duration,
     /// What it sells, if anything.
     pub provide: Option<Provide>,
     /// How patient it is.
@@ -179,6 +182,8 @@ pub enum ConfigError {
 
 /// The variables that configure a node begin so.
 const PREFIX: &str = "SUANLI_";
+/// A year, and five weeks in which to close its books.
+const HISTORY: Duration = Duration::from_secs(400 * 86_400);
 /// Variables of ours that are no key.
 const OTHER_VARIABLES: [&str; 1] = ["SUANLI_CONFIG"];
 
@@ -239,6 +244,7 @@ impl Config {
             worker: None,
             max_price: Amount::from_micros(10_000_000),
             store_quota: ByteSize(20 << 30),
+            history: HISTORY,
             provide: None,
             timing: Timing::default(),
         }

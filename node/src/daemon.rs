@@ -34,6 +34,7 @@ use tokio::{
 
 use crate::{
     api::{self, token::Token},
+    compaction::Keeper,
     config::{Config, Provide},
     data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
     driver::{self, DriverError, Parts},
@@ -127,13 +128,9 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let address = listener
         .local_addr()
         .map_err(|error| DaemonError::Io("the API's address", error))?;
+    let keeper = keeper_of(&config, &identity, store.clone());
     let parts = Parts {
-        config: CoreConfig {
-            account: identity.account,
-            delegation: identity.delegation.clone(),
-            provider: None,
-            timing: config.timing.clone(),
-        },
+        config: keeper.config.clone(),
         provider,
         signer: identity.node.clone(),
         seed: *random_secret()?,
@@ -157,6 +154,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     tracing::info!(peer = %identity.peer(), %address, "the node runs");
     // The last handle but the API's: the driver ends when it is told to.
     drop(handle);
+    // Ends with the store.
+    tokio::spawn(keeper.run());
     // On a worker thread, like all that it talks with.
     let ended = tokio::spawn(driver::run(parts)).await;
     // Whoever asked for the stop still gets the answer.
@@ -167,6 +166,20 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     dir.remove_api_address()?;
     tracing::info!("stopped");
     Ok(ended.map_err(|died| DaemonError::Io("the driver", died.into()))??)
+}
+
+fn keeper_of(config: &Config, identity: &Identity, store: Store) -> Keeper {
+    Keeper {
+        store,
+        config: CoreConfig {
+            account: identity.account,
+            delegation: identity.delegation.clone(),
+            provider: None,
+            timing: config.timing.clone(),
+        },
+        signer: identity.node.clone(),
+        history: config.history,
+    }
 }
 
 fn transport_of(config: &Config, identity: &Identity) -> TransportConfig {

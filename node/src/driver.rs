@@ -305,7 +305,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
 
 fn read_records(store: &Store, network: NetworkId) -> Result<Vec<(CoreLsn, Record)>, DriverError> {
     let mut records = Vec::new();
-    for found in store.reader().replay_from_checkpoint() {
+    for found in store.reader().replay() {
         let found = found.map_err(|error| DriverError::Journal(error.to_string()))?;
         let lsn = found.lsn.number();
         let record =

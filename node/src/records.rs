@@ -498,7 +498,11 @@ fn job_story(records: Vec<Record>) -> Option<JobStory> {
                 request,
                 quote,
                 agreement,
-            } => deals.extend(Deal::new(offer, request, quote, agreement)),
+            } => {
+                // What was asked for is no history; what came of it is.
+                attempt = attempt.max(quote.body().attempt);
+                deals.extend(Deal::new(offer, request, quote, agreement));
+            }
             Record::Ended { end: how, at, .. } => end = Some((how, at)),
             _ => {}
         }

@@ -11,7 +11,7 @@
 //!              journal/*.segment ◀────────────────────┘     blobs/ab/cdef…
 //! ```
 //!
-//! The [`journal`] is the source of truth; the [`index`] finds records in it by
+//! The [`journal`] is the source of truth, kept short by [`compaction`]; the [`index`] finds records in it by
 //! key and can be thrown away at any time; [`blobs`] are files named by hash.
 //! [`Store`] opens the three under one lock. Handles are cheap to clone and
 //! share no lock: they hold the sending ends of bounded channels, and watch
@@ -21,10 +21,12 @@
 //! names their keys by a function that it gives at open.
 
 pub mod blobs;
+pub mod compaction;
 pub mod disk;
 pub mod index;
 pub mod journal;
 
+mod archive;
 mod bench;
 mod lock;
 mod reader;
@@ -36,23 +38,25 @@ mod simulated;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use tokio::sync::watch;
 
 #[doc(hidden)]
 pub use self::bench::{Report, bench};
-use self::{
-    blobs::Blobs,
-    disk::{Folder, create_private_dir},
-    index::{FindError, Hit, Index, IndexStart, Indexer, Query},
-    journal::{Journal, JournalError, PruneError, Reader, Recovery},
-    lock::Lock,
-};
 pub use self::{
+    archive::Archive,
     journal::{AppendError, Durability, Health, Lsn, Record},
     lock::LockError,
+};
+use self::{
+    blobs::Blobs,
+    compaction::{Compaction, CompactionError},
+    disk::{Folder, create_private_dir},
+    index::{FindError, Hit, Index, IndexStart, Indexer, Query},
+    journal::{Journal, JournalError, Reader, Recovery},
+    lock::Lock,
 };
 
 /// How a store is kept.
@@ -104,10 +108,12 @@ pub struct Store {
     journal: Journal,
     index: Index,
     blobs: Blobs,
+    lease: Weak<Lease>,
     ended: watch::Receiver<()>,
 }
 
-/// Held by both threads: the lock goes when the second one ends.
+/// Held by both threads, and by a compaction: the lock goes when the last of
+/// them ends.
 #[derive(Debug)]
 struct Lease {
     _lock: Lock,
@@ -141,6 +147,7 @@ impl Store {
             index.known(),
             Box::new(notify),
         )?;
+        let weak = Arc::downgrade(&lease);
         let (index, start) = index
             .start(journal.reader().clone(), Box::new(indexer), lease)
             .map_err(io_at(dir))?;
@@ -149,6 +156,7 @@ impl Store {
                 journal,
                 index,
                 blobs,
+                lease: weak,
                 ended,
             },
             recovery,
@@ -156,7 +164,7 @@ impl Store {
         })
     }
 
-    /// The journal: append, checkpoint, prune, wait for durability.
+    /// The journal: append, wait for durability.
     pub const fn journal(&self) -> &Journal {
         &self.journal
     }
@@ -202,10 +210,13 @@ impl Store {
         self.index.fetch(query).await
     }
 
-    /// Removes journal segments before `before`, for which a complete
-    /// checkpoint stands; returns the bytes freed.
-    pub async fn prune(&self, before: Lsn) -> Result<u64, PruneError> {
-        self.journal.prune(before).await
+    /// Begins a compaction of the journal; `at_ms` is civil time.
+    ///
+    /// # Errors
+    /// [`CompactionError::Stopped`].
+    pub fn compact(&self, at_ms: u64) -> Result<Compaction, CompactionError> {
+        let lease = self.lease.upgrade().ok_or(CompactionError::Stopped)?;
+        Ok(Compaction::begin(self.journal.clone(), Some(lease), at_ms))
     }
 
     /// Finishes what is queued and frees the data directory.

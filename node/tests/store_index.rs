@@ -242,26 +242,105 @@ async fn other_version_of_the_keys_makes_the_index_anew() {
     store.close().await;
 }
 
+/// Keeps every third number as history, and one record for the state.
+async fn compact(store: &Store, at_ms: u64, forget_before_ms: u64) -> u64 {
+    let mut compaction = store.compact(at_ms).unwrap();
+    let number = |payload: &[u8]| -> u64 { std::str::from_utf8(payload).unwrap().parse().unwrap() };
+    let sum: u64 = compaction
+        .records()
+        .map(|record| number(&record.unwrap().payload))
+        .sum();
+    compaction
+        .write_history(|record| (number(&record.payload) % 3 == 0).then_some(record.payload))
+        .unwrap();
+    let kept = sum.to_string().into_bytes();
+    compaction.write_checkpoint(std::iter::once(kept)).unwrap();
+    compaction.finish(forget_before_ms).await.unwrap()
+}
+
+fn replayed(store: &Store) -> Vec<String> {
+    let records = store.reader().replay();
+    let texts = records.map(|record| String::from_utf8(record.unwrap().payload).unwrap());
+    texts.collect()
+}
+
+fn files(dir: &Path, ending: &str) -> usize {
+    let names = fs::read_dir(dir.join("journal")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(ending)).count()
+}
+
 #[tokio::test]
-async fn pruned_records_are_found_by_their_copies_and_only_once() {
+async fn history_is_found_where_archives_took_the_place_of_segments() {
     let dir = tempfile::tempdir().unwrap();
     let Opened { store, .. } = open(dir.path());
     append_to(&store, 1, 900).await;
-    let live = vec![b"3".to_vec(), b"899".to_vec()];
-    let begin = Lsn::new(901);
-    let end = store.journal().checkpoint(begin, live).await.unwrap();
-    store.journal().wait_durable(end).await.unwrap();
+    assert_eq!(lsns(&store, odd(Order::OldestFirst)).await.len(), 450);
+    assert!(compact(&store, 1, 0).await > 0);
+    append_to(&store, 901, 905).await;
+    let sum = (900 * 901 / 2).to_string();
+    assert_eq!(replayed(&store), [&*sum, "901", "902", "903", "904", "905"]);
     let found = lsns(&store, odd(Order::OldestFirst)).await;
-    assert_eq!(found.len(), 450, "originals count, copies do not");
-    assert!(store.prune(begin).await.unwrap() > 0);
-    let found = lsns(&store, odd(Order::OldestFirst)).await;
-    assert_eq!(found, [902, 903], "copies count, originals do not");
+    let kept: Vec<u64> = (3..=900).step_by(6).chain([901, 903, 905]).collect();
+    assert_eq!(found, kept);
     let before = answers(&store).await;
     store.close().await;
+
     let Opened { store, index, .. } = open(dir.path());
-    assert_eq!(index, IndexStart::Current(end));
+    assert_eq!(index, IndexStart::Current(Lsn::new(905)));
     assert_eq!(answers(&store).await, before);
     store.close().await;
+    fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let Opened { store, index, .. } = open(dir.path());
+    assert_eq!(index, IndexStart::Rebuilt(Distrust::Missing));
+    assert_eq!(answers(&store).await, before);
+    assert_eq!(replayed(&store).len(), 6);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn histories_are_forgotten_when_they_are_old_and_checkpoints_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { store, .. } = open(dir.path());
+    for round in 0..4 {
+        append_to(&store, round * 300 + 1, round * 300 + 300).await;
+        compact(&store, 1000 + round, 0).await;
+        assert_eq!(files(dir.path(), ".checkpoint"), 1);
+        assert!(files(dir.path(), ".segment") <= 2, "sealed ones are gone");
+    }
+    assert_eq!(files(dir.path(), ".history"), 4);
+    assert_eq!(lsns(&store, odd(Order::OldestFirst)).await[0], 3);
+    append_to(&store, 1201, 1203).await;
+    store.compact(2000).unwrap().finish(1002).await.unwrap();
+    assert_eq!(files(dir.path(), ".history"), 2);
+    assert_eq!(lsns(&store, odd(Order::OldestFirst)).await[0], 603);
+    // The newest stays, however old it is.
+    store.compact(2000).unwrap().finish(2000).await.unwrap();
+    assert_eq!(files(dir.path(), ".history"), 1);
+    let found = lsns(&store, odd(Order::OldestFirst)).await;
+    assert_eq!(found[0], 903, "{found:?} {:?}", store.reader().backlog());
+    assert_eq!(replayed(&store).len(), 1 + 3);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn damage_in_a_checkpoint_that_stands_for_the_past_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { store, .. } = open(dir.path());
+    append_to(&store, 1, 900).await;
+    compact(&store, 1, 0).await;
+    store.close().await;
+    let path = dir.path().join("journal/0000000000000384.checkpoint");
+    let whole = fs::read(&path).unwrap();
+    for at in [20, 70, 100, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        fs::write(&path, &bytes).unwrap();
+        let refused = Store::open(dir.path(), &config(), keys).unwrap_err();
+        assert!(matches!(refused, StoreError::Journal(_)), "byte {at}");
+    }
+    fs::write(&path, &whole).unwrap();
+    open(dir.path()).store.close().await;
 }
 
 #[tokio::test]

@@ -19,9 +19,7 @@ use proptest::prelude::*;
 use suanli_node::store::{
     AppendError, Health, Lsn,
     disk::Folder,
-    journal::{
-        Config, Journal, JournalError, Kind, OnDamage, PruneError, RECORD_BYTES_MAX, Recovery,
-    },
+    journal::{Config, Journal, JournalError, OnDamage, RECORD_BYTES_MAX, Recovery},
 };
 use tempfile::TempDir;
 
@@ -282,56 +280,6 @@ fn abuse_53_flipped_bit_is_reported_with_its_position_and_prefix_kept() {
         }
         block_on(close(journal));
     });
-}
-
-fn replayed(journal: &Journal) -> Vec<Vec<u8>> {
-    let records = journal.reader().replay_from_checkpoint();
-    records.map(|record| record.unwrap().payload).collect()
-}
-
-#[test]
-fn checkpoint_stands_for_what_is_pruned() {
-    let dir = tempfile::tempdir().unwrap();
-    block_on(async {
-        let (journal, _) = open(dir.path());
-        append_to(&journal, 1, 150).await;
-        assert_eq!(replayed(&journal).len(), 150);
-        let refused = journal.prune(Lsn::new(100)).await.unwrap_err();
-        assert!(matches!(refused, PruneError::NotCovered(_)));
-        let live = vec![payload(3), payload(140)];
-        let end = journal.checkpoint(Lsn::new(151), live).await.unwrap();
-        assert_eq!(end, Lsn::new(154));
-        append_to(&journal, 155, 160).await;
-        assert!(journal.prune(Lsn::new(151)).await.unwrap() >= 8192);
-        close(journal).await;
-    });
-    let (journal, recovery) = open(dir.path());
-    assert!(recovery.first > Lsn::new(100) && recovery.first <= Lsn::new(151));
-    assert_eq!(recovery.checkpoint.unwrap().end, Lsn::new(154));
-    let mut expected = vec![payload(3), payload(140)];
-    expected.extend((155..=160).map(payload));
-    assert_eq!(replayed(&journal), expected);
-    assert!(journal.reader().read(Lsn::new(3)).is_err());
-    let begin = journal.reader().read(Lsn::new(151)).unwrap();
-    assert_eq!(begin.kind, Kind::CheckpointBegin);
-}
-
-#[test]
-fn second_checkpoint_replaces_the_first() {
-    let dir = tempfile::tempdir().unwrap();
-    block_on(async {
-        let (journal, _) = open(dir.path());
-        append_to(&journal, 1, 4).await;
-        let live = vec![payload(2)];
-        let end = journal.checkpoint(Lsn::new(5), live).await.unwrap();
-        journal.wait_durable(end).await.unwrap();
-        assert_eq!(replayed(&journal), [payload(2)]);
-        let end = journal.checkpoint(end.next(), Vec::new()).await.unwrap();
-        journal.wait_durable(end).await.unwrap();
-        close(journal).await;
-    });
-    let (journal, _) = open(dir.path());
-    assert_eq!(replayed(&journal), [[0; 0]; 0]);
 }
 
 #[test]

@@ -102,6 +102,11 @@ impl Book {
         }
     }
 
+    /// The accounts whose offers do.
+    pub(crate) fn partners(&self) -> impl Iterator<Item = AccountId> {
+        self.dealt_with.iter().copied()
+    }
+
     /// Takes an offer, if it is current and there is room.
     pub fn insert(&mut self, now: Wall, offer: Verified<Offer>) -> Inserted {
         let (peer, account) = (offer.signer(), offer.body().account);

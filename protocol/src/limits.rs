@@ -114,6 +114,9 @@ pub const VOUCHERS_UNACKED_MAX: usize = 8;
 /// Outputs that wait in the core for their record. The driver stops feeding a
 /// core that has more.
 pub const OUTPUTS_WAITING_MAX: usize = 65_536;
+/// Accounts, or receipts, in one record of a checkpoint: 40 KB. More take more
+/// records.
+pub const KEPT_LIST_MAX: usize = 1024;
 /// Remembered failing providers.
 pub const EXCLUSIONS_MAX: usize = 4096;
 

@@ -24,6 +24,7 @@
 //! whom). Absent: anything that interprets a job, moves blobs or runs code.
 
 mod buyer;
+mod condense;
 mod core;
 mod ledger;
 mod seller;
@@ -53,11 +54,11 @@ use crate::{
     delegation::RawDelegation,
     envelope::{self, Signer, Verified},
     ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, PeerId, ReceiptId},
-    limits::{OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
+    limits::{OFFER_TTL_MAX, OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
     message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
     offer::{Name, Offer},
     receipt,
-    record::{JobEnd, JobOrder, Lsn, Record},
+    record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
     units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
     wire::{List, Text},
@@ -257,7 +258,7 @@ pub struct ProvidedOutput {
 }
 
 /// What a peer is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Input {
     /// Time has passed.
     Tick,
@@ -311,7 +312,7 @@ pub enum Input {
 }
 
 /// What a person wants.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Command {
     /// Have a job done.
     Submit(Box<JobOrder>),
@@ -619,8 +620,28 @@ impl Peer {
         Self::restore(now, config, signer, seed, std::iter::empty())
     }
 
-    /// A peer from the records of its journal, in order.
+    /// A peer from the records of its journal, in order. Those of a checkpoint
+    /// have the position of the last that they stand for.
     pub fn restore(
+        now: Now,
+        config: Config,
+        signer: Signer,
+        seed: [u8; 32],
+        records: impl Iterator<Item = (Lsn, Record)>,
+    ) -> Self {
+        let mut peer = Self::replayed(now, config, signer, seed, records);
+        peer.buyer.resume(&mut peer.core);
+        peer.seller.resume(&mut peer.core);
+        peer.ledger.resume(&mut peer.core);
+        peer.core.wake(Timer::Book, Duration::ZERO);
+        if peer.core.config.provider.is_some() {
+            peer.core.wake(Timer::Renew, Duration::ZERO);
+        }
+        peer
+    }
+
+    /// The state that follows from records, before anything is done with it.
+    fn replayed(
         now: Now,
         config: Config,
         signer: Signer,
@@ -650,30 +671,26 @@ impl Peer {
         let mut last = Lsn(0);
         for (lsn, record) in records {
             last = last.max(lsn);
-            if let Record::Took { quote, .. } = &record {
-                book.deal_with(quote.body().account);
+            match &record {
+                Record::Took { quote, .. } => book.deal_with(quote.body().account),
+                Record::Part(Part::Partners(accounts)) => {
+                    accounts.iter().for_each(|&account| book.deal_with(account));
+                }
+                _ => {}
             }
             buyer.replay(&core, &mut ledger, &record);
             seller.replay(&mut core, &mut ledger, &record);
             ledger.replay(&core, &record);
         }
         core.outbox.resume_after(last);
-        let mut peer = Self {
+        Self {
             core,
             book,
             buyer,
             seller,
             ledger,
             pulls: BTreeMap::new(),
-        };
-        peer.buyer.resume(&mut peer.core);
-        peer.seller.resume(&mut peer.core);
-        peer.ledger.resume(&mut peer.core);
-        peer.core.wake(Timer::Book, Duration::ZERO);
-        if peer.core.config.provider.is_some() {
-            peer.core.wake(Timer::Renew, Duration::ZERO);
         }
-        peer
     }
 
     /// One step: takes an input, and does what has become due.

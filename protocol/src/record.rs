@@ -5,13 +5,17 @@
 //! travelled. Replaying them rebuilds a [`crate::peer::Peer`]; finding them by
 //! the ids that a person asks for is the store's part, by [`Record::keys`].
 
+mod part;
+
 use bincode::{Decode, Encode};
 
+pub use self::part::Part;
+use self::part::StoredPart;
 use crate::{
     bundle::Bundle,
     deal::{Agreement, BlobRef, Needs, Quote, Request, Work},
     envelope::{EnvelopeError, Raw, Trust, Verified},
-    ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
+    ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId},
     limits::{ENVELOPE_BYTES_MAX, INPUTS_MAX, OFFER_BYTES_MAX},
     message::InlineBlobs,
     offer::{Name, Offer, Withdrawal},
@@ -96,10 +100,6 @@ pub enum JobEnd {
     missing_docs,
     reason = "fields are what they are called; each variant is described"
 )]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, boxed by whoever keeps it"
-)]
 pub enum Record {
     /// We announced an offer.
     Offered(Verified<Offer>),
@@ -172,6 +172,8 @@ pub enum Record {
     },
     /// Our user wants a job stopped on which a provider may be at work.
     Cancelling { job: JobId },
+    /// A part of a checkpoint.
+    Part(Part),
 }
 
 /// A record as bytes: the same shape with raw envelopes.
@@ -197,6 +199,7 @@ enum Stored {
     Settled(RawEnvelope),
     QuotedFirm(RawOffer, RawEnvelope, RawEnvelope),
     Cancelling(JobId),
+    Part(StoredPart),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -225,7 +228,47 @@ pub enum RecordKey {
     Envelope(Hash),
 }
 
+/// Whether a record is history that people may ask for, once the state no
+/// longer needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// It is a part of the story of a job, a receipt or a channel.
+    Always,
+    /// It is if the quote of this name was taken.
+    IfTaken(QuoteId),
+    /// Steps that led nowhere, and what has run out.
+    Never,
+}
+
 impl Record {
+    /// Whether it is history that people may ask for: all that a receipt's
+    /// bundle, a job's story and a channel's statement are made of.
+    pub fn worth(&self) -> Worth {
+        match self {
+            Self::Submitted { .. }
+            | Self::Took { .. }
+            | Self::GaveUp { .. }
+            | Self::Judged { .. }
+            | Self::Ended { .. }
+            | Self::QuotedFirm { .. }
+            | Self::AgreedTo(_)
+            | Self::Receipted(_)
+            | Self::HeardOf(_)
+            | Self::Paid(_)
+            | Self::PaidAcked(_)
+            | Self::Earned { .. }
+            | Self::Frozen { .. }
+            | Self::Settled(_) => Worth::Always,
+            Self::Quoted { quote, .. } => Worth::IfTaken(QuoteId(quote.hash())),
+            Self::Offered(_)
+            | Self::Withdrew(_)
+            | Self::Asked(_)
+            | Self::Closed { .. }
+            | Self::Cancelling { .. }
+            | Self::Part(_) => Worth::Never,
+        }
+    }
+
     /// Its bytes in the journal.
     pub fn encode(&self) -> Vec<u8> {
         wire::encode(&self.stored())
@@ -279,6 +322,7 @@ impl Record {
             Self::Frozen { first, second } => Stored::Frozen(first.raw(), second.raw()),
             Self::Settled(settlement) => Stored::Settled(settlement.raw()),
             Self::Cancelling { job } => Stored::Cancelling(*job),
+            Self::Part(part) => Stored::Part(part.stored()),
         }
     }
 
@@ -348,6 +392,7 @@ impl Record {
             },
             Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
             Stored::Cancelling(job) => Self::Cancelling { job },
+            Stored::Part(part) => Self::Part(part.open(trust)?),
         })
     }
 
@@ -355,7 +400,7 @@ impl Record {
     pub fn keys(&self, network: NetworkId) -> Vec<RecordKey> {
         use RecordKey as Key;
         match self {
-            Self::Offered(_) | Self::Withdrew(_) => vec![],
+            Self::Offered(_) | Self::Withdrew(_) | Self::Part(_) => vec![],
             Self::Submitted { order, .. } => vec![Key::Job(order.job), Key::AnyJob],
             Self::Asked(request) => {
                 vec![Key::Job(request.body().job), Key::Envelope(request.hash())]

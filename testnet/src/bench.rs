@@ -3,7 +3,7 @@
 //! ```text
 //! cli ─▶ overhead  two `suanli node` processes, a job that does nothing, HyperQueue beside it
 //!    ├─▶ gossip    nodes in this process, a new offer, every book
-//!    ├─▶ store     durable records, the disk beside them
+//!    ├─▶ store     durable records, the disk beside them; starts from many of them
 //!    └─▶ memory    one `suanli node` process that knows 200 offers
 //!            └─▶ figures: a table for people, a JSON object a line for programs
 //! ```
@@ -21,4 +21,5 @@ mod member;
 mod memory;
 mod offers;
 mod overhead;
+mod starting;
 mod store;

@@ -25,6 +25,7 @@ mod plant;
 mod reading;
 mod seeds;
 mod trace;
+mod twin;
 mod work;
 mod world;
 
@@ -92,6 +93,8 @@ pub struct Figures {
     pub gossip: u64,
     /// Nodes stopped without warning.
     pub crashes: u64,
+    /// Starts from a checkpoint.
+    pub from_checkpoints: u64,
     /// Jobs handed in.
     pub jobs: u64,
     /// Jobs that were not even taken.

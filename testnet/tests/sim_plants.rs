@@ -90,6 +90,17 @@ fn another_quote_for_the_same_request_is_noticed() {
 }
 
 #[test]
+fn a_checkpoint_that_forgets_accounts_is_noticed() {
+    let mut scenario = calm();
+    scenario.faults.crashes = 30;
+    assert_found_by(
+        Plant::CheckpointForgetsAccounts,
+        &scenario,
+        Checker::Checkpoint,
+    );
+}
+
+#[test]
 fn a_complaint_comes_with_what_led_to_it() {
     let mut setup = Setup::new(1, calm());
     setup.plant = Some(Plant::DiskLosesVouchers);

@@ -135,6 +135,7 @@ fn fifty_nodes_with_faults_satisfy_every_checker() {
     // A simulation in which nothing happens finds nothing.
     assert!(figures.done > 10 * seeds, "{figures:?}");
     assert!(figures.crashes > 5 * seeds, "{figures:?}");
+    assert!(figures.from_checkpoints > 2 * seeds, "{figures:?}");
     assert!(figures.vouchers > 20 * seeds, "{figures:?}");
     assert!(figures.blamed > seeds, "{figures:?}");
 }
@@ -145,6 +146,7 @@ fn a_storm_satisfies_every_checker() {
     let figures = assert_content(storm(), 0..seeds);
     assert!(figures.done > 10 * seeds, "{figures:?}");
     assert!(figures.crashes > 15 * seeds, "{figures:?}");
+    assert!(figures.from_checkpoints > 5 * seeds, "{figures:?}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ macro_rules! timing {
     }),*] };
 }
 
-static TOP: [Setting; 15] = top![
+static TOP: [Setting; 16] = top![
     network,
     unit,
     data_dir,
@@ -98,6 +98,7 @@ static TOP: [Setting; 15] = top![
     worker,
     max_price,
     store_quota,
+    history,
 ];
 
 static PROVIDE: [Setting; 14] = provide![

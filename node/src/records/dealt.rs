@@ -50,16 +50,14 @@ pub(crate) fn network() -> NetworkId {
 
 /// `jobs` jobs, run one after the other and paid; by firm takes or by quotes.
 pub(crate) fn deal(jobs: u8, firm: bool) -> Dealt {
-    let mut world = World::new(firm);
+    deal_in_turns(jobs.into(), move |_| firm)
+}
+
+/// As many jobs, by a firm take where `firm` says so of its number.
+pub(crate) fn deal_in_turns(jobs: u32, firm: impl Fn(u32) -> bool) -> Dealt {
+    let mut world = World::new();
     for number in 1..=jobs {
-        let order = views::order(
-            &submission(number),
-            Amount::from_micros(1_000_000),
-            InlineBlobs::default(),
-        );
-        let submit = Command::Submit(Box::new(order.unwrap()));
-        world.queue.push_back((CLIENT, Input::Command(submit)));
-        world.run_until_settled(usize::from(number));
+        world.deal(number, firm(number));
     }
     let World {
         peers,
@@ -70,7 +68,7 @@ pub(crate) fn deal(jobs: u8, firm: bool) -> Dealt {
     Dealt {
         client,
         provider,
-        jobs: (1..=jobs).map(job).collect(),
+        jobs: (1..=jobs).map(job_of).collect(),
         receipts: settled,
         client_peer: peers[CLIENT].id(),
         provider_peer: peers[PROVIDER].id(),
@@ -80,6 +78,25 @@ pub(crate) fn deal(jobs: u8, firm: bool) -> Dealt {
 
 pub(crate) fn job(number: u8) -> JobId {
     JobId::from_bytes([number; 16])
+}
+
+/// The same for the first 255.
+fn job_of(number: u32) -> JobId {
+    let [low, rest @ ..] = number.to_le_bytes();
+    let mut bytes = [low; 16];
+    bytes[13..].copy_from_slice(&rest.map(|byte| low ^ byte));
+    JobId::from_bytes(bytes)
+}
+
+/// What the core of a side was told, and its key.
+pub(crate) fn core_of(side: usize) -> (Config, Signer) {
+    let config = Config {
+        account: account(side).public().account(),
+        delegation: delegation(side),
+        provider: (side == PROVIDER).then(provider),
+        timing: Timing::default(),
+    };
+    (config, node(side))
 }
 
 pub(crate) fn blob(bytes: &[u8]) -> BlobInfo {
@@ -114,24 +131,21 @@ pub(crate) fn submission(number: u8) -> Submission {
 /// What every job of these tests brings out.
 pub(crate) const OUTPUT: &[u8] = b"result";
 
-struct World {
+/// The two, dealing.
+pub(crate) struct World {
     peers: [Peer; 2],
-    records: [Vec<Record>; 2],
+    /// What each side wrote down, to be taken.
+    pub(crate) records: [Vec<Record>; 2],
     queue: VecDeque<(usize, Input)>,
     settled: Vec<ReceiptId>,
     now_ms: u64,
 }
 
 impl World {
-    fn new(firm: bool) -> Self {
+    pub(crate) fn new() -> Self {
         let peers = [CLIENT, PROVIDER].map(|side| {
-            let config = Config {
-                account: account(side).public().account(),
-                delegation: delegation(side),
-                provider: (side == PROVIDER).then(|| provider(firm)),
-                timing: Timing::default(),
-            };
-            Peer::new(at(0), config, node(side), [7; 32])
+            let (config, signer) = core_of(side);
+            Peer::new(at(0), config, signer, [7; 32])
         });
         let connected = |side: usize| Input::Connected {
             peer: peers[1 - side].id(),
@@ -145,6 +159,21 @@ impl World {
             settled: Vec::new(),
             now_ms: 0,
         }
+    }
+
+    /// One more job, up to its payment.
+    pub(crate) fn deal(&mut self, number: u32, firm: bool) {
+        let mut order = views::order(
+            &submission(1),
+            Amount::from_micros(1_000_000),
+            InlineBlobs::default(),
+        )
+        .unwrap();
+        order.job = job_of(number);
+        order.take = firm;
+        let submit = Command::Submit(Box::new(order));
+        self.queue.push_back((CLIENT, Input::Command(submit)));
+        self.run_until_settled(usize::try_from(number).unwrap());
     }
 
     fn run_until_settled(&mut self, receipts: usize) {
@@ -265,9 +294,9 @@ fn name(text: &str) -> Name {
     Text::new(text).unwrap()
 }
 
-fn provider(firm: bool) -> ProviderConfig {
+fn provider() -> ProviderConfig {
     ProviderConfig {
-        offer: offer(firm),
+        offer: offer(),
         known: BTreeMap::from([(
             account(CLIENT).public().account(),
             Amount::from_micros(1_000_000_000),
@@ -279,7 +308,7 @@ fn provider(firm: bool) -> ProviderConfig {
     }
 }
 
-fn offer(firm: bool) -> Offer {
+fn offer() -> Offer {
     let price = |meter, micros| Price {
         meter,
         amount: Amount::from_micros(micros),
@@ -322,7 +351,7 @@ fn offer(firm: bool) -> Offer {
             on_provider_fault: Charge::Nothing,
             retention: Millis::new(60_000),
         },
-        firm,
+        firm: true,
         extensions: Extensions::default(),
     }
 }

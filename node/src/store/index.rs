@@ -7,18 +7,22 @@
 //! from the journal when it is missing, damaged, ahead of the journal, or of
 //! another history. What a query returns is read from the journal and checked.
 //!
+//! When archives take the place of segments, entries are moved to where their
+//! records are now, in one pass over all of them.
+//!
 //! One thread owns it. It applies what became durable, off the commit path, by
 //! reading the journal from where it stopped; so it may lag, and catches up by
 //! itself, without a queue of records. Queries go to the same thread.
 //!
 //! ```text
-//! 0x00 "mark"                          → format, lsn, chain, base, count, sum
-//! 0x01 space key 0x00 0x01 lsn(be)     → offset in the segment
+//! 0x00 "mark"                          → format, lsn, chain, past, count, sum
+//! 0x01 space key 0x00 0x01 lsn(be)     → offset in the history or segment
 //! ```
 //! A zero byte in a key is written as `00 ff`, so that keys keep their order
 //! and none is mistaken for the beginning of another.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -30,7 +34,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     disk::create_private_dir,
-    journal::{Chain, Checkpoint, Health, Lsn, ReadError, Reader, Record, Records},
+    journal::{Chain, Health, Lsn, ReadError, Reader, Record, Records},
+    reader::Past,
 };
 
 /// The most bytes of one key.
@@ -39,7 +44,7 @@ pub const KEY_BYTES_MAX: usize = 64;
 pub const HITS_MAX: usize = 1000;
 
 /// Entries of this layout; another one is made anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Records applied in one sled batch.
 const BATCH: usize = 256;
 /// sled's page cache: an idle node must stay small.
@@ -253,6 +258,7 @@ impl Opened {
             dir: self.dir,
             version: self.version,
             db: checked.ok(),
+            past: Past::default(),
             records: None,
             reader,
             indexer,
@@ -306,6 +312,8 @@ struct Owner {
     dir: PathBuf,
     version: u32,
     db: Option<Db>,
+    /// Where the records of `db` are, as far as it has followed.
+    past: Past,
     records: Option<Records>,
     reader: Reader,
     indexer: Box<dyn Indexer>,
@@ -355,20 +363,41 @@ impl Owner {
 
     /// Applies what is durable; makes the index anew where it fails.
     fn bring_up_to_date(&mut self) -> Result<(), FindError> {
-        let base = self.reader.base();
-        let is_of_base = self.db.as_ref().is_some_and(|db| db.mark.is_of(base));
-        if is_of_base {
-            match self.catch_up(base) {
-                Ok(()) => return Ok(()),
-                // The journal's trouble: another index would meet it too.
-                Err(error @ FindError::Read(_)) => return Err(error),
-                Err(FindError::Busy | FindError::Unavailable(_) | FindError::Stopped) => {}
+        loop {
+            let past = self.reader.past();
+            let done = match self.follow(&past).and_then(|()| self.catch_up()) {
+                Err(FindError::Busy | FindError::Unavailable(_) | FindError::Stopped) => {
+                    self.make_anew(&past)
+                }
+                // Done, or the journal's trouble: another index would meet it too.
+                done @ (Ok(()) | Err(FindError::Read(_))) => done,
+            };
+            // What could not be read may have gone into an archive meanwhile.
+            if done.is_ok() || self.reader.past() == past {
+                return done;
             }
         }
-        self.make_anew(base).and_then(|()| self.catch_up(base))
     }
 
-    fn make_anew(&mut self, base: Option<Checkpoint>) -> Result<(), FindError> {
+    /// Moves entries to where archives hold their records now.
+    fn follow(&mut self, past: &Past) -> Result<(), FindError> {
+        let unavailable = |why: &str| FindError::Unavailable(why.to_owned());
+        let db = self
+            .db
+            .as_mut()
+            .ok_or_else(|| unavailable("it is not open"))?;
+        if !db.mark.is_of(past) {
+            if db.mark.lsn < past.upto() {
+                return Err(unavailable("it is behind the archives"));
+            }
+            let moved = moved(&self.reader, db.mark.past.1, past)?;
+            guarded(|| db.relocate(past, &moved)).map_err(FindError::Unavailable)?;
+        }
+        self.past = past.clone();
+        Ok(())
+    }
+
+    fn make_anew(&mut self, past: &Past) -> Result<(), FindError> {
         if let Some(db) = self.db.take() {
             discard(db);
         }
@@ -380,17 +409,27 @@ impl Owner {
         }
         let tree = open_sled(&self.dir.join(generation_name(generation)))
             .map_err(FindError::Unavailable)?;
-        let mark = Mark::fresh(self.version, base);
-        self.db = Some(Db { tree, mark });
-        Ok(())
+        let mut db = Db {
+            tree,
+            mark: Mark::fresh(self.version, past),
+        };
+        let mut archived = self.reader.archived_in(past);
+        while db.apply(&mut archived, &self.indexer)? == BATCH {}
+        db.mark.lsn = past.goes_on.minus(1);
+        if let Some(newest) = past.archives.last() {
+            db.mark.chain = newest.chain;
+        }
+        self.db = Some(db);
+        self.past = past.clone();
+        self.catch_up()
     }
 
-    fn catch_up(&mut self, base: Option<Checkpoint>) -> Result<(), FindError> {
+    fn catch_up(&mut self) -> Result<(), FindError> {
         // After an error the records taken are not applied: begin again.
-        self.apply(base).inspect_err(|_| self.records = None)
+        self.apply().inspect_err(|_| self.records = None)
     }
 
-    fn apply(&mut self, base: Option<Checkpoint>) -> Result<(), FindError> {
+    fn apply(&mut self) -> Result<(), FindError> {
         let Some(db) = self.db.as_mut() else {
             return Err(FindError::Unavailable("it is not open".to_owned()));
         };
@@ -398,27 +437,7 @@ impl Owner {
         let records = self
             .records
             .get_or_insert_with(|| self.reader.records(from));
-        loop {
-            let mut batch = sled::Batch::default();
-            let mut mark = db.mark;
-            let mut taken = 0;
-            for record in records.by_ref().take(BATCH) {
-                let record = record?;
-                if Reader::is_current(base, &record) {
-                    add(&mut batch, &mut mark, &record, &self.indexer)?;
-                }
-                (mark.lsn, mark.chain) = (record.lsn, record.chain);
-                taken += 1;
-            }
-            if taken > 0 {
-                batch.insert(MARK_KEY, mark.encode());
-                guarded(|| db.tree.apply_batch(batch)).map_err(FindError::Unavailable)?;
-                db.mark = mark;
-            }
-            if taken < BATCH {
-                break;
-            }
-        }
+        while db.apply(records, &self.indexer)? == BATCH {}
         self.applied.send_if_modified(|seen| {
             let moved = *seen != db.mark.lsn;
             *seen = db.mark.lsn;
@@ -440,21 +459,43 @@ impl Owner {
     }
 
     fn fetch(&mut self, query: &Query) -> Result<Vec<Record>, FindError> {
-        let hits = self.find(query)?;
-        let read = |(hit, offset): &(Hit, u32)| self.reader.read_at(hit.lsn, *offset);
-        match hits.iter().map(read).collect() {
-            Ok(records) => Ok(records),
-            // A wrong offset is the index's fault, a bad record the journal's:
-            // the second reading tells.
-            Err(ReadError::Damaged { .. } | ReadError::Unknown(_)) => {
-                self.db = None;
-                let hits = self.find(query)?;
-                let read = |(hit, offset): &(Hit, u32)| self.reader.read_at(hit.lsn, *offset);
-                Ok(hits.iter().map(read).collect::<Result<_, _>>()?)
+        match self.find_and_read(query) {
+            // The files may have changed since: then it looks where they are
+            // now. Else a wrong offset is the index's fault, a bad record the
+            // journal's, and the second reading tells.
+            Err(FindError::Read(error)) => {
+                let has_moved = self.past != self.reader.past();
+                match error {
+                    ReadError::Damaged { .. } | ReadError::Unknown(_) if !has_moved => {
+                        self.db = None;
+                    }
+                    ReadError::Io(_) if !has_moved => return Err(error.into()),
+                    ReadError::Damaged { .. } | ReadError::Unknown(_) | ReadError::Io(_) => {}
+                }
+                self.bring_up_to_date()?;
+                self.find_and_read(query)
             }
-            Err(error @ ReadError::Io(_)) => Err(error.into()),
+            found => found,
         }
     }
+
+    fn find_and_read(&mut self, query: &Query) -> Result<Vec<Record>, FindError> {
+        let hits = self.find(query)?;
+        let read = |(hit, offset): &(Hit, u32)| self.reader.read_with(&self.past, hit.lsn, *offset);
+        Ok(hits.iter().map(read).collect::<Result<_, _>>()?)
+    }
+}
+
+/// Where records after `followed` are in the histories that stand for them.
+fn moved(reader: &Reader, followed: Lsn, past: &Past) -> Result<BTreeMap<Lsn, u32>, FindError> {
+    let mut moved = BTreeMap::new();
+    for record in reader.archived_in(past) {
+        let record = record?;
+        if record.lsn > followed {
+            moved.insert(record.lsn, record.offset);
+        }
+    }
+    Ok(moved)
 }
 
 /// Adds a record's entries to the batch and to the mark's tally.
@@ -486,6 +527,60 @@ struct Db {
 }
 
 impl Db {
+    /// Applies some records; gives how many that were.
+    fn apply(
+        &mut self,
+        records: &mut dyn Iterator<Item = Result<Record, ReadError>>,
+        indexer: &dyn Indexer,
+    ) -> Result<usize, FindError> {
+        let mut batch = sled::Batch::default();
+        let mut mark = self.mark;
+        let mut taken = 0;
+        for record in records.take(BATCH) {
+            let record = record?;
+            add(&mut batch, &mut mark, &record, indexer)?;
+            (mark.lsn, mark.chain) = (record.lsn, record.chain);
+            taken += 1;
+        }
+        if taken > 0 {
+            batch.insert(MARK_KEY, mark.encode());
+            guarded(|| self.tree.apply_batch(batch)).map_err(FindError::Unavailable)?;
+            self.mark = mark;
+        }
+        Ok(taken)
+    }
+
+    /// Gives the entries of archived records their new places, and removes
+    /// those of records that are in no archive. If it is interrupted, the tally
+    /// does not add up, and the index is made anew.
+    fn relocate(&mut self, past: &Past, moved: &BTreeMap<Lsn, u32>) -> sled::Result<()> {
+        let mut mark = Mark {
+            past: span(past),
+            count: 0,
+            sum: 0,
+            ..self.mark
+        };
+        let followed = self.mark.past.1;
+        for entry in self.tree.scan_prefix([ENTRIES]) {
+            let (key, value) = entry?;
+            let lsn = key.split_last_chunk::<8>();
+            let lsn = lsn.map_or(Lsn::NONE, |(_, lsn)| Lsn::new(u64::from_be_bytes(*lsn)));
+            if lsn < past.first() || lsn > followed && lsn <= past.upto() {
+                let Some(offset) = moved.get(&lsn).map(|offset| offset.to_be_bytes()) else {
+                    self.tree.remove(key)?;
+                    continue;
+                };
+                mark.tally(&key, &offset);
+                self.tree.insert(key, &offset)?;
+            } else {
+                mark.tally(&key, &value);
+            }
+        }
+        self.tree.insert(MARK_KEY, mark.encode())?;
+        self.mark = mark;
+        Ok(())
+    }
+
     /// Believes the mark only as far as the journal says the same.
     fn compare(self, reader: &Reader) -> Result<Self, Distrust> {
         let lsn = self.mark.lsn;
@@ -583,8 +678,8 @@ struct Mark {
     version: u32,
     lsn: Lsn,
     chain: Chain,
-    /// Begin and end of the checkpoint that stands for the pruned past.
-    base: (Lsn, Lsn),
+    /// The first and the last record that histories stand for.
+    past: (Lsn, Lsn),
     /// How many entries there are, and a sum over hashes of them: sled can
     /// lose some without noticing.
     count: u64,
@@ -592,20 +687,20 @@ struct Mark {
 }
 
 impl Mark {
-    fn fresh(version: u32, base: Option<Checkpoint>) -> Self {
+    fn fresh(version: u32, past: &Past) -> Self {
         Self {
             format: FORMAT,
             version,
-            lsn: base.map_or(Lsn::NONE, |b| b.begin.minus(1)),
+            lsn: Lsn::NONE,
             chain: Chain::from_bytes([0; 32]),
-            base: span(base),
+            past: span(past),
             count: 0,
             sum: 0,
         }
     }
 
-    fn is_of(&self, base: Option<Checkpoint>) -> bool {
-        self.base == span(base)
+    fn is_of(&self, past: &Past) -> bool {
+        self.past == span(past)
     }
 
     fn tally(&mut self, key: &[u8], value: &[u8]) {
@@ -625,8 +720,8 @@ impl Mark {
         out.extend_from_slice(self.chain.as_bytes());
         let numbers = [
             self.lsn.number(),
-            self.base.0.number(),
-            self.base.1.number(),
+            self.past.0.number(),
+            self.past.1.number(),
             self.count,
             self.sum,
         ];
@@ -657,7 +752,7 @@ impl Mark {
             version: u32::from_le_bytes(*version),
             lsn: Lsn::new(u64::from_le_bytes(*lsn)),
             chain: Chain::from_bytes(*chain),
-            base: (
+            past: (
                 Lsn::new(u64::from_le_bytes(*begin)),
                 Lsn::new(u64::from_le_bytes(*end)),
             ),
@@ -667,8 +762,8 @@ impl Mark {
     }
 }
 
-fn span(base: Option<Checkpoint>) -> (Lsn, Lsn) {
-    base.map_or((Lsn::NONE, Lsn::NONE), |b| (b.begin, b.end))
+fn span(past: &Past) -> (Lsn, Lsn) {
+    (past.first(), past.upto())
 }
 
 fn open_newest(dir: &Path, version: u32) -> Result<Db, Distrust> {

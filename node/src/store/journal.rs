@@ -7,8 +7,8 @@
 //! segment is made ready in the background while the current one fills.
 //!
 //! The caller numbers the records, one by one; the journal holds it to that.
-//! A **checkpoint** is a run of copies of the records that still matter,
-//! between two markers; what precedes a complete one can be pruned.
+//! Sealed segments go when archives stand for them (see `compaction`): a
+//! checkpoint for the state, a history for what people may still ask for.
 //!
 //! Nothing is reported durable that is not. A full disk is met before a record
 //! is written, while the next segment is made: [`Health::Low`] as long as the
@@ -32,14 +32,15 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    archive::Archive,
     disk::{Disk, DiskFile},
-    reader::{Layout, Segment},
+    reader::{Layout, Past, Segment},
     record::{RECORD_HEADER, SEGMENT_HEADER, SegmentHead, encode},
     recovery::{PREPARED, Tail, fill_with_zeros, recover},
 };
 pub use super::{
-    reader::{Checkpoint, ReadError, Reader, Records},
-    record::{Chain, Fault, Kind, Lsn, RECORD_BYTES_MAX, Record},
+    reader::{ReadError, Reader, Records},
+    record::{Chain, Fault, Lsn, RECORD_BYTES_MAX, Record},
     recovery::{Damage, Recovery},
 };
 
@@ -173,18 +174,13 @@ pub enum AppendError {
     Stopped,
 }
 
-/// Why nothing was pruned.
-#[derive(Debug, thiserror::Error)]
-pub enum PruneError {
-    /// Only what a complete, durable checkpoint stands for can go.
-    #[error("no complete checkpoint begins at or after record {0}")]
-    NotCovered(Lsn),
-    /// The journal has ended.
-    #[error("the journal takes no more orders; restart the node")]
-    Stopped,
-    /// A file could not be removed.
-    #[error("an old segment could not be removed")]
-    Io(#[from] io::Error),
+/// Archives that were made durable, and how old histories may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settled {
+    pub(super) checkpoint: Option<Archive>,
+    pub(super) history: Option<Archive>,
+    /// Histories written before this time are forgotten.
+    pub(super) forget_before_ms: u64,
 }
 
 /// Called by the writer after each change of the durability.
@@ -204,8 +200,7 @@ pub struct Journal {
 enum Command {
     /// Records from this number on; they share one sync.
     Append(Lsn, Vec<Vec<u8>>),
-    Checkpoint(Lsn, Vec<Vec<u8>>),
-    Prune(Lsn, oneshot::Sender<Result<u64, PruneError>>),
+    Settle(Box<Settled>, oneshot::Sender<io::Result<u64>>),
     /// Ends the writer after all that was queued before.
     Close,
 }
@@ -283,24 +278,15 @@ impl Journal {
         sent.map_err(|_| AppendError::Stopped)
     }
 
-    /// Hands over a checkpoint: `live` stands for everything before `begin`.
-    /// It takes the numbers from `begin` to the returned one, its end marker;
-    /// it is complete when that is durable.
-    pub async fn checkpoint(&self, begin: Lsn, live: Vec<Vec<u8>>) -> Result<Lsn, AppendError> {
-        live.iter().try_for_each(|payload| self.check(payload))?;
-        let end = begin.plus(live.len() as u64 + 1);
-        let sent = self.commands.send(Command::Checkpoint(begin, live)).await;
-        sent.map_err(|_| AppendError::Stopped)?;
-        Ok(end)
-    }
-
-    /// Removes the segments that hold only records before `before`, which a
-    /// complete checkpoint must stand for. Returns how many bytes it freed.
-    pub async fn prune(&self, before: Lsn) -> Result<u64, PruneError> {
+    /// Takes archives in, and removes what they stand for and what is too old.
+    /// Returns how many bytes it freed.
+    pub(super) async fn settle(&self, settled: Settled) -> io::Result<u64> {
+        let stopped = || io::Error::other("the journal has ended");
         let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Prune(before, reply)).await;
-        sent.map_err(|_| PruneError::Stopped)?;
-        answer.await.map_err(|_| PruneError::Stopped)?
+        let command = Command::Settle(Box::new(settled), reply);
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
     }
 
     /// Reads what is durable.
@@ -471,17 +457,16 @@ impl Writer {
             Command::Append(first, payloads) => {
                 let mut lsn = first;
                 for payload in payloads {
-                    self.record(lsn, Kind::Entry, &payload)?;
+                    self.record(lsn, &payload)?;
                     lsn = lsn.next();
                 }
                 Ok(())
             }
-            Command::Checkpoint(begin, live) => self.checkpoint(begin, &live),
-            Command::Prune(before, reply) => {
+            Command::Settle(settled, reply) => {
                 self.flush()?;
-                let pruned = self.prune(before);
+                let freed = self.settle(&settled);
                 // Nobody waits for the answer any more: nothing to do.
-                let _ = reply.send(pruned);
+                let _ = reply.send(freed);
                 Ok(())
             }
             Command::Close => {
@@ -491,25 +476,8 @@ impl Writer {
         }
     }
 
-    fn checkpoint(&mut self, begin: Lsn, live: &[Vec<u8>]) -> Result<(), Stop> {
-        let count = (live.len() as u64).to_le_bytes();
-        let mut lsn = begin;
-        self.record(lsn, Kind::CheckpointBegin, &count)?;
-        for payload in live {
-            lsn = lsn.next();
-            self.record(lsn, Kind::Copy, payload)?;
-        }
-        lsn = lsn.next();
-        self.record(lsn, Kind::CheckpointEnd, &count)?;
-        // Known before it is durable, so that whoever sees it durable sees it;
-        // readers look at both.
-        self.layout.checkpoints.push(Checkpoint { begin, end: lsn });
-        self.publish_layout();
-        self.flush()
-    }
-
     /// Adds one record to the batch, after making room where there is none.
-    fn record(&mut self, lsn: Lsn, kind: Kind, payload: &[u8]) -> Result<(), Stop> {
+    fn record(&mut self, lsn: Lsn, payload: &[u8]) -> Result<(), Stop> {
         if lsn != self.next {
             // What came in order before it is still good.
             self.flush()?;
@@ -525,14 +493,7 @@ impl Writer {
         } else if self.in_batch == u16::MAX || self.batch.len() >= self.config.batch_bytes {
             self.flush()?;
         }
-        self.chain = encode(
-            &mut self.batch,
-            kind,
-            lsn,
-            self.in_batch,
-            self.chain,
-            payload,
-        );
+        self.chain = encode(&mut self.batch, lsn, self.in_batch, self.chain, payload);
         self.in_batch += 1;
         self.next = lsn.next();
         Ok(())
@@ -620,36 +581,38 @@ impl Writer {
         }
     }
 
-    fn prune(&mut self, before: Lsn) -> Result<u64, PruneError> {
-        if self
-            .layout
-            .checkpoints
-            .last()
-            .is_none_or(|c| c.begin < before)
-        {
-            return Err(PruneError::NotCovered(before));
+    /// Readers stop looking into files before these go; segments go oldest
+    /// first, so that no crash leaves a gap.
+    fn settle(&mut self, settled: &Settled) -> io::Result<u64> {
+        let mut old: Vec<(String, u64)> = Vec::new();
+        let layout = &mut self.layout;
+        if let Some(newer) = settled.checkpoint {
+            let replaced = layout.checkpoint.replace(newer);
+            let replaced = replaced.filter(|c| c.name() != newer.name());
+            old.extend(replaced.map(|c| (c.name(), c.bytes)));
         }
-        let after = self
-            .layout
-            .segments
-            .partition_point(|s| s.head.first <= before);
-        let old: Vec<Segment> = self
-            .layout
-            .segments
-            .drain(..after.saturating_sub(1))
-            .collect();
-        let Some(first) = self.layout.segments.first().map(|s| s.head.first) else {
-            return Ok(0);
-        };
-        self.layout.checkpoints.retain(|c| c.begin >= first);
-        // Readers stop looking there before the files go, oldest first, so
-        // that no crash leaves a gap.
+        let next = layout.covered().next();
+        let after = layout.segments.partition_point(|s| s.head.first <= next);
+        let gone = layout.segments.drain(..after.saturating_sub(1));
+        old.extend(gone.map(|s| (s.name(), s.head.bytes)));
+        let histories: Vec<Archive> =
+            (layout.past.archives.iter().copied().chain(settled.history)).collect();
+        // The newest says up to where there are any.
+        let newest = histories.last().copied();
+        let (kept, forgotten): (Vec<Archive>, _) = histories
+            .into_iter()
+            .partition(|h| h.at_ms >= settled.forget_before_ms || Some(*h) == newest);
+        old.extend(forgotten.iter().map(|h| (h.name(), h.bytes)));
+        let first = layout.segments.first().map_or(next, |s| s.head.first);
+        layout.past = Past::new(kept, first);
         self.publish_layout();
-        for segment in &old {
-            self.disk.remove(&segment.name())?;
+        for (name, _) in &old {
+            self.disk.remove(name)?;
         }
-        self.disk.sync_names()?;
-        Ok(old.iter().map(|s| s.head.bytes).sum())
+        if !old.is_empty() {
+            self.disk.sync_names()?;
+        }
+        Ok(old.iter().map(|(_, bytes)| bytes).sum())
     }
 
     fn publish_layout(&mut self) {

@@ -9,9 +9,11 @@ use std::{io, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
+    archive::{ARCHIVE_HEADER, Archive, Unsound},
+    compaction::Backlog,
     disk::{Disk, DiskFile},
     journal::Durability,
-    record::{Chain, Fault, Head, Kind, Lsn, RECORD_HEADER, Record, SEGMENT_HEADER, SegmentHead},
+    record::{Chain, Fault, Head, Lsn, RECORD_HEADER, Record, SEGMENT_HEADER, SegmentHead},
 };
 
 /// How much a cursor asks of the disk at once.
@@ -40,21 +42,6 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// A complete checkpoint, by the numbers of its begin and end markers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// The begin marker.
-    pub begin: Lsn,
-    /// The end marker.
-    pub end: Lsn,
-}
-
-impl Checkpoint {
-    fn holds(&self, lsn: Lsn) -> bool {
-        self.begin < lsn && lsn < self.end
-    }
-}
-
 /// A segment that is part of the journal now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
@@ -67,11 +54,12 @@ impl Segment {
     }
 }
 
-/// Which segments and complete checkpoints there are, oldest first.
+/// Which segments and archives there are, oldest first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layout {
     pub(super) segments: Vec<Segment>,
-    pub(super) checkpoints: Vec<Checkpoint>,
+    pub(super) checkpoint: Option<Archive>,
+    pub(super) past: Past,
 }
 
 impl Layout {
@@ -80,14 +68,53 @@ impl Layout {
         self.segments.get(after.checked_sub(1)?).copied()
     }
 
-    /// The checkpoint that stands for everything before it, because that was
-    /// pruned; `None` while the journal still begins with its first record.
-    pub(super) fn base(&self) -> Option<Checkpoint> {
-        let first = self.segments.first()?.head.first;
-        if first == Lsn::FIRST {
-            return None;
+    /// The last record that the checkpoint stands for.
+    pub(super) fn covered(&self) -> Lsn {
+        self.checkpoint.map_or(Lsn::NONE, |c| c.upto)
+    }
+
+    /// Bytes of the segments in which nothing is written any more.
+    pub(super) fn sealed_bytes(&self) -> u64 {
+        let sealed = self.segments.len().saturating_sub(1);
+        self.segments[..sealed].iter().map(|s| s.head.bytes).sum()
+    }
+}
+
+/// The histories that stand for a part of the journal, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Past {
+    pub(super) archives: Arc<[Archive]>,
+    /// From where on the journal itself is asked.
+    pub(super) goes_on: Lsn,
+}
+
+impl Past {
+    /// With the first record that is in a segment, in case that histories were
+    /// taken away.
+    pub(super) fn new(archives: Vec<Archive>, first: Lsn) -> Self {
+        let upto = archives.last().map_or(Lsn::NONE, |last| last.upto);
+        Self {
+            archives: archives.into(),
+            goes_on: upto.next().max(first),
         }
-        self.checkpoints.first().copied()
+    }
+
+    /// The last record that one of them stands for.
+    pub(super) fn upto(&self) -> Lsn {
+        self.archives.last().map_or(Lsn::NONE, |last| last.upto)
+    }
+
+    /// The oldest record that one of them stands for: those before are gone.
+    pub(super) fn first(&self) -> Lsn {
+        self.archives.first().map_or(Lsn::NONE, |first| first.first)
+    }
+
+    fn of(&self, lsn: Lsn) -> Option<&Archive> {
+        let after = self
+            .archives
+            .partition_point(|archive| archive.first <= lsn);
+        let found = self.archives.get(after.checked_sub(1)?)?;
+        found.holds(lsn).then_some(found)
     }
 }
 
@@ -111,28 +138,31 @@ impl Reader {
         layout.segments.first().map_or(Lsn::FIRST, |s| s.head.first)
     }
 
-    /// The newest checkpoint that is complete and durable.
-    pub fn checkpoint(&self) -> Option<Checkpoint> {
-        let durable = self.durability.borrow().lsn;
+    /// The newest checkpoint.
+    pub fn checkpoint(&self) -> Option<Archive> {
+        self.layout.borrow().checkpoint
+    }
+
+    /// What a compaction would be for.
+    pub fn backlog(&self) -> Backlog {
         let layout = self.layout.borrow();
-        let mut newest_first = layout.checkpoints.iter().rev();
-        newest_first.find(|c| c.end <= durable).copied()
-    }
-
-    /// The checkpoint that replaced a pruned past: see [`Reader::is_current`].
-    pub(super) fn base(&self) -> Option<Checkpoint> {
-        self.layout.borrow().base()
-    }
-
-    /// Whether a record counts towards the present: an entry, unless a prune
-    /// replaced it by its copy in the oldest checkpoint. Each thing that was
-    /// appended counts exactly once, before and after a prune.
-    pub(super) fn is_current(base: Option<Checkpoint>, record: &Record) -> bool {
-        match record.kind {
-            Kind::Entry => base.is_none_or(|b| record.lsn > b.begin),
-            Kind::Copy => base.is_some_and(|b| b.holds(record.lsn)),
-            Kind::CheckpointBegin | Kind::CheckpointEnd => false,
+        let durable = self.durability.borrow().lsn.number();
+        Backlog {
+            records: durable.saturating_sub(layout.covered().number()),
+            sealed_bytes: layout.sealed_bytes(),
+            checkpoint_bytes: layout.checkpoint.map_or(0, |c| c.bytes),
         }
+    }
+
+    /// Waits until a segment is begun or archives are taken in; `false` when
+    /// the journal has ended.
+    pub async fn layout_changed(&mut self) -> bool {
+        self.layout.changed().await.is_ok()
+    }
+
+    /// What stands for the part of the journal that people may still ask about.
+    pub(super) fn past(&self) -> Past {
+        self.layout.borrow().past.clone()
     }
 
     /// The record `lsn`, found by walking its segment. Prefer
@@ -148,9 +178,27 @@ impl Reader {
     /// Blocks on the disk.
     pub fn read_at(&self, lsn: Lsn, offset: u32) -> Result<Record, ReadError> {
         let segment = self.segment_of(lsn)?;
-        let file = self.disk.open(&segment.name())?;
+        self.read_in(segment.name(), lsn, offset)
+    }
+
+    /// The record `lsn`, which is said to begin at `offset` of the history that
+    /// stands for it, if one does, else of its segment.
+    pub(super) fn read_with(
+        &self,
+        past: &Past,
+        lsn: Lsn,
+        offset: u32,
+    ) -> Result<Record, ReadError> {
+        match past.of(lsn) {
+            Some(archive) => self.read_in(archive.name(), lsn, offset),
+            None => self.read_at(lsn, offset),
+        }
+    }
+
+    fn read_in(&self, name: String, lsn: Lsn, offset: u32) -> Result<Record, ReadError> {
+        let file = self.disk.open(&name)?;
         let damaged = |fault| ReadError::Damaged {
-            file: segment.name(),
+            file: name.clone(),
             offset: offset.into(),
             lsn,
             fault,
@@ -174,17 +222,50 @@ impl Reader {
         }
     }
 
-    /// What the present state follows from: the copies in the newest complete
-    /// checkpoint and the entries after it began; all entries when there is no
-    /// checkpoint. Blocks on the disk.
-    pub fn replay_from_checkpoint(&self) -> impl Iterator<Item = Result<Record, ReadError>> {
-        let base = self.checkpoint();
-        let from = base.map_or_else(|| self.first(), |b| b.begin);
-        self.records(from).filter(move |found| {
-            found
-                .as_ref()
-                .map_or(true, |record| Self::is_current(base, record))
-        })
+    /// What the present state follows from: the records of the newest
+    /// checkpoint, each with the number of the last that it stands for, and
+    /// all that was appended since. Blocks on the disk.
+    pub fn replay(&self) -> impl Iterator<Item = Result<Record, ReadError>> + use<> {
+        let checkpoint = self.checkpoint();
+        let covered = checkpoint.map_or(Lsn::NONE, |c| c.upto);
+        let kept = checkpoint.map(|archive| self.archived(archive));
+        let kept = kept.into_iter().flatten().map(move |found| {
+            found.map(|record| Record {
+                lsn: covered,
+                ..record
+            })
+        });
+        kept.chain(self.records(covered.next()))
+    }
+
+    /// The records that histories hold, in order.
+    pub(super) fn archived_in(
+        &self,
+        past: &Past,
+    ) -> impl Iterator<Item = Result<Record, ReadError>> + use<> {
+        let (reader, past) = (self.clone(), past.clone());
+        (0..past.archives.len()).flat_map(move |n| reader.archived(past.archives[n]))
+    }
+
+    /// The records of an archive, under the numbers that they have there.
+    pub(super) fn archived(
+        &self,
+        archive: Archive,
+    ) -> Box<dyn Iterator<Item = Result<Record, ReadError>> + Send> {
+        match archive.read(self.disk.as_ref()) {
+            Ok(records) => Box::new(records.map(move |found| {
+                found.map_err(|unsound| match unsound {
+                    Unsound::Io(error) => ReadError::Io(error),
+                    Unsound::Fault(fault) => ReadError::Damaged {
+                        file: archive.name(),
+                        offset: 0,
+                        lsn: archive.first,
+                        fault,
+                    },
+                })
+            })),
+            Err(error) => Box::new(std::iter::once(Err(ReadError::Io(error)))),
+        }
     }
 
     fn segment_of(&self, lsn: Lsn) -> Result<Segment, ReadError> {
@@ -222,7 +303,7 @@ impl Records {
         loop {
             let segment = self.reader.segment_of(self.next)?;
             let mut cursor = match self.cursor.take() {
-                Some(cursor) if cursor.segment == segment => cursor,
+                Some(cursor) if cursor.walked == Walked::Segment(segment) => cursor,
                 _ => Cursor::open(self.reader.disk.as_ref(), segment)?,
             };
             let step = cursor.step()?;
@@ -258,10 +339,10 @@ pub(super) enum Step {
     Bad(Fault),
 }
 
-/// Walks one segment with a bounded buffer.
+/// Walks one file with a bounded buffer.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    segment: Segment,
+    walked: Walked,
     file: Box<dyn DiskFile>,
     /// Bytes of the file from `base` on.
     buffer: Vec<u8>,
@@ -272,7 +353,37 @@ pub(super) struct Cursor {
     chain: Chain,
 }
 
+/// What a cursor walks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Walked {
+    /// Every number has its record.
+    Segment(Segment),
+    /// There are gaps; the file has this length.
+    Archive(u64),
+}
+
+impl Walked {
+    const fn bytes(&self) -> u64 {
+        match self {
+            Self::Segment(segment) => segment.head.bytes,
+            Self::Archive(bytes) => *bytes,
+        }
+    }
+}
+
 impl Cursor {
+    pub(super) fn of_archive(file: Box<dyn DiskFile>, bytes: u64) -> Self {
+        Self {
+            walked: Walked::Archive(bytes),
+            file,
+            buffer: Vec::new(),
+            base: ARCHIVE_HEADER as u64,
+            at: 0,
+            lsn: Lsn::FIRST,
+            chain: Chain::genesis(),
+        }
+    }
+
     pub(super) fn open(disk: &dyn Disk, segment: Segment) -> io::Result<Self> {
         Ok(Self {
             file: disk.open(&segment.name())?,
@@ -281,7 +392,7 @@ impl Cursor {
             at: 0,
             lsn: segment.head.first,
             chain: segment.head.before,
-            segment,
+            walked: Walked::Segment(segment),
         })
     }
 
@@ -327,10 +438,14 @@ impl Cursor {
         };
         let offset = self.offset();
         let bytes = head.record_bytes();
-        if offset + bytes as u64 > self.segment.head.bytes {
+        if offset + bytes as u64 > self.walked.bytes() {
             return Ok(Step::Bad(Fault::Shape));
         }
-        let (lsn, chain) = (self.lsn, self.chain);
+        let lsn = match self.walked {
+            Walked::Segment(_) => self.lsn,
+            Walked::Archive(_) => self.lsn.max(head.lsn),
+        };
+        let chain = self.chain;
         let place = u32::try_from(offset).map_err(io::Error::other)?;
         let record = self.window(bytes)?;
         if record.len() < bytes {

@@ -12,10 +12,9 @@
 //! | 4 | payload length |
 //! | 4 | CRC32C of everything else in the record |
 //! | 8 | lsn |
-//! | 1 | kind |
-//! | 1 | zero |
+//! | 2 | zero |
 //! | 2 | place in its batch (0 for the first record of one write-and-sync) |
-//! | 32 | chain: BLAKE3 of the previous chain, lsn, kind and payload |
+//! | 32 | chain: BLAKE3 of the previous chain, lsn, a zero and payload |
 //!
 //! The CRC finds damage, the chain finds records that were replaced or left
 //! over, and the place in the batch tells what was already synced when the
@@ -101,11 +100,11 @@ impl Chain {
         &self.0
     }
 
-    fn extend(self, lsn: Lsn, kind: Kind, payload: &[u8]) -> Self {
+    fn extend(self, lsn: Lsn, payload: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.0);
         hasher.update(&lsn.0.to_le_bytes());
-        hasher.update(&[kind.code()]);
+        hasher.update(&[0]);
         hasher.update(payload);
         Self(*hasher.finalize().as_bytes())
     }
@@ -123,47 +122,11 @@ impl fmt::Display for Chain {
     }
 }
 
-/// What a record is in the journal's own terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Something that the caller appended.
-    Entry,
-    /// A checkpoint begins; its payload is the number of copies that follow.
-    CheckpointBegin,
-    /// A record that a checkpoint carries over.
-    Copy,
-    /// A checkpoint is complete; its payload repeats the number of copies.
-    CheckpointEnd,
-}
-
-impl Kind {
-    const fn code(self) -> u8 {
-        match self {
-            Self::Entry => 0,
-            Self::CheckpointBegin => 1,
-            Self::Copy => 2,
-            Self::CheckpointEnd => 3,
-        }
-    }
-
-    const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Self::Entry),
-            1 => Some(Self::CheckpointBegin),
-            2 => Some(Self::Copy),
-            3 => Some(Self::CheckpointEnd),
-            _ => None,
-        }
-    }
-}
-
 /// A record as it was read back, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its number.
     pub lsn: Lsn,
-    /// What it is to the journal.
-    pub kind: Kind,
     /// Where it begins in its segment's file.
     pub offset: u32,
     /// The chain hash up to and with this record.
@@ -206,7 +169,6 @@ pub enum Fault {
 pub(super) struct Head {
     pub(super) length: usize,
     pub(super) lsn: Lsn,
-    pub(super) kind: Kind,
     pub(super) in_batch: u16,
     chain: Chain,
     crc: u32,
@@ -217,14 +179,12 @@ impl Head {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let head: &[u8; RECORD_HEADER] = bytes.first_chunk()?;
         let length = usize::try_from(u32::from_le_bytes(field(head, 0))).ok()?;
-        let kind = Kind::from_code(head[16])?;
-        if length > RECORD_BYTES_MAX || head[17] != 0 {
+        if length > RECORD_BYTES_MAX || head[16..18] != [0, 0] {
             return None;
         }
         Some(Self {
             length,
             lsn: Lsn(u64::from_le_bytes(field(head, 8))),
-            kind,
             in_batch: u16::from_le_bytes(field(head, 18)),
             chain: Chain(field(head, 20)),
             crc: u32::from_le_bytes(field(head, 4)),
@@ -262,12 +222,11 @@ impl Head {
             return Err(Fault::Order(self.lsn));
         }
         let payload = &record[RECORD_HEADER..];
-        if before.is_some_and(|b| b.extend(self.lsn, self.kind, payload) != self.chain) {
+        if before.is_some_and(|b| b.extend(self.lsn, payload) != self.chain) {
             return Err(Fault::Chain);
         }
         Ok(Record {
             lsn: self.lsn,
-            kind: self.kind,
             offset,
             chain: self.chain,
             payload: payload.to_vec(),
@@ -279,19 +238,18 @@ impl Head {
 /// The caller has checked `payload` against [`RECORD_BYTES_MAX`].
 pub(super) fn encode(
     buffer: &mut Vec<u8>,
-    kind: Kind,
     lsn: Lsn,
     in_batch: u16,
     before: Chain,
     payload: &[u8],
 ) -> Chain {
-    let chain = before.extend(lsn, kind, payload);
+    let chain = before.extend(lsn, payload);
     let start = buffer.len();
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     buffer.extend_from_slice(&length.to_le_bytes());
     buffer.extend_from_slice(&[0; 4]);
     buffer.extend_from_slice(&lsn.0.to_le_bytes());
-    buffer.extend_from_slice(&[kind.code(), 0]);
+    buffer.extend_from_slice(&[0; 2]);
     buffer.extend_from_slice(&in_batch.to_le_bytes());
     buffer.extend_from_slice(&chain.0);
     buffer.extend_from_slice(payload);

@@ -16,14 +16,18 @@
 //! very last batch, while the index knows nothing of it: it looks like a torn
 //! write and is reported as one. Therefore both are reported with position,
 //! and the bytes of both are kept in a file of their own before they are cut.
+//!
+//! Segments may begin after the first record only where a sound checkpoint
+//! stands for those before, and only if its chain is the journal's.
 
 use std::{fmt, io, sync::Arc};
 
 use super::{
+    archive::{self, Archive},
     disk::{Disk, DiskFile},
     journal::{Config, JournalError, OnDamage, create_segment},
-    reader::{Checkpoint, Cursor, Layout, Segment, Step},
-    record::{Chain, Fault, Head, Kind, Lsn, RECORD_HEADER, SEGMENT_HEADER, SegmentHead},
+    reader::{Cursor, Layout, Past, Segment, Step},
+    record::{Chain, Fault, Head, Lsn, RECORD_HEADER, SEGMENT_HEADER, SegmentHead},
 };
 
 const SUFFIX: &str = ".segment";
@@ -43,8 +47,8 @@ pub struct Recovery {
     pub chain: Chain,
     /// How many sound records were read.
     pub records: u64,
-    /// The newest complete checkpoint.
-    pub checkpoint: Option<Checkpoint>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<Archive>,
     /// An unfinished write at the end, which was cut.
     pub torn: Option<Damage>,
     /// Damage to something durable; what followed was set aside.
@@ -94,14 +98,15 @@ pub(super) fn recover(
     config: &Config,
     known: Lsn,
 ) -> Result<Tail, JournalError> {
-    let mut scan = Scan::new();
+    let (checkpoints, histories) = archive::list(disk.as_ref())?;
+    let mut scan = Scan::new(newest_sound(disk.as_ref(), &checkpoints)?);
     let names = segment_names(disk.as_ref())?;
     let found = scan.run(disk.as_ref(), &names, known)?;
     let (mut torn, mut damage) = (None, None);
     if let Some(found) = found {
         if found.is_torn {
             torn = Some(set_aside(disk.as_ref(), found, TORN)?);
-        } else if config.on_damage == OnDamage::Refuse {
+        } else if config.on_damage == OnDamage::Refuse || scan.lacks_its_beginning() {
             return Err(JournalError::Damaged(Box::new(found.damage)));
         } else {
             damage = Some(set_aside(disk.as_ref(), found, DAMAGED)?);
@@ -112,7 +117,22 @@ pub(super) fn recover(
         scan.layout.segments.push(segment);
         scan.offset = SEGMENT_HEADER as u64;
     }
+    let first = scan
+        .layout
+        .segments
+        .first()
+        .map_or(Lsn::FIRST, |s| s.head.first);
+    scan.layout.past = Past::new(histories, first);
     scan.finish(disk.as_ref(), torn, damage)
+}
+
+fn newest_sound(disk: &dyn Disk, checkpoints: &[Archive]) -> io::Result<Option<Archive>> {
+    for checkpoint in checkpoints.iter().rev() {
+        if checkpoint.is_sound(disk)? {
+            return Ok(Some(*checkpoint));
+        }
+    }
+    Ok(None)
 }
 
 fn segment_names(disk: &dyn Disk) -> io::Result<Vec<String>> {
@@ -141,19 +161,39 @@ struct Scan {
     chain: Chain,
     offset: u64,
     records: u64,
-    open_checkpoint: Option<Lsn>,
 }
 
 impl Scan {
-    fn new() -> Self {
+    fn new(checkpoint: Option<Archive>) -> Self {
         Self {
-            layout: Layout::default(),
+            layout: Layout {
+                checkpoint,
+                ..Layout::default()
+            },
             next: Lsn::FIRST,
             chain: Chain::genesis(),
             offset: 0,
             records: 0,
-            open_checkpoint: None,
         }
+    }
+
+    /// Whether records are gone for which nothing stands.
+    fn lacks_its_beginning(&self) -> bool {
+        let covered = self.layout.covered();
+        let covered = if covered < self.next {
+            covered
+        } else {
+            Lsn::NONE
+        };
+        let first = self.layout.segments.first();
+        first.is_some_and(|first| first.head.first > covered.next())
+    }
+
+    /// A checkpoint of another history stands for nothing here.
+    fn compare_with_checkpoint(&mut self, upto: Lsn) {
+        let chain = self.chain;
+        let checkpoint = &mut self.layout.checkpoint;
+        *checkpoint = checkpoint.filter(|c| c.upto != upto || c.chain == chain);
     }
 
     fn run(&mut self, disk: &dyn Disk, names: &[String], known: Lsn) -> io::Result<Option<Found>> {
@@ -174,12 +214,8 @@ impl Scan {
                     .map(Some);
             }
         }
-        let pruned = self
-            .layout
-            .segments
-            .first()
-            .is_some_and(|s| s.head.first > Lsn::FIRST);
-        if known >= self.next || (pruned && self.layout.checkpoints.is_empty()) {
+        let known = known.max(self.layout.covered());
+        if known >= self.next || self.lacks_its_beginning() {
             let file = names.last().cloned().unwrap_or_default();
             return self
                 .found(disk, file, self.offset, Fault::Missing, known, &[])
@@ -199,7 +235,10 @@ impl Scan {
             return Ok(Some((name.to_owned(), 0, Fault::Header)));
         };
         match self.layout.segments.last() {
-            None => (self.next, self.chain) = (head.first, head.before),
+            None => {
+                (self.next, self.chain) = (head.first, head.before);
+                self.compare_with_checkpoint(head.first.minus(1));
+            }
             Some(previous) if head.first > self.next => {
                 return Ok(Some((previous.name(), self.offset, Fault::Missing)));
             }
@@ -223,26 +262,12 @@ impl Scan {
             match step {
                 Step::Record(record) => {
                     self.records += 1;
-                    self.note(record.kind, record.lsn);
                     (self.next, self.chain) = (cursor.expected(), cursor.chain());
+                    self.compare_with_checkpoint(record.lsn);
                 }
                 Step::End => return Ok(None),
                 Step::Bad(fault) => return Ok(Some(fault)),
             }
-        }
-    }
-
-    fn note(&mut self, kind: Kind, lsn: Lsn) {
-        match kind {
-            Kind::CheckpointBegin => self.open_checkpoint = Some(lsn),
-            Kind::CheckpointEnd => {
-                if let Some(begin) = self.open_checkpoint.take() {
-                    self.layout.checkpoints.push(Checkpoint { begin, end: lsn });
-                }
-            }
-            // A copy outside a checkpoint was left by one that never ended.
-            Kind::Copy => {}
-            Kind::Entry => self.open_checkpoint = None,
         }
     }
 
@@ -289,22 +314,27 @@ impl Scan {
     }
 
     fn finish(
-        self,
+        mut self,
         disk: &dyn Disk,
         torn: Option<Damage>,
         damage: Option<Damage>,
     ) -> Result<Tail, JournalError> {
-        let (Some(oldest), Some(newest)) =
-            (self.layout.segments.first(), self.layout.segments.last())
-        else {
+        let (Some(oldest), Some(newest)) = (
+            self.layout.segments.first().copied(),
+            self.layout.segments.last().copied(),
+        ) else {
             return Err(JournalError::Io(io::Error::other("no segment")));
         };
+        // What was set aside may be what the checkpoint stood for the end of.
+        let next = self.next;
+        let checkpoint = self.layout.checkpoint.filter(|c| c.upto < next);
+        self.layout.checkpoint = checkpoint;
         let recovery = Recovery {
             first: oldest.head.first,
             last: self.next.minus(1),
             chain: self.chain,
             records: self.records,
-            checkpoint: self.layout.checkpoints.last().copied(),
+            checkpoint,
             torn,
             damage,
         };

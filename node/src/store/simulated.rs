@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{
+    compaction::Compaction,
     disk::{Disk, DiskFile},
     journal::{AppendError, Config, Failure, Health, Journal, JournalError, Lsn, Recovery},
 };
@@ -305,25 +306,58 @@ async fn ended(journal: &Journal) -> Lsn {
     last.map(|d| d.lsn).unwrap()
 }
 
-/// Appends up to `until`, with a checkpoint and a prune on the way; returns
-/// what was reported durable. The power may fail anywhere.
+/// Records at which the journal is compacted.
+const COMPACTED: [u64; 2] = [30, 45];
+
+/// A state that follows from records: a sum, and what was added last.
+fn state(records: impl Iterator<Item = Vec<u8>>) -> (usize, Vec<u8>) {
+    records.fold((0, Vec::new()), |(sum, _), payload| {
+        let kept = payload.strip_prefix(b"sum ").map(<[u8]>::len);
+        (sum + kept.unwrap_or(payload.len()), payload)
+    })
+}
+
+fn replayed(journal: &Journal) -> (usize, Vec<u8>) {
+    state(
+        journal
+            .reader()
+            .replay()
+            .map(|found| found.unwrap().payload),
+    )
+}
+
+/// Every second record is history; the state is one record as long as the sum.
+async fn compact(journal: &Journal) -> io::Result<()> {
+    let mut compaction = Compaction::begin(journal.clone(), None, 0);
+    let records: Result<Vec<_>, _> = compaction.records().collect();
+    let records = records.map_err(io::Error::other)?;
+    let (sum, last) = state(records.into_iter().map(|record| record.payload));
+    let odd = |lsn: Lsn| !lsn.number().is_multiple_of(2);
+    compaction
+        .write_history(|record| odd(record.lsn).then_some(record.payload))
+        .map_err(io::Error::other)?;
+    let mut kept = b"sum ".to_vec();
+    kept.resize(4 + sum - last.len(), b'+');
+    compaction
+        .write_checkpoint([kept, last].into_iter())
+        .map_err(io::Error::other)?;
+    compaction.finish(0).await.map_err(io::Error::other)?;
+    Ok(())
+}
+
+/// Appends up to `until`, with two compactions on the way; returns what was
+/// reported durable. The power may fail anywhere.
 async fn work(journal: &Journal, from: Lsn, until: Lsn) -> Lsn {
     let mut lsn = from;
     while lsn <= until {
-        let appended = if lsn.number() == 30 {
-            let live = vec![payload(lsn.plus(1)), payload(lsn.plus(2))];
-            let end = journal.checkpoint(lsn, live).await;
-            if let Ok(end) = end {
-                let _ = journal.wait_durable(end).await;
-                let _ = journal.prune(lsn).await;
-                lsn = end;
-            }
-            end.map(drop)
-        } else {
-            journal.append(lsn, payload(lsn)).await
-        };
-        if appended.is_err() {
+        if journal.append(lsn, payload(lsn)).await.is_err() {
             break;
+        }
+        if COMPACTED.contains(&lsn.number()) {
+            let is_down = journal.wait_durable(lsn).await.is_err();
+            if is_down || compact(journal).await.is_err() {
+                break;
+            }
         }
         lsn = lsn.next();
     }
@@ -340,12 +374,30 @@ fn assert_holds(disk: &Simulated, journal: &Journal, recovery: &Recovery, acknow
     for record in journal.reader().records(recovery.first) {
         let record = record.unwrap();
         assert_eq!(record.lsn, lsn);
-        if record.lsn.number() != 30 && record.lsn.number() != 33 {
-            assert_eq!(record.payload, payload(lsn), "{disk:?}");
-        }
+        assert_eq!(record.payload, payload(lsn), "{disk:?}");
         lsn = lsn.next();
     }
     assert_eq!(lsn, recovery.last.next());
+    // Whatever archives there are, nothing of the state is lost, and nothing
+    // counts twice.
+    let all = (1..lsn.number()).map(|number| payload(Lsn::new(number)));
+    assert_eq!(replayed(journal), state(all));
+    assert_history_holds(journal, recovery);
+}
+
+/// Each second record is found up to where there are histories, and from there
+/// on the journal has them all.
+fn assert_history_holds(journal: &Journal, recovery: &Recovery) {
+    let past = journal.reader().past();
+    assert!(recovery.first <= past.upto().next());
+    let found = journal
+        .reader()
+        .archived_in(&past)
+        .map(|found| found.unwrap());
+    let found: Vec<_> = found.map(|record| (record.lsn, record.payload)).collect();
+    let expected = (1..=past.upto().number()).step_by(2).map(Lsn::new);
+    let expected: Vec<_> = expected.map(|lsn| (lsn, payload(lsn))).collect();
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]
@@ -368,6 +420,8 @@ async fn abuse_52_unsynced_writes_lost_at_every_journal_operation() {
             let more = next.plus(3);
             if more < Lsn::new(30) {
                 assert_eq!(work(&journal, next, more).await, more);
+            } else {
+                compact(&journal).await.unwrap();
             }
             ended(&journal).await;
             let (journal, again) = open(&survived).unwrap();

@@ -48,7 +48,7 @@ use crate::{
     offer::Offer,
     rank::{self, Policy, Want},
     receipt::{Acceptance, Outcome, Receipt, Verdict},
-    record::{JobEnd, JobOrder, Lsn, Record},
+    record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Verification},
     units::{Amount, Millis, Mono, Now, Total, Wall},
     voucher::Parties,

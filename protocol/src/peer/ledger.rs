@@ -17,6 +17,8 @@
 //! same one: where only that of a later voucher came, the payer asks for the
 //! others' by repeating what they acknowledge.
 
+mod condense;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -66,7 +68,7 @@ struct Paying {
     ack: Option<Verified<VoucherAck>>,
     /// Accepted, and not yet in a voucher.
     due: Vec<(ReceiptId, Amount)>,
-    settled: Total,
+    settlement: Option<Verified<Settlement>>,
     tries: u32,
     /// The last voucher that was repeated because the payee lacked it.
     nudged: u64,
@@ -78,7 +80,7 @@ struct Paying {
 #[derive(Debug)]
 struct Earning {
     parties: Parties,
-    frozen: bool,
+    frozen: Option<Box<Equivocation>>,
     head: Option<Verified<Voucher>>,
     ack: Option<Verified<VoucherAck>>,
     recent: VecDeque<(Verified<Voucher>, Verified<VoucherAck>)>,
@@ -87,8 +89,7 @@ struct Earning {
     /// Receipted, and in no voucher yet.
     unpaid: BTreeMap<ReceiptId, Amount>,
     disputed: Total,
-    settled: Total,
-    settlements: u64,
+    settlement: Option<Verified<Settlement>>,
 }
 
 /// A channel as people see it.
@@ -129,7 +130,7 @@ impl Paying {
             unacked: VecDeque::new(),
             ack: None,
             due: Vec::new(),
-            settled: Total::ZERO,
+            settlement: None,
             tries: 0,
             nudged: 0,
             proof_tries: 0,
@@ -241,16 +242,19 @@ impl Earning {
     const fn new(parties: Parties) -> Self {
         Self {
             parties,
-            frozen: false,
+            frozen: None,
             head: None,
             ack: None,
             recent: VecDeque::new(),
             asked_after: None,
             unpaid: BTreeMap::new(),
             disputed: Total::ZERO,
-            settled: Total::ZERO,
-            settlements: 0,
+            settlement: None,
         }
+    }
+
+    fn settled(&self) -> Total {
+        settled(self.settlement.as_ref())
     }
 
     fn cumulative(&self) -> Total {
@@ -271,7 +275,7 @@ impl Earning {
             .as_micros()
             .saturating_add(self.unpaid().as_micros())
             .saturating_add(self.disputed.as_micros())
-            .saturating_sub(self.settled.as_micros())
+            .saturating_sub(self.settled().as_micros())
     }
 
     fn sequence(&self) -> u64 {
@@ -571,7 +575,7 @@ impl Ledger {
             }
             return;
         }
-        if earning.frozen || body.sequence <= earning.sequence() {
+        if earning.frozen.is_some() || body.sequence <= earning.sequence() {
             return;
         }
         if earning.continues(body) {
@@ -604,7 +608,8 @@ impl Ledger {
 
     /// Whether a proof has stopped a channel with an account.
     pub(crate) fn is_frozen(&self, account: AccountId) -> bool {
-        self.channels_of(account).any(|earning| earning.frozen)
+        self.channels_of(account)
+            .any(|earning| earning.frozen.is_some())
     }
 
     fn channels_of(&self, account: AccountId) -> impl Iterator<Item = &Earning> {
@@ -630,18 +635,20 @@ impl Ledger {
         else {
             return;
         };
-        let Some(settled) = earning.settled.checked_add(amount) else {
+        let Some(settled) = earning.settled().checked_add(amount) else {
             return;
         };
         let settlement = core.sign(Settlement {
             parties: earning.parties,
-            sequence: earning.settlements + 1,
+            sequence: 1 + earning
+                .settlement
+                .as_ref()
+                .map_or(0, |known| known.body().sequence),
             settled,
             reference,
             extensions: Extensions::default(),
         });
-        earning.settlements += 1;
-        earning.settled = settled;
+        earning.settlement = Some(settlement.clone());
         let lsn = core.persist(Record::Settled(settlement.clone()));
         core.send_after(
             lsn,
@@ -649,6 +656,10 @@ impl Ledger {
             Frame::Settlement(settlement.raw()),
         );
     }
+}
+
+fn settled(settlement: Option<&Verified<Settlement>>) -> Total {
+    settlement.map_or(Total::ZERO, |settlement| settlement.body().settled)
 }
 
 fn take_voucher(core: &mut Core, earning: &mut Earning, voucher: Verified<Voucher>) {
@@ -672,10 +683,10 @@ fn take_voucher(core: &mut Core, earning: &mut Earning, voucher: Verified<Vouche
 }
 
 fn freeze(core: &mut Core, earning: &mut Earning, channel: ChannelId, proof: &Equivocation) {
-    if earning.frozen {
+    if earning.frozen.is_some() {
         return;
     }
-    earning.frozen = true;
+    earning.frozen = Some(Box::new(proof.clone()));
     let (first, second) = proof.vouchers();
     let lsn = core.persist(Record::Frozen {
         first: first.clone(),
@@ -925,9 +936,9 @@ impl Ledger {
         if let Some(paying) = self.paying.get_mut(&channel)
             && paying.parties == settlement.body().parties
             && from == paying.parties.payee
-            && settlement.body().settled > paying.settled
+            && settlement.body().settled > settled(paying.settlement.as_ref())
         {
-            paying.settled = settlement.body().settled;
+            paying.settlement = Some(settlement.clone());
             core.persist(Record::Settled(settlement.clone()));
         }
     }
@@ -947,7 +958,7 @@ impl Ledger {
                 sum.checked_add(*amount).unwrap_or(sum)
             }),
             disputed: Total::ZERO,
-            settled: paying.settled,
+            settled: settled(paying.settlement.as_ref()),
             synced: paying.synced,
             frozen: paying.frozen,
         });
@@ -963,9 +974,9 @@ impl Ledger {
                 cumulative: earning.cumulative(),
                 pending: earning.unpaid(),
                 disputed: earning.disputed,
-                settled: earning.settled,
+                settled: earning.settled(),
                 synced: true,
-                frozen: earning.frozen,
+                frozen: earning.frozen.is_some(),
             });
         paying.chain(earning).collect()
     }
@@ -1011,10 +1022,14 @@ impl Ledger {
                 self.earning(core, voucher.body().parties)
                     .advance(voucher.clone(), ack.clone());
             }
-            Record::Frozen { first, .. } => {
-                self.earning(core, first.body().parties).frozen = true;
+            Record::Frozen { first, second } => {
+                if let Some(proof) = Equivocation::new(first.clone(), second.clone()) {
+                    let earning = self.earning(core, first.body().parties);
+                    earning.frozen = Some(Box::new(proof));
+                }
             }
             Record::Settled(settlement) => self.replay_settled(core, settlement),
+            Record::Part(part) => self.replay_part(core, part),
             _ => {}
         }
     }
@@ -1022,11 +1037,9 @@ impl Ledger {
     fn replay_settled(&mut self, core: &Core, settlement: &Verified<Settlement>) {
         let body = settlement.body();
         if body.parties.payee == core.me() {
-            let earning = self.earning(core, body.parties);
-            earning.settled = body.settled;
-            earning.settlements = body.sequence;
+            self.earning(core, body.parties).settlement = Some(settlement.clone());
         } else if let Some(paying) = self.paying.get_mut(&body.parties.channel(core.network())) {
-            paying.settled = body.settled;
+            paying.settlement = Some(settlement.clone());
         }
     }
 

@@ -48,7 +48,7 @@ use crate::{
     receipt::{
         Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, amount_due, inputs_hash,
     },
-    record::{Lsn, Record},
+    record::{Lsn, Part, Record},
     registry::{Confidentiality, Reason, Verification},
     units::{Amount, Meter, Millis, Mono, Price, Usage, Wall},
     wire::{Bytes, List, Text},
@@ -60,6 +60,8 @@ pub(crate) struct Seller {
     /// Our own offers that requests may still name, by name; the last is live.
     offers: BTreeMap<OfferId, Verified<Offer>>,
     live: Option<OfferId>,
+    /// The last withdrawal, if no offer followed it.
+    withdrawn: Option<Verified<Withdrawal>>,
     sequence: u64,
     /// Slots in use when the offer last changed: an operator who takes slots
     /// away breaks no agreement.
@@ -123,8 +125,16 @@ enum Stage {
 struct Issued {
     receipt: Verified<Receipt>,
     inline: Vec<InlineBlob>,
-    verdict: Option<Verdict>,
+    /// What its client says of it.
+    word: Option<Verified<Acceptance>>,
     lsn: Lsn,
+}
+
+impl Issued {
+    fn is_disputed(&self) -> bool {
+        let word = self.word.as_ref().map(|word| word.body().verdict);
+        matches!(word, Some(Verdict::Disputed(_)))
+    }
 }
 
 impl Committed {
@@ -163,7 +173,7 @@ impl Committed {
     fn unjudged(&self) -> usize {
         self.issued
             .values()
-            .filter(|issued| issued.verdict.is_none())
+            .filter(|issued| issued.word.is_none())
             .count()
     }
 }
@@ -227,6 +237,7 @@ impl Seller {
         self.offers.retain(|_, offer| offer.expires() > now);
         self.sequence = self.sequence.max(offer.body().sequence);
         self.live = Some(OfferId(offer.hash()));
+        self.withdrawn = None;
         self.offers.insert(OfferId(offer.hash()), offer);
     }
 
@@ -255,6 +266,7 @@ impl Seller {
             },
         );
         book.withdraw(core.now.wall, &withdrawal);
+        self.withdrawn = Some(withdrawal);
     }
 
     /// Slots that may be in use of so many on offer.
@@ -567,10 +579,10 @@ impl Seller {
         let Some(issued) = deal.issued.get_mut(&(body.key.unit, body.key.index)) else {
             return;
         };
-        if issued.receipt.hash() != body.receipt.0 || issued.verdict.is_some() {
+        if issued.receipt.hash() != body.receipt.0 || issued.word.is_some() {
             return;
         }
-        issued.verdict = Some(body.verdict);
+        issued.word = Some(acceptance.clone());
         let parties = deal_parties(&deal.deal);
         let lsn = core.persist(Record::HeardOf(acceptance.clone()));
         core.tell_after(
@@ -653,11 +665,7 @@ impl Seller {
         let Some(deal) = self.deals.get(&id) else {
             return;
         };
-        for issued in deal
-            .issued
-            .values()
-            .filter(|issued| issued.verdict.is_none())
-        {
+        for issued in deal.issued.values().filter(|issued| issued.word.is_none()) {
             let frame =
                 Frame::Receipt(issued.receipt.raw(), List::truncated(issued.inline.clone()));
             core.send_after(issued.lsn, deal.deal.client(), frame);
@@ -725,7 +733,7 @@ impl Committed {
             Issued {
                 receipt,
                 inline: Vec::new(),
-                verdict: None,
+                word: None,
                 lsn,
             },
         );

@@ -34,7 +34,7 @@ enum What {
     Overhead(overhead::Plan),
     /// How long a new offer takes into every book
     Gossip(gossip::Plan),
-    /// Durable records a second, beside the disk's own rate
+    /// Durable records a second, beside the disk's own rate; and starts from them
     Store(store::Plan),
     /// Memory of a node that knows 200 offers
     Memory(memory::Plan),
@@ -60,7 +60,7 @@ impl What {
         match self {
             Self::Overhead(plan) => overhead::run(&plan, dir),
             Self::Gossip(plan) => runtime()?.block_on(gossip::run(plan, dir)),
-            Self::Store(plan) => store::run(plan, dir),
+            Self::Store(plan) => store::run(plan, dir, &runtime()?),
             Self::Memory(plan) => memory::run(plan, dir, &runtime()?),
         }
     }

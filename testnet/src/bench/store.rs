@@ -1,12 +1,15 @@
-//! Durable records a second, beside what the disk itself does in the same run.
+//! Durable records a second, beside what the disk itself does in the same run;
+//! and how long a start from many of them takes.
 
 use std::path::Path;
 
 use suanli_node::store;
+use tokio::runtime::Runtime;
 
 use super::{
     figures::{Aim, Figure, Report},
     machine::Watch,
+    starting,
 };
 
 /// Share of the disk's own rate that single records should reach.
@@ -26,16 +29,21 @@ pub(super) struct Plan {
     /// Records in a batch
     #[arg(long, default_value_t = 256)]
     batch: usize,
+    /// Receipts of the history that a node starts from
+    #[arg(long, default_value_t = 25_000)]
+    receipts: u32,
 }
 
 /// Runs it in `dir`, on the disk that is to be measured.
-pub(super) fn run(plan: Plan, dir: &Path) -> anyhow::Result<Report> {
+pub(super) fn run(plan: Plan, dir: &Path, runtime: &Runtime) -> anyhow::Result<Report> {
     let watch = Watch::begin();
-    let seen = store::bench(dir, plan.records, plan.bytes, plan.batch)?;
+    let seen = store::bench(&dir.join("rates"), plan.records, plan.bytes, plan.batch)?;
+    let history = dir.join("history");
+    let starts = runtime.block_on(starting::measure(plan.receipts, &history))?;
     let rate = |what: String, rate| Figure::one(what, "1/s", rate);
     Ok(Report {
         bench: "store",
-        figures: vec![
+        figures: [
             rate("the disk itself".into(), seen.raw_per_s)
                 .note(format!("{} bytes into a prewritten file", plan.bytes)),
             rate("single records".into(), seen.single_per_s),
@@ -44,7 +52,10 @@ pub(super) fn run(plan: Plan, dir: &Path) -> anyhow::Result<Report> {
                 .aim(Aim::AtLeast(SINGLE_AIM)),
             Figure::one("batched beside the disk", "ratio", seen.batched_of_raw)
                 .aim(Aim::AtLeast(BATCHED_AIM)),
-        ],
+        ]
+        .into_iter()
+        .chain(starts)
+        .collect(),
         state: watch.end(),
     })
 }

@@ -108,6 +108,7 @@ fn node(
         skew_ms: skew,
         slots: usize::try_from(group.slots).unwrap_or(usize::MAX),
         peer: None,
+        twin: None,
         boot: 0,
         booted: Mono::from_micros(0),
         tick: None,

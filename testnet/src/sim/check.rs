@@ -55,6 +55,8 @@ pub enum Checker {
     Results,
     /// The identical bytes for identical questions, also after a restart.
     Repeats,
+    /// A start from a checkpoint is like one from all records.
+    Checkpoint,
 }
 
 impl fmt::Display for Checker {
@@ -69,6 +71,7 @@ impl fmt::Display for Checker {
             Self::Gating => "nothing is sent before its record is durable",
             Self::Results => "nothing is accepted whose outputs can be lost",
             Self::Repeats => "identical bytes for identical questions",
+            Self::Checkpoint => "a start from a checkpoint is like one from all records",
         })
     }
 }
@@ -270,7 +273,8 @@ impl Checks {
             | Record::GaveUp { .. }
             | Record::Closed { .. }
             | Record::Cancelling { .. }
-            | Record::Settled(_) => {}
+            | Record::Settled(_)
+            | Record::Part(_) => {}
         }
     }
 
@@ -324,7 +328,8 @@ impl Checks {
             | Record::Closed { .. }
             | Record::Cancelling { .. }
             | Record::PaidAcked(_)
-            | Record::Frozen { .. } => {}
+            | Record::Frozen { .. }
+            | Record::Part(_) => {}
         }
     }
 

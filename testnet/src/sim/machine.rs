@@ -8,7 +8,7 @@ use suanli_protocol::{
     ids::{BlobId, Hash},
     limits::JUDGED_BYTES_MAX,
     offer::Name,
-    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, Peer, ProvidedOutput},
+    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, ProvidedOutput},
     record::Record,
     registry::Reason,
     units::{Meter, Usage},
@@ -56,10 +56,11 @@ impl World<'_> {
 
     pub(crate) fn crash(&mut self, ix: Ix) {
         self.figures.crashes += 1;
+        self.compare_views(ix);
         let pending = self.nodes[ix].disk.pending();
         let survive = self.dice.index(pending + 1);
         let node = &mut self.nodes[ix];
-        node.peer = None;
+        (node.peer, node.twin) = (None, None);
         node.crash_in = None;
         node.tick = None;
         node.runs.clear();
@@ -110,20 +111,12 @@ impl World<'_> {
             node.skew_ms += i64::try_from(jump).unwrap_or(0) - i64::try_from(jump_max).unwrap_or(0);
         }
         if node.nature != Nature::Forger {
-            let records = node.disk.records().to_vec();
-            if let Some((_, record)) = records.last() {
+            if let Some((_, record)) = node.disk.records().last() {
                 check_codec(record, node.signer.network());
             }
-            let peer = Peer::restore(
-                node.clocks(self.now),
-                node.config.clone(),
-                node.signer.clone(),
-                seed,
-                records.into_iter(),
-            );
-            node.peer = Some(peer);
+            self.restore(ix, seed);
         }
-        let name = &node.name;
+        let name = &self.nodes[ix].name;
         self.trace.say(self.now, || {
             (format!("{name} starts"), vec![Subject::Node(ix)])
         });
@@ -151,7 +144,7 @@ impl World<'_> {
 }
 
 /// A record must come back from its bytes as it was.
-fn check_codec(record: &Record, network: suanli_protocol::ids::NetworkId) {
+pub(crate) fn check_codec(record: &Record, network: suanli_protocol::ids::NetworkId) {
     let again = Record::decode(&record.encode(), network);
     assert_eq!(
         again.as_ref(),

@@ -39,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) slots: usize,
     /// While it is up.
     pub(crate) peer: Option<Peer>,
+    /// While it is up after a start from a checkpoint.
+    pub(crate) twin: Option<Peer>,
     pub(crate) boot: u64,
     pub(crate) booted: Mono,
     pub(crate) tick: Option<Mono>,
@@ -126,6 +128,8 @@ pub(crate) struct Disk {
     durable: Vec<(Lsn, Record)>,
     pending: VecDeque<(Lsn, Record)>,
     upto: Lsn,
+    /// The newest checkpoint: how many records it stands for, and its own.
+    checkpoint: Option<(usize, Vec<Record>)>,
     pub(crate) syncing: bool,
 }
 
@@ -179,10 +183,41 @@ impl Disk {
 
     /// Loses records that it had.
     pub(crate) fn lose(&mut self, which: impl Fn(&Record) -> bool) {
+        self.checkpoint = None;
         self.durable.retain(|(_, record)| !which(record));
     }
 
     pub(crate) fn records(&self) -> &[(Lsn, Record)] {
         &self.durable
+    }
+
+    fn condensed(&self) -> usize {
+        self.checkpoint.as_ref().map_or(0, |(upto, _)| *upto)
+    }
+
+    /// How many records there are since the newest checkpoint.
+    pub(crate) fn since_checkpoint(&self) -> usize {
+        self.durable.len() - self.condensed()
+    }
+
+    /// The newest checkpoint with so many of the records that followed, and how
+    /// many records these stand for.
+    pub(crate) fn first_of(&self, more: usize) -> (usize, Vec<Record>) {
+        let from = self.condensed();
+        let kept = self.checkpoint.iter().flat_map(|(_, kept)| kept);
+        let followed = self.durable[from..from + more].iter().map(|(_, r)| r);
+        (from + more, kept.chain(followed).cloned().collect())
+    }
+
+    pub(crate) fn write_checkpoint(&mut self, upto: usize, kept: Vec<Record>) {
+        self.checkpoint = Some((upto, kept));
+    }
+
+    /// The newest checkpoint and all that followed, if there is one.
+    pub(crate) fn restorable(&self) -> Option<Vec<(Lsn, Record)>> {
+        let (upto, kept) = self.checkpoint.as_ref()?;
+        let (last, _) = self.durable.get(upto.checked_sub(1)?)?;
+        let kept = kept.iter().map(|record| (*last, record.clone()));
+        Some(kept.chain(self.durable[*upto..].iter().cloned()).collect())
     }
 }

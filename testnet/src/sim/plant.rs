@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use suanli_protocol::{
     receipt::Verdict,
-    record::{JobEnd, Record},
+    record::{JobEnd, Part, Record},
 };
 
 /// A planted bug.
@@ -33,11 +33,13 @@ pub enum Plant {
     /// A provider is stopped after its first quote has left, and its disk has
     /// lost the quote.
     DiskLosesQuotes,
+    /// Checkpoints say nothing of who owes whom.
+    CheckpointForgetsAccounts,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::DiskLosesAgreements,
         Self::DiskLosesWords,
         Self::SlotsOversold,
@@ -47,6 +49,7 @@ impl Plant {
         Self::IgnoresGating,
         Self::BlobsSaidEarly,
         Self::DiskLosesQuotes,
+        Self::CheckpointForgetsAccounts,
     ];
 
     /// What it is called on a command line.
@@ -61,6 +64,7 @@ impl Plant {
             Self::IgnoresGating => "ignores-gating",
             Self::BlobsSaidEarly => "blobs-said-early",
             Self::DiskLosesQuotes => "disk-loses-quotes",
+            Self::CheckpointForgetsAccounts => "checkpoint-forgets-accounts",
         }
     }
 
@@ -75,7 +79,24 @@ impl Plant {
             | Self::NoTimers
             | Self::RejectsGoodGossip
             | Self::IgnoresGating
-            | Self::BlobsSaidEarly => false,
+            | Self::BlobsSaidEarly
+            | Self::CheckpointForgetsAccounts => false,
+        }
+    }
+
+    /// Whether a checkpoint leaves this record out.
+    pub(crate) const fn forgets(self, record: &Record) -> bool {
+        match self {
+            Self::CheckpointForgetsAccounts => is_account(record),
+            Self::DiskLosesAgreements
+            | Self::DiskLosesWords
+            | Self::SlotsOversold
+            | Self::DiskLosesVouchers
+            | Self::NoTimers
+            | Self::RejectsGoodGossip
+            | Self::IgnoresGating
+            | Self::BlobsSaidEarly
+            | Self::DiskLosesQuotes => false,
         }
     }
 
@@ -90,7 +111,8 @@ impl Plant {
             | Self::NoTimers
             | Self::RejectsGoodGossip
             | Self::IgnoresGating
-            | Self::BlobsSaidEarly => false,
+            | Self::BlobsSaidEarly
+            | Self::CheckpointForgetsAccounts => false,
         }
     }
 }
@@ -124,6 +146,14 @@ pub(crate) fn is_word(record: &Record) -> bool {
         }
     );
     done || is_charged(record) || matches!(record, Record::Took { .. })
+}
+
+/// What [`Plant::CheckpointForgetsAccounts`] leaves out.
+const fn is_account(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Part(Part::Channel { .. } | Part::Owed { .. })
+    )
 }
 
 /// Whether a record accepts a receipt that costs something.

@@ -78,6 +78,7 @@ impl Figures {
         self.dropped += other.dropped;
         self.gossip += other.gossip;
         self.crashes += other.crashes;
+        self.from_checkpoints += other.from_checkpoints;
         self.jobs += other.jobs;
         self.refused += other.refused;
         self.done += other.done;

@@ -117,6 +117,8 @@ pub(crate) struct World<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) plant: Option<Plant>,
     pub(crate) dice: Dice,
+    /// Decides where checkpoints are, and which starts are from them.
+    pub(crate) checkpoints: Dice,
     pub(crate) now: Mono,
     pub(crate) quiet: bool,
     pub(crate) nodes: Vec<Node>,
@@ -145,6 +147,7 @@ impl<'a> World<'a> {
             scenario: &setup.scenario,
             plant: setup.plant,
             dice: Dice::new(setup.seed, "world"),
+            checkpoints: Dice::new(setup.seed, "checkpoints"),
             now: Mono::from_micros(0),
             quiet: false,
             by_peer,
@@ -324,21 +327,13 @@ impl<'a> World<'a> {
 /// One step of a peer, and what comes of it.
 impl World<'_> {
     pub(crate) fn step(&mut self, ix: Ix, input: Input) {
-        let node = &mut self.nodes[ix];
-        let clocks = node.clocks(self.now);
-        let Some(peer) = &mut node.peer else {
-            return;
-        };
-        peer.handle(clocks, input);
-        self.drain(ix);
+        if self.tell(ix, input) {
+            self.drain(ix);
+        }
     }
 
     pub(crate) fn drain(&mut self, ix: Ix) {
-        while let Some(output) = self.nodes[ix]
-            .peer
-            .as_mut()
-            .and_then(|peer| peer.poll_output())
-        {
+        while let Some(output) = self.poll(ix) {
             if let Some(left) = &mut self.nodes[ix].crash_in {
                 if *left == 0 {
                     return self.crash(ix);
@@ -415,11 +410,7 @@ impl World<'_> {
     /// Planted: the driver says that it is done before it is. Other outputs of
     /// this step follow in the same drain.
     fn lie_about_disk(&mut self, ix: Ix, lsn: Lsn) {
-        let node = &mut self.nodes[ix];
-        let clocks = node.clocks(self.now);
-        if let Some(peer) = &mut node.peer {
-            peer.handle(clocks, Input::Persisted(lsn));
-        }
+        self.tell(ix, Input::Persisted(lsn));
     }
 
     /// Everything written until the disk is free goes in one sync.

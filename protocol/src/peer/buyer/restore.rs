@@ -7,11 +7,8 @@ impl Buyer {
     pub(crate) fn replay(&mut self, core: &Core, ledger: &mut Ledger, record: &Record) {
         match record {
             Record::Submitted { order, at } => {
-                let passed = core.now.wall.since(*at);
-                let left = order.total.duration().saturating_sub(passed);
-                let deadline = core.now.mono.after(left);
                 self.jobs
-                    .insert(order.job, Job::new(order.clone(), core.now, *at, deadline));
+                    .insert(order.job, Job::replayed(core, order.clone(), *at));
             }
             Record::Asked(request) => {
                 if let Some(job) = self.jobs.get_mut(&request.body().job) {
@@ -54,23 +51,87 @@ impl Buyer {
                 outputs,
             } => {
                 self.replay_judged(core, ledger, receipt, acceptance);
-                self.small_outputs.extend(outputs.iter().cloned());
-                while self.small_outputs.len() > OUTPUTS_RESTORED {
-                    self.small_outputs.pop_front();
-                }
+                outputs.iter().for_each(|output| self.recall_output(output));
             }
             Record::Cancelling { job } => {
                 if let Some(job) = self.jobs.get_mut(job) {
                     job.cancelling = true;
                 }
             }
-            Record::Ended { job, end, .. } => {
-                if let Some(known) = self.jobs.get_mut(job) {
-                    known.state = State::Ended(*end);
-                    self.forget_old(*job);
+            Record::Ended { job, end, .. } => self.replay_ended(*job, *end),
+            Record::Part(part) => self.replay_part(core, part),
+            _ => {}
+        }
+    }
+
+    fn recall_output(&mut self, output: &InlineBlob) {
+        self.small_outputs.push_back(output.clone());
+        if self.small_outputs.len() > OUTPUTS_RESTORED {
+            self.small_outputs.pop_front();
+        }
+    }
+
+    fn replay_part(&mut self, core: &Core, part: &Part) {
+        match part {
+            Part::Past {
+                agreement,
+                provider,
+                word,
+            } => self.past.recall(*agreement, *provider, word.as_ref()),
+            Part::Job {
+                order,
+                at,
+                attempt,
+                last_reason,
+                end,
+            } => {
+                let mut job = Job::replayed(core, order.clone(), *at);
+                job.attempt = *attempt;
+                job.last_reason = *last_reason;
+                self.jobs.insert(order.job, job);
+                if let Some(end) = end {
+                    self.replay_ended(order.job, *end);
                 }
             }
-            _ => {}
+            Part::Deal {
+                offer,
+                request,
+                quote,
+                agreement,
+                fate,
+                live,
+            } => {
+                let (offer, request, quote) = (offer.clone(), request.clone(), quote.clone());
+                if let Ok(deal) = Deal::new(offer, request, quote, agreement.clone()) {
+                    self.replay_deal(core, deal, *fate, *live);
+                }
+            }
+            Part::Output(output) => self.recall_output(output),
+            Part::Partners(_)
+            | Part::Answer(_)
+            | Part::Work { .. }
+            | Part::Channel { .. }
+            | Part::Owed { .. }
+            | Part::Voucher { .. } => {}
+        }
+    }
+
+    fn replay_deal(&mut self, core: &Core, deal: Deal, fate: Option<Reason>, live: bool) {
+        let id = deal.quote().body().job;
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        self.by_agreement.insert(deal.id(), id);
+        job.agreements.push((deal.clone(), fate));
+        if live {
+            job.state = State::Active(Box::new(Active::replayed(core, deal, job.deadline)));
+        }
+    }
+
+    fn replay_ended(&mut self, id: JobId, end: JobEnd) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.state = State::Ended(end);
+            self.forget_old(id);
         }
     }
 
@@ -86,20 +147,7 @@ impl Buyer {
             State::Active(_) | State::Ended(_) => return job.agreements.insert(0, (deal, None)),
         }
         job.agreements.push((deal.clone(), None));
-        let give_up = core.now.mono.after(longest(&deal, core)).min(job.deadline);
-        let acked = deal.agreement().is_none();
-        job.state = State::Active(Box::new(Active {
-            deal,
-            // The provider may not have it yet: it is sent again, except where
-            // the provider's own signature completed it.
-            acked,
-            heard: core.now.mono,
-            give_up,
-            progress: BTreeMap::new(),
-            collecting: BTreeMap::new(),
-            next_log: 0,
-            fetch_tries: 0,
-        }));
+        job.state = State::Active(Box::new(Active::replayed(core, deal, job.deadline)));
     }
 
     fn replay_judged(
@@ -144,6 +192,22 @@ impl Buyer {
         );
     }
 
+    /// Replaying these makes the same state, if nothing was done with it but
+    /// replaying.
+    pub(crate) fn condense(&self, into: &mut Vec<Record>) {
+        let outputs = self.small_outputs.iter().cloned();
+        into.extend(outputs.map(|output| Record::Part(Part::Output(output))));
+        self.past.condense(into);
+        let ended = self.ended.iter().filter_map(|id| self.jobs.get(id));
+        let open = self
+            .jobs
+            .values()
+            .filter(|job| !matches!(job.state, State::Ended(_)));
+        for job in ended.chain(open) {
+            job.condense(into);
+        }
+    }
+
     /// After replay: every open job goes on.
     pub(crate) fn resume(&mut self, core: &mut Core) {
         // The node may have stopped before the last ones were blobs.
@@ -186,7 +250,110 @@ impl Buyer {
     }
 }
 
+impl Past {
+    fn recall(
+        &mut self,
+        agreement: AgreementId,
+        provider: PeerId,
+        word: Option<&Verified<Acceptance>>,
+    ) {
+        let past = self.agreements.entry(agreement).or_insert_with(|| {
+            self.order.push_back(agreement);
+            PastAgreement {
+                provider,
+                judged: BTreeMap::new(),
+            }
+        });
+        if let Some(word) = word {
+            past.judged.insert(word.body().receipt, word.clone());
+        }
+    }
+
+    fn condense(&self, into: &mut Vec<Record>) {
+        for (&agreement, past) in self
+            .order
+            .iter()
+            .filter_map(|id| self.agreements.get_key_value(id))
+        {
+            let kept = |word: Option<&Verified<Acceptance>>| {
+                Record::Part(Part::Past {
+                    agreement,
+                    provider: past.provider,
+                    word: word.cloned(),
+                })
+            };
+            into.extend(past.judged.is_empty().then(|| kept(None)));
+            into.extend(past.judged.values().map(|word| kept(Some(word))));
+        }
+    }
+}
+
+impl Active {
+    fn replayed(core: &Core, deal: Deal, deadline: Mono) -> Self {
+        Self {
+            give_up: core.now.mono.after(longest(&deal, core)).min(deadline),
+            // The provider may not have it yet: it is sent again, except where
+            // the provider's own signature completed it.
+            acked: deal.agreement().is_none(),
+            deal,
+            heard: core.now.mono,
+            progress: BTreeMap::new(),
+            collecting: BTreeMap::new(),
+            next_log: 0,
+            fetch_tries: 0,
+        }
+    }
+}
+
 impl Job {
+    fn replayed(core: &Core, order: Box<JobOrder>, at: Wall) -> Self {
+        let passed = core.now.wall.since(at);
+        let left = order.total.duration().saturating_sub(passed);
+        let deadline = core.now.mono.after(left);
+        Self::new(order, core.now, at, deadline)
+    }
+
+    fn condense(&self, into: &mut Vec<Record>) {
+        let (end, live) = match &self.state {
+            State::Ended(end) => (Some(*end), None),
+            State::Active(active) => (None, Some(active.deal.id())),
+            State::Waiting | State::Asking(_) => (None, None),
+        };
+        let mut order = self.order.clone();
+        if end.is_some() {
+            // Nobody is sent anything for it any more.
+            order.inline = InlineBlobs::default();
+        }
+        into.push(Record::Part(Part::Job {
+            order,
+            at: self.submitted,
+            attempt: self.attempt,
+            last_reason: self.last_reason,
+            end,
+        }));
+        for (deal, fate) in &self.agreements {
+            into.push(Record::Part(Part::Deal {
+                offer: deal.offer().clone(),
+                request: deal.request().clone(),
+                quote: deal.quote().clone(),
+                agreement: deal.agreement().cloned(),
+                fate: *fate,
+                live: live == Some(deal.id()),
+            }));
+        }
+        into.extend(self.judged.values().map(|judged| Record::Judged {
+            receipt: judged.receipt.clone(),
+            acceptance: judged.acceptance.clone(),
+            // The last ones are apart, in order.
+            outputs: InlineBlobs::default(),
+        }));
+        if self.cancelling && end.is_none() {
+            into.push(Record::Cancelling {
+                job: self.order.job,
+            });
+        }
+    }
+
     /// How the live agreement's last accepted receipt ends the job, if it does.
     fn end_by_last_receipt(&self) -> Option<JobEnd> {
         let State::Active(active) = &self.state else {

@@ -11,6 +11,7 @@ impl Seller {
                 self.sequence = self.sequence.max(withdrawal.body().sequence);
                 self.live = None;
                 self.offers.clear();
+                self.withdrawn = Some(withdrawal.clone());
             }
             Record::Quoted {
                 offer,
@@ -22,7 +23,7 @@ impl Seller {
                     request: request.clone(),
                     quote: quote.clone(),
                 };
-                self.answer_again(request, quote);
+                self.answer_again(quote);
                 self.holds.insert(QuoteId(quote.hash()), hold);
             }
             Record::QuotedFirm {
@@ -30,7 +31,7 @@ impl Seller {
                 request,
                 quote,
             } => {
-                self.answer_again(request, quote);
+                self.answer_again(quote);
                 if let Ok(deal) = Deal::new(offer.clone(), request.clone(), quote.clone(), None) {
                     self.replay_commit(core, deal);
                 }
@@ -63,7 +64,33 @@ impl Seller {
             }
             Record::HeardOf(acceptance) => self.replay_judged(core, ledger, acceptance),
             Record::Closed { agreement, .. } => self.replay_closed(*agreement),
+            Record::Part(part) => self.replay_part(core, part),
             _ => {}
+        }
+    }
+
+    fn replay_part(&mut self, core: &Core, part: &Part) {
+        match part {
+            Part::Answer(quote) => self.answer_again(quote),
+            Part::Work {
+                offer,
+                request,
+                quote,
+                agreement,
+            } => {
+                let (offer, request, quote) = (offer.clone(), request.clone(), quote.clone());
+                if let Ok(deal) = Deal::new(offer, request, quote, agreement.clone()) {
+                    self.replay_commit(core, deal);
+                }
+            }
+            Part::Partners(_)
+            | Part::Past { .. }
+            | Part::Job { .. }
+            | Part::Deal { .. }
+            | Part::Channel { .. }
+            | Part::Owed { .. }
+            | Part::Voucher { .. }
+            | Part::Output(_) => {}
         }
     }
 
@@ -77,8 +104,8 @@ impl Seller {
         }
     }
 
-    fn answer_again(&mut self, request: &Verified<Request>, quote: &Verified<Quote>) {
-        let id = RequestId(request.hash());
+    fn answer_again(&mut self, quote: &Verified<Quote>) {
+        let id = quote.body().request;
         self.answers
             .insert(id, Answer::Quoted(Box::new(quote.clone()), Lsn(0)));
         self.answers_order.push_back(id);
@@ -122,10 +149,37 @@ impl Seller {
         };
         let parties = deal_parties(&deal.deal);
         if let Some(issued) = deal.issued.get_mut(&(body.key.unit, body.key.index)) {
-            issued.verdict = Some(body.verdict);
+            issued.word = Some(acceptance.clone());
             if matches!(body.verdict, Verdict::Disputed(_)) {
                 ledger.dispute(core, parties, body.receipt);
             }
+        }
+    }
+
+    /// Replaying these makes the same state, if nothing was done with it but
+    /// replaying.
+    pub(crate) fn condense(&self, into: &mut Vec<Record>) {
+        let mut offers: Vec<_> = self.offers.values().collect();
+        offers.sort_by_key(|offer| offer.body().sequence);
+        into.extend(offers.into_iter().cloned().map(Record::Offered));
+        into.extend(self.withdrawn.clone().map(Record::Withdrew));
+        for id in &self.answers_order {
+            if let Some(Answer::Quoted(quote, _)) = self.answers.get(id) {
+                into.push(match self.holds.get(&QuoteId(quote.hash())) {
+                    Some(hold) => hold.record(),
+                    None => Record::Part(Part::Answer((**quote).clone())),
+                });
+            }
+        }
+        let unanswered = |hold: &&Hold| !self.answers.contains_key(&RequestId(hold.request.hash()));
+        into.extend(self.holds.values().filter(unanswered).map(Hold::record));
+        let closed = self.closed.iter().filter_map(|id| self.deals.get(id));
+        let open = self
+            .deals
+            .values()
+            .filter(|deal| deal.stage != Stage::Closed);
+        for deal in closed.chain(open) {
+            deal.condense(into);
         }
     }
 
@@ -161,5 +215,36 @@ impl Seller {
             }
         }
         self.slots_kept = self.slots_used();
+    }
+}
+
+impl Hold {
+    fn record(&self) -> Record {
+        Record::Quoted {
+            offer: self.offer.clone(),
+            request: self.request.clone(),
+            quote: self.quote.clone(),
+        }
+    }
+}
+
+impl Committed {
+    fn condense(&self, into: &mut Vec<Record>) {
+        into.push(Record::Part(Part::Work {
+            offer: self.deal.offer().clone(),
+            request: self.deal.request().clone(),
+            quote: self.deal.quote().clone(),
+            agreement: self.deal.agreement().cloned(),
+        }));
+        for issued in self.issued.values() {
+            into.push(Record::Receipted(issued.receipt.clone()));
+            into.extend(issued.word.clone().map(Record::HeardOf));
+        }
+        if self.stage == Stage::Closed {
+            into.push(Record::Closed {
+                agreement: self.deal.id(),
+                reason: Reason::UNSPECIFIED,
+            });
+        }
     }
 }

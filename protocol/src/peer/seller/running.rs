@@ -65,8 +65,7 @@ impl Seller {
         if !is_lease {
             return;
         }
-        let disputed = |issued: &Issued| matches!(issued.verdict, Some(Verdict::Disputed(_)));
-        if deal.unjudged() > 1 || deal.issued.values().any(disputed) {
+        if deal.unjudged() > 1 || deal.issued.values().any(Issued::is_disputed) {
             // Two parts without an answer, or one that won't be paid: no more
             // on credit.
             core.output(Output::Stop(id));
@@ -200,7 +199,7 @@ impl Seller {
             Issued {
                 receipt,
                 inline,
-                verdict: None,
+                word: None,
                 lsn,
             },
         );
