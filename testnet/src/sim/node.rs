@@ -148,6 +148,11 @@ impl Disk {
         self.pending.back().map_or(self.upto, |(lsn, _)| *lsn)
     }
 
+    /// Records that are written and not on disk yet, oldest first.
+    pub(crate) fn unsynced(&self) -> impl Iterator<Item = &Record> {
+        self.pending.iter().map(|(_, record)| record)
+    }
+
     /// Records up to a position reach the disk, but for those that it loses.
     /// Gives what is new on it.
     pub(crate) fn sync(&mut self, upto: Lsn, loses: impl Fn(&Record) -> bool) -> Vec<Record> {
