@@ -16,7 +16,8 @@ pub struct TransportLimits {
     pub connections_in: usize,
     /// Connections that this node opened.
     pub connections_out: usize,
-    /// Two sides that dial each other at once have two; more serves nobody.
+    /// Two sides that dial each other at once have two; the third place is for a call that comes
+    /// before a broken connection is noticed.
     pub connections_per_peer: usize,
     /// Inbound connections from one address (IPv4) or one /64 (IPv6); not applied in LAN mode.
     pub connections_per_ip: usize,

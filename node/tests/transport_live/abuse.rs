@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::multiaddr::Protocol;
 use suanli_node::transport::{Channel, Misbehaviour, PeerKey, TransportEvent};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
 };
 
-use crate::{Node, TCP, config, hostile::Hostile, is_connected, is_disconnected};
+use crate::{Node, TCP, config, hostile::Hostile, is_connected, is_disconnected, tcp_port};
 
 async fn misbehaviour(node: &mut Node, who: PeerKey) -> Misbehaviour {
     node.wait(|event| match event {
@@ -207,11 +206,7 @@ struct Wire {
 
 impl Wire {
     async fn to(address: &libp2p::Multiaddr) -> Self {
-        let port = address.iter().find_map(|part| match part {
-            Protocol::Tcp(port) => Some(port),
-            _ => None,
-        });
-        let there = ("127.0.0.1", port.unwrap());
+        let there = ("127.0.0.1", tcp_port(address));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let here = listener.local_addr().unwrap().port();
         let (cut, is_cut) = oneshot::channel();
@@ -254,11 +249,7 @@ async fn abuse_06_a_peer_that_stalls_its_handshake_is_cut() {
     let mut settings = config(1, TCP);
     settings.limits.handshake = Duration::from_millis(400);
     let victim = Node::start_with(settings).await;
-    let port = victim.address.iter().find_map(|part| match part {
-        Protocol::Tcp(port) => Some(port),
-        _ => None,
-    });
-    let mut silent = TcpStream::connect(("127.0.0.1", port.unwrap()))
+    let mut silent = TcpStream::connect(("127.0.0.1", tcp_port(&victim.address)))
         .await
         .unwrap();
     let mut said = Vec::new();
