@@ -12,7 +12,7 @@ use std::{
     convert::Infallible,
     net::{IpAddr, Ipv6Addr},
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use libp2p::{
@@ -28,9 +28,9 @@ use libp2p::{
 use super::{
     TransportLimits,
     addresses::ip_of,
-    budget::Rate,
     key::{KeyRefused, PeerKey},
 };
+use crate::rate::Rate;
 
 /// Origins whose rate is tracked at once; above it, new origins share one bucket.
 const ORIGINS_MAX: usize = 1_024;
@@ -142,10 +142,7 @@ impl Gate {
         } else {
             &self.crowd
         };
-        if rate.charge(1) > Duration::ZERO {
-            return Err(Refused::TooFast);
-        }
-        Ok(())
+        rate.admit(1).map_err(|_| Refused::TooFast)
     }
 
     fn admit(&self, peer: &PeerId, inbound: bool) -> Result<(), Refused> {
@@ -288,6 +285,8 @@ fn origin_of(address: &Multiaddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn gate(lan: bool) -> Gate {

@@ -10,10 +10,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     Channel, PeerKey, PeerStatus, TransportLimits,
-    budget::{Budget, Rate, room},
+    budget::{Budget, room},
     frames::{Outgoing, drain},
     streams::Inbound,
 };
+use crate::rate::Rate;
 
 /// Streams over its limit that a peer may open before it is disconnected.
 const REFUSED_STREAMS_MAX: u32 = 16;
