@@ -161,3 +161,22 @@ impl FrameBytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abuse_06_slow_peers_have_ten_seconds() {
+        let limits = TransportLimits::default();
+        for wait in [limits.handshake, limits.partial_frame, limits.write_stall] {
+            assert!(wait <= Duration::from_secs(10));
+        }
+    }
+
+    #[test]
+    fn abuse_07_a_half_open_peer_is_noticed_within_thirty_seconds() {
+        let limits = TransportLimits::default();
+        assert!(limits.ping_interval + limits.ping_timeout < Duration::from_secs(29));
+    }
+}
