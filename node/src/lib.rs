@@ -15,6 +15,7 @@ pub mod handle;
 pub mod identity;
 pub mod jobfile;
 pub mod quantity;
+mod rate;
 pub mod records;
 pub mod store;
 pub mod transport;

@@ -26,9 +26,10 @@
 //! A peer is announced once its key is ed25519 and not weak, its handshake done, and its network
 //! ours; its frames never come before [`TransportEvent::Connected`], though some that were read
 //! just before may follow [`TransportEvent::Disconnected`]. Frames of one channel arrive in
-//! order as long as the connection lives. Nothing is retried here: what could not be handed to
-//! the connection is reported by [`TransportEvent::SendFailed`], and what was under way when a
-//! connection broke is not, so the core retries by its own timers.
+//! order, but for the moment in which a peer's later call takes over from an earlier connection.
+//! Nothing is retried here: what could not be handed to the connection is reported by
+//! [`TransportEvent::SendFailed`], and what was under way when a connection broke is not, so the
+//! core retries by its own timers.
 //!
 //! # What is absent
 //! No NAT traversal, discovery, relay or DNS; no message types, prices or signatures; no disk
@@ -530,7 +531,7 @@ pub enum Misbehaviour {
 pub struct PeerStatus {
     /// The peer.
     pub peer: PeerKey,
-    /// The address of its oldest connection.
+    /// The address of the connection that is used.
     pub address: Multiaddr,
     /// Whether it opened that connection.
     pub inbound: bool,

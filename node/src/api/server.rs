@@ -16,6 +16,7 @@
 
 mod accounts;
 mod blobs;
+mod connections;
 mod find;
 mod gates;
 mod guard;
@@ -42,7 +43,7 @@ use axum::{
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 
 use self::{
-    gates::{Bounded, Gate, Gates},
+    gates::{Gate, Gates},
     guard::Guard,
     problem::Problem,
 };
@@ -55,9 +56,6 @@ use crate::{
 /// Bytes of a JSON body, at most.
 pub const JSON_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long open requests may take to end once the server stops.
-const STOP_GRACE: Duration = Duration::from_secs(3);
-
 /// Serves the API until `stop` is done, and then ends what is open.
 ///
 /// # Errors
@@ -68,23 +66,35 @@ pub async fn serve(
     token: Token,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    serve_through(Gates::new(), handle, listener, token, stop).await
+}
+
+async fn serve_through(
+    gates: Gates,
+    handle: NodeHandle,
+    listener: TcpListener,
+    token: Token,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let bound = listener.local_addr()?;
     let (stopping, stopped) = watch::channel(false);
     let api = Arc::new(Api {
         archive: Archive::new(handle.store().clone(), &handle.facts().network),
         handle,
-        gates: Gates::new(),
+        gates,
         guard: Guard::new(bound, token),
         stopped: stopped.clone(),
     });
+    let serving = connections::serve(listener, router(api), stopped);
     let stop = async move {
         stop.await;
         stopping.send_replace(true);
+        // The server ends, not this.
+        std::future::pending().await
     };
-    let served = axum::serve(Bounded::new(listener), router(api)).with_graceful_shutdown(stop);
     tokio::select! {
-        result = served.into_future() => result,
-        () = grace(stopped) => Ok(()),
+        () = serving => Ok(()),
+        never = stop => match never {},
     }
 }
 
@@ -126,9 +136,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/channels", get(accounts::channels))
         .route("/v1/channels/{id}", get(accounts::channel))
         .route("/v1/work", get(accounts::work))
-        .route("/v1/shutdown", post(accounts::shutdown))
         .route("/v1/plan", post(jobs::plan))
-        .route("/v1/jobs", post(jobs::submit))
+        .route("/v1/jobs", post(jobs::submit));
+    let stops = Router::new()
+        .route("/v1/shutdown", post(accounts::shutdown))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel));
     let lookups = Router::new()
         .route("/v1/jobs", get(jobs::list))
@@ -141,7 +152,8 @@ fn router(api: Arc<Api>) -> Router {
     let streams = Router::new()
         .route("/v1/jobs/{id}/events", get(jobs::events))
         .route("/v1/jobs/{id}/outputs/{name}", get(jobs::output));
-    gated(controls, Gate::Control)
+    gated(stops, Gate::Stop)
+        .merge(gated(controls, Gate::Control))
         .merge(gated(lookups, Gate::Lookup))
         .merge(gated(uploads, Gate::Upload))
         .merge(streams)
@@ -189,12 +201,6 @@ async fn no_such_method() -> Problem {
         StatusCode::METHOD_NOT_ALLOWED,
         "this path takes another method; reading is GET, ordering is POST",
     )
-}
-
-async fn grace(mut stopped: watch::Receiver<bool>) {
-    // An error means that the server has dropped its end: it is over too.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
-    tokio::time::sleep(STOP_GRACE).await;
 }
 
 /// Milliseconds since 1970 UTC.

@@ -29,7 +29,10 @@
 //! have at most 1 MiB. An error is an [`ApiError`].
 //!
 //! A prefix is four or more hex digits; of several things: 409, and the
-//! sentence names them; of none: 404. Too much at once: 429 and `Retry-After`.
+//! sentence names them; of none: 404. Too much at once or too often: 429 and
+//! `Retry-After`; `cancel` and `shutdown` have places of their own. A request's
+//! head has ten seconds to come, and so has a JSON body; an upload may fall ten
+//! seconds behind 16 KiB a second: 408. A connection may idle for ten seconds.
 //!
 //! `POST /v1/blobs?hash=HEX`, where the uploader knows the hash: a blob that
 //! is here already is answered for without its bytes, which are best held back

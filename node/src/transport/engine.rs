@@ -51,9 +51,6 @@ const REPORTS: usize = 64;
 /// Commands taken in one turn, so that a busy driver does not starve the swarm.
 const COMMANDS_AT_ONCE: usize = 32;
 const TICK: Duration = Duration::from_millis(500);
-/// Connections that open within this time of each other may be both sides' calls at once, or one
-/// side's by both transports.
-const DIALS_CROSS: Duration = Duration::from_millis(500);
 /// Longest that a clean stop waits, once for queues and once for connections.
 const WIND_DOWN: Duration = Duration::from_secs(1);
 /// Gossip doesn't say when a message has left; the last ones get this long.
@@ -773,11 +770,12 @@ impl Engine {
         }
         let session = self.next_serial();
         let limits = &self.config.limits;
+        let kept = limits.connections_per_peer.saturating_sub(1).max(1);
         let peer = self
             .peers
             .entry(id)
             .or_insert_with(|| Peer::new(key, session, limits));
-        peer.connections.push(Connection {
+        peer.opened_one(Connection {
             id: connection,
             address,
             inbound,
@@ -785,24 +783,12 @@ impl Engine {
             heard: Instant::now(),
             rtt: None,
         });
-        if inbound {
-            self.drop_stale(id, connection);
+        // The gate always has a place for a peer's next call: the oldest makes room.
+        let surplus = peer.oldest_above(kept);
+        for channel in peer.move_outboxes() {
+            self.open_outbox(&id, channel);
         }
-    }
-
-    /// A node dials only whom it is not connected to. If a peer calls while we hold an older
-    /// connection to it, then that one broke on its side: it was killed and came back, and QUIC
-    /// tells nobody. Waiting for unanswered pings would lose all that is said meanwhile.
-    fn drop_stale(&mut self, id: PeerId, newest: ConnectionId) {
-        let stale: Vec<ConnectionId> = self
-            .peers
-            .get(&id)
-            .into_iter()
-            .flat_map(|peer| &peer.connections)
-            .filter(|open| open.id != newest && open.opened.elapsed() > DIALS_CROSS)
-            .map(|open| open.id)
-            .collect();
-        for connection in stale {
+        for connection in surplus {
             self.disconnected(id, connection);
             self.swarm.close_connection(connection);
         }
@@ -1025,7 +1011,7 @@ impl Engine {
             StreamEvent::Failed {
                 purpose: Purpose::Frames(channel),
                 why,
-            } => self.outbox_failed(id, channel, why),
+            } => self.outbox_failed(id, connection, channel, why),
             StreamEvent::Failed {
                 purpose: Purpose::Fetch(fetch),
                 why,
@@ -1145,13 +1131,20 @@ impl Engine {
         });
     }
 
-    fn outbox_failed(&mut self, id: PeerId, channel: Channel, why: OpenError) {
+    fn outbox_failed(
+        &mut self,
+        id: PeerId,
+        connection: ConnectionId,
+        channel: Channel,
+        why: OpenError,
+    ) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         let slot = &mut peer.outboxes[channel.index()];
-        let Some(outbox) = slot.take_if(|outbox| matches!(outbox.state, OutboxState::Opening(..)))
-        else {
+        let Some(outbox) = slot.take_if(
+            |outbox| matches!(&outbox.state, OutboxState::Opening(_, on) if *on == connection),
+        ) else {
             return;
         };
         let (key, frames) = (peer.key, outbox.give_up());

@@ -16,7 +16,8 @@ pub struct TransportLimits {
     pub connections_in: usize,
     /// Connections that this node opened.
     pub connections_out: usize,
-    /// Two sides that dial each other at once have two; more serves nobody.
+    /// Two sides that dial each other at once have two; the third place is for a call that comes
+    /// before a broken connection is noticed.
     pub connections_per_peer: usize,
     /// Inbound connections from one address (IPv4) or one /64 (IPv6); not applied in LAN mode.
     pub connections_per_ip: usize,
@@ -158,5 +159,24 @@ impl FrameBytes {
             Channel::Settle => self.settle,
             Channel::Book => self.book,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abuse_06_slow_peers_have_ten_seconds() {
+        let limits = TransportLimits::default();
+        for wait in [limits.handshake, limits.partial_frame, limits.write_stall] {
+            assert!(wait <= Duration::from_secs(10));
+        }
+    }
+
+    #[test]
+    fn abuse_07_a_half_open_peer_is_noticed_within_thirty_seconds() {
+        let limits = TransportLimits::default();
+        assert!(limits.ping_interval + limits.ping_timeout < Duration::from_secs(29));
     }
 }

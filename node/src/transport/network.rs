@@ -30,6 +30,17 @@ const STREAMS_PER_CONNECTION: usize = 32;
 const QUIC_STREAM_WINDOW: u32 = 2 << 20;
 const QUIC_CONNECTION_WINDOW: u32 = 4 << 20;
 
+/// What gossipsub adds to a message around its bytes, and to spare.
+const GOSSIP_ENVELOPE: usize = 256;
+/// gossipsub measures what it has read, not the message, and reads so much at once: without room
+/// for that, a burst of small messages counts as one that is too large, and ends the stream.
+const GOSSIP_READ_AHEAD: usize = 8 << 10;
+
+/// Message ids in one announcement of what was heard, or asked for of one peer between two
+/// heartbeats. At 34 bytes each they fit where a message does; gossipsub's own 5,000 would be
+/// refused by the peer, with the stream that they came on.
+const GOSSIP_IDS_MAX: usize = 200;
+
 type Filter = MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>;
 pub(super) type Gossip = gossipsub::Behaviour<gossipsub::IdentityTransform, Filter>;
 
@@ -114,12 +125,16 @@ fn quic_limits(mut quic: quic::Config, limits: &TransportLimits) -> quic::Config
 /// the driver before it is forwarded, on one topic.
 fn gossip(config: &TransportConfig) -> Result<Gossip, String> {
     let topic = topic_of(&config.network);
+    let frame_bytes = config.limits.gossip_bytes + GOSSIP_ENVELOPE;
     let settings = gossipsub::ConfigBuilder::default()
         .protocol_id_prefix(format!("/suanli/{}/gossip", config.network))
         .validation_mode(ValidationMode::Anonymous)
         .validate_messages()
         .message_id_fn(|message| MessageId::new(blake3::hash(&message.data).as_bytes()))
-        .max_transmit_size(config.limits.gossip_bytes + 256)
+        .max_transmit_size(frame_bytes + GOSSIP_READ_AHEAD)
+        .max_transmit_size_for_topic(frame_bytes, topic.hash())
+        .max_control_message_size(frame_bytes)
+        .max_control_messages_sent(GOSSIP_IDS_MAX)
         .heartbeat_initial_delay(Duration::from_millis(100))
         .heartbeat_interval(Duration::from_secs(1))
         .connection_handler_queue_len(256)

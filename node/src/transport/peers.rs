@@ -10,15 +10,17 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     Channel, PeerKey, PeerStatus, TransportLimits,
-    budget::{Budget, Rate, room},
+    budget::{Budget, room},
     frames::{Outgoing, drain},
     streams::Inbound,
 };
+use crate::rate::Rate;
 
 /// Streams over its limit that a peer may open before it is disconnected.
 const REFUSED_STREAMS_MAX: u32 = 16;
-/// A sender has one stream per channel; a second may overlap while the first dies.
-const READERS_PER_CHANNEL: u8 = 2;
+/// A sender has one stream per channel; while it moves to another connection, the former ones
+/// bring the last of their frames.
+const READERS_PER_CHANNEL: u8 = 3;
 /// Longest description of itself that is kept of a peer.
 const AGENT_CHARS: usize = 64;
 
@@ -34,6 +36,7 @@ pub(super) struct Peer {
     pub(super) key: PeerKey,
     /// Tells this connected time from the next one in reports that come late.
     pub(super) session: u64,
+    /// The first is the one on which streams are opened.
     pub(super) connections: Vec<Connection>,
     pub(super) announced: bool,
     /// What the process behind the newest identified connection says of itself, and since when
@@ -130,6 +133,55 @@ impl Peer {
         }
     }
 
+    /// Takes a connection in.
+    ///
+    /// A node dials only whom it is not connected to. If a peer calls while we hold an older
+    /// connection, then either both called at once and all connections are good, or the older
+    /// one broke on the peer's side and nobody told us. No clock can tell these two apart, and a
+    /// good connection that is closed loses what was said on it, on both sides if both close the
+    /// other's. The peer's own call is good in either case, so we go on with that one, and pings
+    /// find out about the others.
+    pub(super) fn opened_one(&mut self, connection: Connection) {
+        let at = if connection.inbound {
+            0
+        } else {
+            self.connections.len()
+        };
+        self.connections.insert(at, connection);
+    }
+
+    /// The connections that are one too many, longest open first.
+    pub(super) fn oldest_above(&self, kept: usize) -> Vec<ConnectionId> {
+        let mut by_age: Vec<&Connection> = self.connections.iter().collect();
+        by_age.sort_by_key(|open| open.opened);
+        let surplus = by_age.len().saturating_sub(kept);
+        by_age[..surplus].iter().map(|open| open.id).collect()
+    }
+
+    /// Lets outboxes go that depend on another than the first connection: what a writer has, it
+    /// brings to an end there. Returns the channels whose frames wait for a stream again.
+    pub(super) fn move_outboxes(&mut self) -> Vec<Channel> {
+        let Some(first) = self.connections.first().map(|first| first.id) else {
+            return Vec::new();
+        };
+        let mut waiting = Vec::new();
+        for channel in Channel::ALL {
+            let slot = &mut self.outboxes[channel.index()];
+            let Some(outbox) = slot.take_if(|outbox| outbox.connection() != Some(first)) else {
+                continue;
+            };
+            match outbox.state {
+                OutboxState::Writing(_) => {}
+                OutboxState::Waiting(frames) | OutboxState::Opening(frames, _) => {
+                    let state = OutboxState::Waiting(frames);
+                    *slot = Some(Outbox { state, ..outbox });
+                    waiting.push(channel);
+                }
+            }
+        }
+        waiting
+    }
+
     /// Whether the process behind a connection is another one than the last that we heard of,
     /// and its connection the newer.
     pub(super) fn is_reborn(&mut self, connection: ConnectionId, process: &str) -> bool {
@@ -213,11 +265,11 @@ impl Peer {
     }
 
     pub(super) fn status(&self, gossip_score: Option<f64>) -> Option<PeerStatus> {
-        let oldest = self.connections.first().filter(|_| self.announced)?;
+        let used = self.connections.first().filter(|_| self.announced)?;
         Some(PeerStatus {
             peer: self.key,
-            address: oldest.address.clone(),
-            inbound: oldest.inbound,
+            address: used.address.clone(),
+            inbound: used.inbound,
             connections: self.connections.len(),
             since: self.since,
             rtt: self.connections.iter().filter_map(|c| c.rtt).min(),

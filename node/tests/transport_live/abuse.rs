@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::multiaddr::Protocol;
 use suanli_node::transport::{Channel, Misbehaviour, PeerKey, TransportEvent};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
 };
 
-use crate::{Node, TCP, config, hostile::Hostile, is_connected, is_disconnected};
+use crate::{
+    Node, TCP, config, hostile::Hostile, is_connected, is_disconnected, resident_bytes, tcp_port,
+};
 
 async fn misbehaviour(node: &mut Node, who: PeerKey) -> Misbehaviour {
     node.wait(|event| match event {
@@ -207,11 +208,7 @@ struct Wire {
 
 impl Wire {
     async fn to(address: &libp2p::Multiaddr) -> Self {
-        let port = address.iter().find_map(|part| match part {
-            Protocol::Tcp(port) => Some(port),
-            _ => None,
-        });
-        let there = ("127.0.0.1", port.unwrap());
+        let there = ("127.0.0.1", tcp_port(address));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let here = listener.local_addr().unwrap().port();
         let (cut, is_cut) = oneshot::channel();
@@ -254,14 +251,68 @@ async fn abuse_06_a_peer_that_stalls_its_handshake_is_cut() {
     let mut settings = config(1, TCP);
     settings.limits.handshake = Duration::from_millis(400);
     let victim = Node::start_with(settings).await;
-    let port = victim.address.iter().find_map(|part| match part {
-        Protocol::Tcp(port) => Some(port),
-        _ => None,
-    });
-    let mut silent = TcpStream::connect(("127.0.0.1", port.unwrap()))
+    let mut silent = TcpStream::connect(("127.0.0.1", tcp_port(&victim.address)))
         .await
         .unwrap();
     let mut said = Vec::new();
     let ended = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut said);
     let _ = tokio::time::timeout(crate::PATIENCE, ended).await.unwrap();
+}
+
+/// Connections that come from an address of their own on loopback, and say nothing.
+async fn flood(port: u16, connections: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..connections {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let victim = (std::net::Ipv4Addr::LOCALHOST, port).into();
+        streams.push(socket.connect(victim).await.unwrap());
+    }
+    streams
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abuse_08_a_flood_of_connections_leaves_honest_peers_served() {
+    const FLOOD: usize = 1_000;
+    let mut settings = config(1, TCP);
+    settings.lan = false;
+    settings.limits.connections_per_ip = 4;
+    // Nothing of the flood goes by itself while the test looks.
+    settings.limits.handshake = Duration::from_secs(3_600);
+    let mut victim = Node::start_with(settings).await;
+    let mut friend = Node::start(2, TCP).await;
+    friend.connect(&mut victim).await;
+    let before = resident_bytes();
+    let flood = flood(tcp_port(&victim.address), FLOOD).await;
+
+    // Those over the limit are closed; four stay, and wait for a handshake.
+    let mut byte = [0];
+    let mut open: Vec<TcpStream> = flood;
+    let all_but_four_closed = async {
+        while open.len() > 4 {
+            open.retain(|stream| match stream.try_read(&mut byte) {
+                Ok(0) => false,
+                Ok(_) => true,
+                Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+            });
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::PATIENCE, all_but_four_closed)
+        .await
+        .unwrap();
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes more are held");
+
+    // Who was there is served, and who comes is let in.
+    let mut late = Node::start(3, TCP).await;
+    late.connect(&mut victim).await;
+    for honest in [&friend, &late] {
+        let bytes = honest.key().as_bytes().to_vec();
+        honest
+            .send(victim.key(), Channel::Book, bytes.clone())
+            .await;
+        assert_eq!(victim.frame().await.2, bytes);
+    }
+    assert_eq!(open.len(), 4);
 }

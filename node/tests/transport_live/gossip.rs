@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use futures::AsyncWriteExt;
+use libp2p::StreamProtocol;
 use suanli_node::transport::{
     GossipId, PeerKey, PublishFailure, TransportCommand, TransportEvent, Verdict,
 };
 
-use crate::{Node, QUIC, TCP, is_connected};
+use crate::{NETWORK, Node, QUIC, TCP, hostile::Hostile, is_connected, resident_bytes};
 
 async fn gossip(node: &mut Node) -> (GossipId, PeerKey, Vec<u8>) {
     node.wait(|event| match event {
@@ -127,6 +129,22 @@ async fn an_oversized_message_is_not_published() {
     assert_eq!(gossip(&mut two).await.2.len(), 8 << 10);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_offers_arrives_whole() {
+    const BURST: u8 = 200;
+    let (mut one, mut two) = crate::pair(TCP).await;
+    publish(&mut one, b"first").await;
+    assert_eq!(gossip(&mut two).await.2, b"first");
+    for number in 0..BURST {
+        let bytes = vec![number; 700];
+        one.command(TransportCommand::Publish { bytes }).await;
+    }
+    let mut missing: std::collections::BTreeSet<u8> = (0..BURST).collect();
+    while !missing.is_empty() {
+        missing.remove(&gossip(&mut two).await.2[0]);
+    }
+}
+
 /// Polls the node's list until the neighbour's score is as wanted.
 async fn wait_for_score(node: &Node, is_as_wanted: impl Fn(f64) -> bool) {
     let waiting = async {
@@ -160,4 +178,53 @@ async fn abuse_13_rejects_cost_the_forwarder_its_score_and_ignores_do_not() {
         }
         wait_for_score(&judge_node, is_as_wanted).await;
     }
+}
+
+/// One gossip message in protobuf that subscribes to a few topics nobody has heard of.
+fn subscriptions(round: u32) -> Vec<u8> {
+    const NAME_BYTES: usize = 2_000;
+    let varint = |number: usize| {
+        [
+            0x80 | number.to_le_bytes()[0],
+            (number >> 7).to_le_bytes()[0],
+        ]
+    };
+    let mut rpc = Vec::new();
+    for topic in 0..4_u32 {
+        let mut name = format!("{round}/{topic}/").into_bytes();
+        name.resize(NAME_BYTES, b'x');
+        let mut options = vec![0x08, 1, 0x12];
+        options.extend(varint(name.len()));
+        options.extend(name);
+        rpc.push(0x0a);
+        rpc.extend(varint(options.len()));
+        rpc.extend(options);
+    }
+    [varint(rpc.len()).as_slice(), &rpc].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abuse_16_a_flood_of_subscriptions_is_not_kept() {
+    let mut victim = Node::start(1, TCP).await;
+    let hostile = Hostile::start(66, None).await;
+    let protocol = format!("/suanli/{NETWORK}/gossip/1.1.0");
+    let protocol = StreamProtocol::try_from_owned(protocol).unwrap();
+    // To one that does not speak gossip, the victim would not listen.
+    let _spoken = hostile.accept_by(protocol.clone());
+    victim.dial_at(hostile.key, hostile.address.clone()).await;
+    victim.wait(is_connected(hostile.key)).await;
+    let mut stream = hostile.open_by(victim.key(), protocol).await.unwrap();
+    let before = resident_bytes();
+    for round in 0..6_000 {
+        stream.write_all(&subscriptions(round)).await.unwrap();
+    }
+    stream.flush().await.unwrap();
+    // It was all read; kept, it would be 48 MB.
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more are held");
+
+    let mut honest = Node::start(2, TCP).await;
+    honest.connect(&mut victim).await;
+    publish(&mut honest, b"offer").await;
+    assert_eq!(gossip(&mut victim).await.2, b"offer");
 }

@@ -98,14 +98,27 @@ impl Hostile {
         victim: PeerKey,
         what: &str,
     ) -> Result<Stream, OpenStreamError> {
+        self.open_by(victim, protocol(what)).await
+    }
+
+    /// Opens a stream of a protocol that need not be one of ours.
+    pub(crate) async fn open_by(
+        &self,
+        victim: PeerKey,
+        protocol: StreamProtocol,
+    ) -> Result<Stream, OpenStreamError> {
         let mut id = vec![0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
         id.extend_from_slice(victim.as_bytes());
         let id = PeerId::from_bytes(&id).unwrap();
         let mut control = self.control.clone();
-        control.open_stream(id, protocol(what)).await
+        control.open_stream(id, protocol).await
     }
 
     pub(crate) fn accept(&self, what: &str) -> IncomingStreams {
-        self.control.clone().accept(protocol(what)).unwrap()
+        self.accept_by(protocol(what))
+    }
+
+    pub(crate) fn accept_by(&self, protocol: StreamProtocol) -> IncomingStreams {
+        self.control.clone().accept(protocol).unwrap()
     }
 }

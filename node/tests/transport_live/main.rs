@@ -15,7 +15,7 @@ mod peers;
 
 use std::time::Duration;
 
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use suanli_node::transport::{
     Channel, PeerKey, Transport, TransportCommand, TransportConfig, TransportEvent,
     TransportHandle, TransportLimits,
@@ -129,6 +129,21 @@ fn is_connected(who: PeerKey) -> impl Fn(TransportEvent) -> Option<()> {
 
 fn is_disconnected(who: PeerKey) -> impl Fn(TransportEvent) -> Option<()> {
     move |event| matches!(event, TransportEvent::Disconnected { peer } if peer == who).then_some(())
+}
+
+fn tcp_port(address: &Multiaddr) -> u16 {
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    port.unwrap()
+}
+
+/// What this process holds in memory. Only a flood that is kept shows in it.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }
 
 async fn pair(listen: &str) -> (Node, Node) {

@@ -25,6 +25,7 @@ use tokio::{
     io::AsyncReadExt,
     sync::{OwnedSemaphorePermit, mpsc},
     task::spawn_blocking,
+    time::{Instant, timeout},
 };
 
 use super::{Api, Shared, input::Params, now_ms, problem::Problem};
@@ -35,8 +36,10 @@ use crate::{
 
 /// Pieces of an upload that may wait for the disk.
 const PIECES: usize = 4;
-/// How long the next piece may take.
-const PIECE_WAIT: Duration = Duration::from_secs(30);
+/// How far a body may fall behind its [`PACE`].
+const BODY_WAIT: Duration = Duration::from_secs(10);
+/// Bytes a second that a body must bring, so that no sender keeps a place by dribbling.
+const PACE: u64 = 16 * 1024;
 /// How long an uploaded blob is kept that no job refers to.
 const KEPT_MS: u64 = 24 * 3600 * 1000;
 /// What is read and thrown away of a body that nobody needs, so that its
@@ -59,7 +62,7 @@ pub(super) async fn upload(
 ) -> Result<Json<BlobInfo>, Problem> {
     let blobs = api.handle.store().blobs().clone();
     let length = content_length(&headers);
-    let mut body = body.into_data_stream();
+    let mut body = Paced::new(body);
     if let Some(blob) = announced.hash {
         if let Some(bytes) = renewed(&blobs, blob).await? {
             if !headers.contains_key(header::EXPECT) {
@@ -191,6 +194,39 @@ fn read_inline(blobs: &Blobs, named: &[BlobInfo]) -> Result<InlineBlobs, Problem
     Ok(InlineBlobs::truncated(inline))
 }
 
+/// A body that must keep up a pace. Only the time counts in which its reader waits for it.
+struct Paced {
+    body: BodyDataStream,
+    left: Duration,
+}
+
+/// The sender went away, or lost too much time.
+struct TooSlowOrBroken;
+
+impl Paced {
+    fn new(body: Body) -> Self {
+        Self {
+            body: body.into_data_stream(),
+            left: BODY_WAIT,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, TooSlowOrBroken> {
+        let since = Instant::now();
+        let next = timeout(self.left, self.body.next()).await;
+        self.left = self.left.saturating_sub(since.elapsed());
+        match next {
+            Ok(Some(Ok(bytes))) => {
+                let earned = Duration::from_millis(bytes.len() as u64 * 1_000 / PACE);
+                self.left = (self.left + earned).min(BODY_WAIT);
+                Ok(Some(bytes))
+            }
+            Ok(None) => Ok(None),
+            Ok(Some(Err(_))) | Err(_) => Err(TooSlowOrBroken),
+        }
+    }
+}
+
 /// Why an upload did not arrive.
 enum Broken {
     /// The store did not take it.
@@ -225,7 +261,7 @@ async fn receive(
     blobs: Blobs,
     length: Option<u64>,
     expected: Option<BlobId>,
-    body: &mut BodyDataStream,
+    body: &mut Paced,
 ) -> Result<BlobInfo, Broken> {
     let (pieces, queue) = mpsc::channel(PIECES);
     let writing = spawn_blocking(move || write(&blobs, length, expected, queue));
@@ -239,12 +275,12 @@ async fn receive(
 }
 
 /// Hands a body's pieces over, and says when nothing is missing.
-async fn pump(body: &mut BodyDataStream, pieces: mpsc::Sender<Piece>) {
+async fn pump(body: &mut Paced, pieces: mpsc::Sender<Piece>) {
     loop {
-        let piece = match tokio::time::timeout(PIECE_WAIT, body.next()).await {
-            Ok(Some(Ok(bytes))) => Piece::Bytes(bytes),
+        let piece = match body.next().await {
+            Ok(Some(bytes)) => Piece::Bytes(bytes),
             Ok(None) => Piece::End,
-            Ok(Some(Err(_))) | Err(_) => return,
+            Err(TooSlowOrBroken) => return,
         };
         let is_last = matches!(piece, Piece::End);
         if pieces.send(piece).await.is_err() || is_last {
@@ -295,9 +331,9 @@ async fn renewed(blobs: &Blobs, blob: BlobId) -> Result<Option<u64>, Problem> {
     Ok(renewed.await.map_err(|_| stopping())??)
 }
 
-async fn drain(body: &mut BodyDataStream) {
+async fn drain(body: &mut Paced) {
     let mut left = DRAINED_MAX;
-    while let Ok(Some(Ok(bytes))) = tokio::time::timeout(PIECE_WAIT, body.next()).await {
+    while let Ok(Some(bytes)) = body.next().await {
         match left.checked_sub(bytes.len() as u64) {
             Some(rest) => left = rest,
             None => return,
@@ -320,4 +356,40 @@ const fn blake3_of(blob: BlobId) -> blake3::Hash {
 
 fn stopping() -> Problem {
     crate::handle::Gone.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte every so often, for ever.
+    fn dribble(pause: Duration) -> Body {
+        Body::from_stream(stream::unfold((), move |()| async move {
+            tokio::time::sleep(pause).await;
+            Some((Ok::<_, io::Error>(Bytes::from_static(b"x")), ()))
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn abuse_06_a_body_that_dribbles_is_cut_within_ten_seconds() {
+        let since = Instant::now();
+        let mut body = Paced::new(dribble(Duration::from_secs(1)));
+        while let Ok(Some(_)) = body.next().await {}
+        assert!(since.elapsed() <= Duration::from_secs(11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_at_its_pace_may_take_as_long_as_it_needs() {
+        let piece = Bytes::from(vec![0; 32 * 1024]);
+        let pieces = stream::unfold(piece, |piece| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, io::Error>(piece.clone()), piece))
+        });
+        let mut body = Paced::new(Body::from_stream(pieces.take(60)));
+        while let Ok(Some(_)) = body.next().await {
+            // Time that the reader takes for itself is not the sender's.
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+        assert!(body.left > Duration::ZERO);
+    }
 }

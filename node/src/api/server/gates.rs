@@ -2,28 +2,22 @@
 //!
 //! A gate for each kind of request, so that a flood of one kind leaves the
 //! others alive: whoever uploads or lists without end can still be stopped by
-//! a `cancel` or a `shutdown`. A request that finds its gate full is refused
-//! at once; nothing queues. The connections themselves are bounded too.
+//! a `cancel` or a `shutdown`. Each bounds what goes on at once, and how often
+//! it begins. A request that finds its gate full or comes too fast is refused
+//! at once; nothing queues.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
-use axum::serve::Listener;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
+use crate::rate::Rate;
 
-/// Connections at once; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 512;
+/// Requests a second through each gate: above what a person's scripts do, and below what would
+/// keep the driver from its peers.
+const PER_S: u32 = 1_000;
+/// Orders that end something.
+const STOPS: usize = 32;
 /// Small questions and orders to the driver.
 const CONTROLS: usize = 128;
 /// Questions to the store, each of which reads and verifies records.
@@ -36,6 +30,7 @@ const STREAMS: usize = 128;
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gate {
+    Stop,
     Control,
     Lookup,
     Upload,
@@ -45,117 +40,52 @@ pub(super) enum Gate {
 /// The gates of one server.
 #[derive(Debug)]
 pub(super) struct Gates {
-    controls: Arc<Semaphore>,
-    lookups: Arc<Semaphore>,
-    uploads: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    stops: Bound,
+    controls: Bound,
+    lookups: Bound,
+    uploads: Bound,
+    streams: Bound,
+}
+
+#[derive(Debug)]
+struct Bound {
+    places: Arc<Semaphore>,
+    rate: Rate,
 }
 
 impl Gates {
     pub(super) fn new() -> Self {
-        let gate = |permits| Arc::new(Semaphore::new(permits));
+        Self::with_rate(PER_S)
+    }
+
+    /// So many requests a second through each, and as many at once before that counts.
+    pub(super) fn with_rate(per_s: u32) -> Self {
+        let bound = |places| Bound {
+            places: Arc::new(Semaphore::new(places)),
+            rate: Rate::new(per_s, per_s),
+        };
         Self {
-            controls: gate(CONTROLS),
-            lookups: gate(LOOKUPS),
-            uploads: gate(UPLOADS),
-            streams: gate(STREAMS),
+            stops: bound(STOPS),
+            controls: bound(CONTROLS),
+            lookups: bound(LOOKUPS),
+            uploads: bound(UPLOADS),
+            streams: bound(STREAMS),
         }
     }
 
     /// A place until the permit is dropped.
     pub(super) fn enter(&self, gate: Gate) -> Result<OwnedSemaphorePermit, Problem> {
-        let (semaphore, what) = match gate {
+        let (bound, what) = match gate {
+            Gate::Stop => (&self.stops, "orders"),
             Gate::Control => (&self.controls, "requests"),
             Gate::Lookup => (&self.lookups, "questions to the store"),
             Gate::Upload => (&self.uploads, "uploads"),
             Gate::Stream => (&self.streams, "streams"),
         };
-        Arc::clone(semaphore)
+        // Who waits is told a second, which is the longest that a burst takes to be paid off.
+        bound.rate.admit(1).map_err(|_| Problem::too_many(what))?;
+        Arc::clone(&bound.places)
             .try_acquire_owned()
             .map_err(|_| Problem::too_many(what))
-    }
-}
-
-/// A listener that accepts so many connections at once.
-#[derive(Debug)]
-pub(super) struct Bounded {
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-}
-
-impl Bounded {
-    pub(super) fn new(listener: TcpListener) -> Self {
-        Self {
-            listener,
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
-        }
-    }
-}
-
-impl Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        // Answers are small and awaited.
-        let _ = stream.set_nodelay(true);
-        let connection = Connection {
-            stream,
-            _place: place,
-        };
-        (connection, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that holds its place.
-#[derive(Debug)]
-pub(super) struct Connection {
-    stream: TcpStream,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

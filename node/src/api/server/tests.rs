@@ -163,6 +163,76 @@ async fn abuse_72_a_flood_of_uploads_is_refused_and_control_stays_alive() {
 }
 
 #[tokio::test]
+async fn abuse_72_a_flood_of_questions_is_refused_and_a_stop_still_works() {
+    let server = Server::start_through(Gates::with_rate(5)).await;
+    let refused = loop {
+        let answer = server.get("/v1/status").await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!(refused.status, 429);
+    assert!(refused.head.contains("retry-after: 1"));
+    assert_eq!(refused.json::<ApiError>().exit_code, 3);
+    // What ends something has a rate of its own, and so has everything else.
+    let cancel = format!("/v1/jobs/{}/cancel", server.dealt_job());
+    assert_eq!(server.post(&cancel, b"").await.status, 200);
+    assert_eq!(server.get("/v1/receipts").await.status, 200);
+    // Whoever comes back later is served: refusals cost nothing.
+    while server.get("/v1/status").await.status != 200 {}
+    assert_eq!(server.post("/v1/shutdown", b"").await.status, 200);
+    server.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn abuse_06_a_request_that_dribbles_is_cut_within_ten_seconds() {
+    let server = Server::start().await;
+    let json = "Content-Length: 1000\r\nContent-Type: application/json\r\n";
+    let plan = server.head("POST", "/v1/plan", json) + "\r\n";
+    tokio::time::pause();
+    for (begun, answer) in [("GET /", ""), (&plan, "HTTP/1.1 408")] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let said = dribble(&mut stream).await;
+        assert!(said.starts_with(answer), "{begun}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_idles_is_closed() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let request = server.head("GET", "/v1/nothing", "") + "\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::pause();
+    let since = tokio::time::Instant::now();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(since.elapsed() <= Duration::from_secs(11));
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+/// Sends a byte a second until the server has had enough; what it says then.
+async fn dribble(stream: &mut TcpStream) -> String {
+    let since = tokio::time::Instant::now();
+    let (mut reader, mut writer) = stream.split();
+    let mut said = Vec::new();
+    let dribbling = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = writer.write_all(b"x").await;
+        }
+    };
+    tokio::select! {
+        never = dribbling => match never {},
+        _ = reader.read_to_end(&mut said) => {}
+    }
+    let taken = since.elapsed();
+    assert!(taken <= Duration::from_secs(12), "it took {taken:?}");
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test]
 async fn a_blob_goes_in_once_and_its_hash_is_checked() {
     let server = Server::start().await;
     let bytes = vec![7; 100_000];
@@ -367,6 +437,10 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::start_through(Gates::new()).await
+    }
+
+    async fn start_through(gates: Gates) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let dealt = dealt::deal(2, true);
         let store = store_of(dir.path(), &dealt.client).await;
@@ -387,13 +461,14 @@ impl Server {
         let [client, _] = dealt.peers;
         tokio::spawn(play(client, asks, ordered, stop));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = async move { drop(stopped.await) };
+        let served = serve_through(gates, handle, listener, Token::new(TOKEN), stop);
         Self {
-            address: listener.local_addr().unwrap(),
+            address,
             store,
             orders,
-            serving: tokio::spawn(serve(handle, listener, Token::new(TOKEN), async move {
-                drop(stopped.await);
-            })),
+            serving: tokio::spawn(served),
             _dir: dir,
         }
     }
