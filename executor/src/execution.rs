@@ -1,7 +1,8 @@
 //! One execution on one worker, seen from the parent.
 //!
-//! The parent makes a sealed memory file of just the right size for every
-//! output, so that a worker can write no byte more, and passes its descriptor.
+//! Small outputs come in the worker's last frame. For others the parent makes a
+//! sealed memory file of just the right size for every output, so that a worker
+//! can write no byte more, and passes its descriptor.
 //! When the worker says that it is done, the parent copies each into memory (a
 //! small one) or a file that no worker ever held, and hashes what it copied. The deadline is the
 //! parent's clock; a worker past it is killed, whatever it says.
@@ -43,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) spec: List<u8, SPEC_BYTES_MAX>,
     pub(crate) inputs: Vec<File>,
     pub(crate) outputs: Vec<PlannedOutput>,
+    /// They come in the worker's last frame.
+    pub(crate) small_outputs: bool,
     pub(crate) outputs_dir: PathBuf,
     pub(crate) run_limit: Duration,
     pub(crate) memory_max: u64,
@@ -181,6 +184,11 @@ impl Plan {
         worker: &mut Child,
         watch: &mut Watch,
     ) -> Result<(Vec<OutputBlob>, Usage), Fault> {
+        if self.small_outputs {
+            let (bytes, usage) = self.converse(worker, watch, &[]).await?;
+            let planned = std::mem::take(&mut self.outputs);
+            return Ok((cut(planned, &bytes)?, usage));
+        }
         let internal = |error: std::io::Error| Fault::new(Failure::Internal, error.to_string());
         let memory = self
             .outputs
@@ -188,18 +196,12 @@ impl Plan {
             .map(|output| sealed_memory(output.bytes))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| internal(error.into()))?;
-        let usage = self.converse(worker, watch, &memory).await?;
+        let (_, usage) = self.converse(worker, watch, &memory).await?;
         let (dir, id) = (self.outputs_dir.clone(), self.id);
         let planned = std::mem::take(&mut self.outputs);
-        let small = planned.iter().all(PlannedOutput::fits_memory);
-        let copy = move || copy_all(&dir, id, planned, memory);
-        let copied = if small {
-            copy()
-        } else {
-            let copied = tokio::task::spawn_blocking(copy).await;
-            copied.map_err(|error| Fault::new(Failure::Internal, error.to_string()))?
-        };
+        let copied = tokio::task::spawn_blocking(move || copy_all(&dir, id, planned, memory)).await;
         let outputs = copied
+            .map_err(|error| Fault::new(Failure::Internal, error.to_string()))?
             .map_err(|error| Fault::new(Failure::Internal, format!("storing outputs: {error}")))?;
         Ok((outputs, usage))
     }
@@ -209,7 +211,7 @@ impl Plan {
         worker: &mut Child,
         watch: &mut Watch,
         memory: &[OwnedFd],
-    ) -> Result<Usage, Fault> {
+    ) -> Result<LastWord, Fault> {
         let began = Instant::now();
         let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
         let request = Request::Execute {
@@ -241,14 +243,17 @@ impl Plan {
                 }
                 reply = worker.receive() => {
                     let reply = reply.map_err(|error| watch.crash(error))?;
-                    if let Some(usage) = watch.hear(reply, began.elapsed())? {
-                        return Ok(usage);
+                    if let Some(word) = watch.hear(reply, began.elapsed())? {
+                        return Ok(word);
                     }
                 }
             }
         }
     }
 }
+
+/// Small outputs, one behind the other, and what it took.
+type LastWord = (Vec<u8>, Usage);
 
 /// What the parent keeps in mind while a worker runs.
 struct Watch {
@@ -321,7 +326,7 @@ impl Watch {
     }
 
     /// Takes in one frame; the usage if it was the last.
-    fn hear(&mut self, reply: Reply, wall: Duration) -> Result<Option<Usage>, Fault> {
+    fn hear(&mut self, reply: Reply, wall: Duration) -> Result<Option<LastWord>, Fault> {
         match reply {
             Reply::Stage(stage) => self.stage = stage,
             Reply::Progress { done, total } => {
@@ -343,14 +348,19 @@ impl Watch {
                     drop(self.events.try_send(event));
                 }
             }
-            Reply::Finished { gpu_us, cpu_us } => {
+            Reply::Finished {
+                outputs,
+                gpu_us,
+                cpu_us,
+            } => {
                 let wall_us = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
                 // A worker can't have used a device longer than we waited.
-                return Ok(Some(Usage {
+                let usage = Usage {
                     gpu_us: gpu_us.min(wall_us),
                     cpu_us,
                     wall_us,
-                }));
+                };
+                return Ok(Some((outputs.into_vec(), usage)));
             }
             Reply::Failed { failure, detail } => {
                 return Err(Fault::new(failure, detail.to_string()));
@@ -379,6 +389,29 @@ fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
         SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
     )?;
     Ok(memory)
+}
+
+/// Small outputs, from one behind the other.
+fn cut(planned: Vec<PlannedOutput>, mut bytes: &[u8]) -> Result<Vec<OutputBlob>, Fault> {
+    let wrong = || {
+        Fault::new(
+            Failure::WorkerCrashed,
+            "the worker's outputs have another size than its job says",
+        )
+    };
+    let mut outputs = Vec::with_capacity(planned.len());
+    for PlannedOutput { name, bytes: size } in planned {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let (own, rest) = bytes.split_at_checked(size).ok_or_else(wrong)?;
+        bytes = rest;
+        outputs.push(OutputBlob {
+            name,
+            bytes: own.len() as u64,
+            hash: *blake3::hash(own).as_bytes(),
+            content: OutputContent::Memory(own.to_vec()),
+        });
+    }
+    bytes.is_empty().then_some(outputs).ok_or_else(wrong)
 }
 
 fn copy_all(

@@ -366,6 +366,7 @@ impl Executor {
             tenant: request.tenant,
             fresh: request.fresh,
             outputs: outputs.collect(),
+            small_outputs: graph.has_small_outputs(),
             spec: request.spec.try_into().unwrap_or_default(),
             inputs,
             outputs_dir: request.outputs_dir,

@@ -34,8 +34,8 @@ use suanli_protocol::wire::{self, List, Utf8, Wire, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::limits::{
-    ADAPTERS_MAX, DETAIL_BYTES_MAX, INPUTS_MAX, OUTPUTS_MAX, REPLY_FRAME_BYTES_MAX,
-    REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
+    ADAPTERS_MAX, DETAIL_BYTES_MAX, INPUTS_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX,
+    REPLY_FRAME_BYTES_MAX, REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
 };
 
 /// Descriptors that one frame can carry.
@@ -49,7 +49,8 @@ pub type Detail = Utf8<DETAIL_BYTES_MAX>;
 pub enum Request {
     /// First frame to every worker: what it is for and how far it may go.
     Start(Start),
-    /// Run a graph. `inputs`, then `outputs` descriptors come with the frame.
+    /// Run a graph. `inputs`, then `outputs` descriptors come with the frame;
+    /// small outputs have none.
     Execute {
         /// An encoded [`crate::spec::Graph`].
         spec: List<u8, SPEC_BYTES_MAX>,
@@ -83,6 +84,10 @@ pub struct Start {
     /// Which adapter to open, as [`Adapter::index`]; other commands ignore it.
     pub adapter: u32,
 }
+
+/// [`OUTPUT_MEMORY_MAX`] as a length.
+const OUTPUT_BYTES_INLINE: usize = 32 << 10;
+const _: () = assert!(OUTPUT_BYTES_INLINE as u64 == OUTPUT_MEMORY_MAX);
 
 /// What a worker says.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -120,8 +125,11 @@ pub enum Reply {
         /// Without a line end.
         line: Detail,
     },
-    /// The outputs are written.
+    /// The outputs are written, or here if they are small
+    /// ([`crate::spec::Graph::has_small_outputs`]).
     Finished {
+        /// One behind the other.
+        outputs: List<u8, OUTPUT_BYTES_INLINE>,
         /// Microseconds during which the device was busy.
         gpu_us: u64,
         /// Microseconds of processor time of the whole worker.

@@ -25,8 +25,9 @@ pub const BINDINGS_MAX: usize = 64;
 pub const CONSTANTS_MAX: usize = 32;
 /// Outputs of a graph.
 pub const OUTPUTS_MAX: usize = 32;
-/// Bytes of an output that stays in memory on its way out of the executor: a
-/// file of its own would cost more than all else that a small job does.
+/// Bytes of an output, and of all together where they come back in the worker's
+/// last frame, that stay in memory on their way out of the executor: files would
+/// cost more than all else that a small job does.
 pub const OUTPUT_MEMORY_MAX: u64 = 32 << 10;
 /// Input blobs of a graph. Inputs and outputs together stay under the 253
 /// descriptors that Linux passes in one message.

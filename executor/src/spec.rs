@@ -16,8 +16,8 @@ use suanli_protocol::wire::{self, List, Utf8, WireError};
 
 use crate::limits::{
     BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX, INLINE_BYTES_MAX,
-    INPUTS_MAX, NAME_BYTES_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX, SPEC_BYTES_MAX,
-    WORKGROUPS_MAX,
+    INPUTS_MAX, NAME_BYTES_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX,
+    SPEC_BYTES_MAX, WORKGROUPS_MAX,
 };
 
 /// A name inside a graph: letters, digits and `_`, not starting with a digit
@@ -185,6 +185,12 @@ impl Graph {
         self.outputs.iter().fold(0, |sum, output| {
             sum.saturating_add(self.output_size(output))
         })
+    }
+
+    /// Whether the outputs come back in the worker's last frame instead of files.
+    #[must_use]
+    pub fn has_small_outputs(&self) -> bool {
+        self.output_bytes() <= OUTPUT_MEMORY_MAX
     }
 
     /// Bytes of one output; 0 if it names no buffer.

@@ -401,8 +401,8 @@ impl Driver {
             tracing::error!(broken, "an invariant does not hold; please report this");
             debug_assert!(false, "{broken}");
         }
-        // The disk is slowest and begins first; people are slower still, and
-        // hear of it last.
+        // The disk is slowest and begins first. Of the tasks that are woken here
+        // the last runs next: what peers wait for goes before what people see.
         let outputs = std::iter::from_fn(|| self.peer.poll_output());
         let (records, mut rest): (Vec<_>, Vec<_>) =
             outputs.partition(|output| matches!(output, Output::Persist { .. }));
@@ -410,7 +410,7 @@ impl Driver {
             self.carry_out(record).await;
         }
         self.write_awaited();
-        rest.sort_by_key(|output| matches!(output, Output::Event(_)));
+        rest.sort_by_key(|output| !matches!(output, Output::Event(_)));
         for output in rest {
             self.carry_out(output).await;
         }

@@ -469,6 +469,30 @@ async fn abuse_42_the_third_lost_device_quarantines_the_adapter() {
 }
 
 #[tokio::test]
+async fn a_worker_cannot_make_an_output_longer_or_shorter() {
+    for bytes in [vec![], vec![1, 2, 3], vec![0; 5], vec![0; 32 << 10]] {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Reply::Finished {
+            outputs: bytes.try_into().unwrap(),
+            gpu_us: 1,
+            cpu_us: 0,
+        };
+        let Some(worker) = said_after_ready(&dir, &[claim]).await else {
+            return;
+        };
+        let config = ExecutorConfig {
+            worker: Some(worker),
+            ..Default::default()
+        };
+        let Some(mut bench) = bench(config).await else {
+            return;
+        };
+        let end = bench.run_graph(1, &noop()).await;
+        assert_eq!(end.failure(), &Failure::WorkerCrashed);
+    }
+}
+
+#[tokio::test]
 async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
     let dir = tempfile::tempdir().unwrap();
     let claims = [
@@ -477,6 +501,7 @@ async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
             total: 1,
         },
         Reply::Finished {
+            outputs: vec![9, 0, 0, 0].try_into().unwrap(),
             gpu_us: u64::MAX,
             cpu_us: 0,
         },
@@ -493,8 +518,7 @@ async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
     };
     let end = bench.run_graph(1, &noop()).await;
     assert_eq!(end.progress, [(1, 1)]);
-    // It wrote nothing, and could not have made the output another size.
-    assert_eq!(end.words(), [0]);
+    assert_eq!(end.words(), [9]);
     let (_, usage) = end.result.unwrap();
     assert!(usage.gpu_us <= usage.wall_us);
 }

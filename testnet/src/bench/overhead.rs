@@ -2,7 +2,7 @@
 //! settled.
 //!
 //! Client and provider are two `suanli node` processes on loopback, warm; each
-//! job is handed in and followed through the client's HTTP API, on a connection
+//! job is handed in and waited for through the client's HTTP API, on a connection
 //! that stays open, as HyperQueue's does. All records
 //! are durable on both sides. The phases are told apart by the driver's
 //! monotonic clock, which stamps every line of a job; what the HTTP API adds
@@ -177,8 +177,9 @@ fn run_one(api: &mut Session, job: &PreparedJob, pause: Duration) -> anyhow::Res
     let begin = Instant::now();
     let Submitted { job } = api.post("/v1/jobs", &submission)?;
     let submitted = begin.elapsed().as_secs_f64() * 1e3;
-    let events = api.bytes(&format!("/v1/jobs/{job:#}/events"))?;
+    api.bytes(&format!("/v1/jobs/{job:#}/events?last=true"))?;
     let total = begin.elapsed().as_secs_f64() * 1e3;
+    let events = api.bytes(&format!("/v1/jobs/{job:#}/events"))?;
     let lines = events.split(|&byte| byte == b'\n');
     let lines: Vec<JobLine> = lines
         .filter(|line| !line.is_empty())

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::stream;
+use serde::Deserialize;
 use suanli_protocol::{
     ids::{BlobId, JobId, ReceiptId},
     message::InlineBlobs,
@@ -152,7 +153,20 @@ async fn written_output(
     Ok(None)
 }
 
-pub(super) async fn events(api: Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+/// How much of a job's course.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Course {
+    /// Only the last line, once nothing more can happen.
+    #[serde(default)]
+    last: bool,
+}
+
+pub(super) async fn events(
+    api: Shared,
+    Path(id): Path<String>,
+    Params(Course { last }): Params<Course>,
+) -> Result<Response, Problem> {
     let place = api.gates.enter(Gate::Stream)?;
     let job = find(&api, &id).await?;
     let watch = match api.handle.watch(job.id()).await? {
@@ -164,6 +178,7 @@ pub(super) async fn events(api: Shared, Path(id): Path<String>) -> Result<Respon
         past: watch.past.into_iter(),
         lines: watch.lines,
         stopped: api.stopped.clone(),
+        last,
         _place: place,
     };
     let lines = stream::unfold(follow, |mut follow| async move {
@@ -179,21 +194,31 @@ struct Follow {
     past: std::vec::IntoIter<JobLine>,
     lines: tokio::sync::mpsc::Receiver<JobLine>,
     stopped: watch::Receiver<bool>,
+    last: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Follow {
     async fn next(&mut self) -> Option<Bytes> {
-        let line = match self.past.next() {
-            Some(line) => line,
-            None => tokio::select! {
-                line = self.lines.recv() => line?,
-                _ = self.stopped.wait_for(|stopped| *stopped) => return None,
-            },
-        };
+        let mut line = self.next_line().await?;
+        if self.last {
+            while let Some(next) = self.next_line().await {
+                line = next;
+            }
+        }
         let mut bytes = serde_json::to_vec(&line).ok()?;
         bytes.push(b'\n');
         Some(bytes.into())
+    }
+
+    async fn next_line(&mut self) -> Option<JobLine> {
+        match self.past.next() {
+            Some(line) => Some(line),
+            None => tokio::select! {
+                line = self.lines.recv() => line,
+                _ = self.stopped.wait_for(|stopped| *stopped) => None,
+            },
+        }
     }
 }
 
