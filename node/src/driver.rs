@@ -545,6 +545,18 @@ impl Driver {
         self.write_waiting();
         self.step(Input::Persisted(CoreLsn(state.lsn.number())))
             .await;
+        if let Some(trouble) = self.store_trouble() {
+            self.refuse_unwritten(&trouble).await;
+        }
+    }
+
+    /// Whoever handed a job in that can't be written down now is told so, and need not wait. With
+    /// room there would be a job that nobody counts on any more: it is cancelled.
+    async fn refuse_unwritten(&mut self, trouble: &str) {
+        for (job, reply) in std::mem::take(&mut self.submitted) {
+            let _ = reply.send(Err(NotTaken::Store(trouble.to_owned())));
+            self.step(Input::Command(Command::Cancel(job))).await;
+        }
     }
 
     async fn say(&self, command: TransportCommand) {
