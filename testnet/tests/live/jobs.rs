@@ -108,7 +108,7 @@ impl Typed {
         script.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut script = script.spawn().ok()?;
         let mut screen = script.stdout.take().unwrap();
-        let (show, shown) = mpsc::channel();
+        let (show, shown) = mpsc::sync_channel(64);
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(read @ 1..) = screen.read(&mut piece) {
