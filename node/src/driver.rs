@@ -24,7 +24,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
@@ -40,7 +40,7 @@ use suanli_protocol::{
     },
     rank::{Want, rank},
     record::{JobOrder, Lsn as CoreLsn, Record},
-    units::{Mono, Now, Wall},
+    units::{Mono, Now},
     wire::{List, Text},
 };
 use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
@@ -58,6 +58,7 @@ use crate::{
         BlobFailure, BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
         TransportCommand, TransportEvent, TransportHandle, Verdict,
     },
+    wall::wall,
 };
 
 /// Bad frames after which a peer is blocked.
@@ -270,14 +271,6 @@ fn read_records(store: &Store, network: NetworkId) -> Result<Vec<(CoreLsn, Recor
         records.push((CoreLsn(lsn), record));
     }
     Ok(records)
-}
-
-/// Civil time.
-fn wall() -> Wall {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Wall::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The loop.
