@@ -48,6 +48,7 @@ use crate::{
         BUFFER_BYTES_MAX, INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX, SOURCE_BYTES_MAX,
         WORKGROUPS_MAX,
     },
+    quantity::ByteSize,
     spec::{Buffer, Constant, Content, Graph, Name, Output, Pass, is_identifier},
 };
 
@@ -156,10 +157,6 @@ pub enum ShowType {
     /// IEEE 754 single precision.
     F32,
 }
-
-/// Bytes: an integer, or a text like `"4KiB"`, `"1MiB"`, `"2GiB"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
 
 /// The value of an `override`: a number or a truth value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -727,54 +724,6 @@ pub fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ByteSizeVisitor)
-    }
-}
-
-struct ByteSizeVisitor;
-
-impl Visitor<'_> for ByteSizeVisitor {
-    type Value = ByteSize;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes as an integer, or a text like \"64KiB\", \"4MiB\" or \"1GiB\"")
-    }
-
-    fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
-        let unsigned = u64::try_from(bytes);
-        unsigned
-            .map(ByteSize)
-            .map_err(|_| E::invalid_value(de::Unexpected::Signed(bytes), &self))
-    }
-
-    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
-        Ok(ByteSize(bytes))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let shift = match unit.trim() {
-            "" | "B" => 0,
-            "KiB" => 10,
-            "MiB" => 20,
-            "GiB" => 30,
-            _ => return Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-        };
-        let bytes = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(1 << shift));
-        bytes
-            .map(ByteSize)
-            .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-    }
-}
-
 impl<'de> Deserialize<'de> for ConstantValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ConstantVisitor)
@@ -986,7 +935,7 @@ show = { label = "hits", type = "u32", of = 1000 }
     fn unknown_keys_and_bad_values_are_refused_by_the_parser() {
         for (old, new, part) in [
             ("repeat = 2", "repeats = 2", "repeats"),
-            ("size = \"1KiB\"", "size = \"1kb\"", "64KiB"),
+            ("size = \"1KiB\"", "size = \"1kb\"", "KiB, MiB, GiB"),
             (
                 "constants = { N = 3",
                 "constants = { N = \"3\"",

@@ -23,6 +23,7 @@ pub mod file;
 pub mod ipc;
 pub mod limits;
 mod pool;
+pub mod quantity;
 pub mod spec;
 
 pub use child::{CheckError, WorkerProgram};

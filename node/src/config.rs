@@ -24,6 +24,7 @@ use std::{
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::Serialize;
+use suanli_executor::quantity::ByteSize;
 use suanli_protocol::{limits::OFFER_TTL_MAX, peer::Timing, units::Amount};
 use toml::{
     Spanned,
@@ -32,10 +33,7 @@ use toml::{
 
 pub use self::provide::{KnownAccount, PriceEntry, Provide};
 use self::settings::{Setting, Wrong, setting};
-use crate::{
-    document::{Document, Mistake, Unreadable, allowed, nearest},
-    quantity::ByteSize,
-};
+use crate::document::{Document, Mistake, Unreadable, allowed, nearest};
 
 /// What an operator sets.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use std::{
     io,
     net::SocketAddr,
     path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,7 @@ use crate::{
     records,
     store::{self, Store, StoreError, blobs::Blobs},
     transport::{Transport, TransportConfig, TransportError, TransportLimits},
+    wall::wall_ms,
 };
 
 /// Share of the store's quota that the cache of others' inputs may take.
@@ -441,11 +442,4 @@ fn stop_on_signal(handle: NodeHandle) {
         // Gone means that it is stopping already.
         let _ = handle.stop().await;
     });
-}
-
-fn wall_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -26,7 +26,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
@@ -42,7 +42,7 @@ use suanli_protocol::{
     },
     rank::{Want, rank},
     record::{JobOrder, Lsn as CoreLsn, Record},
-    units::{Mono, Now, Wall},
+    units::{Mono, Now},
     wire::{List, Text},
 };
 use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
@@ -60,6 +60,7 @@ use crate::{
         BlobFailure, BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
         TransportCommand, TransportEvent, TransportHandle, Verdict,
     },
+    wall::wall,
 };
 
 /// Bad frames after which a peer is blocked.
@@ -316,14 +317,6 @@ fn read_records(store: &Store, network: NetworkId) -> Result<Vec<(CoreLsn, Recor
         records.push((CoreLsn(lsn), record));
     }
     Ok(records)
-}
-
-/// Civil time.
-fn wall() -> Wall {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Wall::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The loop.
@@ -608,6 +601,18 @@ impl Driver {
         self.keep_promises();
         self.step(Input::Persisted(CoreLsn(state.lsn.number())))
             .await;
+        if let Some(trouble) = self.store_trouble() {
+            self.refuse_unwritten(&trouble).await;
+        }
+    }
+
+    /// Whoever handed a job in that can't be written down now is told so, and need not wait. With
+    /// room there would be a job that nobody counts on any more: it is cancelled.
+    async fn refuse_unwritten(&mut self, trouble: &str) {
+        for (job, reply) in std::mem::take(&mut self.submitted) {
+            let _ = reply.send(Err(NotTaken::Store(trouble.to_owned())));
+            self.step(Input::Command(Command::Cancel(job))).await;
+        }
     }
 
     async fn say(&self, command: TransportCommand) {

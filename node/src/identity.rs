@@ -5,20 +5,19 @@
 //! for it. A delegation for another network or another node key is made anew
 //! while the account's key is there, and refused otherwise.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, time::Duration};
 
 use suanli_protocol::{
     delegation::{Delegation, RawDelegation},
     envelope::{Envelope, EnvelopeError, Extensions, Signer, Verified},
     ids::{AccountId, NetworkId, PeerId, hex},
-    units::Wall,
 };
 
-use crate::data_dir::{
-    DataDir, DataDirError, Secret, read_or_make_secret, read_secret, read_small, write_private,
+use crate::{
+    data_dir::{
+        DataDir, DataDirError, Secret, read_or_make_secret, read_secret, read_small, write_private,
+    },
+    wall::wall,
 };
 
 /// A node's keys and what goes with them.
@@ -123,7 +122,7 @@ fn read_or_make_delegation(
         (Ok(None) | Err(IdentityError::Delegation { .. }), Some(secret)) => secret,
         (Err(error), _) => return Err(error),
     };
-    let issued = wall_now();
+    let issued = wall();
     let delegation = Signer::new(&secret, node.network()).sign(
         issued,
         issued.after(DELEGATION_LIFE),
@@ -152,7 +151,7 @@ fn read_delegation(
         Ok(delegation) if delegation.body().node != node.public().peer() => {
             "it is for another node key".to_owned()
         }
-        Ok(delegation) if delegation.expires() <= wall_now() => "it has expired".to_owned(),
+        Ok(delegation) if delegation.expires() <= wall() => "it has expired".to_owned(),
         Ok(delegation) => return Ok(Some(delegation)),
         Err(error) => error.to_string(),
     };
@@ -160,11 +159,6 @@ fn read_delegation(
         path,
         message: wrong,
     })
-}
-
-fn wall_now() -> Wall {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Wall::default().after(since.unwrap_or_default())
 }
 
 #[cfg(test)]

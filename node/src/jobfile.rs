@@ -20,6 +20,7 @@ use serde::Deserialize;
 use suanli_executor::{
     CheckError, WorkerProgram,
     file::{InputFile, OutputFile, WgslSection},
+    quantity::{ByteSize, Span},
     spec::Graph,
 };
 use suanli_protocol::{
@@ -35,7 +36,6 @@ use toml::Spanned;
 use crate::{
     api::types::{BlobInfo, Submission},
     document::{Document, Mistake, Unreadable, allowed},
-    quantity::{ByteSize, Span},
 };
 
 /// A job file, checked and ready to be sent.

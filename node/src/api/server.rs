@@ -26,11 +26,7 @@ mod problem;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -201,12 +197,6 @@ async fn no_such_method() -> Problem {
         StatusCode::METHOD_NOT_ALLOWED,
         "this path takes another method; reading is GET, ordering is POST",
     )
-}
-
-/// Milliseconds since 1970 UTC.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, millis)
 }
 
 fn millis(duration: Duration) -> u64 {

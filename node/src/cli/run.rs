@@ -3,7 +3,8 @@
 //! ```text
 //! read ─▶ check ─▶ plan ─▶ ask ─▶ upload ─▶ submit ─▶ follow ─▶ write outputs
 //!  exit 2  exit 2   exit 4  exit 2                     │
-//!                                    Ctrl-C: cancels before the agreement, lets go after it
+//!                                    Ctrl-C: cancels before the agreement, lets go after it,
+//!                                            once it said what becomes of the job
 //! ```
 //!
 //! Nothing leaves the machine before the file and its program are checked and
@@ -138,7 +139,8 @@ impl Command {
             return Ok(());
         }
         let followed = follow::follow(context, &client, id).await?;
-        self.finish(context, &client, job, followed).await
+        let finish = self.finish(context, &client, job, followed);
+        follow::unless_interrupted(id, finish).await
     }
 
     /// The job, complete and correct, with the flags' values in place of the file's.

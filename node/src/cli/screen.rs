@@ -3,10 +3,12 @@
 use std::{
     fmt::Write as _,
     io::{IsTerminal as _, Write as _},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use crate::quantity::Span;
+use suanli_executor::quantity::Span;
+
+use crate::wall::wall_ms;
 
 /// Rows under a heading, each column as wide as its widest cell.
 #[derive(Debug)]
@@ -119,7 +121,7 @@ fn is_invisible(c: char) -> bool {
 
 /// How long ago a time was, roughly: `3m ago`.
 pub(super) fn age(at_ms: u64) -> String {
-    let since = now_ms().saturating_sub(at_ms);
+    let since = wall_ms().saturating_sub(at_ms);
     match since {
         0..1000 => "now".to_owned(),
         _ => format!("{} ago", rough(since)),
@@ -128,7 +130,7 @@ pub(super) fn age(at_ms: u64) -> String {
 
 /// How long until a time, roughly: `in 3m`.
 pub(super) fn until(at_ms: u64) -> String {
-    match at_ms.saturating_sub(now_ms()) {
+    match at_ms.saturating_sub(wall_ms()) {
         0 => "past".to_owned(),
         left => format!("in {}", rough(left)),
     }
@@ -173,11 +175,6 @@ pub(super) fn bytes(count: u64) -> String {
         }
         None => format!("{count} B"),
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
-use suanli_executor::AdapterSelection;
+use suanli_executor::{AdapterSelection, quantity::ByteSize};
 use suanli_protocol::{
     ids::AccountId,
     limits::{PRICES_MAX, RUN_MAX},
@@ -11,7 +11,7 @@ use suanli_protocol::{
     units::{Amount, Meter, Price},
 };
 
-use crate::{document::allowed, quantity::ByteSize};
+use crate::document::allowed;
 
 /// What a node sells. The section alone is enough to sell; prices have no
 /// default.

@@ -7,7 +7,10 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
-use suanli_executor::AdapterSelection;
+use suanli_executor::{
+    AdapterSelection,
+    quantity::{ByteSize, Span},
+};
 use suanli_protocol::{ids::AccountId, limits::NAME_BYTES_MAX, offer::Name, units::Amount};
 use toml::{
     Spanned, Value,
@@ -15,10 +18,7 @@ use toml::{
 };
 
 use super::{Config, KnownAccount, LogFormat, PriceEntry};
-use crate::{
-    document::with_suggestion,
-    quantity::{ByteSize, Span},
-};
+use crate::document::with_suggestion;
 
 /// A key.
 #[derive(Debug)]

@@ -1,10 +1,16 @@
 //! Jobs from the command line to the settled receipt, with and without a
 //! provider that is lost on the way.
 
-use std::{collections::BTreeSet, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    process::{Command, Stdio},
+    sync::mpsc,
+};
 
 use suanli_node::api::types::{JobInfo, ReceiptInfo, Status};
 use suanli_protocol::units::Amount;
+use suanli_testnet::live::Node;
 
 use crate::network::{CLIENT, Network, channels, eventually, is_over, job, receipts, root, said};
 
@@ -80,9 +86,86 @@ fn live_job_runs_end_to_end() {
     let file = network.dir.path().join("receipt.bundle");
     std::fs::write(&file, &bytes).unwrap();
     drop(network.testnet);
-    let mut verify = std::process::Command::new(crate::network::programs().node);
+    let mut verify = Command::new(crate::network::programs().node);
     verify.args(["receipt", "verify"]).arg(&file);
     assert!(said(&verify.output().unwrap(), 0).contains("verified"));
+}
+
+/// A command on a terminal of its own.
+struct Typed {
+    script: std::process::Child,
+    keys: std::process::ChildStdin,
+    shown: mpsc::Receiver<Vec<u8>>,
+    text: String,
+}
+
+impl Typed {
+    /// `None` where there is no program that makes a terminal.
+    fn start(node: &Node, command: &str) -> Option<Self> {
+        let mut script = Command::new("script");
+        script.args(["-qec", command, "/dev/null"]);
+        script.envs(node.environment());
+        script.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut script = script.spawn().ok()?;
+        let mut screen = script.stdout.take().unwrap();
+        let (show, shown) = mpsc::sync_channel(64);
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(read @ 1..) = screen.read(&mut piece) {
+                if show.send(piece[..read].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Some(Self {
+            keys: script.stdin.take().unwrap(),
+            script,
+            shown,
+            text: String::new(),
+        })
+    }
+
+    /// Waits until the screen shows this, after all that was waited for before.
+    fn see(&mut self, words: &str) {
+        eventually(&format!("{words:?} on the screen"), || {
+            for piece in self.shown.try_iter() {
+                self.text.push_str(&String::from_utf8_lossy(&piece));
+            }
+            let at = self.text.find(words)?;
+            self.text.drain(..at + words.len());
+            Some(())
+        });
+    }
+
+    fn press_ctrl_c(&mut self) {
+        self.keys.write_all(b"\x03").unwrap();
+    }
+}
+
+#[test]
+fn live_ctrl_c_once_says_what_becomes_of_the_job_and_twice_leaves() {
+    let network = Network::start(&["provider"]);
+    let file = network.job(SPIN_JOB, SPIN);
+    let suanli = crate::network::programs().node;
+    let command = format!("{} run {} -y", suanli.display(), file.display());
+    let Some(mut run) = Typed::start(network.node(CLIENT), &command) else {
+        println!("skipped: there is no `script` to make a terminal with");
+        return;
+    };
+    run.see("running");
+    run.press_ctrl_c();
+    run.see("goes on");
+    run.see("suanli job cancel");
+    run.see("press Ctrl-C again");
+    // It is still shown.
+    run.see("running: ");
+    run.press_ctrl_c();
+    run.see("goes on");
+    assert_eq!(run.script.wait().unwrap().code(), Some(130));
+
+    let client = network.api(CLIENT);
+    let jobs: Vec<JobInfo> = client.get("/v1/jobs").unwrap();
+    assert!(!is_over(&jobs[0]), "{jobs:?}");
 }
 
 #[test]

@@ -122,7 +122,11 @@ pub(crate) struct Submitter {
 
 impl Submitter {
     pub(crate) fn noop() -> Self {
-        let job = jobfile::read(&root().join("examples/noop/job.toml")).unwrap();
+        Self::of(jobfile::read(&root().join("examples/noop/job.toml")).unwrap())
+    }
+
+    /// A job without inputs.
+    pub(crate) fn of(job: PreparedJob) -> Self {
         assert!(job.inputs.is_empty());
         Self { job }
     }

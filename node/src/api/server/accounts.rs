@@ -14,7 +14,7 @@ use super::{
     Api, Shared,
     find::Digits,
     input::{Page, Params},
-    millis, now_ms,
+    millis,
     problem::Problem,
 };
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     },
     records::ReceiptStory,
     transport::PeerStatus,
+    wall::wall_ms,
 };
 
 const RECEIPTS: usize = 20;
@@ -167,7 +168,7 @@ async fn status_of(api: &Api) -> Result<Status, Problem> {
         account: facts.account,
         region: facts.region.clone(),
         pid: std::process::id(),
-        uptime_ms: now_ms().saturating_sub(facts.started_ms),
+        uptime_ms: wall_ms().saturating_sub(facts.started_ms),
         listen: snapshot.listen,
         peers: count(peers.len()),
         offers: count(offers.len()),

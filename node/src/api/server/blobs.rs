@@ -28,10 +28,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Api, Shared, input::Params, now_ms, problem::Problem};
+use super::{Api, Shared, input::Params, problem::Problem};
 use crate::{
     api::types::{BlobInfo, Submission},
     store::blobs::{BlobError, Blobs, WallMs},
+    wall::wall_ms,
 };
 
 /// Pieces of an upload that may wait for the disk.
@@ -347,7 +348,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn kept_until() -> WallMs {
-    WallMs(now_ms().saturating_add(KEPT_MS))
+    WallMs(wall_ms().saturating_add(KEPT_MS))
 }
 
 const fn blake3_of(blob: BlobId) -> blake3::Hash {

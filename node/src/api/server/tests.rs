@@ -25,6 +25,7 @@ use crate::{
     },
     store::Store,
     transport::{Transport, TransportConfig, TransportLimits},
+    wall::wall_ms,
 };
 
 const TOKEN: &str = "5ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2";
@@ -581,7 +582,7 @@ fn facts(dealt: &Dealt) -> NodeFacts {
         region: "CN-BJ".to_owned(),
         peer: dealt.client_peer,
         account: dealt.peers[0].account(),
-        started_ms: now_ms(),
+        started_ms: wall_ms(),
         providing: false,
         local_only: true,
         sandbox: "process".to_owned(),

@@ -1,9 +1,20 @@
 //! Following a job to its end, and what Ctrl-C does meanwhile.
+//!
+//! ```text
+//!             before the agreement        after it
+//!  once       cancels, and leaves         says that the job goes on, and goes on to show it
+//!  twice      leaves                      leaves
+//! ```
+//!
+//! Where no person reads along, once is enough to leave.
 
 use std::time::{Duration, Instant};
 
 use suanli_protocol::ids::JobId;
-use tokio::time::timeout;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
 
 use super::progress::Progress;
 use crate::{
@@ -47,15 +58,69 @@ pub(super) async fn follow(
         last: None,
         begun: Instant::now(),
     };
-    let outcome = tokio::select! {
-        outcome = follower.until_end() => Ok(outcome),
-        _ = tokio::signal::ctrl_c() => Err(()),
-    };
-    follower.progress.close_line();
-    match outcome {
-        Ok(outcome) => outcome,
-        Err(()) => Err(follower.interrupted().await),
+    let mut pressed = Interrupts::listen();
+    let mut told = !screen::is_interactive();
+    loop {
+        let outcome = tokio::select! {
+            outcome = follower.until_end() => Some(outcome),
+            () = pressed.next() => None,
+        };
+        follower.progress.close_line();
+        match outcome {
+            Some(outcome) => return outcome,
+            None if !follower.agreed => return Err(follower.cancelled(&mut pressed).await),
+            None if told => return Err(follower.left()),
+            None => {
+                told = true;
+                screen::print_aside(&format!(
+                    "{}\npress Ctrl-C again to leave it to itself\n",
+                    goes_on(job)
+                ));
+            }
+        }
     }
+}
+
+/// Waits for what is left to do for a job that ended, or for Ctrl-C.
+pub(super) async fn unless_interrupted<T>(
+    job: JobId,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut pressed = Interrupts::listen();
+    tokio::select! {
+        done = work => done,
+        () = pressed.next() => Err(Failure::new(
+            Exit::Interrupted,
+            format!("job {job} has ended: `suanli job fetch {job}` brings its outputs"),
+        )),
+    }
+}
+
+/// Ctrl-C, as often as it is pressed. From the first of these on it does not end the process.
+struct Interrupts(Option<Signal>);
+
+impl Interrupts {
+    /// Where the system refuses, Ctrl-C ends the process as ever.
+    fn listen() -> Self {
+        Self(signal(SignalKind::interrupt()).ok())
+    }
+
+    async fn next(&mut self) {
+        let pressed = match &mut self.0 {
+            Some(signal) => signal.recv().await,
+            None => None,
+        };
+        if pressed.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
+fn goes_on(job: JobId) -> String {
+    format!(
+        "job {job} goes on: `suanli job show {job}` says how it ends, \
+         `suanli job cancel {job}` ends it, `suanli job fetch {job}` brings its outputs"
+    )
 }
 
 struct Follower<'a> {
@@ -150,28 +215,29 @@ impl Follower<'_> {
         timeout(SETTLE_WAIT, settled).await.unwrap_or(false)
     }
 
-    /// Before the agreement nothing is owed: the job is cancelled. After it the
-    /// provider works: the daemon goes on, and the person decides.
-    async fn interrupted(&self) -> Failure {
+    /// After the agreement the provider works: the daemon goes on, and the person decides.
+    fn left(&self) -> Failure {
+        Failure::new(Exit::Interrupted, goes_on(self.job))
+    }
+
+    /// Before the agreement nothing is owed.
+    async fn cancelled(&self, pressed: &mut Interrupts) -> Failure {
         let job = self.job;
-        if self.agreed {
-            let message = format!(
-                "job {job} goes on: `suanli job show {job}` says how it ends, \
-                 `suanli job cancel {job}` ends it, `suanli job fetch {job}` brings its outputs"
-            );
-            return Failure::new(Exit::Interrupted, message);
-        }
         screen::print_aside("cancelling\n");
         let path = format!("/v1/jobs/{job:#}/cancel");
-        match self.client.post::<JobInfo>(&path).await {
-            Ok(_) => Failure::new(
+        let answer = tokio::select! {
+            answer = self.client.post::<JobInfo>(&path) => answer,
+            () = pressed.next() => return Failure::new(
                 Exit::Interrupted,
-                format!("job {job} is cancelled; nothing is owed for it"),
+                format!("job {job} may go on: `suanli job show {job}` says whether it is cancelled"),
             ),
-            Err(error) => Failure::new(
-                Exit::Interrupted,
-                format!("job {job} could not be cancelled: {error}; try `suanli job cancel {job}`"),
-            ),
-        }
+        };
+        let message = match answer {
+            Ok(_) => format!("job {job} is cancelled; nothing is owed for it"),
+            Err(error) => {
+                format!("job {job} could not be cancelled: {error}; try `suanli job cancel {job}`")
+            }
+        };
+        Failure::new(Exit::Interrupted, message)
     }
 }
