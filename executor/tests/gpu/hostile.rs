@@ -19,8 +19,8 @@ use suanli_protocol::wire::{self, Utf8};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
-    LONG, bench, buffer, endless, graph, huge_dispatch, noop, pass, process_exists, program, words,
-    worker_path,
+    Bench, LONG, bench, buffer, endless, graph, huge_dispatch, noop, pass, process_exists, program,
+    words, worker_path,
 };
 
 /// Short for a person, long for a machine that is busy with other tests.
@@ -440,6 +440,15 @@ async fn said_after_ready(dir: &tempfile::TempDir, then: &[Reply]) -> Option<Pat
     ))
 }
 
+/// An executor whose workers say these words, whatever they are asked.
+async fn bench_of_a_liar(dir: &tempfile::TempDir, words: &[Reply]) -> Option<Bench> {
+    let config = ExecutorConfig {
+        worker: Some(said_after_ready(dir, words).await?),
+        ..Default::default()
+    };
+    bench(config).await
+}
+
 #[tokio::test]
 async fn abuse_42_the_third_lost_device_quarantines_the_adapter() {
     let dir = tempfile::tempdir().unwrap();
@@ -447,14 +456,7 @@ async fn abuse_42_the_third_lost_device_quarantines_the_adapter() {
         failure: Failure::DeviceLost,
         detail: Utf8::cut("gone"),
     };
-    let Some(worker) = said_after_ready(&dir, &[lost]).await else {
-        return;
-    };
-    let config = ExecutorConfig {
-        worker: Some(worker),
-        ..Default::default()
-    };
-    let Some(mut bench) = bench(config).await else {
+    let Some(mut bench) = bench_of_a_liar(&dir, &[lost]).await else {
         return;
     };
     for _ in 0..3 {
@@ -477,14 +479,7 @@ async fn a_worker_cannot_make_an_output_longer_or_shorter() {
             gpu_us: 1,
             cpu_us: 0,
         };
-        let Some(worker) = said_after_ready(&dir, &[claim]).await else {
-            return;
-        };
-        let config = ExecutorConfig {
-            worker: Some(worker),
-            ..Default::default()
-        };
-        let Some(mut bench) = bench(config).await else {
+        let Some(mut bench) = bench_of_a_liar(&dir, &[claim]).await else {
             return;
         };
         let end = bench.run_graph(1, &noop()).await;
@@ -506,14 +501,7 @@ async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
             cpu_us: 0,
         },
     ];
-    let Some(worker) = said_after_ready(&dir, &claims).await else {
-        return;
-    };
-    let config = ExecutorConfig {
-        worker: Some(worker),
-        ..Default::default()
-    };
-    let Some(mut bench) = bench(config).await else {
+    let Some(mut bench) = bench_of_a_liar(&dir, &claims).await else {
         return;
     };
     let end = bench.run_graph(1, &noop()).await;
@@ -526,14 +514,7 @@ async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
 #[tokio::test]
 async fn a_word_out_of_place_ends_the_worker() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(worker) = said_after_ready(&dir, &[Reply::Checked]).await else {
-        return;
-    };
-    let config = ExecutorConfig {
-        worker: Some(worker),
-        ..Default::default()
-    };
-    let Some(mut bench) = bench(config).await else {
+    let Some(mut bench) = bench_of_a_liar(&dir, &[Reply::Checked]).await else {
         return;
     };
     let end = bench.run_graph(1, &noop()).await;

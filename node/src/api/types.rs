@@ -14,6 +14,7 @@
 //! | `POST /v1/jobs` | [`Submission`] | [`Submitted`] |
 //! | `GET /v1/jobs`, `/v1/jobs/{id}` | | list of, one [`JobInfo`]; id: prefix |
 //! | `GET /v1/jobs/{id}/events` | | [`JobLine`]s, one JSON object a line, until the job is settled or ended |
+//! | `GET /v1/jobs/{id}/events?last=true` | | the last of these lines, once nothing more can happen |
 //! | `POST /v1/jobs/{id}/cancel` | | [`JobInfo`] |
 //! | `GET /v1/jobs/{id}/outputs/{name}` | | the bytes |
 //! | `GET /v1/receipts`, `/v1/receipts/{id}` | | list of, one [`ReceiptInfo`] |

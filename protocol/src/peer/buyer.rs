@@ -514,7 +514,7 @@ impl Buyer {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.since = now;
             }
-            return self.wait(core, id);
+            return self.wait(core, id, false);
         }
         if now >= asking.resend {
             for ask in asking.asks.iter().filter(|ask| ask.answer.is_none()) {
@@ -526,7 +526,7 @@ impl Buyer {
         if due && best_quote(asking, Policy::Cheapest, core.now).is_none() {
             // All that came has run out while others kept us waiting.
             self.leave_asking(core, id, None);
-            return self.wait(core, id);
+            return self.wait(core, id, false);
         }
         self.decide_if_ready(core, ledger, id);
     }

@@ -118,6 +118,25 @@ fn a_firm_offer_is_one_round_trip() {
 }
 
 #[test]
+fn a_receipt_that_overtakes_its_countersignature_is_kept() {
+    let mut world = World::new(1).start(&[]);
+    world.link = Box::new(|sent| match sent.frame {
+        Frame::Quoted(_) => Fate::Late(Duration::from_millis(700)),
+        _ => Fate::Deliver,
+    });
+    let mut take = order(1);
+    take.take = true;
+    world.submit(take);
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    assert_eq!(world.job(1).attempt, 1);
+    // Nobody had to say it again.
+    let receipts = world.count_sent(|frame| matches!(frame, Frame::Receipt(..)));
+    assert_eq!(receipts, 1);
+    world.assert_conserved();
+}
+
+#[test]
 fn a_late_countersignature_is_fenced_and_never_paid() {
     let mut world = World::new(2).start(&[]);
     world.link = Box::new(|sent| match sent.frame {

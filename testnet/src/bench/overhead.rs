@@ -16,7 +16,9 @@
 //! negotiation or durable records.
 
 use std::{
+    fs::File,
     io::{BufRead as _, BufReader, Lines, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
@@ -78,8 +80,8 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let python = plan.hyperqueue.as_deref();
     let mut beside = python.map(HyperQueue::start).transpose()?;
     let pause = Duration::from_millis(plan.pause_ms.into());
-    let mut ours = Vec::new();
-    let mut theirs = Vec::new();
+    let mut disk = DiskItself::prewritten(dir)?;
+    let (mut ours, mut theirs, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.warm_up {
         run_one(&mut api, &job, pause)?;
     }
@@ -95,6 +97,9 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
         if let Some(beside) = &mut beside {
             theirs.extend(beside.run(few, pause)?);
         }
+        for _ in 0..few {
+            syncs.push(disk.sync_one(pause)?);
+        }
     }
     testnet.down()?;
     let version = beside.map(HyperQueue::stop).transpose()?;
@@ -104,7 +109,7 @@ pub(super) fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
         } else {
             "overhead"
         },
-        figures: figures(&ours, theirs, version),
+        figures: figures(&ours, theirs, version, syncs, plan.quoted),
         state: watch.end(),
     })
 }
@@ -211,7 +216,13 @@ fn phases(lines: &[JobLine]) -> anyhow::Result<[f64; 6]> {
     Ok(phases)
 }
 
-fn figures(ours: &[Timed], theirs: Vec<f64>, version: Option<String>) -> Vec<Figure> {
+fn figures(
+    ours: &[Timed],
+    theirs: Vec<f64>,
+    version: Option<String>,
+    syncs: Vec<f64>,
+    quoted: bool,
+) -> Vec<Figure> {
     let of = |what: &str, time: &dyn Fn(&Timed) -> f64| {
         Figure::of(what, "ms", ours.iter().map(time).collect())
     };
@@ -233,7 +244,41 @@ fn figures(ours: &[Timed], theirs: Vec<f64>, version: Option<String>) -> Vec<Fig
     }
     figures.push(of("- HTTP around it", &Timed::http));
     figures.push(peer);
+    let in_a_row = if quoted { "six" } else { "five" };
+    figures.push(
+        Figure::of("one write and sync on this disk", "ms", syncs).note(format!(
+            "after the same pause; a job waits for {in_a_row} in a row"
+        )),
+    );
     figures
+}
+
+/// What the disk takes for one record, without a journal around it.
+struct DiskItself {
+    file: File,
+    at: u64,
+}
+
+impl DiskItself {
+    /// About the bytes of a step's records, and of the file.
+    const RECORD: [u8; 700] = [0x5a; 700];
+    const BYTES: usize = 4 << 20;
+
+    fn prewritten(dir: &Path) -> anyhow::Result<Self> {
+        let mut file = File::create(dir.join("disk"))?;
+        file.write_all(&vec![0; Self::BYTES])?;
+        file.sync_all()?;
+        Ok(Self { file, at: 0 })
+    }
+
+    fn sync_one(&mut self, pause: Duration) -> anyhow::Result<f64> {
+        thread::sleep(pause);
+        let begin = Instant::now();
+        self.file.write_all_at(&Self::RECORD, self.at)?;
+        self.file.sync_data()?;
+        self.at = (self.at + 700) % (Self::BYTES as u64 / 2);
+        Ok(begin.elapsed().as_secs_f64() * 1e3)
+    }
 }
 
 /// HyperQueue in a process of its own, run on order.

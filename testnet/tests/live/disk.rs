@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -21,8 +22,8 @@ use crate::network::{
 };
 
 const PROVIDER: &str = "provider";
-/// One segment of the journal fits, and no second one.
-const SMALL: &str = "26m";
+/// Two segments of the journal fit: the one that is written, and the next.
+const SMALL: &str = "40m";
 const ROOMY: &str = "256m";
 /// What a job's program is blown up to: it travels with the job's records, and so fills the
 /// journal with few jobs.
@@ -61,6 +62,13 @@ impl SmallDisk {
         Some(disk)
     }
 
+    /// Something else takes the rest of the disk: there is none to make the journal shorter.
+    fn fill_up(&self) {
+        let mut other = fs::File::create(self.0.join("other")).unwrap();
+        let zeros = vec![0; 64 * 1024];
+        while other.write_all(&zeros).is_ok() {}
+    }
+
     fn make_room(&self) {
         let options = format!("remount,size={ROOMY}");
         let mut remount = Command::new("mount");
@@ -86,12 +94,12 @@ fn large_jobs(network: &Network) -> Submitter {
     Submitter::of(jobfile::read(&file).unwrap())
 }
 
-/// Hands jobs in until the disk is full; those that were taken, and what the node said then.
-fn fill(network: &Network, submitter: &Submitter) -> (Vec<JobId>, String) {
+/// Hands jobs in until the journal is full; those that were taken, and what the node said then.
+fn hand_in_until_refused(network: &Network, submitter: &Submitter) -> (Vec<JobId>, String) {
     let api = network.api(CLIENT);
     let mut taken = Vec::new();
     let refusal = eventually("a refusal", || {
-        match submitter.submit(&api) {
+        match submitter.submit_again(&api) {
             (id, Ok(())) => taken.push(id),
             // Others are under way, or the room that there was is being tried for a segment.
             (_, Err(ApiFailure::Refused(refusal))) if refusal.exit_code != UNUSABLE => {}
@@ -133,14 +141,18 @@ fn live_abuse_55_a_full_disk_refuses_jobs_and_recovers_with_room() {
     network.testnet.restart(CLIENT).unwrap();
     network.testnet.wait_ready().unwrap();
     let large = large_jobs(&network);
-    let (mut taken, refusal) = fill(&network, &large);
+    // The first brings the program along.
+    let (first, sent) = large.submit(&network.api(CLIENT));
+    sent.unwrap();
+    disk.fill_up();
+    let (mut taken, refusal) = hand_in_until_refused(&network, &large);
+    taken.push(first);
     assert!(refusal.contains("free some space"), "{refusal}");
     assert!(!taken.is_empty());
     let noop = root().join("examples/noop/job.toml");
     let run = ["run", noop.to_str().unwrap(), "-y"];
     let words = said(&network.suanli(CLIENT, &run), i32::from(UNUSABLE));
     assert!(words.contains("free some space"), "{words}");
-    nothing_is_out_that_was_not_stored(&network);
 
     disk.make_room();
     let api = network.api(CLIENT);

@@ -133,17 +133,26 @@ impl Submitter {
 
     /// The job's id, and whether the node said that it has the job.
     pub(crate) fn submit(&self, api: &Api) -> (JobId, Result<(), ApiFailure>) {
-        let secret = random_secret().unwrap();
-        let id = JobId::from_bytes(*secret.first_chunk().unwrap());
+        let id = new_id();
+        let uploaded = api.upload::<serde_json::Value>("/v1/blobs", &self.job.spec);
+        (id, uploaded.and_then(|_| self.hand_in(api, id)))
+    }
+
+    /// The same, where the program is there from before.
+    pub(crate) fn submit_again(&self, api: &Api) -> (JobId, Result<(), ApiFailure>) {
+        let id = new_id();
         (id, self.hand_in(api, id))
     }
 
     fn hand_in(&self, api: &Api, id: JobId) -> Result<(), ApiFailure> {
-        let _: serde_json::Value = api.upload("/v1/blobs", &self.job.spec)?;
         let submission = self.job.submission(id, Vec::new());
         let _: serde_json::Value = api.post("/v1/jobs", &submission)?;
         Ok(())
     }
+}
+
+fn new_id() -> JobId {
+    JobId::from_bytes(*random_secret().unwrap().first_chunk().unwrap())
 }
 
 /// The newest receipts; as many as the API shows.

@@ -20,7 +20,9 @@ impl Buyer {
         }
         let chosen = choose_offers(book, job, &self.excluded, core.now);
         if chosen.is_empty() {
-            return self.wait(core, id);
+            // A provider that is left out for a while is better than none.
+            let later = choose_offers(book, job, &BTreeMap::new(), core.now);
+            return self.wait(core, id, !later.is_empty());
         }
         job.attempt += 1;
         let budget = job.order.budget.saturating_sub(job.spent);
@@ -72,17 +74,19 @@ impl Buyer {
         wake(core, job, core.config.timing.resend);
     }
 
-    /// Nobody can now: look again soon, if that can help.
-    pub(super) fn wait(&mut self, core: &mut Core, id: JobId) {
+    /// Nobody can now: look again soon, if that can help. `later` says that
+    /// somebody will be able to.
+    pub(super) fn wait(&mut self, core: &mut Core, id: JobId, later: bool) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
         job.state = State::Waiting;
         job.idle_rounds += 1;
-        let passing = job
-            .declined
-            .values()
-            .any(|(_, decline)| is_passing(decline.reason))
+        let passing = later
+            || job
+                .declined
+                .values()
+                .any(|(_, decline)| is_passing(decline.reason))
             || !job.agreements.is_empty();
         let patience = core.config.timing.patience;
         let waited = core.now.mono.since(job.since);
@@ -271,7 +275,7 @@ impl Buyer {
         let Some(best) = best_quote(asking, job.order.policy, core.now) else {
             if all {
                 self.leave_asking(core, id, None);
-                self.wait(core, id);
+                self.wait(core, id, false);
             }
             return;
         };
