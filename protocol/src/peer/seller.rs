@@ -101,6 +101,8 @@ struct Committed {
     queue: VecDeque<u32>,
     running: BTreeMap<u32, Wall>,
     missing: BTreeSet<BlobId>,
+    /// Missing ones that are to be fetched again.
+    again: BTreeSet<BlobId>,
     issued: BTreeMap<(u32, u32), Issued>,
     /// When this stage must be over.
     until: Mono,
@@ -341,9 +343,11 @@ impl Seller {
         self.commit(core, lsn, deal, inline);
     }
 
-    /// An agreement stands: what is missing is fetched, then it runs. That
+    /// An agreement stands: what is missing is fetched, then it runs. Running
     /// shows nothing to anybody, so it need not wait for the record: a crash
     /// before the record is on disk costs us the work, and the client asks again.
+    /// Fetching does wait: the client of a firm offer serves nothing before it
+    /// has the countersignature.
     fn commit(&mut self, core: &mut Core, lsn: Lsn, deal: Deal, inline: Vec<InlineBlob>) {
         let id = deal.id();
         core.tell_after(
@@ -358,6 +362,7 @@ impl Seller {
             queue: deal.quote().body().work.units().into(),
             running: BTreeMap::new(),
             missing: BTreeSet::new(),
+            again: BTreeSet::new(),
             issued: BTreeMap::new(),
             until: core.now.mono.after(core.config.timing.transfer_max),
             frames: 0,
@@ -369,11 +374,11 @@ impl Seller {
         };
         self.open.insert(id);
         self.deals.insert(id, committed);
-        self.gather(core, id, inline);
+        self.gather(core, lsn, id, inline);
     }
 
     /// Stores what came along and fetches the rest.
-    fn gather(&mut self, core: &mut Core, id: AgreementId, inline: Vec<InlineBlob>) {
+    fn gather(&mut self, core: &mut Core, lsn: Lsn, id: AgreementId, inline: Vec<InlineBlob>) {
         let Some(deal) = self.deals.get_mut(&id) else {
             return;
         };
@@ -408,12 +413,15 @@ impl Seller {
             if !is_here {
                 deal.missing.insert(blob.blob);
                 let from = deal.deal.client();
-                core.output(Output::Fetch {
-                    agreement: id,
-                    from,
-                    blob,
-                    durable: false,
-                });
+                core.output_after(
+                    lsn,
+                    Output::Fetch {
+                        agreement: id,
+                        from,
+                        blob,
+                        durable: false,
+                    },
+                );
             }
         }
         deal.stage = Stage::Fetching;
@@ -440,24 +448,14 @@ impl Seller {
             return;
         };
         if !ok {
-            let from = deal.deal.client();
-            let request = deal.deal.request().body();
-            let blob = std::iter::once(request.spec)
-                .chain(request.inputs.iter().copied())
-                .find(|known| known.blob == blob);
-            deal.resends += 1;
+            // Those that fail together are one try.
+            deal.resends += u32::from(deal.again.is_empty());
             if deal.resends > core.config.timing.fetch_tries {
                 return self.fail_all(core, ledger, id, Reason::INPUTS_MISSING);
             }
-            if let Some(blob) = blob {
-                core.output(Output::Fetch {
-                    agreement: id,
-                    from,
-                    blob,
-                    durable: false,
-                });
-            }
-            return;
+            // Not at once: the countersignature of a firm offer may be on its way.
+            deal.again.insert(blob);
+            return core.wake(Timer::Deal(id), core.config.timing.retry);
         }
         if !deal.missing.remove(&blob) {
             return;
@@ -641,7 +639,7 @@ impl Seller {
             Stage::Interrupted => {
                 deal.until = core.now.mono.after(core.config.timing.transfer_max);
                 core.send(from, Frame::Agreed(id));
-                self.gather(core, id, Vec::new());
+                self.gather(core, Lsn(0), id, Vec::new());
             }
             Stage::Fetching | Stage::Running => {
                 let unit = deal.running.keys().next().copied().unwrap_or(0);
@@ -721,6 +719,20 @@ impl Seller {
 }
 
 impl Committed {
+    fn fetch_again(&mut self, core: &mut Core) {
+        let again = std::mem::take(&mut self.again);
+        let request = self.deal.request().body();
+        let named = std::iter::once(request.spec).chain(request.inputs.iter().copied());
+        for blob in named.filter(|blob| again.contains(&blob.blob)) {
+            core.output(Output::Fetch {
+                agreement: self.deal.id(),
+                from: self.deal.client(),
+                blob,
+                durable: false,
+            });
+        }
+    }
+
     fn adopt(&mut self, receipt: Verified<Receipt>, lsn: Lsn) {
         let key = receipt.body().key;
         if key.last {
@@ -755,6 +767,7 @@ impl Seller {
                 self.close(core, id, Reason::PROVIDER_LOST)
             }
             Stage::Fetching | Stage::Running => {
+                deal.fetch_again(core);
                 let unit = deal.running.keys().next().copied().unwrap_or(0);
                 send_progress(
                     core,

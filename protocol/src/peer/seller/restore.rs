@@ -124,6 +124,7 @@ impl Seller {
             queue: quote.work.units().into(),
             running: BTreeMap::new(),
             missing: BTreeSet::new(),
+            again: BTreeSet::new(),
             issued: BTreeMap::new(),
             until,
             frames: 0,
