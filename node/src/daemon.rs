@@ -153,10 +153,14 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         pid: std::process::id(),
     })?;
     tracing::info!(peer = %identity.peer(), %address, "the node runs");
-    // The last handle but the API's: the driver ends when it is told to.
-    drop(handle);
-    // Ends with the store.
-    tokio::spawn(keeper.run());
+    // Ends with the store. It waits for the driver's first answer: by then the
+    // journal has been replayed, and what it stands on may go.
+    tokio::spawn(async move {
+        if handle.written().await.is_ok() {
+            drop(handle);
+            keeper.run().await;
+        }
+    });
     // On a worker thread, like all that it talks with.
     let ended = tokio::spawn(driver::run(parts)).await;
     // Whoever asked for the stop still gets the answer.
