@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, Swarm, multiaddr::Protocol};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use zeroize::Zeroize;
 
@@ -67,6 +67,9 @@ pub use self::{
 const COMMANDS: usize = 256;
 /// Room for events; when it is full, the peers wait for the driver.
 const EVENTS: usize = 256;
+/// How often a port is tried that is free, and how long apart: half a second in all.
+const LISTEN_TRIES: u32 = 100;
+const LISTEN_PAUSE: Duration = Duration::from_millis(5);
 
 /// How to start a transport.
 #[derive(Clone)]
@@ -118,14 +121,7 @@ impl Transport {
         // libp2p has its copy, and wipes it at the end.
         config.secret.zeroize();
         for address in &config.listen {
-            probe_port(address)?;
-            swarm
-                .listen_on(address.clone())
-                .map_err(|error| TransportError::Listen {
-                    address: address.clone(),
-                    // QUIC's errors print as nothing.
-                    why: format!("{error:?}"),
-                })?;
+            listen(&mut swarm, address)?;
         }
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
@@ -580,6 +576,27 @@ fn process_mark() -> String {
         .unwrap_or_default();
     let seed = format!("{} {}", std::process::id(), now.as_nanos());
     blake3::hash(seed.as_bytes()).to_hex()[..8].to_owned()
+}
+
+/// Listens on a port that [`probe_port`] found free. A worker that the executor forks at that very
+/// moment holds the probe's socket until it runs its own program: the port is taken for so long.
+fn listen(swarm: &mut Swarm<network::Network>, address: &Multiaddr) -> Result<(), TransportError> {
+    probe_port(address)?;
+    let mut tries = LISTEN_TRIES;
+    loop {
+        tries -= 1;
+        match swarm.listen_on(address.clone()) {
+            Ok(_) => return Ok(()),
+            Err(_) if tries > 0 => std::thread::sleep(LISTEN_PAUSE),
+            Err(error) => {
+                return Err(TransportError::Listen {
+                    address: address.clone(),
+                    // QUIC's errors print as nothing.
+                    why: format!("{error:?}"),
+                });
+            }
+        }
+    }
 }
 
 /// Binds the port once and lets it go, to name the error: libp2p binds TCP listeners with
