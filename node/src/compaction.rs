@@ -16,10 +16,7 @@
 //! [`crate::store::compaction`]), and which records are worth keeping (see
 //! [`Record::worth`]).
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use suanli_protocol::{
     envelope::{EnvelopeError, Signer},
@@ -30,9 +27,12 @@ use suanli_protocol::{
     units::Wall,
 };
 
-use crate::store::{
-    self, Store,
-    compaction::{Backlog, Compaction, CompactionError},
+use crate::{
+    store::{
+        self, Store,
+        compaction::{Backlog, Compaction, CompactionError},
+    },
+    wall::wall,
 };
 
 /// Records from which on a start is worth a checkpoint: their signatures take
@@ -195,13 +195,6 @@ fn history(stored: store::Record, taken: &BTreeSet<QuoteId>) -> Option<Vec<u8>> 
         }
         _ => Some(stored.payload),
     }
-}
-
-fn wall() -> Wall {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Wall::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
