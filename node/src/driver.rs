@@ -152,6 +152,8 @@ pub struct Driver {
     listen: Vec<Multiaddr>,
     listen_changed: Option<Instant>,
     unwritten: Unwritten,
+    /// Nothing else waits for this task: it may write and sync itself.
+    quiet: bool,
     executions: BTreeMap<u64, ExecutionId>,
     next_number: u64,
     fetches: BTreeMap<u64, Fetch>,
@@ -227,6 +229,16 @@ struct Ears {
     asks: mpsc::Receiver<Ask>,
 }
 
+impl Ears {
+    /// Whether nothing waits in any of them.
+    fn hear_nothing(&self) -> bool {
+        self.intake.is_empty()
+            && self.executor.as_ref().is_none_or(mpsc::Receiver::is_empty)
+            && self.hands.is_empty()
+            && self.asks.is_empty()
+    }
+}
+
 /// What woke the driver.
 enum Wake {
     Intake(Option<Intake>),
@@ -287,6 +299,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         listen: Vec::new(),
         listen_changed: None,
         unwritten: Unwritten::default(),
+        quiet: false,
         executions: BTreeMap::new(),
         next_number: 0,
         fetches: BTreeMap::new(),
@@ -325,6 +338,7 @@ impl Driver {
         self.step(Input::Tick).await;
         loop {
             let wake = self.wait(ears).await;
+            self.quiet = ears.hear_nothing();
             match wake {
                 Wake::Intake(None) => break,
                 Wake::Intake(Some(intake)) => self.on_intake(intake).await,
@@ -334,6 +348,7 @@ impl Driver {
                 Wake::Ask(ask) => self.on_ask(ask).await,
                 Wake::Time => self.on_time().await,
             }
+            self.write_here(ears).await;
             if self.stopping.is_some() {
                 break;
             }
@@ -402,8 +417,14 @@ impl Driver {
         for record in records {
             self.carry_out(record).await;
         }
-        self.write_awaited();
-        rest.sort_by_key(|output| !matches!(output, Output::Event(_)));
+        if !self.quiet {
+            self.write_awaited();
+        }
+        rest.sort_by_key(|output| match output {
+            Output::Event(Event::Job { .. } | Event::Settled { .. }) => 0,
+            Output::Event(_) => 2, // only logged
+            _ => 1,
+        });
         for output in rest {
             self.carry_out(output).await;
         }
@@ -459,6 +480,7 @@ impl Driver {
 
     /// Withdraws the offer, waits for what is written to be on disk, and ends.
     async fn wind_down(mut self, ears: &mut Ears) {
+        self.quiet = false;
         self.step(Input::Command(Command::Withdraw)).await;
         let last = self.store.durability().borrow().lsn;
         tracing::debug!(last = last.number(), "stopping");
@@ -540,7 +562,9 @@ impl Driver {
                 self.next_number += 1;
                 self.executions.insert(self.next_number, order.id);
                 let number = suanli_executor::ExecutionId(self.next_number);
-                self.hands.give(Chore::Run { number, order }).await;
+                if !self.hands.run_now(number, &order) {
+                    self.hands.give(Chore::Run { number, order }).await;
+                }
             }
             Output::Stop(id) => self.stop_execution(id),
             Output::Fetch {
@@ -562,10 +586,30 @@ impl Driver {
 
     /// Hands over what somebody waits for, with all that came before it.
     fn write_awaited(&mut self) {
+        if self.is_awaited() {
+            self.write_all();
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
         let promised = self.promised.back().map(|promised| promised.after);
         let awaited = promised.max(Some(self.peer.awaited_lsn()));
-        if awaited >= Some(self.unwritten.first) || self.unwritten.payloads.len() >= GATHER_MAX {
-            self.write_all();
+        !self.unwritten.payloads.is_empty()
+            && (awaited >= Some(self.unwritten.first)
+                || self.unwritten.payloads.len() >= GATHER_MAX)
+    }
+
+    /// With nothing else to do, writes what somebody waits for on this thread:
+    /// to wake another takes as long as a good disk's sync.
+    async fn write_here(&mut self, ears: &mut Ears) {
+        while self.quiet && self.is_awaited() && !self.unwritten.refused {
+            let first = Lsn::new(self.unwritten.first.0);
+            let (store, payloads) = (&self.store, &mut self.unwritten.payloads);
+            if !store.try_write(first, payloads) {
+                return self.write_all();
+            }
+            self.unwritten = Unwritten::default();
+            self.on_durable(ears).await;
         }
     }
 
@@ -644,11 +688,11 @@ impl Driver {
         durable: bool,
     ) {
         // Here already, for whatever reason: the same bytes by name.
-        if durable && self.hands.file_of(blob.blob).is_some() {
+        if durable && self.hands.has(blob.blob) {
             let blob = blob.blob;
             return self.hands.give(Chore::Secure { agreement, blob }).await;
         }
-        if self.hands.file_of(blob.blob).is_some() {
+        if self.hands.has(blob.blob) {
             return Box::pin(self.step(Input::Fetched {
                 agreement,
                 blob: blob.blob,
@@ -1121,7 +1165,7 @@ impl Driver {
         }
         let missing = std::iter::once(&order.spec)
             .chain(order.inputs.iter())
-            .find(|blob| self.hands.file_of(blob.blob).is_none());
+            .find(|blob| !self.hands.has(blob.blob));
         if let Some(missing) = missing {
             let _ = reply.send(Err(NotTaken::BlobMissing(missing.blob)));
             return;

@@ -185,6 +185,11 @@ impl Store {
         self.journal.try_append(first, payloads)
     }
 
+    /// Writes records on this thread if that is quick; see [`Journal::try_write`].
+    pub fn try_write(&self, first: Lsn, payloads: &mut Vec<Vec<u8>>) -> bool {
+        self.journal.try_write(first, payloads)
+    }
+
     /// Hands over the record `lsn`, waiting for room in the queue.
     pub async fn append(&self, lsn: Lsn, payload: Vec<u8>) -> Result<(), AppendError> {
         self.journal.append(lsn, payload).await

@@ -46,6 +46,33 @@ fn bytes_come_back_by_their_hash_after_reopening() {
 }
 
 #[test]
+fn small_blobs_stay_in_memory_until_they_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(dir.path(), 1 << 20);
+    let small = blobs.put_bytes(b"a spec", None).unwrap();
+    assert!(blobs.in_memory(&small).is_none());
+    assert_eq!(&*blobs.read_small(&small).unwrap().unwrap(), b"a spec");
+    assert_eq!(&*blobs.in_memory(&small).unwrap(), b"a spec");
+
+    let large = blobs.put_bytes(&[7; 16 * 1024 + 1], None).unwrap();
+    assert!(blobs.read_small(&large).unwrap().is_none());
+    assert!(blobs.in_memory(&large).is_none());
+
+    // The oldest give way to others, and what is gone is gone.
+    for number in 0..63u8 {
+        let other = blobs.put_bytes(&[number], None).unwrap();
+        blobs.read_small(&other).unwrap();
+    }
+    assert!(blobs.in_memory(&small).is_some());
+    let last = blobs.put_bytes(b"last", None).unwrap();
+    blobs.read_small(&last).unwrap();
+    assert!(blobs.in_memory(&small).is_none());
+    blobs.remove(&last).unwrap();
+    assert!(blobs.in_memory(&last).is_none());
+    assert!(matches!(blobs.read_small(&last), Err(BlobError::Unknown)));
+}
+
+#[test]
 fn imported_file_is_a_copy() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = open(&dir.path().join("blobs"), 1 << 20);

@@ -34,6 +34,7 @@ pub struct Delegation {
 
 impl Body for Delegation {
     const KIND: Kind = kind::DELEGATION;
+    const RECURS: bool = true;
     const ENVELOPE_BYTES_MAX: usize = DELEGATION_BYTES_MAX;
 
     fn check(&self, _: &Header) -> Result<(), EnvelopeError> {

@@ -8,7 +8,7 @@
 //! Results live in the store's blobs; inputs of others live in a cache that is
 //! emptied at every start, for nothing is promised about them.
 
-use std::{collections::BTreeSet, fs, io::Read as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
 
 use suanli_executor::{
     ExecutionRequest, Executor, Failure, InputSource, OutputBlob, OutputContent, Tenant,
@@ -77,9 +77,7 @@ pub(super) enum Chore {
 pub(super) struct Hands {
     quick: mpsc::Sender<Chore>,
     slow: mpsc::Sender<Chore>,
-    kept: Blobs,
-    cache: Blobs,
-    folder: PathBuf,
+    own: Worker,
 }
 
 impl Hands {
@@ -96,29 +94,34 @@ impl Hands {
         fs::create_dir_all(&folder)?;
         let (quick, quick_queue) = mpsc::channel(QUEUE);
         let (slow, slow_queue) = mpsc::channel(QUEUE);
-        let hands = Self {
-            quick,
-            slow,
-            kept,
-            cache,
-            folder,
-        };
-        let (kept, cache) = (hands.kept.clone(), hands.cache.clone());
         let worker = Worker {
             kept,
             cache,
-            folder: hands.folder.clone(),
+            folder,
             executor,
             inputs,
         };
-        let other = worker.clone();
+        let (own, other) = (worker.clone(), worker.clone());
         std::thread::Builder::new()
             .name("hands".into())
             .spawn(move || worker.work(quick_queue))?;
         std::thread::Builder::new()
             .name("hands-slow".into())
             .spawn(move || other.work(slow_queue))?;
-        Ok(hands)
+        Ok(Self { quick, slow, own })
+    }
+
+    /// Starts an execution at once, if nothing has to be opened for it.
+    pub(super) fn run_now(
+        &self,
+        number: suanli_executor::ExecutionId,
+        order: &ExecutionOrder,
+    ) -> bool {
+        let spec = self.own.in_memory(order.spec.blob);
+        let Some(spec) = spec.filter(|_| order.inputs.is_empty()) else {
+            return false;
+        };
+        self.own.run(number, order, spec.to_vec()).is_ok()
     }
 
     /// Queues a chore, waiting for room.
@@ -147,14 +150,22 @@ impl Hands {
     /// Where a blob's bytes are, if they are here.
     pub(super) fn file_of(&self, blob: BlobId) -> Option<PathBuf> {
         let hash = hash_of(blob);
-        self.kept
+        self.own
+            .kept
             .file_of(&hash)
-            .or_else(|| self.cache.file_of(&hash))
+            .or_else(|| self.own.cache.file_of(&hash))
+    }
+
+    /// Whether a blob's bytes are here.
+    pub(super) fn has(&self, blob: BlobId) -> bool {
+        self.own.in_memory(blob).is_some() || self.file_of(blob).is_some()
     }
 
     /// Where a fetch puts its bytes.
     pub(super) fn incoming(&self, agreement: AgreementId, blob: BlobId) -> PathBuf {
-        self.folder.join(format!("{agreement:#}-{blob:#}.partial"))
+        self.own
+            .folder
+            .join(format!("{agreement:#}-{blob:#}.partial"))
     }
 }
 
@@ -261,7 +272,10 @@ impl Worker {
     }
 
     fn start(&self, number: suanli_executor::ExecutionId, order: &ExecutionOrder) {
-        if let Err((reason, detail)) = self.run(number, order) {
+        let started = self
+            .spec(order.spec)
+            .and_then(|spec| self.run(number, order, spec));
+        if let Err((reason, detail)) = started {
             tracing::info!(agreement = %order.id.agreement, %reason, detail, "execution refused");
             self.say(Input::Execution {
                 id: order.id,
@@ -309,12 +323,35 @@ impl Worker {
             })
     }
 
+    fn in_memory(&self, blob: BlobId) -> Option<Arc<[u8]>> {
+        let hash = hash_of(blob);
+        self.cache
+            .in_memory(&hash)
+            .or_else(|| self.kept.in_memory(&hash))
+    }
+
+    fn spec(&self, blob: BlobRef) -> Result<Vec<u8>, (Reason, String)> {
+        let hash = hash_of(blob.blob);
+        for blobs in [&self.cache, &self.kept] {
+            if let Ok(Some(small)) = blobs.read_small(&hash) {
+                return Ok(small.to_vec());
+            }
+        }
+        let mut spec = Vec::new();
+        let limit = u64::try_from(suanli_executor::limits::SPEC_BYTES_MAX).unwrap_or(u64::MAX);
+        self.open(blob)?
+            .take(limit + 1)
+            .read_to_end(&mut spec)
+            .map_err(|error| (Reason::PROVIDER_FAULT, error.to_string()))?;
+        Ok(spec)
+    }
+
     fn run(
         &self,
         number: suanli_executor::ExecutionId,
         order: &ExecutionOrder,
+        spec: Vec<u8>,
     ) -> Result<(), (Reason, String)> {
-        let fault = |error: std::io::Error| (Reason::PROVIDER_FAULT, error.to_string());
         let executor = self
             .executor
             .as_ref()
@@ -325,12 +362,6 @@ impl Worker {
                 format!("{} is not run here", order.runtime),
             ));
         }
-        let mut spec = Vec::new();
-        let limit = u64::try_from(suanli_executor::limits::SPEC_BYTES_MAX).unwrap_or(u64::MAX);
-        self.open(order.spec)?
-            .take(limit + 1)
-            .read_to_end(&mut spec)
-            .map_err(fault)?;
         let inputs = order
             .inputs
             .iter()

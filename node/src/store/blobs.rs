@@ -18,11 +18,12 @@
 //! name. Absent: who may read a blob, and proofs over parts of it.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, FileTimes},
     io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -36,6 +37,10 @@ use super::disk::{create_private_dir, private_file, sync_dir};
 const PARTIAL: &str = "partial";
 const UNTIL: &str = "until";
 const COPY_BYTES: usize = 128 * 1024;
+/// A blob of at most so many bytes is kept in memory when it was read.
+const SMALL_BYTES: u64 = 16 * 1024;
+/// So many of them.
+const SMALL_KEPT: usize = 64;
 
 /// How blobs are kept.
 #[derive(Debug, Clone)]
@@ -115,6 +120,15 @@ struct Shared {
     config: Config,
     used: AtomicU64,
     imports: AtomicU64,
+    /// Small blobs that were read, newest last: the specs of jobs come again
+    /// and again. None that was removed.
+    small: Mutex<VecDeque<(Hash, Arc<[u8]>)>>,
+}
+
+impl Shared {
+    fn small(&self) -> MutexGuard<'_, VecDeque<(Hash, Arc<[u8]>)>> {
+        self.small.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Blobs {
@@ -128,6 +142,7 @@ impl Blobs {
                 config,
                 used: AtomicU64::new(0),
                 imports: AtomicU64::new(0),
+                small: Mutex::default(),
             }),
         };
         for path in blobs.files()? {
@@ -312,6 +327,36 @@ impl Blobs {
         File::open(self.path(hash)).map_err(unknown_if_missing)
     }
 
+    /// The bytes of a small blob, from memory if it was read before; `None` if
+    /// it is larger than 16 KiB.
+    pub fn read_small(&self, hash: &Hash) -> Result<Option<Arc<[u8]>>, BlobError> {
+        if let Some(known) = self.in_memory(hash) {
+            return Ok(Some(known));
+        }
+        let mut bytes = Vec::new();
+        self.open_blob(hash)?
+            .take(SMALL_BYTES + 1)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > SMALL_BYTES {
+            return Ok(None);
+        }
+        let bytes: Arc<[u8]> = bytes.into();
+        let mut small = self.shared.small();
+        if small.len() == SMALL_KEPT {
+            small.pop_front();
+        }
+        small.push_back((*hash, Arc::clone(&bytes)));
+        Ok(Some(bytes))
+    }
+
+    /// The bytes of a small blob that was read before, without a look at the
+    /// disk.
+    pub fn in_memory(&self, hash: &Hash) -> Option<Arc<[u8]>> {
+        let small = self.shared.small();
+        let found = small.iter().rev().find(|(known, _)| known == hash);
+        found.map(|(_, bytes)| Arc::clone(bytes))
+    }
+
     /// Whether a blob is here, complete.
     pub fn has(&self, hash: &Hash) -> bool {
         self.path(hash).is_file()
@@ -360,6 +405,7 @@ impl Blobs {
         let path = self.path(hash);
         let size = self.size(hash)?;
         fs::remove_file(&path).map_err(unknown_if_missing)?;
+        self.shared.small().retain(|(known, _)| known != hash);
         self.shared.used.fetch_sub(size, Ordering::Relaxed);
         match fs::remove_file(path.with_extension(UNTIL)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),

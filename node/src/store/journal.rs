@@ -6,6 +6,11 @@
 //! write), syncs once, and only then reports the new durable number. The next
 //! segment is made ready in the background while the current one fills.
 //!
+//! Waking that thread and being woken by it takes as long as a good disk's
+//! sync. A caller that has nothing else to do may write on its own thread
+//! instead ([`Journal::try_write`]), as long as the writer rests and the disk
+//! has been quick.
+//!
 //! The caller numbers the records, one by one; the journal holds it to that.
 //! Sealed segments go when archives stand for them (see `compaction`): a
 //! checkpoint for the state, a history for what people may still ask for.
@@ -20,9 +25,9 @@
 //! Absent: what records mean, and keys (see `index`).
 
 use std::{
-    io,
+    fmt, io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -46,6 +51,9 @@ pub use super::{
 
 /// About what waking a thread takes; at most one per batch is spent.
 const LOOK_OUT: Duration = Duration::from_micros(60);
+
+/// A disk whose last write and sync took longer is not waited for by callers.
+const QUICK: Duration = Duration::from_millis(2);
 
 /// What to do about damage to something durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,9 +199,21 @@ pub type Notify = Box<dyn FnMut() + Send>;
 #[derive(Debug, Clone)]
 pub struct Journal {
     commands: mpsc::Sender<Command>,
+    writer: Arc<Place>,
     reader: Reader,
     closing: Arc<AtomicBool>,
     payload_max: usize,
+}
+
+/// Where the writer is, for whoever writes next: its thread, or a caller while
+/// that rests. Empty when it has ended.
+#[derive(Debug)]
+struct Place(Mutex<Option<Writer>>);
+
+impl Place {
+    fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -228,25 +248,33 @@ impl Journal {
             health: Health::Writing,
         });
         let closing = Arc::new(AtomicBool::new(false));
-        let journal = Self {
-            commands,
-            reader: Reader {
-                disk: Arc::clone(&disk),
-                layout: layout_seen,
-                durability: durability_seen,
-            },
-            closing: Arc::clone(&closing),
-            payload_max: payload_max(config.segment_bytes),
-        };
         let publish = Publish {
             layout,
             durability,
             notify,
         };
-        let writer = Writer::new(disk, config.clone(), tail, publish, closing);
+        let writer = Writer::new(
+            Arc::clone(&disk),
+            config.clone(),
+            tail,
+            publish,
+            Arc::clone(&closing),
+        );
+        let place = Arc::new(Place(Mutex::new(Some(writer))));
+        let journal = Self {
+            commands,
+            writer: Arc::clone(&place),
+            reader: Reader {
+                disk,
+                layout: layout_seen,
+                durability: durability_seen,
+            },
+            closing,
+            payload_max: payload_max(config.segment_bytes),
+        };
         thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || writer.run(queue))?;
+            .spawn(move || run(&place, queue))?;
         Ok((journal, recovery))
     }
 
@@ -268,6 +296,28 @@ impl Journal {
         })?;
         room.send(Command::Append(first, std::mem::take(payloads)));
         Ok(())
+    }
+
+    /// Writes records, the first of which is `first`, on this thread, and takes
+    /// them out of `payloads`: on return they are durable, or the durability
+    /// says why not. `false`, and nothing is done, if that could take longer
+    /// than a quick disk's sync: the writer is at work, records wait for it, a
+    /// new segment is due, or the disk is slow.
+    pub fn try_write(&self, first: Lsn, payloads: &mut Vec<Vec<u8>>) -> bool {
+        if payloads.iter().any(|payload| self.check(payload).is_err()) {
+            return false;
+        }
+        let Ok(mut place) = self.writer.0.try_lock() else {
+            return false;
+        };
+        let Some(writer) = place.as_mut().filter(|w| w.is_ready(first, payloads)) else {
+            return false;
+        };
+        if writer.write(first, std::mem::take(payloads)).is_err() {
+            // It ends with the next command. A full queue holds one already.
+            let _ = self.commands.try_send(Command::Close);
+        }
+        true
     }
 
     /// Hands over the record `lsn`, waiting for room in the queue.
@@ -367,6 +417,7 @@ enum Preparing {
 }
 
 /// Why the writer stops.
+#[derive(Debug, Clone)]
 enum Stop {
     Closed,
     Failed(Failure),
@@ -388,6 +439,19 @@ struct Writer {
     chain: Chain,
     batch: Vec<u8>,
     in_batch: u16,
+    /// How long the last write and sync took.
+    pace: Duration,
+    /// Why nothing more is written.
+    stopped: Option<Stop>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("next", &self.next)
+            .field("stopped", &self.stopped)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Writer {
@@ -413,33 +477,42 @@ impl Writer {
             chain: tail.recovery.chain,
             batch: Vec::new(),
             in_batch: 0,
+            pace: Duration::ZERO,
+            stopped: None,
         }
     }
 
-    fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let stop = loop {
-            let Some(first) = next_command(&mut queue) else {
-                break Stop::Closed;
-            };
-            let batch = self
-                .take(first)
-                .and_then(|()| self.take_waiting(&mut queue))
-                .and_then(|()| self.flush());
-            if let Err(stop) = batch {
-                break stop;
-            }
-            self.look_after_next_segment();
-        };
-        // From here on every send fails, and what was queued is dropped.
-        drop(queue);
-        if let Preparing::Running(job) = self.preparing {
-            // It only fills a file that the next start removes.
-            let _ = job.join();
+    /// One batch: the command, and what waits behind it.
+    fn work(&mut self, first: Command, queue: &mut mpsc::Receiver<Command>) -> Result<(), Stop> {
+        if let Some(stop) = &self.stopped {
+            return Err(stop.clone());
         }
-        self.publish.health(match stop {
-            Stop::Closed => Health::Closed,
-            Stop::Failed(failure) => Health::Failed(failure),
-        });
+        self.take(first)?;
+        self.take_waiting(queue)?;
+        self.flush()?;
+        self.look_after_next_segment();
+        Ok(())
+    }
+
+    /// Whether these could be written now, in order, without a wait.
+    fn is_ready(&self, first: Lsn, payloads: &[Vec<u8>]) -> bool {
+        let bytes: usize = payloads.iter().map(|p| RECORD_HEADER + p.len()).sum();
+        self.stopped.is_none()
+            && self.next == first
+            && self.batch.is_empty()
+            && self.pace < QUICK
+            && bytes <= self.config.batch_bytes
+            && payloads.len() <= usize::from(u16::MAX)
+            && self.offset + bytes as u64 <= self.segment_bytes
+    }
+
+    fn write(&mut self, first: Lsn, payloads: Vec<Vec<u8>>) -> Result<(), Stop> {
+        let written = self
+            .take(Command::Append(first, payloads))
+            .and_then(|()| self.flush());
+        self.look_after_next_segment();
+        self.stopped = written.as_ref().err().cloned();
+        written
     }
 
     fn take_waiting(&mut self, queue: &mut mpsc::Receiver<Command>) -> Result<(), Stop> {
@@ -504,10 +577,12 @@ impl Writer {
         if self.batch.is_empty() {
             return Ok(());
         }
+        let begin = Instant::now();
         self.file
             .write_at(&self.batch, self.offset)
             .map_err(failed("writing a record"))?;
         self.file.sync_data().map_err(failed("syncing a record"))?;
+        self.pace = begin.elapsed();
         self.offset += self.batch.len() as u64;
         self.batch.clear();
         self.in_batch = 0;
@@ -621,6 +696,35 @@ impl Writer {
             .send_replace(Arc::new(self.layout.clone()));
         (self.publish.notify)();
     }
+}
+
+/// The writer's thread, until the journal ends.
+fn run(place: &Place, mut queue: mpsc::Receiver<Command>) {
+    let stop = loop {
+        let Some(first) = next_command(&mut queue) else {
+            break Stop::Closed;
+        };
+        let worked = match place.lock().as_mut() {
+            Some(writer) => writer.work(first, &mut queue),
+            None => Err(Stop::Closed),
+        };
+        if let Err(stop) = worked {
+            break stop;
+        }
+    };
+    // From here on every send fails, and what was queued is dropped.
+    drop(queue);
+    let Some(mut writer) = place.lock().take() else {
+        return;
+    };
+    if let Preparing::Running(job) = writer.preparing {
+        // It only fills a file that the next start removes.
+        let _ = job.join();
+    }
+    writer.publish.health(match stop {
+        Stop::Closed => Health::Closed,
+        Stop::Failed(failure) => Health::Failed(failure),
+    });
 }
 
 /// The next command; `None` when all handles are gone.

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -35,6 +36,8 @@ struct State {
     fails_at: Option<u64>,
     capacity: Option<usize>,
     syncs_fail: bool,
+    /// Each sync takes longer than a caller waits.
+    slow: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -261,6 +264,9 @@ impl DiskFile for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.change()?;
+        if state.slow {
+            thread::sleep(Duration::from_millis(3));
+        }
         if state.syncs_fail {
             return Err(io::Error::other("input/output error"));
         }
@@ -350,7 +356,11 @@ async fn compact(journal: &Journal) -> io::Result<()> {
 async fn work(journal: &Journal, from: Lsn, until: Lsn) -> Lsn {
     let mut lsn = from;
     while lsn <= until {
-        if journal.append(lsn, payload(lsn)).await.is_err() {
+        // Some are written on this thread, if the writer rests.
+        let here = lsn.number().is_multiple_of(3)
+            && journal.wait_durable(lsn.minus(1)).await.is_ok()
+            && journal.try_write(lsn, &mut vec![payload(lsn)]);
+        if !here && journal.append(lsn, payload(lsn)).await.is_err() {
             break;
         }
         if COMPACTED.contains(&lsn.number()) {
@@ -489,6 +499,60 @@ async fn failed_sync_ends_the_journal_and_reports_nothing_durable() {
     let third = journal.append(second.next(), payload(second.next())).await;
     assert_eq!(third, Err(AppendError::Stopped));
     assert_eq!(journal.reader().durability().lsn, Lsn::FIRST);
+}
+
+#[tokio::test]
+async fn caller_writes_itself_while_the_writer_rests_and_the_disk_is_quick() {
+    let disk = Simulated::default();
+    let (journal, _) = open(&disk).unwrap();
+    let mut lsn = Lsn::FIRST;
+    let mut here = || {
+        let mut payloads = vec![payload(lsn), payload(lsn.next())];
+        let written = journal.try_write(lsn, &mut payloads);
+        assert_eq!(payloads.is_empty(), written, "taken if written");
+        if written {
+            lsn = lsn.plus(2);
+            assert_eq!(journal.reader().durability().lsn, lsn.minus(1));
+        }
+        written
+    };
+    assert!(here() && here());
+    assert!(!journal.try_write(Lsn::new(7), &mut vec![vec![1]]), "a gap");
+
+    // Only the writer begins segments, and waits for a slow disk.
+    while here() {}
+    for slow in [true, false] {
+        disk.state().slow = slow;
+        let written = journal.append(lsn, payload(lsn)).await;
+        written.unwrap();
+        journal.wait_durable(lsn).await.unwrap();
+        lsn = lsn.next();
+        // The writer may not be quite at rest yet.
+        let mut payloads = vec![payload(lsn)];
+        let written = (0..1000).any(|_| {
+            thread::yield_now();
+            journal.try_write(lsn, &mut payloads)
+        });
+        assert_eq!(written, !slow);
+    }
+    ended(&journal).await;
+    let (journal, recovery) = open(&disk).unwrap();
+    assert_holds(&disk, &journal, &recovery, lsn);
+}
+
+#[tokio::test]
+async fn failed_sync_on_the_callers_thread_ends_the_journal_too() {
+    let disk = Simulated::default();
+    let (journal, _) = open(&disk).unwrap();
+    disk.state().syncs_fail = true;
+    assert!(journal.try_write(Lsn::FIRST, &mut vec![payload(Lsn::FIRST)]));
+    let health = journal.wait_durable(Lsn::FIRST).await.unwrap_err();
+    assert!(
+        matches!(health, Health::Failed(Failure::Io { .. })),
+        "{health:?}"
+    );
+    assert!(!journal.try_write(Lsn::FIRST, &mut vec![payload(Lsn::FIRST)]));
+    assert_eq!(journal.reader().durability().lsn, Lsn::NONE);
 }
 
 #[tokio::test]

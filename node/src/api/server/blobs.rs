@@ -161,7 +161,9 @@ pub(super) async fn inline(api: &Api, submission: &Submission) -> Result<InlineB
 fn read_inline(blobs: &Blobs, named: &[BlobInfo]) -> Result<InlineBlobs, Problem> {
     let mut sum = 0u64;
     for info in named {
-        match blobs.size(&blake3_of(info.blob)) {
+        let hash = blake3_of(info.blob);
+        let known = blobs.in_memory(&hash).map(|bytes| bytes.len() as u64);
+        match known.map_or_else(|| blobs.size(&hash), Ok) {
             Ok(bytes) if bytes == info.bytes => sum = sum.saturating_add(bytes),
             Ok(bytes) => {
                 return Err(Problem::usage(
@@ -182,9 +184,15 @@ fn read_inline(blobs: &Blobs, named: &[BlobInfo]) -> Result<InlineBlobs, Problem
         return Ok(InlineBlobs::default());
     }
     let read = |info: &BlobInfo| -> Result<InlineBlob, BlobError> {
-        let mut bytes = Vec::new();
-        let mut file = blobs.open_blob(&blake3_of(info.blob))?;
-        io::Read::read_to_end(&mut file, &mut bytes)?;
+        let hash = blake3_of(info.blob);
+        let bytes = match blobs.read_small(&hash)? {
+            Some(bytes) => bytes.to_vec(),
+            None => {
+                let mut bytes = Vec::new();
+                io::Read::read_to_end(&mut blobs.open_blob(&hash)?, &mut bytes)?;
+                bytes
+            }
+        };
         let bytes = wire::Bytes::new(bytes).map_err(|_| BlobError::Mismatch)?;
         Ok(InlineBlob {
             blob: info.blob,
