@@ -79,8 +79,9 @@ pub(super) fn run(
     let pid = node.process().context("the node's process")?.pid();
     let rest = Duration::from_secs(plan.rest);
     let alone = at_rest(pid, rest)?;
+    let addresses = listen(&api)?;
     let stand_in =
-        runtime.block_on(async { StandIn::start(&network, &listen(&api)?, plan.offers) })?;
+        runtime.block_on(async { StandIn::start(&network, &addresses, plan.offers) })?;
     let known = || {
         api.get::<Status>("/v1/status")
             .ok()
