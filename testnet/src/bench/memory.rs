@@ -80,8 +80,7 @@ pub(super) fn run(
     let rest = Duration::from_secs(plan.rest);
     let alone = at_rest(pid, rest)?;
     let addresses = listen(&api)?;
-    let stand_in =
-        runtime.block_on(async { StandIn::start(&network, &addresses, plan.offers) })?;
+    let stand_in = runtime.block_on(async { StandIn::start(&network, &addresses, plan.offers) })?;
     let known = || {
         api.get::<Status>("/v1/status")
             .ok()
