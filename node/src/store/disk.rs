@@ -29,6 +29,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals durable.
     fn sync_names(&self) -> io::Result<()>;
+    /// Bytes that there is still room for, about.
+    fn room(&self) -> io::Result<u64>;
 }
 
 /// One open file.
@@ -100,6 +102,11 @@ impl Disk for Folder {
 
     fn sync_names(&self) -> io::Result<()> {
         sync_dir(&self.path)
+    }
+
+    fn room(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.path)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
 

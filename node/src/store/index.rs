@@ -27,7 +27,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -54,6 +54,12 @@ const FLUSH_MS: u64 = 1000;
 /// How long records gather before they are applied. A query waits as long at
 /// most, and applies what it needs itself.
 const LINGER: Duration = Duration::from_millis(20);
+/// What sled says of a lock that it did not get.
+const SLED_LOCKED: &str = "could not acquire lock";
+/// How long its own threads may keep one.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How often to look.
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 /// Queries that may wait.
 const QUEUE: usize = 64;
 
@@ -807,14 +813,27 @@ fn believed(tree: &sled::Db, version: u32) -> sled::Result<Result<Mark, Distrust
 
 fn open_sled(dir: &Path) -> Result<sled::Db, String> {
     create_private_dir(dir).map_err(|error| error.to_string())?;
-    guarded(|| {
-        sled::Config::new()
-            .path(dir)
-            .mode(sled::Mode::LowSpace)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(Some(FLUSH_MS))
-            .open()
-    })
+    let open = || {
+        guarded(|| {
+            sled::Config::new()
+                .path(dir)
+                .mode(sled::Mode::LowSpace)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(Some(FLUSH_MS))
+                .open()
+        })
+    };
+    // We hold the data directory, so a lock in it is our own of a moment ago:
+    // sled's threads let go of it a little after the last handle is dropped.
+    let begin = Instant::now();
+    loop {
+        match open() {
+            Err(error) if error.contains(SLED_LOCKED) && begin.elapsed() < LOCK_WAIT => {
+                thread::sleep(LOCK_LOOK);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Runs what may panic instead of returning an error, as sled does on damage.

@@ -783,6 +783,10 @@ fn settle(job: JoinHandle<io::Result<()>>) -> Preparing {
 
 /// Makes the file of the next segment, full of zeros and synced.
 fn prepare(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
+    // To find out by filling the disk would hurt others.
+    if disk.room()? < bytes {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let file = disk.create(PREPARED)?;
     let filled = fill_with_zeros(file.as_ref(), 0, bytes).and_then(|()| file.sync_all());
     if filled.is_err() {

@@ -122,14 +122,19 @@ impl State {
         self.renames.push(change);
     }
 
-    fn has_room(&self, more: usize) -> bool {
+    /// Bytes that are left, if there is a bound.
+    fn room(&self) -> Option<usize> {
         let used: usize = self
             .names
             .values()
             .map(|id| self.files[*id].now.len())
             .sum();
+        Some(self.capacity?.saturating_sub(used))
+    }
+
+    fn has_room(&self, more: usize) -> bool {
         // What takes no more room fits, also on a disk that was filled meanwhile.
-        more == 0 || self.capacity.is_none_or(|capacity| used + more <= capacity)
+        more == 0 || self.room().is_none_or(|room| more <= room)
     }
 }
 
@@ -220,6 +225,12 @@ impl Disk for Simulated {
         let mut state = self.change()?;
         state.rename(NameChange::Remove(name.to_owned()));
         Ok(())
+    }
+
+    fn room(&self) -> io::Result<u64> {
+        let state = self.state();
+        state.powered()?;
+        Ok(state.room().map_or(u64::MAX, |room| room as u64))
     }
 
     fn sync_names(&self) -> io::Result<()> {

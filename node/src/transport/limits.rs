@@ -76,7 +76,7 @@ pub struct TransportLimits {
     pub serves: usize,
     /// Blobs fetched or waiting to be, at once.
     pub fetches: usize,
-    /// A transfer that moves no byte for this long ends.
+    /// A transfer that moves no whole piece for this long ends.
     pub blob_stall: Duration,
     /// Hash trees kept in memory, in bytes, so that a blob served twice is hashed once.
     pub outboard_cache_bytes: usize,
@@ -116,7 +116,7 @@ impl Default for TransportLimits {
             serves_per_peer: 4,
             serves: 16,
             fetches: 64,
-            blob_stall: Duration::from_secs(15),
+            blob_stall: Duration::from_secs(10),
             outboard_cache_bytes: 4 << 20,
         }
     }
@@ -169,7 +169,12 @@ mod tests {
     #[test]
     fn abuse_06_slow_peers_have_ten_seconds() {
         let limits = TransportLimits::default();
-        for wait in [limits.handshake, limits.partial_frame, limits.write_stall] {
+        for wait in [
+            limits.handshake,
+            limits.partial_frame,
+            limits.write_stall,
+            limits.blob_stall,
+        ] {
             assert!(wait <= Duration::from_secs(10));
         }
     }
