@@ -30,7 +30,10 @@ use rustix::{
         SendAncillaryMessage, SendFlags,
     },
 };
-use suanli_protocol::wire::{self, List, Utf8, Wire, WireError};
+use suanli_protocol::{
+    registry::SandboxLevel,
+    wire::{self, List, Utf8, Wire, WireError},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::limits::{
@@ -257,6 +260,24 @@ pub struct Confinement {
     pub environment: List<Utf8<64>, 32>,
     /// Descriptors open.
     pub descriptors: u32,
+}
+
+/// The layer that keeps a worker from all files but its drivers'.
+pub const FILES_LOCKED: &str = "files locked (Landlock)";
+/// The layer that keeps a worker from sockets, processes and most of the kernel.
+pub const SYSTEM_CALLS_FILTERED: &str = "system calls filtered (seccomp)";
+
+impl Confinement {
+    /// The sandbox level that an offer may claim for it.
+    #[must_use]
+    pub fn level(&self) -> SandboxLevel {
+        let holds = |layer: &str| self.held.iter().any(|held| &**held == layer);
+        if holds(FILES_LOCKED) && holds(SYSTEM_CALLS_FILTERED) {
+            SandboxLevel::CONFINED
+        } else {
+            SandboxLevel::PROCESS
+        }
+    }
 }
 
 /// What `measure` found.

@@ -22,6 +22,7 @@ mod executor;
 pub mod file;
 pub mod ipc;
 pub mod limits;
+pub mod policy;
 mod pool;
 pub mod quantity;
 pub mod spec;

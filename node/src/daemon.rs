@@ -255,7 +255,7 @@ fn sandbox_of(executor: &Executor) -> SandboxLevel {
     for missing in executor.confinement().missing.iter() {
         tracing::warn!(layer = &**missing, "a layer of the sandbox is missing here");
     }
-    SandboxLevel::PROCESS
+    executor.confinement().level()
 }
 
 /// What a measurement is remembered by and as.

@@ -12,6 +12,7 @@
 //! describes every key.
 
 use std::{
+    iter,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,7 +29,7 @@ use suanli_protocol::{
     limits::{NAME_BYTES_MAX, RUN_MAX},
     offer::Name,
     rank::Policy,
-    registry::Runtime,
+    registry::{Runtime, SandboxLevel},
     units::Amount,
 };
 use toml::Spanned;
@@ -75,6 +76,8 @@ pub struct PreparedJob {
     pub providers: Vec<PeerId>,
     /// A kind of device; none for any.
     pub device: Option<String>,
+    /// The weakest sandbox that it allows; none for any.
+    pub sandbox: Option<String>,
     /// Floating-point operations, where known; 0 otherwise.
     pub flops: u64,
 }
@@ -154,6 +157,7 @@ impl PreparedJob {
             inputs,
             features: Vec::new(),
             device: self.device.clone(),
+            sandbox: self.sandbox.clone(),
             memory_bytes: self.memory_bytes,
             output_bytes_max: self.output_bytes_max,
             run_ms: millis(self.run),
@@ -200,6 +204,7 @@ struct MarketToml {
     #[serde(default)]
     providers: Vec<Spanned<String>>,
     device: Option<Spanned<String>>,
+    sandbox: Option<Spanned<String>>,
     #[serde(default)]
     flops: u64,
 }
@@ -254,6 +259,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         regions: toml.market.regions(document)?,
         providers: toml.market.providers(document)?,
         device: toml.market.device(document)?,
+        sandbox: toml.market.sandbox(document)?,
         flops: toml.market.flops,
     })
 }
@@ -329,6 +335,31 @@ impl LimitsToml {
     }
 }
 
+/// A word from a list whose first stands for "all the same".
+fn one_of(
+    document: &Document,
+    key: &str,
+    word: Option<&Spanned<String>>,
+    words: &[&str],
+) -> Result<Option<String>, Mistake> {
+    let Some(word) = word else {
+        return Ok(None);
+    };
+    let chosen = word.get_ref().as_str();
+    match words.iter().position(|known| *known == chosen) {
+        Some(0) => Ok(None),
+        Some(_) => Ok(Some(chosen.to_owned())),
+        None => {
+            let message = format!(
+                "unknown {key} `{}`; {}",
+                chosen.escape_debug(),
+                allowed(chosen, words.iter().copied())
+            );
+            Err(document.mistake(Some(word.span()), message))
+        }
+    }
+}
+
 impl MarketToml {
     fn regions(&self, document: &Document) -> Result<Vec<String>, Mistake> {
         let regions = self.region.iter();
@@ -353,21 +384,17 @@ impl MarketToml {
     }
 
     fn device(&self, document: &Document) -> Result<Option<String>, Mistake> {
-        let Some(device) = &self.device else {
-            return Ok(None);
-        };
-        match device.get_ref().as_str() {
-            "any" => Ok(None),
-            kind @ ("gpu" | "cpu") => Ok(Some(kind.to_owned())),
-            other => {
-                let message = format!(
-                    "unknown device `{}`; {}",
-                    other.escape_debug(),
-                    allowed(other, ["any", "gpu", "cpu"])
-                );
-                Err(document.mistake(Some(device.span()), message))
-            }
-        }
+        one_of(
+            document,
+            "device",
+            self.device.as_ref(),
+            &["any", "gpu", "cpu"],
+        )
+    }
+
+    fn sandbox(&self, document: &Document) -> Result<Option<String>, Mistake> {
+        let names: Vec<&str> = iter::once("any").chain(SandboxLevel::names()).collect();
+        one_of(document, "sandbox", self.sandbox.as_ref(), &names)
     }
 }
 
@@ -395,6 +422,7 @@ policy = "fastest"
 max_price = "0.5"
 region = ["CN-NX"]
 device = "gpu"
+sandbox = "confined"
 [wgsl]
 source = "noop.wgsl"
 [[wgsl.buffer]]
@@ -431,6 +459,7 @@ buffer = "out"
         assert_eq!(submission.regions, ["CN-NX"]);
         assert_eq!(submission.policy, Policy::Fastest);
         assert_eq!(submission.device.as_deref(), Some("gpu"));
+        assert_eq!(submission.sandbox.as_deref(), Some("confined"));
         assert_eq!(submission.spec.blob, BlobId(Hash::of(&job.spec)));
     }
 
@@ -444,7 +473,7 @@ buffer = "out"
     }
 
     /// Each is the good file with one thing replaced.
-    const WRONG: [(&str, &str); 19] = [
+    const WRONG: [(&str, &str); 20] = [
         ("name = \"noop\"\n", ""),
         ("name = \"noop\"", "name = \"\""),
         ("name = \"noop\"", "nmae = \"noop\""),
@@ -460,6 +489,7 @@ buffer = "out"
         ("max_price = \"0.5\"", "max_price = \"0.5 CNY\""),
         ("region = [\"CN-NX\"]", "region = \"CN-NX\""),
         ("device = \"gpu\"", "device = \"tpu\""),
+        ("sandbox = \"confined\"", "sandbox = \"confind\""),
         ("device = \"gpu\"", "providers = [\"abc\"]"),
         ("source = \"noop.wgsl\"", "source = \"missing.wgsl\""),
         ("bind = [\"out\"]", "bind = [\"uot\"]"),

@@ -174,6 +174,9 @@ pub struct Submission {
     /// A kind of device; none for any.
     #[serde(default)]
     pub device: Option<String>,
+    /// The weakest sandbox that it allows; none for any.
+    #[serde(default)]
+    pub sandbox: Option<String>,
     /// Bytes of device memory.
     pub memory_bytes: u64,
     /// Bytes of all outputs.

@@ -446,6 +446,11 @@ fn needs(submission: &Submission) -> Result<Needs, Refused> {
             DeviceKind::named(kind).ok_or_else(|| unknown("device", kind, DeviceKind::names()))?,
         ),
     };
+    let sandbox = match &submission.sandbox {
+        None => SandboxLevel::PROCESS,
+        Some(level) => SandboxLevel::named(level)
+            .ok_or_else(|| unknown("sandbox", level, SandboxLevel::names()))?,
+    };
     let features = submission.features.iter().map(|feature| {
         Feature::named(feature).ok_or_else(|| unknown("feature", feature, Feature::names()))
     });
@@ -454,7 +459,7 @@ fn needs(submission: &Submission) -> Result<Needs, Refused> {
         features: few("features", features)?,
         device,
         memory_bytes: submission.memory_bytes,
-        sandbox: SandboxLevel::PROCESS,
+        sandbox,
         run_max: Millis::new(submission.run_ms),
         output_bytes_max: submission.output_bytes_max,
     })

@@ -7,7 +7,10 @@ use std::{fmt, net::TcpListener};
 
 use serde::Serialize;
 use serde_json::json;
-use suanli_executor::{Adapter, Confinement, WorkerProgram};
+use suanli_executor::{
+    Adapter, Confinement, WorkerProgram,
+    ipc::{FILES_LOCKED, SYSTEM_CALLS_FILTERED},
+};
 use suanli_protocol::ids::NetworkId;
 
 use super::{
@@ -198,12 +201,26 @@ fn adapters(adapters: &[Adapter]) -> Vec<Check> {
     lines.collect()
 }
 
+/// What to do about a layer that is missing.
+fn advice(layer: &str) -> &'static str {
+    if layer.starts_with(FILES_LOCKED) {
+        "use Linux 5.19 or later, with `landlock` in the kernel's `lsm=` list"
+    } else if layer.starts_with(SYSTEM_CALLS_FILTERED) {
+        "use a kernel with seccomp filters, in a container that permits them"
+    } else {
+        "raise the limits of the user or container that runs the node"
+    }
+}
+
 fn sandbox(confinement: &Confinement) -> Vec<Check> {
     let held = confinement.held.iter().map(|layer| layer.to_string());
     let held = held.collect::<Vec<_>>().join(", ");
-    let mut checks = vec![ok("sandbox", format!("held: {held}"))];
-    let missing = confinement.missing.iter();
-    checks.extend(missing.map(|layer| warning("sandbox", format!("missing: {}", &**layer))));
+    let level = confinement.level();
+    let mut checks = vec![ok("sandbox", format!("level {level}; held: {held}"))];
+    checks.extend(confinement.missing.iter().map(|layer| {
+        let advice = advice(layer);
+        warning("sandbox", format!("missing: {}; {advice}", &**layer))
+    }));
     let gpu = "with a GPU, its kernel driver is the boundary that a job meets";
     checks.push(warning("sandbox", gpu.to_owned()));
     checks

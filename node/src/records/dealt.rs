@@ -116,6 +116,7 @@ pub(crate) fn submission(number: u8) -> Submission {
         inputs: vec![blob(b"input")],
         features: Vec::new(),
         device: None,
+        sandbox: None,
         memory_bytes: 1 << 20,
         output_bytes_max: 1 << 20,
         run_ms: 1000,

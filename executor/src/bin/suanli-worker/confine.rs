@@ -1,15 +1,25 @@
 //! How a worker confines itself, before any thread, compiler or driver.
 //!
-//! [`LAYERS`] is the whole policy: what is done, in this order, each with its
-//! reason. A layer that cannot be had here is reported to the parent, not
-//! passed over in silence; only a wrong parent ends the worker at once.
-//! Namespaces, an empty root, Landlock and a seccomp filter belong at the end
-//! of this list.
+//! [`LAYERS`] says what is done, in this order, each with its reason, and
+//! [`LOCKS`] what comes last: afterwards not even `/proc` can be read. What the
+//! locks still permit stands in the policy file. A layer that cannot be had
+//! here is reported to the parent, not passed over in silence; only a wrong
+//! parent ends the worker at once. Namespaces and an empty root belong before
+//! the locks.
 
-use std::os::fd::RawFd;
+use std::{collections::BTreeMap, os::fd::RawFd};
 
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
-use suanli_executor::ipc::{Confinement, Start};
+use seccompiler::TargetArch;
+use serde_json::json;
+use suanli_executor::{
+    ipc::{Confinement, FILES_LOCKED, SYSTEM_CALLS_FILTERED, Start},
+    policy::{Access, CallPermission, Condition, Known, Policy, Value},
+};
 use suanli_protocol::wire::Utf8;
 
 struct Layer {
@@ -78,6 +88,27 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
+/// The last layers, after which the process has little left to find out with.
+const LOCKS: &[Layer] = &[
+    // No file but the drivers', no TCP port, no signal to others.
+    Layer {
+        name: FILES_LOCKED,
+        apply: lock_files,
+    },
+    // No socket, process or mount can be made, and no rarely used corner of the
+    // kernel be reached.
+    Layer {
+        name: SYSTEM_CALLS_FILTERED,
+        apply: filter_system_calls,
+    },
+];
+
+/// The kernel's rules that we know of; an older kernel holds fewer of them,
+/// which counts as missing unless it is the newest alone.
+const LANDLOCK: ABI = ABI::V6;
+/// From here on all that is about files is there.
+const LANDLOCK_FILES: ABI = ABI::V3;
+
 /// What a driver may read from the environment; the parent sets no more.
 const ENVIRONMENT: &[&str] = &[
     // A cache on disk would outlive the tenant whose shaders filled it.
@@ -95,13 +126,18 @@ const STANDARD_STREAMS: RawFd = 3;
 pub(crate) fn confine(start: &Start) -> Option<Confinement> {
     die_with(start.parent)?;
     let (mut held, mut missing) = (Vec::new(), Vec::new());
-    for layer in LAYERS {
-        match (layer.apply)(start) {
-            Ok(()) => held.push(Utf8::cut(layer.name)),
-            Err(reason) => missing.push(Utf8::cut(&format!("{}: {reason}", layer.name))),
+    let mut apply = |layers: &[Layer]| {
+        for layer in layers {
+            match (layer.apply)(start) {
+                Ok(()) => held.push(Utf8::cut(layer.name)),
+                Err(reason) => missing.push(Utf8::cut(&format!("{}: {reason}", layer.name))),
+            }
         }
-    }
+    };
+    apply(LAYERS);
     let environment = std::env::vars_os().map(|(name, _)| Utf8::cut(&name.to_string_lossy()));
+    let descriptors = open_descriptors().map_or(0, |open| u32::try_from(open.len()).unwrap_or(0));
+    apply(LOCKS);
     Some(Confinement {
         held: held.try_into().unwrap_or_default(),
         missing: missing.try_into().unwrap_or_default(),
@@ -109,7 +145,7 @@ pub(crate) fn confine(start: &Start) -> Option<Confinement> {
             .collect::<Vec<_>>()
             .try_into()
             .unwrap_or_default(),
-        descriptors: open_descriptors().map_or(0, |open| u32::try_from(open.len()).unwrap_or(0)),
+        descriptors,
     })
 }
 
@@ -201,4 +237,114 @@ fn no_new_privileges(_: &Start) -> Result<(), String> {
 fn not_dumpable(_: &Start) -> Result<(), String> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| error.to_string())
+}
+
+/// Landlock: what the policy file permits may be opened, and what the operator
+/// named as driver.
+fn lock_files(_: &Start) -> Result<(), String> {
+    let policy = Policy::read().map_err(|error| error.to_string())?;
+    let mut permitted: Vec<_> = policy
+        .files
+        .into_iter()
+        .flat_map(|file| file.paths.into_iter().map(move |path| (path, file.access)))
+        .collect();
+    let drivers = std::env::var_os("VK_DRIVER_FILES").unwrap_or_default();
+    // A manifest names its driver, which lies beside it or among the libraries.
+    let folders = std::env::split_paths(&drivers).filter_map(|path| Some(path.parent()?.into()));
+    permitted.extend(folders.map(|folder| (folder, Access::Read)));
+    lock(&permitted).map_err(|error| error.to_string())?
+}
+
+fn lock(
+    permitted: &[(std::path::PathBuf, Access)],
+) -> Result<Result<(), String>, landlock::RulesetError> {
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .handle_access(AccessNet::from_all(LANDLOCK))?
+        .scope(Scope::from_all(LANDLOCK))?
+        .create()?;
+    for (path, access) in permitted {
+        let rights = match access {
+            Access::Read => AccessFs::from_read(LANDLOCK),
+            Access::Device => {
+                AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile | AccessFs::IoctlDev
+            }
+        };
+        // A machine has some of them.
+        if let Ok(file) = PathFd::new(path) {
+            rules = rules.add_rule(PathBeneath::new(file, rights))?;
+        }
+    }
+    let status = rules.restrict_self()?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => Ok(()),
+        // Ports and signals are the system call filter's matter too.
+        RulesetStatus::PartiallyEnforced if holds_files() => Ok(()),
+        RulesetStatus::PartiallyEnforced => Err("this kernel knows only a part of it".into()),
+        RulesetStatus::NotEnforced => {
+            Err("this kernel has no Landlock, or it is switched off".into())
+        }
+    })
+}
+
+/// Whether this kernel's Landlock covers all that is about files.
+fn holds_files() -> bool {
+    let all = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(LANDLOCK_FILES));
+    all.is_ok()
+}
+
+/// seccomp: the system calls of the policy file, and no others. Those are
+/// answered as if the kernel did not have them, which libraries expect.
+fn filter_system_calls(_: &Start) -> Result<(), String> {
+    let policy = Policy::read().map_err(|error| error.to_string())?;
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
+    let rules = policy.system_calls.iter().flat_map(rules_of);
+    let not_there = rustix::io::Errno::NOSYS.raw_os_error();
+    let filter = json!({"worker": {
+        "mismatch_action": {"errno": not_there},
+        "match_action": "allow",
+        "filter": rules.collect::<Vec<_>>(),
+    }});
+    let compiled = seccompiler::compile_from_json(filter.to_string().as_bytes(), arch);
+    let compiled: BTreeMap<_, _> = compiled
+        .map_err(|error| error.to_string())?
+        .into_iter()
+        .collect();
+    compiled
+        .values()
+        .try_for_each(|program| seccompiler::apply_filter(program))
+        .map_err(|error| error.to_string())
+}
+
+fn rules_of(call: &CallPermission) -> Vec<serde_json::Value> {
+    let here = call
+        .on
+        .as_ref()
+        .is_none_or(|arch| arch == std::env::consts::ARCH);
+    let names = call.names.iter().filter(|_| here);
+    let rule = |name: &String| match &call.conditions[..] {
+        [] => json!({"syscall": name}),
+        conditions => json!({
+            "syscall": name,
+            "args": conditions.iter().map(argument).collect::<Vec<_>>(),
+        }),
+    };
+    names.map(rule).collect()
+}
+
+fn argument(condition: &Condition) -> serde_json::Value {
+    let index = condition.argument;
+    let (op, value) = match (&condition.equals, condition.has_bits) {
+        (_, Some(bits)) => (json!({"masked_eq": bits}), bits),
+        (Some(Value::Number(number)), None) => (json!("eq"), *number),
+        (Some(Value::Known(Known::OwnProcess)), None) => {
+            (json!("eq"), u64::from(std::process::id()))
+        }
+        // Bits that no argument has: the call is refused.
+        (None, None) => (json!({"masked_eq": 0}), 1),
+    };
+    json!({"index": index, "type": "qword", "op": op, "val": value})
 }

@@ -1,0 +1,188 @@
+//! A worker that has been taken over: confined just as `suanli-worker` is, it
+//! then tries what an attacker would, and answers its parent's probe with what
+//! came of it, a line an attempt: `NAME: done` or `NAME: ` and the error.
+//!
+//! For tests only; it does nothing that outlives it.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    net::{TcpStream, UdpSocket},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use suanli_executor::ipc::{Failure, Reply, Request, WorkerEnd};
+use suanli_protocol::wire::Utf8;
+
+#[path = "../src/bin/suanli-worker/confine.rs"]
+mod confine;
+
+type Attempt = (&'static str, fn() -> io::Result<()>);
+
+const ATTEMPTS: &[Attempt] = &[
+    ("read /etc/passwd", || fs::read("/etc/passwd").map(drop)),
+    ("read own program", || fs::read("/proc/self/exe").map(drop)),
+    ("read parent's environment", || {
+        fs::read(of_parent("environ")).map(drop)
+    }),
+    ("read parent's memory", || {
+        fs::File::open(of_parent("mem")).map(drop)
+    }),
+    ("list /", || fs::read_dir("/").map(drop)),
+    ("list processes", || fs::read_dir("/proc").map(drop)),
+    ("list home folders", || fs::read_dir("/home").map(drop)),
+    ("write into /tmp", || {
+        fs::write("/tmp/suanli-attacker", b"x")
+    }),
+    ("make a folder", || fs::create_dir("/tmp/suanli-attacker.d")),
+    ("write into /dev/shm", || {
+        fs::write("/dev/shm/suanli-attacker", b"x")
+    }),
+    ("remove a file", || {
+        fs::remove_file("/tmp/suanli-attacker-none")
+    }),
+    ("read a secret", || fs::read("/etc/shadow").map(drop)),
+    ("TCP", || TcpStream::connect("127.0.0.1:22").map(drop)),
+    ("UDP", || UdpSocket::bind("127.0.0.1:0").map(drop)),
+    ("Unix socket", || UnixStream::pair().map(drop)),
+    ("Unix socket of a path", || {
+        UnixStream::connect("/run/dbus/system_bus_socket").map(drop)
+    }),
+    ("netlink socket", || {
+        call(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0, 0])
+    }),
+    ("run a program", || {
+        Command::new("/bin/true").status().map(drop)
+    }),
+    ("exec", exec),
+    ("fork", || call(libc::SYS_clone, [17, 0, 0, 0])),
+    ("clone3", || call(libc::SYS_clone3, [0, 0, 0, 0])),
+    ("signal the parent", || {
+        call(libc::SYS_kill, [parent(), 0, 0, 0])
+    }),
+    ("signal everybody", || {
+        call(libc::SYS_kill, [u64::MAX, 0, 0, 0])
+    }),
+    ("signal the parent's thread", || {
+        call(libc::SYS_tgkill, [parent(), parent(), 0, 0])
+    }),
+    ("trace the parent", || {
+        call(libc::SYS_ptrace, [16, parent(), 0, 0])
+    }),
+    ("read another's memory", || {
+        call(libc::SYS_process_vm_readv, [parent(), 0, 0, 0])
+    }),
+    ("open the parent as a file", || {
+        call(libc::SYS_pidfd_open, [parent(), 0, 0, 0])
+    }),
+    ("new namespaces", || {
+        call(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0])
+    }),
+    ("mount", || call(libc::SYS_mount, [0, 0, 0, 0])),
+    ("chroot", || call(libc::SYS_chroot, [0, 0, 0, 0])),
+    ("become root", || call(libc::SYS_setuid, [0, 0, 0, 0])),
+    ("raise a limit", || call(libc::SYS_setrlimit, [7, 0, 0, 0])),
+    ("raise a limit, new way", raise_limit),
+    ("be dumpable again", || call(libc::SYS_prctl, [4, 1, 0, 0])),
+    ("load BPF", || call(libc::SYS_bpf, [0, 0, 0, 0])),
+    ("profile the kernel", || {
+        call(libc::SYS_perf_event_open, [0, 0, 0, 0])
+    }),
+    ("io_uring", || call(libc::SYS_io_uring_setup, [1, 0, 0, 0])),
+    ("userfaultfd", || call(libc::SYS_userfaultfd, [0, 0, 0, 0])),
+    ("kernel keys", || call(libc::SYS_keyctl, [0, 0, 0, 0])),
+    ("shared memory of System V", || {
+        call(libc::SYS_shmget, [0, 4096, 0o1600, 0])
+    }),
+    ("loosen the filter", || {
+        call(libc::SYS_seccomp, [0, 0, 0, 0])
+    }),
+    ("reboot", || call(libc::SYS_reboot, [0, 0, 0, 0])),
+];
+
+fn main() -> ExitCode {
+    let Ok(mut parent) = WorkerEnd::from_stdin() else {
+        return ExitCode::from(2);
+    };
+    let Ok((Request::Start(start), _)) = parent.receive() else {
+        return ExitCode::FAILURE;
+    };
+    let Some(confinement) = confine::confine(&start) else {
+        return ExitCode::FAILURE;
+    };
+    let mut said = format!("missing: {:?}\n", confinement.missing);
+    for (name, attempt) in ATTEMPTS {
+        let came_of_it = match attempt() {
+            Ok(()) => "done".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        said += &format!("{name}: {came_of_it}\n");
+    }
+    // What it may still do.
+    let thread = std::thread::spawn(|| 7).join();
+    said += &format!(
+        "a thread: {}\n",
+        if thread.is_ok() { "done" } else { "failed" }
+    );
+    let reply = Reply::Failed {
+        failure: Failure::Internal,
+        detail: Utf8::cut(&said),
+    };
+    match parent.send(&reply) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn parent() -> u64 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs().into())
+}
+
+fn of_parent(file: &str) -> impl AsRef<Path> {
+    format!("/proc/{}/{file}", parent())
+}
+
+fn call(number: i64, arguments: [u64; 4]) -> io::Result<()> {
+    let [a, b, c, d] = arguments;
+    // SAFETY: none of the calls above writes memory: their pointers are null.
+    let result = unsafe { libc::syscall(number, a, b, c, d) };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    if number == libc::SYS_clone && result == 0 {
+        // SAFETY: ends the child that should not be.
+        unsafe { libc::_exit(0) };
+    }
+    Ok(())
+}
+
+fn exec() -> io::Result<()> {
+    let program = CString::new("/bin/true")?;
+    let arguments = [program.as_ptr(), std::ptr::null()];
+    // SAFETY: both strings and the list end with null and live across the call.
+    unsafe { libc::execv(program.as_ptr(), arguments.as_ptr()) };
+    Err(io::Error::last_os_error())
+}
+
+fn raise_limit() -> io::Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: 512,
+        rlim_max: 512,
+    };
+    // SAFETY: points to a limit that lives across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            libc::RLIMIT_NOFILE,
+            &raw const limit,
+            0,
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
