@@ -113,6 +113,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut said = format!("missing: {:?}\n", confinement.missing);
+    said += &format!(
+        "root: {}\n",
+        rustix::process::getuid().is_root() || rustix::process::geteuid().is_root()
+    );
     for (name, attempt) in ATTEMPTS {
         let came_of_it = match attempt() {
             Ok(()) => "done".to_owned(),

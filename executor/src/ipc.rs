@@ -262,6 +262,10 @@ pub struct Confinement {
     pub descriptors: u32,
 }
 
+/// The layer that leaves a worker a network without a card.
+pub const OWN_NAMESPACES: &str = "own network and IPC (namespaces)";
+/// The layer that takes root and its powers.
+pub const NOT_ROOT: &str = "not root, no capabilities";
 /// The layer that keeps a worker from all files but its drivers'.
 pub const FILES_LOCKED: &str = "files locked (Landlock)";
 /// The layer that keeps a worker from sockets, processes and most of the kernel.

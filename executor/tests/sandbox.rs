@@ -47,6 +47,7 @@ async fn abuse_37_a_worker_taken_over_reaches_nothing() {
     println!("{detail}");
     let mut lines = detail.lines();
     assert_eq!(lines.next(), Some("missing: []"));
+    assert_eq!(lines.next(), Some("root: false"));
     assert!(lines.clone().count() > 40, "{detail}");
     for line in lines {
         let (name, came_of_it) = line.split_once(": ").unwrap();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 use suanli_executor::{
     Adapter, Confinement, WorkerProgram,
-    ipc::{FILES_LOCKED, SYSTEM_CALLS_FILTERED},
+    ipc::{FILES_LOCKED, NOT_ROOT, OWN_NAMESPACES, SYSTEM_CALLS_FILTERED},
 };
 use suanli_protocol::ids::NetworkId;
 
@@ -207,6 +207,10 @@ fn advice(layer: &str) -> &'static str {
         "use Linux 5.19 or later, with `landlock` in the kernel's `lsm=` list"
     } else if layer.starts_with(SYSTEM_CALLS_FILTERED) {
         "use a kernel with seccomp filters, in a container that permits them"
+    } else if layer.starts_with(OWN_NAMESPACES) {
+        "permit user namespaces (`sysctl user.max_user_namespaces`, or the container's settings)"
+    } else if layer.starts_with(NOT_ROOT) {
+        "run the node as an ordinary user"
     } else {
         "raise the limits of the user or container that runs the node"
     }

@@ -1,23 +1,33 @@
 //! How a worker confines itself, before any thread, compiler or driver.
 //!
-//! [`LAYERS`] says what is done, in this order, each with its reason, and
-//! [`LOCKS`] what comes last: afterwards not even `/proc` can be read. What the
-//! locks still permit stands in the policy file. A layer that cannot be had
-//! here is reported to the parent, not passed over in silence; only a wrong
-//! parent ends the worker at once. Namespaces and an empty root belong before
-//! the locks.
+//! Three lists say what is done, in this order, each with its reason: [`TIDY`]
+//! what came from the parent, [`LAYERS`] what the process gives up, [`LOCKS`]
+//! what comes last: afterwards not even `/proc` can be read. What the locks
+//! still permit stands in the policy file. A layer that cannot be had here is
+//! reported to the parent, not passed over in silence; only a wrong parent ends
+//! the worker at once. An empty root belongs before the locks.
 
-use std::{collections::BTreeMap, os::fd::RawFd};
+use std::{
+    collections::BTreeMap,
+    os::{fd::RawFd, unix::fs::MetadataExt as _},
+};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
     Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
-use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
+use rustix::{
+    io::Errno,
+    process::{DumpableBehavior, Gid, Pid, Resource, Rlimit, Signal, Uid},
+    thread::{
+        CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities, set_thread_groups,
+        set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
+    },
+};
 use seccompiler::TargetArch;
 use serde_json::json;
 use suanli_executor::{
-    ipc::{Confinement, FILES_LOCKED, SYSTEM_CALLS_FILTERED, Start},
+    ipc::{Confinement, FILES_LOCKED, NOT_ROOT, OWN_NAMESPACES, SYSTEM_CALLS_FILTERED, Start},
     policy::{Access, CallPermission, Condition, Known, Policy, Value},
 };
 use suanli_protocol::wire::Utf8;
@@ -27,9 +37,10 @@ struct Layer {
     apply: fn(&Start) -> Result<(), String>,
 }
 
-/// The policy. The order matters: descriptors are found through `/proc`,
-/// which a process that is not dumpable can no longer read as a plain user.
-const LAYERS: &[Layer] = &[
+/// What must not stay of the parent. Descriptors are found through `/proc`,
+/// which a process that is not dumpable can no longer read as a plain user: so
+/// this comes first.
+const TIDY: &[Layer] = &[
     // The environment of a daemon holds tokens and paths; drivers need none of it.
     Layer {
         name: "environment cleared",
@@ -44,6 +55,21 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "working directory /",
         apply: leave_directory,
+    },
+];
+
+/// What the process gives up.
+const LAYERS: &[Layer] = &[
+    // Whatever still gets a socket finds a network without a card, and none of
+    // the shared memory of others.
+    Layer {
+        name: OWN_NAMESPACES,
+        apply: separate,
+    },
+    // What a fault in the kernel takes for ours should be worth nothing.
+    Layer {
+        name: NOT_ROOT,
+        apply: become_nobody,
     },
     // A dump would hold a job's data and could fill the disk.
     Layer {
@@ -122,6 +148,9 @@ const ENVIRONMENT: &[&str] = &[
 
 const STANDARD_STREAMS: RawFd = 3;
 
+/// The user and the group that own nothing.
+const NOBODY: u32 = 65534;
+
 /// Applies the policy; `None` if the parent is gone or is another.
 pub(crate) fn confine(start: &Start) -> Option<Confinement> {
     die_with(start.parent)?;
@@ -134,9 +163,12 @@ pub(crate) fn confine(start: &Start) -> Option<Confinement> {
             }
         }
     };
-    apply(LAYERS);
+    apply(TIDY);
     let environment = std::env::vars_os().map(|(name, _)| Utf8::cut(&name.to_string_lossy()));
     let descriptors = open_descriptors().map_or(0, |open| u32::try_from(open.len()).unwrap_or(0));
+    apply(LAYERS);
+    // Another identity has cleared it.
+    die_with(start.parent)?;
     apply(LOCKS);
     Some(Confinement {
         held: held.try_into().unwrap_or_default(),
@@ -209,6 +241,75 @@ fn open_descriptors() -> std::io::Result<Vec<RawFd>> {
 
 fn leave_directory(_: &Start) -> Result<(), String> {
     std::env::set_current_dir("/").map_err(|error| error.to_string())
+}
+
+/// Namespaces of its own: at once if we may, else inside a user namespace, in
+/// which everybody may.
+fn separate(_: &Start) -> Result<(), String> {
+    let own = UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    match unshare(own) {
+        Err(Errno::PERM) => {}
+        other => return other.map_err(|error| error.to_string()),
+    }
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    unshare(own | UnshareFlags::NEWUSER)
+        .map_err(|error| format!("user namespaces are not to be had here: {error}"))?;
+    // The same names inside as outside.
+    let (uid, gid) = (uid.as_raw(), gid.as_raw());
+    let write = |file: &str, text: String| {
+        std::fs::write(format!("/proc/self/{file}"), text)
+            .map_err(|error| format!("{file}: {error}"))
+    };
+    write("setgroups", "deny".into())?;
+    write("uid_map", format!("{uid} {uid} 1"))?;
+    write("gid_map", format!("{gid} {gid} 1"))
+}
+
+fn unshare(namespaces: UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: of all flags only those for descriptors and for the working
+    // directory could surprise other code; neither is ever among these.
+    unsafe { unshare_unsafe(namespaces) }
+}
+
+/// From root to nobody, who keeps the groups of the devices that he serves; and
+/// without the capabilities that a namespace of one's own comes with.
+fn become_nobody(_: &Start) -> Result<(), String> {
+    let failed = |error: Errno| error.to_string();
+    if rustix::process::geteuid().is_root() {
+        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        set_thread_groups(&device_groups()).map_err(failed)?;
+        set_thread_res_gid(gid, gid, gid).map_err(failed)?;
+        set_thread_res_uid(uid, uid, uid).map_err(failed)?;
+    }
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, none).map_err(failed)
+}
+
+/// The groups that own the devices of the policy file.
+fn device_groups() -> Vec<Gid> {
+    let Ok(policy) = Policy::read() else {
+        return Vec::new();
+    };
+    let devices = policy
+        .files
+        .into_iter()
+        .filter(|file| file.access == Access::Device)
+        .flat_map(|file| file.paths);
+    let mut groups: Vec<u32> = Vec::new();
+    for path in devices {
+        let inside = std::fs::read_dir(&path).into_iter().flatten().flatten();
+        let files = inside.map(|entry| entry.path()).chain([path.clone()]);
+        groups.extend(files.filter_map(|file| Some(std::fs::metadata(file).ok()?.gid())));
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    // Root's own group would be worth something.
+    groups.retain(|group| *group != 0);
+    groups.into_iter().map(Gid::from_raw).collect()
 }
 
 /// Sets both the soft and the hard limit, never above the present hard one.
@@ -302,7 +403,7 @@ fn filter_system_calls(_: &Start) -> Result<(), String> {
     let policy = Policy::read().map_err(|error| error.to_string())?;
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
     let rules = policy.system_calls.iter().flat_map(rules_of);
-    let not_there = rustix::io::Errno::NOSYS.raw_os_error();
+    let not_there = Errno::NOSYS.raw_os_error();
     let filter = json!({"worker": {
         "mismatch_action": {"errno": not_there},
         "match_action": "allow",
