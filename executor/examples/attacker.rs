@@ -1,6 +1,10 @@
 //! A worker that has been taken over: confined just as `suanli-worker` is, it
 //! then tries what an attacker would, and answers its parent's probe with what
-//! came of it, a line an attempt: `NAME: done` or `NAME: ` and the error.
+//! came of it, a line an attempt: `NAME: done` or `NAME: ` and the error. Under
+//! the role `serve` it waits for an execution, and attacks then. Under
+//! a file name that ends in a number it makes just that attack of those that a
+//! worker should not survive; with none of that number, it says how many there
+//! are.
 //!
 //! For tests only; it does nothing that outlives it.
 
@@ -13,7 +17,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use suanli_executor::ipc::{Failure, Reply, Request, WorkerEnd};
+use suanli_executor::ipc::{Adapter, AdapterKind, Confinement, Failure, Reply, Request, WorkerEnd};
 use suanli_protocol::wire::Utf8;
 
 #[path = "../src/bin/suanli-worker/confine.rs"]
@@ -21,6 +25,7 @@ mod confine;
 
 type Attempt = (&'static str, fn() -> io::Result<()>);
 
+/// What is refused, and the worker goes on.
 const ATTEMPTS: &[Attempt] = &[
     ("read /etc/passwd", || fs::read("/etc/passwd").map(drop)),
     ("read own program", || fs::read("/proc/self/exe").map(drop)),
@@ -53,11 +58,10 @@ const ATTEMPTS: &[Attempt] = &[
     ("netlink socket", || {
         call(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0, 0])
     }),
+    ("fork", || call(libc::SYS_clone, [17, 0, 0, 0])),
     ("run a program", || {
         Command::new("/bin/true").status().map(drop)
     }),
-    ("exec", exec),
-    ("fork", || call(libc::SYS_clone, [17, 0, 0, 0])),
     ("clone3", || call(libc::SYS_clone3, [0, 0, 0, 0])),
     ("signal the parent", || {
         call(libc::SYS_kill, [parent(), 0, 0, 0])
@@ -68,14 +72,28 @@ const ATTEMPTS: &[Attempt] = &[
     ("signal the parent's thread", || {
         call(libc::SYS_tgkill, [parent(), parent(), 0, 0])
     }),
+    ("open the parent as a file", || {
+        call(libc::SYS_pidfd_open, [parent(), 0, 0, 0])
+    }),
+    ("raise a limit", || call(libc::SYS_setrlimit, [7, 0, 0, 0])),
+    ("raise a limit, new way", raise_limit),
+    ("be dumpable again", || call(libc::SYS_prctl, [4, 1, 0, 0])),
+    ("shared memory of System V", || {
+        call(libc::SYS_shmget, [0, 4096, 0o1600, 0])
+    }),
+    ("loosen the filter", || {
+        call(libc::SYS_seccomp, [0, 0, 0, 0])
+    }),
+];
+
+/// What is taken for an attack: the worker should not come back from it.
+const ATTACKS: &[Attempt] = &[
+    ("exec", exec),
     ("trace the parent", || {
         call(libc::SYS_ptrace, [16, parent(), 0, 0])
     }),
     ("read another's memory", || {
         call(libc::SYS_process_vm_readv, [parent(), 0, 0, 0])
-    }),
-    ("open the parent as a file", || {
-        call(libc::SYS_pidfd_open, [parent(), 0, 0, 0])
     }),
     ("new namespaces", || {
         call(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0])
@@ -83,9 +101,6 @@ const ATTEMPTS: &[Attempt] = &[
     ("mount", || call(libc::SYS_mount, [0, 0, 0, 0])),
     ("chroot", || call(libc::SYS_chroot, [0, 0, 0, 0])),
     ("become root", || call(libc::SYS_setuid, [0, 0, 0, 0])),
-    ("raise a limit", || call(libc::SYS_setrlimit, [7, 0, 0, 0])),
-    ("raise a limit, new way", raise_limit),
-    ("be dumpable again", || call(libc::SYS_prctl, [4, 1, 0, 0])),
     ("load BPF", || call(libc::SYS_bpf, [0, 0, 0, 0])),
     ("profile the kernel", || {
         call(libc::SYS_perf_event_open, [0, 0, 0, 0])
@@ -93,13 +108,12 @@ const ATTEMPTS: &[Attempt] = &[
     ("io_uring", || call(libc::SYS_io_uring_setup, [1, 0, 0, 0])),
     ("userfaultfd", || call(libc::SYS_userfaultfd, [0, 0, 0, 0])),
     ("kernel keys", || call(libc::SYS_keyctl, [0, 0, 0, 0])),
-    ("shared memory of System V", || {
-        call(libc::SYS_shmget, [0, 4096, 0o1600, 0])
-    }),
-    ("loosen the filter", || {
-        call(libc::SYS_seccomp, [0, 0, 0, 0])
-    }),
     ("reboot", || call(libc::SYS_reboot, [0, 0, 0, 0])),
+    #[cfg(target_arch = "x86_64")]
+    ("fork, as of old", || call(libc::SYS_fork, [0, 0, 0, 0])),
+    ("read kernel messages", || {
+        call(libc::SYS_syslog, [3, 0, 0, 0])
+    }),
 ];
 
 fn main() -> ExitCode {
@@ -112,6 +126,16 @@ fn main() -> ExitCode {
     let Some(confinement) = confine::confine(&start) else {
         return ExitCode::FAILURE;
     };
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        return serve(&mut parent, confinement);
+    }
+    if let Some(number) = number_in_name() {
+        let came_of_it = match ATTACKS.get(number) {
+            Some((name, attack)) => format!("survived: {name}: {:?}", attack()),
+            None => ATTACKS.len().to_string(),
+        };
+        return answer(&mut parent, &came_of_it);
+    }
     let mut said = format!("missing: {:?}\n", confinement.missing);
     said += &format!(
         "root: {}\n",
@@ -130,9 +154,40 @@ fn main() -> ExitCode {
         "a thread: {}\n",
         if thread.is_ok() { "done" } else { "failed" }
     );
+    answer(&mut parent, &said)
+}
+
+fn serve(parent: &mut WorkerEnd, confinement: Confinement) -> ExitCode {
+    let adapter = Adapter {
+        index: 0,
+        name: Utf8::cut("none"),
+        backend: Utf8::cut("vulkan"),
+        driver: Utf8::cut("none"),
+        kind: AdapterKind::Other,
+        memory_bytes: 0,
+        binding_bytes_max: 0,
+        buffer_bytes_max: 0,
+        vendor: 0,
+    };
+    let ready = Reply::Ready {
+        adapter,
+        confinement,
+    };
+    if parent.send(&ready).is_ok() && parent.receive().is_ok() {
+        let _ = call(libc::SYS_ptrace, [16, self::parent(), 0, 0]);
+    }
+    ExitCode::FAILURE
+}
+
+fn number_in_name() -> Option<usize> {
+    let name = std::env::args().next()?;
+    name.rsplit('-').next()?.parse().ok()
+}
+
+fn answer(parent: &mut WorkerEnd, said: &str) -> ExitCode {
     let reply = Reply::Failed {
         failure: Failure::Internal,
-        detail: Utf8::cut(&said),
+        detail: Utf8::cut(said),
     };
     match parent.send(&reply) {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,7 +9,7 @@ use std::{
     ffi::OsString,
     os::{
         fd::{BorrowedFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::ExitStatusExt as _},
     },
     path::{Path, PathBuf},
     process::Stdio,
@@ -226,6 +226,17 @@ pub(crate) enum Ended {
     Reaped(std::process::ExitStatus),
     /// It hangs in the kernel and cannot be reaped.
     Stuck,
+}
+
+impl Ended {
+    /// Whether the kernel ended it for a system call that its filter takes for
+    /// an attack.
+    pub(crate) fn is_by_sandbox(self) -> bool {
+        let Self::Reaped(status) = self else {
+            return false;
+        };
+        status.signal() == Some(Signal::SYS.as_raw())
+    }
 }
 
 impl std::fmt::Display for Ended {

@@ -141,11 +141,16 @@ impl Plan {
                 self.outcome(event, worker, ended)
             }
             Err(Fault { failure, detail }) => {
-                let (ended, detail) = if failure == Failure::WorkerCrashed {
+                let (ended, failure, detail) = if failure == Failure::WorkerCrashed {
                     let ended = worker.end_after_close().await;
-                    (ended, format!("{detail} ({ended})"))
+                    let failure = if ended.is_by_sandbox() {
+                        Failure::ForbiddenCall
+                    } else {
+                        failure
+                    };
+                    (ended, failure, format!("{detail} ({ended})"))
                 } else {
-                    (worker.end_now().await, detail)
+                    (worker.end_now().await, failure, detail)
                 };
                 let device_lost = failure == Failure::DeviceLost;
                 let event = ExecutionEvent::Failed {

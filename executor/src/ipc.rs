@@ -201,6 +201,10 @@ pub enum Failure {
     /// The fault is here.
     #[error("internal error")]
     Internal,
+    /// It made the worker try what its sandbox takes for an attack, and the
+    /// kernel ended it.
+    #[error("forbidden system call")]
+    ForbiddenCall,
 }
 
 /// A device that can run jobs.

@@ -20,6 +20,21 @@ pub struct Policy {
     /// System calls.
     #[serde(rename = "system_call")]
     pub system_calls: Vec<CallPermission>,
+    /// System calls that end the worker.
+    #[serde(rename = "attack")]
+    pub attacks: Vec<Attack>,
+}
+
+/// System calls that no driver makes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attack {
+    /// Which.
+    pub names: Vec<String>,
+    /// The one architecture that has them, if not all do.
+    pub on: Option<String>,
+    /// What they would be for.
+    pub why: String,
 }
 
 /// Files that may be opened.
@@ -122,6 +137,12 @@ mod tests {
             for condition in &call.conditions {
                 let one = condition.equals.is_some() != condition.has_bits.is_some();
                 assert!(one && condition.argument < 6, "{:?}", call.names);
+            }
+        }
+        for attack in &policy.attacks {
+            assert!(attack.why.len() > 10, "{:?}", attack.names);
+            for name in &attack.names {
+                assert!(seen.insert(name), "{name} is permitted, or there twice");
             }
         }
         for file in &policy.files {

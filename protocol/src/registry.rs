@@ -242,6 +242,8 @@ registered! {
         OUTPUT_TOO_LARGE = 47, "output-too-large";
         /// The provider's fault.
         PROVIDER_FAULT = 48, "provider-fault";
+        /// The job made its worker try what the sandbox takes for an attack.
+        FORBIDDEN_CALL = 49, "forbidden-call";
 
         /// The amount doesn't follow from usage and prices.
         WRONG_AMOUNT = 60, "wrong-amount";
@@ -269,7 +271,11 @@ impl Reason {
     pub fn is_jobs_fault(self) -> bool {
         matches!(
             self,
-            Self::INVALID_PROGRAM | Self::DEADLINE | Self::OUT_OF_MEMORY | Self::OUTPUT_TOO_LARGE
+            Self::INVALID_PROGRAM
+                | Self::DEADLINE
+                | Self::OUT_OF_MEMORY
+                | Self::OUTPUT_TOO_LARGE
+                | Self::FORBIDDEN_CALL
         )
     }
 
@@ -327,6 +333,9 @@ impl Reason {
             Self::INPUTS_MISSING => "the provider could not fetch the inputs",
             Self::OUTPUT_TOO_LARGE => "it wrote more than limits.output; raise that",
             Self::PROVIDER_FAULT => "the provider failed",
+            Self::FORBIDDEN_CALL => {
+                "it made its worker try what no job may, and the worker was ended"
+            }
             Self::WRONG_AMOUNT => "the amount did not follow from usage and prices",
             Self::WRONG_OUTPUTS => "the outputs did not arrive as the receipt says",
             Self::SUPERSEDED => "another attempt at the same work was accepted",

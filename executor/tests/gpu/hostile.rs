@@ -3,8 +3,6 @@
 //! without an adapter.
 
 use std::{
-    io::Write,
-    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
@@ -19,8 +17,8 @@ use suanli_protocol::wire::{self, Utf8};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
-    Bench, LONG, bench, buffer, endless, graph, huge_dispatch, noop, pass, process_exists, program,
-    words, worker_path,
+    Bench, LONG, bench, buffer, endless, graph, huge_dispatch, lying_worker, noop, pass,
+    process_exists, program, words,
 };
 
 /// Short for a person, long for a machine that is busy with other tests.
@@ -371,21 +369,6 @@ async fn abuse_44_stopping_the_executor_leaves_no_process() {
     bench.executor.clone().stop().await;
     assert!(!process_exists(idle) && !process_exists(busy));
     assert_eq!(bench.end(id).await.failure(), &Failure::Cancelled);
-}
-
-/// A worker that is a shell script: `probe` is the real one's, `serve` lies.
-fn lying_worker(dir: &tempfile::TempDir, says: &str) -> PathBuf {
-    let path = dir.path().join("liar");
-    let real = worker_path();
-    let script = format!(
-        "#!/bin/sh\ncase $1 in serve) {says}; while :; do read -r line <&0 || exit 0; done;; *) exec {} \"$@\";; esac\n",
-        real.display()
-    );
-    let mut file = std::fs::File::create(&path).unwrap();
-    file.write_all(script.as_bytes()).unwrap();
-    file.set_permissions(std::fs::Permissions::from_mode(0o700))
-        .unwrap();
-    path
 }
 
 #[tokio::test]

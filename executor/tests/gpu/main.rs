@@ -9,4 +9,5 @@
 
 mod executions;
 mod hostile;
+mod sandbox;
 mod support;

@@ -1,6 +1,6 @@
 //! What executor tests have in common: graphs, a started executor, waiting.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::Write as _, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
 use suanli_executor::{
     ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig, ExecutorError,
@@ -281,4 +281,19 @@ pub(crate) fn file_with(bytes: &[u8]) -> InputSource {
 /// Whether a process is still there (a zombie counts).
 pub(crate) fn process_exists(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+/// A worker that is a shell script: `probe` is the real one's, `serve` lies.
+pub(crate) fn lying_worker(dir: &tempfile::TempDir, says: &str) -> PathBuf {
+    let path = dir.path().join("liar");
+    let real = worker_path();
+    let script = format!(
+        "#!/bin/sh\ncase $1 in serve) {says}; while :; do read -r line <&0 || exit 0; done;; *) exec {} \"$@\";; esac\n",
+        real.display()
+    );
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(script.as_bytes()).unwrap();
+    file.set_permissions(std::fs::Permissions::from_mode(0o700))
+        .unwrap();
+    path
 }

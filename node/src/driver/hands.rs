@@ -478,6 +478,7 @@ pub(super) const fn reason_of(failure: &Failure) -> Reason {
         Failure::OutOfMemory => Reason::OUT_OF_MEMORY,
         Failure::DeviceLost => Reason::DEVICE_LOST,
         Failure::WorkerCrashed => Reason::WORKER_DIED,
+        Failure::ForbiddenCall => Reason::FORBIDDEN_CALL,
         Failure::AdapterQuarantined | Failure::QueueFull | Failure::Internal => {
             Reason::PROVIDER_FAULT
         }

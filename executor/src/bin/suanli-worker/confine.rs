@@ -7,10 +7,7 @@
 //! reported to the parent, not passed over in silence; only a wrong parent ends
 //! the worker at once. An empty root belongs before the locks.
 
-use std::{
-    collections::BTreeMap,
-    os::{fd::RawFd, unix::fs::MetadataExt as _},
-};
+use std::os::{fd::RawFd, unix::fs::MetadataExt as _};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
@@ -24,7 +21,7 @@ use rustix::{
         set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
     },
 };
-use seccompiler::TargetArch;
+use seccompiler::{BpfProgram, TargetArch};
 use serde_json::json;
 use suanli_executor::{
     ipc::{Confinement, FILES_LOCKED, NOT_ROOT, OWN_NAMESPACES, SYSTEM_CALLS_FILTERED, Start},
@@ -397,35 +394,51 @@ fn holds_files() -> bool {
     all.is_ok()
 }
 
-/// seccomp: the system calls of the policy file, and no others. Those are
-/// answered as if the kernel did not have them, which libraries expect.
+/// seccomp: attacks end the process; of the rest the policy file's system calls
+/// are made, and all others answered as if the kernel did not have them.
 fn filter_system_calls(_: &Start) -> Result<(), String> {
-    let policy = Policy::read().map_err(|error| error.to_string())?;
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
-    let rules = policy.system_calls.iter().flat_map(rules_of);
-    let not_there = Errno::NOSYS.raw_os_error();
-    let filter = json!({"worker": {
-        "mismatch_action": {"errno": not_there},
-        "match_action": "allow",
-        "filter": rules.collect::<Vec<_>>(),
-    }});
-    let compiled = seccompiler::compile_from_json(filter.to_string().as_bytes(), arch);
-    let compiled: BTreeMap<_, _> = compiled
-        .map_err(|error| error.to_string())?
-        .into_iter()
-        .collect();
-    compiled
-        .values()
+    let programs = filters(std::env::consts::ARCH)?;
+    programs
+        .iter()
         .try_for_each(|program| seccompiler::apply_filter(program))
         .map_err(|error| error.to_string())
 }
 
+/// Two programs: the kernel runs both, and the sterner answer counts.
+fn filters(arch: &str) -> Result<[BpfProgram; 2], String> {
+    let policy = Policy::read().map_err(|error| error.to_string())?;
+    let target = TargetArch::try_from(arch).map_err(|error| error.to_string())?;
+    let is_here = |on: &Option<String>| on.as_ref().is_none_or(|only| only == arch);
+    let attacks = policy.attacks.iter().filter(|attack| is_here(&attack.on));
+    let attacks = attacks
+        .flat_map(|attack| attack.names.iter().map(|name| json!({"syscall": name})))
+        .collect::<Vec<_>>();
+    let permitted = policy.system_calls.iter().filter(|call| is_here(&call.on));
+    let permitted = permitted.flat_map(rules_of).collect::<Vec<_>>();
+    let both = json!({
+        "attacks": {
+            "mismatch_action": "allow",
+            "match_action": "kill_process",
+            "filter": attacks,
+        },
+        "permitted": {
+            "mismatch_action": {"errno": Errno::NOSYS.raw_os_error()},
+            "match_action": "allow",
+            "filter": permitted,
+        },
+    });
+    let compiled = seccompiler::compile_from_json(both.to_string().as_bytes(), target);
+    let mut compiled = compiled.map_err(|error| error.to_string())?;
+    let mut program = |name| {
+        compiled
+            .remove(name)
+            .ok_or_else(|| format!("no filter `{name}`"))
+    };
+    Ok([program("attacks")?, program("permitted")?])
+}
+
 fn rules_of(call: &CallPermission) -> Vec<serde_json::Value> {
-    let here = call
-        .on
-        .as_ref()
-        .is_none_or(|arch| arch == std::env::consts::ARCH);
-    let names = call.names.iter().filter(|_| here);
+    let names = call.names.iter();
     let rule = |name: &String| match &call.conditions[..] {
         [] => json!({"syscall": name}),
         conditions => json!({
@@ -448,4 +461,17 @@ fn argument(condition: &Condition) -> serde_json::Value {
         (None, None) => (json!({"masked_eq": 0}), 1),
     };
     json!({"index": index, "type": "qword", "op": op, "val": value})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_is_one_on_every_architecture() {
+        for arch in ["x86_64", "aarch64"] {
+            let programs = filters(arch).unwrap();
+            assert!(programs.iter().all(|program| program.len() > 20), "{arch}");
+        }
+    }
 }
