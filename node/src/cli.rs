@@ -26,7 +26,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use self::{
-    context::Context,
+    context::{Context, say_as_json},
     exit::{Exit, Failure},
 };
 
@@ -124,8 +124,13 @@ pub fn main() -> ExitCode {
             } else {
                 Exit::Done
             };
-            // A closed terminal takes no message, and there is nobody else to tell.
-            let _ = error.print();
+            if exit == Exit::Usage && std::env::args().any(|argument| argument == "--json") {
+                let message = error.render().to_string();
+                say_as_json(&Failure::new(exit, message.trim_end()));
+            } else {
+                // A closed terminal takes no message, and there is nobody else to tell.
+                let _ = error.print();
+            }
             return exit.code();
         }
     };

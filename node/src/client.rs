@@ -10,6 +10,7 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom},
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use axum::body::Bytes;
@@ -23,7 +24,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use suanli_executor::file::InputFile;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
     api::types::{ApiError, BlobInfo, Submission},
@@ -67,6 +68,15 @@ pub enum ClientError {
     /// The daemon says no.
     #[error("{}", .0.error)]
     Api(ApiError),
+    /// It is there, and says nothing.
+    #[error(
+        "the daemon at {address} has not answered for {} s: it hangs, or is stopped; look at its log",
+        ANSWER_WAIT.as_secs()
+    )]
+    Silent {
+        /// Where it is.
+        address: SocketAddr,
+    },
     /// The connection broke.
     #[error("the connection to the daemon broke: {0}; `suanli doctor` says whether it still runs")]
     Broken(String),
@@ -85,6 +95,9 @@ pub enum ClientError {
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// How long an answer may take to begin. It comes at once, but for what waits
+/// for the disk.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// Bytes of an answer that is read as a whole.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes of one line of events.
@@ -236,7 +249,17 @@ impl Client {
             .header(header::CONTENT_TYPE, content_type(path))
             .body(body)
             .map_err(|error| ClientError::Broken(error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let answer = sender.send_request(request);
+        // Bytes that are handed in take their time; whatever else is asked does not.
+        let response = if path == "/v1/blobs" {
+            answer.await
+        } else {
+            let silent = ClientError::Silent {
+                address: self.address,
+            };
+            timeout(ANSWER_WAIT, answer).await.map_err(|_| silent)?
+        };
+        let response = response.map_err(broken)?;
         if response.status().is_success() {
             return Ok(response);
         }

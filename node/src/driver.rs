@@ -42,6 +42,7 @@ use suanli_protocol::{
     },
     rank::{Want, rank},
     record::{JobOrder, Lsn as CoreLsn, Record},
+    registry::Reason,
     units::{Mono, Now},
     wire::{List, Text},
 };
@@ -1145,12 +1146,16 @@ impl Driver {
             policy: order.policy,
         };
         let allowed = |peer: PeerId| order.providers.is_empty() || order.providers.contains(&peer);
+        let now = wall();
         let offers = self
             .peer
             .book()
             .iter()
-            .filter(|offer| allowed(offer.signer()));
-        rank(offers, &want, |_| false)
+            .filter(|offer| offer.expires() > now && allowed(offer.signer()));
+        let own = self.peer.id();
+        rank(offers, &want, |peer| {
+            (peer == own).then_some(Reason::OWN_OFFER)
+        })
     }
 
     async fn submit(&mut self, order: Box<JobOrder>, reply: oneshot::Sender<Result<(), NotTaken>>) {

@@ -61,6 +61,14 @@ pub enum IdentityError {
         /// What is wrong with it.
         message: String,
     },
+    /// The command and the node name different networks.
+    #[error(
+        "{}: it is for another network than this command names: name the node's with \
+         --set network=NAME or its file with --config, or put account.key back beside it, \
+         and `suanli node` signs one for this network",
+        .0.display()
+    )]
+    OtherNetwork(PathBuf),
 }
 
 /// How long a delegation is meant. It ends earlier by a revocation.
@@ -119,7 +127,10 @@ fn read_or_make_delegation(
     let secret = match (kept, read_secret(&dir.account_key())?) {
         (Ok(Some(delegation)), _) => return Ok(delegation),
         (Ok(None), None) => read_or_make_secret(&dir.account_key())?,
-        (Ok(None) | Err(IdentityError::Delegation { .. }), Some(secret)) => secret,
+        (
+            Ok(None) | Err(IdentityError::Delegation { .. } | IdentityError::OtherNetwork(_)),
+            Some(secret),
+        ) => secret,
         (Err(error), _) => return Err(error),
     };
     let issued = wall();
@@ -153,6 +164,7 @@ fn read_delegation(
         }
         Ok(delegation) if delegation.expires() <= wall() => "it has expired".to_owned(),
         Ok(delegation) => return Ok(Some(delegation)),
+        Err(EnvelopeError::OtherNetwork(_)) => return Err(IdentityError::OtherNetwork(path)),
         Err(error) => error.to_string(),
     };
     Err(IdentityError::Delegation {

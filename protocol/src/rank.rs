@@ -188,17 +188,17 @@ pub fn times(amount: Amount, count: u32) -> Amount {
     Amount::from_micros(amount.as_micros().saturating_mul(u64::from(count)))
 }
 
-/// Sorts a book's offers for a job. `excluded` tells whom the client leaves
-/// out for now.
+/// Sorts a book's offers for a job. `left_out` tells whom the client does not
+/// ask, and why.
 pub fn rank<'a>(
     offers: impl Iterator<Item = &'a Verified<Offer>>,
     want: &Want<'_>,
-    excluded: impl Fn(PeerId) -> bool,
+    left_out: impl Fn(PeerId) -> Option<Reason>,
 ) -> Plan {
     let mut fitting = Vec::new();
     let mut misfits = Vec::new();
     for offer in offers {
-        match judge(offer, want, &excluded) {
+        match judge(offer, want, &left_out) {
             Ok(device) => fitting.push((offer, device)),
             Err(decline) => misfits.push(Misfit {
                 peer: offer.signer(),
@@ -229,15 +229,15 @@ pub fn rank<'a>(
 fn judge<'a>(
     offer: &'a Verified<Offer>,
     want: &Want<'_>,
-    excluded: impl Fn(PeerId) -> bool,
+    left_out: impl Fn(PeerId) -> Option<Reason>,
 ) -> Result<&'a Device, Decline> {
     let body = offer.body();
     if !want.regions.is_empty() && !want.regions.contains(&body.region) {
         return Err(Reason::OTHER_REGION.into());
     }
     fit(body, want.needs, want.work, want.budget)?;
-    if excluded(offer.signer()) {
-        return Err(Reason::EXCLUDED.into());
+    if let Some(reason) = left_out(offer.signer()) {
+        return Err(reason.into());
     }
     let device = device_for(body, want.needs)?;
     body.devices

@@ -223,6 +223,8 @@ registered! {
         EXCLUDED = 25, "excluded";
         /// Only a software adapter where a device was asked for.
         SOFTWARE_ONLY = 26, "software-only";
+        /// The offer is the client's own.
+        OWN_OFFER = 27, "own-offer";
 
         /// The job's program is wrong.
         INVALID_PROGRAM = 40, "invalid-program";
@@ -319,6 +321,7 @@ impl Reason {
                 "it does not give the verification or confidentiality asked for"
             }
             Self::EXCLUDED => "it failed lately and is left out for a while",
+            Self::OWN_OFFER => "it is your own offer: a node does not buy from itself",
             Self::SOFTWARE_ONLY => {
                 "it computes on its processor only; set market.device = \"any\" to allow that"
             }
@@ -333,14 +336,14 @@ impl Reason {
             Self::INPUTS_MISSING => "the provider could not fetch the inputs",
             Self::OUTPUT_TOO_LARGE => "it wrote more than limits.output; raise that",
             Self::PROVIDER_FAULT => "the provider failed",
-            Self::FORBIDDEN_CALL => {
-                "it made its worker try what no job may, and the worker was ended"
-            }
+            Self::FORBIDDEN_CALL => "it made its worker try what no job may do",
             Self::WRONG_AMOUNT => "the amount did not follow from usage and prices",
             Self::WRONG_OUTPUTS => "the outputs did not arrive as the receipt says",
             Self::SUPERSEDED => "another attempt at the same work was accepted",
             Self::CONTRADICTS_AGREEMENT => "the receipt contradicts the agreement",
-            Self::NO_OFFER => "no known offer fits; `suanli explain` says why for each provider",
+            Self::NO_OFFER => {
+                "no known offer fits; `suanli run FILE --dry-run` says why for each provider"
+            }
             Self::PROVIDERS_USED_UP => {
                 "every provider that fits was tried; `suanli job show` lists what each said"
             }

@@ -107,14 +107,19 @@ impl Context {
             screen::print_aside(&format!("suanli: {message}\n"));
             return;
         }
-        let mut answer = Map::new();
-        answer.insert("error".into(), failure.message.clone().into());
-        answer.insert("exit_code".into(), failure.exit.number().into());
-        if let Some((name, value)) = &failure.detail {
-            answer.insert((*name).to_owned(), value.clone());
-        }
-        print_json(&Value::Object(answer));
+        say_as_json(failure);
     }
+}
+
+/// A failure for programs.
+pub(super) fn say_as_json(failure: &Failure) {
+    let mut answer = Map::new();
+    answer.insert("error".into(), failure.message.clone().into());
+    answer.insert("exit_code".into(), failure.exit.number().into());
+    if let Some((name, value)) = &failure.detail {
+        answer.insert((*name).to_owned(), value.clone());
+    }
+    print_json(&Value::Object(answer));
 }
 
 /// A flag that sets the key of the same name.

@@ -147,9 +147,11 @@ fn keys(dir: &DataDir, config: &Config) -> Vec<Check> {
             format!("peer {}, account {}", identity.peer(), identity.account),
         ),
         Err(error @ IdentityError::None(_)) => warning(what, error.to_string()),
-        Err(error @ (IdentityError::File(_) | IdentityError::Delegation { .. })) => {
-            broken(what, error.to_string())
-        }
+        Err(
+            error @ (IdentityError::File(_)
+            | IdentityError::Delegation { .. }
+            | IdentityError::OtherNetwork(_)),
+        ) => broken(what, error.to_string()),
     };
     vec![check]
 }

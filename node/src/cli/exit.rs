@@ -153,6 +153,7 @@ impl From<ClientError> for Failure {
         let exit = match &error {
             ClientError::NoDaemon(_)
             | ClientError::Unreachable { .. }
+            | ClientError::Silent { .. }
             | ClientError::Broken(_)
             | ClientError::Unreadable(_) => Exit::NoDaemon,
             ClientError::DataDir(_) | ClientError::File { .. } => Exit::Unusable,

@@ -66,15 +66,9 @@ impl Command {
             Self::Logs { id, steps } => logs(context, &client, &id, steps).await,
             Self::Cancel { id } => {
                 let job = path("jobs", &id)?;
+                let before: JobInfo = client.get(&job).await?;
                 let job: JobInfo = client.post(&format!("{job}/cancel")).await?;
-                context.answer(&job, |job| {
-                    format!(
-                        "job {} ({}) is {}\n",
-                        job.job,
-                        screen::visible(&job.name),
-                        job.state
-                    )
-                });
+                context.answer(&job, |job| cancelled(&before, job));
                 Ok(())
             }
             Self::Fetch { id, out } => fetch(context, &client, &id, &out).await,
@@ -103,9 +97,16 @@ async fn logs(context: &Context, client: &Client, id: &str, steps: bool) -> Resu
 async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Result<(), Failure> {
     let path = path("jobs", id)?;
     let job: JobInfo = client.get(&path).await?;
+    if job.outputs.is_empty() && !is_over(&job) {
+        let message = format!(
+            "job {} has no outputs yet: it is {}; `suanli job logs {}` waits for its end",
+            job.job, job.state, job.job
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
     if job.outputs.is_empty() {
         let message = format!(
-            "job {} is {} and has no outputs; `suanli job show {}` says more",
+            "job {} has no outputs ({}); `suanli job show {}` says more",
             job.job, job.state, job.job
         );
         return Err(Failure::new(Exit::JobFailed, message));
@@ -146,6 +147,25 @@ async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Resu
         lines.collect()
     });
     Ok(())
+}
+
+/// Whether nothing more will happen to it.
+fn is_over(job: &JobInfo) -> bool {
+    !matches!(&*job.state, "waiting" | "asking" | "running")
+}
+
+fn cancelled(before: &JobInfo, job: &JobInfo) -> String {
+    let name = format!("job {} ({})", job.job, screen::visible(&job.name));
+    if is_over(before) {
+        format!("{name} had ended already: {}\n", before.state)
+    } else if is_over(job) {
+        format!("{name} is {}\n", job.state)
+    } else {
+        format!(
+            "{name} is being cancelled; `suanli job show {}` says what was used until then\n",
+            job.job
+        )
+    }
 }
 
 fn table(jobs: &[JobInfo]) -> String {

@@ -97,6 +97,12 @@ fn log_to_stderr(config: &Config) -> Result<(), Failure> {
             ),
         )
     };
+    // Else a misspelt level would pass for the name of a module, and silence all.
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let lone = config.log.split(',').filter(|part| !part.contains('='));
+    if let Some(word) = lone.map(str::trim).find(|word| !LEVELS.contains(word)) {
+        return Err(wrong(format!("`{word}` is no level")));
+    }
     let filter = EnvFilter::try_new(&config.log).map_err(|error| wrong(error.to_string()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

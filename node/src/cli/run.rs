@@ -121,14 +121,21 @@ impl Command {
         let client = context.client()?;
         let submission = name_blobs(job).await?;
         let plan: PlanInfo = client.post_job("/v1/plan", &submission).await?;
+        let named = !job.providers.is_empty();
         if self.dry_run {
+            // For programs the refusal holds the plan: one answer, not two.
+            if context.json() {
+                plan::require_candidate(&plan, named)?;
+            }
             context.answer(&plan, plan::text);
-            return plan::require_candidate(&plan);
+            return plan::require_candidate(&plan, named);
         }
         if !context.json() {
             screen::print_aside(&plan::text(&plan));
         }
-        plan::require_candidate(&plan)?;
+        plan::require_candidate(&plan, named)?;
+        // Better now than when the result is paid for.
+        outputs::make_out(&self.out)?;
         self.ask(context)?;
         upload(&client, job, &submission).await?;
         let Submitted { job: id } = client.post_job("/v1/jobs", &submission).await?;
@@ -138,7 +145,8 @@ impl Command {
             });
             return Ok(());
         }
-        let followed = follow::follow(context, &client, id).await?;
+        let followed = follow::follow(context, &client, id).await;
+        let followed = followed.map_err(|failure| still_there(id, failure))?;
         let finish = self.finish(context, &client, job, followed);
         follow::unless_interrupted(id, finish).await
     }
@@ -207,7 +215,15 @@ impl Command {
             );
             return Err(Failure::new(exit, message).with("job", json!(info)));
         }
-        let written = outputs::write(client, job, &info, &self.out).await?;
+        let written = outputs::write(client, job, &info, &self.out).await;
+        let written = written.map_err(|mut failure| {
+            let fetch = format!("suanli job fetch {} --out DIR", info.job);
+            failure.message = format!(
+                "{}; the result is kept: `{fetch}` brings it as it came",
+                failure.message
+            );
+            failure.with("job", json!(info))
+        })?;
         let receipt: Option<ReceiptInfo> = match info.receipts.last() {
             Some(receipt) => Some(client.get(&format!("/v1/receipts/{receipt:#}")).await?),
             None => None,
@@ -224,6 +240,18 @@ impl Command {
         });
         Ok(())
     }
+}
+
+/// Without a daemon to ask, the job is not lost.
+fn still_there(id: JobId, mut failure: Failure) -> Failure {
+    if failure.exit != Exit::NoDaemon {
+        return failure;
+    }
+    failure.message = format!(
+        "{}\njob {id} is not lost: when the daemon runs again, `suanli job show {id}` says how it ends",
+        failure.message
+    );
+    failure.with("job", json!({ "job": id }))
 }
 
 /// The submission, with every blob's hash made here: nothing is sent for a plan.

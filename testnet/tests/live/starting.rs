@@ -6,9 +6,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
 };
 
-use crate::network::{CLIENT, Network, said};
+use crate::network::{CLIENT, Network, root, said};
 
 const NO_DAEMON: i32 = 3;
+const NO_PROVIDER: i32 = 4;
 const UNUSABLE: i32 = 7;
 
 #[test]
@@ -62,4 +63,25 @@ fn live_missing_daemon_is_said_with_its_exit_code() {
     network.testnet.node_mut(CLIENT).unwrap().stop().unwrap();
     let words = said(&network.suanli(CLIENT, &["offer", "list"]), NO_DAEMON);
     assert!(words.contains("suanli node"), "{words}");
+}
+
+#[test]
+fn live_own_offer_is_not_bought() {
+    let network = Network::start(&["seller"]);
+    let job = root().join("examples/noop/job.toml");
+    let job = job.to_str().unwrap();
+    let words = said(
+        &network.suanli("seller", &["run", job, "--dry-run"]),
+        NO_PROVIDER,
+    );
+    assert!(words.contains("your own offer"), "{words}");
+    // For programs it is one answer, with the plan in it.
+    let output = network.suanli("seller", &["run", job, "--dry-run", "--json"]);
+    assert_eq!(output.status.code(), Some(NO_PROVIDER));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(answer["plan"]["misfits"].is_array(), "{answer}");
+    let output = network.suanli("seller", &["run", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(answer["error"].is_string(), "{answer}");
 }

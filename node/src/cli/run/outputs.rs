@@ -24,6 +24,7 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub(super) struct Written {
     name: String,
+    /// Of the file that was written, if one was, else of the output.
     bytes: u64,
     /// Where it was written, if the job file says so.
     file: Option<PathBuf>,
@@ -99,15 +100,14 @@ pub(super) fn text(
     } else {
         "the provider has not acknowledged the payment yet"
     };
-    text.push_str(&list(&[
+    let mut rows = vec![
         ("ran at", place),
         ("price", format!("{}, {pay}", info.spent)),
         ("took", rough(followed.took_ms)),
         ("job", format!("{:#}", info.job)),
-    ]));
-    if let Some(receipt) = receipt {
-        text.push_str(&list(&[("receipt", format!("{:#}", receipt.receipt))]));
-    }
+    ];
+    rows.extend(receipt.map(|receipt| ("receipt", format!("{:#}", receipt.receipt))));
+    text.push_str(&list(&rows));
     text
 }
 
@@ -120,13 +120,14 @@ async fn write_one(
 ) -> Result<Written, Failure> {
     let path = format!("/v1/jobs/{:#}/outputs/{}", info.job, wanted.name);
     let file = wanted.file.as_ref().map(|file| out.join(file));
+    let mut bytes = here.bytes;
     let head = match (&file, wanted.png) {
         (Some(file), png) => {
             make_folder(file)?;
             client.download(&path, file).await?;
             let head = read_head(file)?;
             if let Some(size) = png {
-                to_png(file, size)?;
+                bytes = to_png(file, size)?;
             }
             head
         }
@@ -135,7 +136,7 @@ async fn write_one(
     };
     Ok(Written {
         name: wanted.name.clone(),
-        bytes: here.bytes,
+        bytes,
         file,
         shown: wanted
             .show
@@ -145,12 +146,16 @@ async fn write_one(
     })
 }
 
-fn make_folder(file: &Path) -> Result<(), ClientError> {
-    let folder = file.parent().unwrap_or_else(|| Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|source| ClientError::File {
-        path: folder.to_owned(),
+/// The folder for outputs, made if it is missing.
+pub(super) fn make_out(out: &Path) -> Result<(), ClientError> {
+    std::fs::create_dir_all(out).map_err(|source| ClientError::File {
+        path: out.to_owned(),
         source,
     })
+}
+
+fn make_folder(file: &Path) -> Result<(), ClientError> {
+    make_out(file.parent().unwrap_or_else(|| Path::new(".")))
 }
 
 fn read_head(file: &Path) -> Result<Option<[u8; 4]>, ClientError> {
@@ -167,14 +172,16 @@ fn first_four(bytes: &[u8]) -> Option<[u8; 4]> {
     bytes.first_chunk().copied()
 }
 
-/// Replaces raw pixels by the picture of them.
-fn to_png(file: &Path, size: PngSize) -> Result<(), Failure> {
+/// Replaces raw pixels by the picture of them, and says how many bytes it has.
+fn to_png(file: &Path, size: PngSize) -> Result<u64, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Unusable, format!("{}: {error}", file.display()))
     };
     let pixels = std::fs::read(file).map_err(|error| failed(&error))?;
     let out = File::create(file).map_err(|error| failed(&error))?;
-    encode_png(BufWriter::new(out), size, &pixels).map_err(|error| failed(&error))
+    encode_png(BufWriter::new(out), size, &pixels).map_err(|error| failed(&error))?;
+    let written = std::fs::metadata(file).map_err(|error| failed(&error))?;
+    Ok(written.len())
 }
 
 fn encode_png(

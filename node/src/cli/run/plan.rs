@@ -45,16 +45,20 @@ pub(super) fn text(plan: &PlanInfo) -> String {
     text
 }
 
-/// Without a candidate there is nothing to run.
-pub(super) fn require_candidate(plan: &PlanInfo) -> Result<(), Failure> {
+/// Without a candidate there is nothing to run; `named` says whether the job
+/// names its providers.
+pub(super) fn require_candidate(plan: &PlanInfo, named: bool) -> Result<(), Failure> {
     if !plan.candidates.is_empty() {
         return Ok(());
     }
-    let message = if plan.misfits.is_empty() {
+    let message = if plan.misfits.is_empty() && named {
+        "none of the providers that market.providers names has an offer here: \
+         `suanli offer list --json` shows those that have"
+            .to_owned()
+    } else if plan.misfits.is_empty() {
         "no offer is known: `suanli peer list` shows whether there is anybody to hear".to_owned()
     } else {
-        "no provider fits: raise market.max_price, lower the limits, or allow more regions"
-            .to_owned()
+        "no provider fits: the plan says for each one why, which is what to change".to_owned()
     };
     Err(Failure::new(Exit::NoProvider, message).with("plan", json!(plan)))
 }

@@ -18,10 +18,10 @@ impl Buyer {
         if core.now.mono >= job.deadline {
             return self.end(core, id, JobEnd::Expired);
         }
-        let chosen = choose_offers(book, job, &self.excluded, core.now);
+        let chosen = choose_offers(core.me(), book, job, &self.excluded, core.now);
         if chosen.is_empty() {
             // A provider that is left out for a while is better than none.
-            let later = choose_offers(book, job, &BTreeMap::new(), core.now);
+            let later = choose_offers(core.me(), book, job, &BTreeMap::new(), core.now);
             return self.wait(core, id, !later.is_empty());
         }
         job.attempt += 1;
@@ -425,6 +425,7 @@ pub(super) fn longest(deal: &Deal, core: &Core) -> Duration {
 }
 
 fn choose_offers(
+    me: PeerId,
     book: &Book,
     job: &Job,
     excluded: &BTreeMap<PeerId, Exclusion>,
@@ -445,7 +446,14 @@ fn choose_offers(
         .iter()
         .filter(|offer| offer.expires() > now.wall)
         .filter(|offer| allowed(&offer.signer()) && !job.was_declined(offer));
-    let left_out = |peer: PeerId| excluded.get(&peer).is_some_and(|e| e.until > now.mono);
+    let left_out = |peer: PeerId| {
+        let excluded = excluded.get(&peer).is_some_and(|e| e.until > now.mono);
+        let why = [
+            (peer == me).then_some(Reason::OWN_OFFER),
+            excluded.then_some(Reason::EXCLUDED),
+        ];
+        why.into_iter().flatten().next()
+    };
     let plan = rank::rank(offers, &want, left_out);
     plan.candidates
         .iter()
