@@ -316,6 +316,14 @@ fn content_type(path: &str) -> &'static str {
     }
 }
 
+/// A folder for what comes, made if it is missing.
+pub(crate) fn make_folder(path: &Path) -> Result<(), ClientError> {
+    std::fs::create_dir_all(path).map_err(|source| ClientError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Reads a file on a thread of its own; the queue is bounded, so that memory is.
 fn pieces_of(
     input: InputFile,

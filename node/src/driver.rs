@@ -40,9 +40,7 @@ use suanli_protocol::{
         Command, Config, Event, ExecutionEvent, ExecutionId, Input, JobEvent, Output, Peer,
         ProviderConfig,
     },
-    rank::{Want, rank},
     record::{JobOrder, Lsn as CoreLsn, Record},
-    registry::Reason,
     units::{Mono, Now},
     wire::{List, Text},
 };
@@ -1025,7 +1023,7 @@ impl Driver {
                 let _ = reply.send(self.peer.book().iter().cloned().collect());
             }
             Ask::Plan(order, reply) => {
-                let _ = reply.send(self.plan(&order));
+                let _ = reply.send(self.peer.plan(&order, wall()));
             }
             Ask::Submit(order, reply) => self.submit(order, reply).await,
             Ask::Cancel(job, reply) => {
@@ -1134,28 +1132,6 @@ impl Driver {
             Health::Failed(failure) => Some(failure.to_string()),
             Health::Closed => Some("the store is closed".into()),
         }
-    }
-
-    fn plan(&self, order: &JobOrder) -> suanli_protocol::rank::Plan {
-        let want = Want {
-            needs: &order.needs,
-            work: &order.work,
-            budget: order.budget,
-            regions: &order.regions,
-            flops: (order.flops > 0).then_some(order.flops),
-            policy: order.policy,
-        };
-        let allowed = |peer: PeerId| order.providers.is_empty() || order.providers.contains(&peer);
-        let now = wall();
-        let offers = self
-            .peer
-            .book()
-            .iter()
-            .filter(|offer| offer.expires() > now && allowed(offer.signer()));
-        let own = self.peer.id();
-        rank(offers, &want, |peer| {
-            (peer == own).then_some(Reason::OWN_OFFER)
-        })
     }
 
     async fn submit(&mut self, order: Box<JobOrder>, reply: oneshot::Sender<Result<(), NotTaken>>) {

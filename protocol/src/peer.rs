@@ -57,6 +57,7 @@ use crate::{
     limits::{OFFER_TTL_MAX, OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
     message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
     offer::{Name, Offer},
+    rank::Plan,
     receipt,
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
@@ -761,6 +762,13 @@ impl Peer {
     /// The offers that it knows.
     pub const fn book(&self) -> &Book {
         &self.book
+    }
+
+    /// Who could run a job, were it submitted now.
+    pub fn plan(&self, order: &JobOrder, now: Wall) -> Plan {
+        let (work, budget) = (&order.work, order.budget);
+        let offers = self.book.iter();
+        buyer::plan(self.id(), offers, order, (work, budget), |_| false, now)
     }
 
     /// Its jobs.

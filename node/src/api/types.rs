@@ -282,6 +282,13 @@ pub struct JobInfo {
     pub outputs: Vec<OutputInfo>,
 }
 
+impl JobInfo {
+    /// Whether nothing more will happen to it.
+    pub fn is_over(&self) -> bool {
+        !matches!(&*self.state, "waiting" | "asking" | "running")
+    }
+}
+
 /// An output of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "fields are what they are called")]

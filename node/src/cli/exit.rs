@@ -112,6 +112,12 @@ impl Failure {
     }
 
     /// With more to say in JSON.
+    /// And what to do next, after what happened.
+    pub(super) fn then(mut self, next: &str) -> Self {
+        self.message.push_str(next);
+        self
+    }
+
     pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
         self.detail = Some((name, value));
         self

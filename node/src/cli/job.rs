@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::types::{JobEventInfo, JobInfo, JobLine},
-    client::{Client, ClientError},
+    client::{Client, make_folder},
 };
 
 #[derive(Debug, Subcommand)]
@@ -97,7 +97,7 @@ async fn logs(context: &Context, client: &Client, id: &str, steps: bool) -> Resu
 async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Result<(), Failure> {
     let path = path("jobs", id)?;
     let job: JobInfo = client.get(&path).await?;
-    if job.outputs.is_empty() && !is_over(&job) {
+    if job.outputs.is_empty() && !job.is_over() {
         let message = format!(
             "job {} has no outputs yet: it is {}; `suanli job logs {}` waits for its end",
             job.job, job.state, job.job
@@ -111,10 +111,7 @@ async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Resu
         );
         return Err(Failure::new(Exit::JobFailed, message));
     }
-    std::fs::create_dir_all(out).map_err(|source| ClientError::File {
-        path: out.to_owned(),
-        source,
-    })?;
+    make_folder(out)?;
     let mut written = Vec::new();
     for output in &job.outputs {
         // The name came with the job's program; it is not trusted as a path.
@@ -149,16 +146,11 @@ async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Resu
     Ok(())
 }
 
-/// Whether nothing more will happen to it.
-fn is_over(job: &JobInfo) -> bool {
-    !matches!(&*job.state, "waiting" | "asking" | "running")
-}
-
 fn cancelled(before: &JobInfo, job: &JobInfo) -> String {
     let name = format!("job {} ({})", job.job, screen::visible(&job.name));
-    if is_over(before) {
+    if before.is_over() {
         format!("{name} had ended already: {}\n", before.state)
-    } else if is_over(job) {
+    } else if job.is_over() {
         format!("{name} is {}\n", job.state)
     } else {
         format!(

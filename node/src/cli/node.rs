@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use clap::Args;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     context::{Context, flag},
@@ -98,9 +98,8 @@ fn log_to_stderr(config: &Config) -> Result<(), Failure> {
         )
     };
     // Else a misspelt level would pass for the name of a module, and silence all.
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let lone = config.log.split(',').filter(|part| !part.contains('='));
-    if let Some(word) = lone.map(str::trim).find(|word| !LEVELS.contains(word)) {
+    let mut lone = config.log.split(',').filter(|part| !part.contains('='));
+    if let Some(word) = lone.find(|word| word.trim().parse::<LevelFilter>().is_err()) {
         return Err(wrong(format!("`{word}` is no level")));
     }
     let filter = EnvFilter::try_new(&config.log).map_err(|error| wrong(error.to_string()))?;

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     api::types::{BlobInfo, JobInfo, PlanInfo, ReceiptInfo, Submission, Submitted},
-    client::{Client, ClientError, read_pieces},
+    client::{Client, ClientError, make_folder, read_pieces},
     data_dir::random_secret,
     jobfile::{self, JobFileError, PreparedJob},
 };
@@ -121,21 +121,20 @@ impl Command {
         let client = context.client()?;
         let submission = name_blobs(job).await?;
         let plan: PlanInfo = client.post_job("/v1/plan", &submission).await?;
-        let named = !job.providers.is_empty();
+        let candidates = plan::require_candidate(&plan, !job.providers.is_empty());
         if self.dry_run {
-            // For programs the refusal holds the plan: one answer, not two.
-            if context.json() {
-                plan::require_candidate(&plan, named)?;
+            // For programs a refusal holds the plan: one answer, not two.
+            if candidates.is_ok() || !context.json() {
+                context.answer(&plan, plan::text);
             }
-            context.answer(&plan, plan::text);
-            return plan::require_candidate(&plan, named);
+            return candidates;
         }
         if !context.json() {
             screen::print_aside(&plan::text(&plan));
         }
-        plan::require_candidate(&plan, named)?;
+        candidates?;
         // Better now than when the result is paid for.
-        outputs::make_out(&self.out)?;
+        make_folder(&self.out)?;
         self.ask(context)?;
         upload(&client, job, &submission).await?;
         let Submitted { job: id } = client.post_job("/v1/jobs", &submission).await?;
@@ -216,13 +215,12 @@ impl Command {
             return Err(Failure::new(exit, message).with("job", json!(info)));
         }
         let written = outputs::write(client, job, &info, &self.out).await;
-        let written = written.map_err(|mut failure| {
-            let fetch = format!("suanli job fetch {} --out DIR", info.job);
-            failure.message = format!(
-                "{}; the result is kept: `{fetch}` brings it as it came",
-                failure.message
+        let written = written.map_err(|failure| {
+            let next = format!(
+                "; the result is kept: `suanli job fetch {} --out DIR` brings it as it came",
+                info.job
             );
-            failure.with("job", json!(info))
+            failure.then(&next).with("job", json!(info))
         })?;
         let receipt: Option<ReceiptInfo> = match info.receipts.last() {
             Some(receipt) => Some(client.get(&format!("/v1/receipts/{receipt:#}")).await?),
@@ -243,15 +241,14 @@ impl Command {
 }
 
 /// Without a daemon to ask, the job is not lost.
-fn still_there(id: JobId, mut failure: Failure) -> Failure {
+fn still_there(id: JobId, failure: Failure) -> Failure {
     if failure.exit != Exit::NoDaemon {
         return failure;
     }
-    failure.message = format!(
-        "{}\njob {id} is not lost: when the daemon runs again, `suanli job show {id}` says how it ends",
-        failure.message
+    let next = format!(
+        "\njob {id} is not lost: when the daemon runs again, `suanli job show {id}` says how it ends"
     );
-    failure.with("job", json!({ "job": id }))
+    failure.then(&next).with("job", json!({ "job": id }))
 }
 
 /// The submission, with every blob's hash made here: nothing is sent for a plan.

@@ -191,7 +191,7 @@ pub(super) struct Settled {
     pub(super) forget_before_ms: u64,
 }
 
-/// Called by the writer after each change of the durability.
+/// Called by whoever writes after each change of the durability.
 pub type Notify = Box<dyn FnMut() + Send>;
 
 /// The handle to a running journal. Cheap to clone; the writer ends when the
@@ -228,8 +228,8 @@ enum Command {
 impl Journal {
     /// Opens the journal on `disk`, recovering what is there, and starts its
     /// writer. `known` is the newest record that the caller knows to have been
-    /// durable ([`Lsn::NONE`] if nothing); `notify` runs on the writer's thread
-    /// after each change and is dropped when the writer ends.
+    /// durable ([`Lsn::NONE`] if nothing); `notify` runs on the
+    /// thread that writes after each change and is dropped when the writer ends.
     pub fn open(
         disk: Arc<dyn Disk>,
         config: &Config,

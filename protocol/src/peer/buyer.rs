@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+pub(super) use self::asking::plan;
 use self::{
     active::send_agreement,
     asking::{best_quote, longest},
@@ -46,7 +47,7 @@ use crate::{
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::Offer,
-    rank::{self, Policy, Want},
+    rank::{self, Plan, Policy, Want},
     receipt::{Acceptance, Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Verification},

@@ -17,9 +17,7 @@ use suanli_node::{
 use suanli_protocol::ids::JobId;
 use suanli_testnet::live::ApiFailure;
 
-use crate::network::{
-    CLIENT, Network, Submitter, channels, eventually, is_over, job, receipts, root, said,
-};
+use crate::network::{CLIENT, Network, Submitter, channels, eventually, job, receipts, root, said};
 
 const PROVIDER: &str = "provider";
 /// Two segments of the journal fit: the one that is written, and the next.
@@ -171,7 +169,7 @@ fn live_abuse_55_a_full_disk_refuses_jobs_and_recovers_with_room() {
     for id in taken {
         eventually("a job that ends", || {
             let found = job(&api, id).unwrap_or_else(|| panic!("job {id} is lost"));
-            is_over(&found).then_some(())
+            found.is_over().then_some(())
         });
     }
     nothing_is_out_that_was_not_stored(&network);

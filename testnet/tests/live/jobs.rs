@@ -12,7 +12,7 @@ use suanli_node::api::types::{JobInfo, ReceiptInfo, Status};
 use suanli_protocol::units::Amount;
 use suanli_testnet::live::Node;
 
-use crate::network::{CLIENT, Network, channels, eventually, is_over, job, receipts, root, said};
+use crate::network::{CLIENT, Network, channels, eventually, job, receipts, root, said};
 
 /// Some seconds on two slow cores, in dispatches of some milliseconds, so that
 /// progress is seen and nothing stalls the device. `STEPS` stays below the
@@ -165,7 +165,7 @@ fn live_ctrl_c_once_says_what_becomes_of_the_job_and_twice_leaves() {
 
     let client = network.api(CLIENT);
     let jobs: Vec<JobInfo> = client.get("/v1/jobs").unwrap();
-    assert!(!is_over(&jobs[0]), "{jobs:?}");
+    assert!(!jobs[0].is_over(), "{jobs:?}");
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn live_killed_provider_is_replaced_by_the_next_best() {
     let first = eventually("a job that makes progress", || {
         let jobs: Vec<JobInfo> = client.get("/v1/jobs").unwrap();
         let found = jobs.into_iter().next()?;
-        assert!(!is_over(&found), "it ended too soon: {found:?}");
+        assert!(!found.is_over(), "it ended too soon: {found:?}");
         (found.done > 0).then_some(found)
     });
     let killed = ["cheap", "dear"]

@@ -19,9 +19,7 @@ use suanli_protocol::{
 };
 use suanli_testnet::live::{Api, ApiFailure};
 
-use crate::network::{
-    CLIENT, Network, Submitter, channels, eventually, is_over, job, receipt, receipts,
-};
+use crate::network::{CLIENT, Network, Submitter, channels, eventually, job, receipt, receipts};
 
 const PROVIDER: &str = "provider";
 const NODES: [&str; 2] = [CLIENT, PROVIDER];
@@ -100,7 +98,7 @@ impl Stream {
             let open: Vec<JobId> = self.taken.difference(&self.over).copied().collect();
             for id in &open {
                 let found = job(&api, *id).unwrap_or_else(|| panic!("job {id} is lost"));
-                if is_over(&found) {
+                if found.is_over() {
                     self.over.insert(*id);
                 }
             }
@@ -146,7 +144,7 @@ impl Stream {
         for id in &self.taken {
             eventually("a job that ends", || {
                 let found = job(&client, *id).unwrap_or_else(|| panic!("job {id} is lost"));
-                is_over(&found).then_some(())
+                found.is_over().then_some(())
             });
         }
         let mut shown = String::new();

@@ -183,10 +183,6 @@ fn known<T>(answer: Result<T, ApiFailure>) -> Option<T> {
 }
 
 /// Whether a job is over.
-pub(crate) fn is_over(job: &JobInfo) -> bool {
-    !["waiting", "asking", "running"].contains(&&*job.state)
-}
-
 /// Waits for something that is sure to come; says what did not.
 pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     wait_for(PATIENCE, look).unwrap_or_else(|| panic!("{what}: not within {PATIENCE:?}"))

@@ -7,11 +7,14 @@
 //! reported to the parent, not passed over in silence; only a wrong parent ends
 //! the worker at once. An empty root belongs before the locks.
 
-use std::os::{fd::RawFd, unix::fs::MetadataExt as _};
+use std::{
+    os::{fd::RawFd, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 use rustix::{
     io::Errno,
@@ -31,7 +34,13 @@ use suanli_protocol::wire::Utf8;
 
 struct Layer {
     name: &'static str,
-    apply: fn(&Start) -> Result<(), String>,
+    apply: fn(&Given<'_>) -> Result<(), String>,
+}
+
+/// What layers are made by.
+struct Given<'a> {
+    start: &'a Start,
+    policy: Policy,
 }
 
 /// What must not stay of the parent. Descriptors are found through `/proc`,
@@ -87,12 +96,12 @@ const LAYERS: &[Layer] = &[
     // Bounds what a job can write into an output, and a driver into memory files.
     Layer {
         name: "file size limited",
-        apply: |start| limit(Resource::Fsize, start.file_bytes_max),
+        apply: |given| limit(Resource::Fsize, given.start.file_bytes_max),
     },
     // A compiler bomb ends here and not in the machine's memory.
     Layer {
         name: "address space limited",
-        apply: |start| limit(Resource::As, start.address_space_max),
+        apply: |given| limit(Resource::As, given.start.address_space_max),
     },
     // A compiler that loops ends even if its parent is stopped.
     Layer {
@@ -148,13 +157,16 @@ const STANDARD_STREAMS: RawFd = 3;
 /// The user and the group that own nothing.
 const NOBODY: u32 = 65534;
 
-/// Applies the policy; `None` if the parent is gone or is another.
+/// Applies the policy; `None` if the parent is gone or is another, or if the
+/// policy that was built in is none.
 pub(crate) fn confine(start: &Start) -> Option<Confinement> {
     die_with(start.parent)?;
+    let policy = Policy::read().ok()?;
+    let given = Given { start, policy };
     let (mut held, mut missing) = (Vec::new(), Vec::new());
     let mut apply = |layers: &[Layer]| {
         for layer in layers {
-            match (layer.apply)(start) {
+            match (layer.apply)(&given) {
                 Ok(()) => held.push(Utf8::cut(layer.name)),
                 Err(reason) => missing.push(Utf8::cut(&format!("{}: {reason}", layer.name))),
             }
@@ -186,7 +198,7 @@ fn die_with(parent: u32) -> Option<()> {
     (expected.is_some() && rustix::process::getppid() == expected).then_some(())
 }
 
-fn clear_environment(_: &Start) -> Result<(), String> {
+fn clear_environment(_: &Given<'_>) -> Result<(), String> {
     let names = std::env::vars_os()
         .map(|(name, _)| name)
         .collect::<Vec<_>>();
@@ -203,7 +215,7 @@ fn clear_environment(_: &Start) -> Result<(), String> {
 /// The parent's descriptors close on exec; this closes what a library of the
 /// parent opened without that flag. The lowest one above the standard streams
 /// is our own handle of the parent's socket.
-fn close_descriptors(_: &Start) -> Result<(), String> {
+fn close_descriptors(_: &Given<'_>) -> Result<(), String> {
     let open = open_descriptors().map_err(|error| error.to_string())?;
     let ours = open.iter().copied().find(|fd| is_our_socket(*fd));
     for fd in open {
@@ -236,13 +248,13 @@ fn open_descriptors() -> std::io::Result<Vec<RawFd>> {
     Ok(open)
 }
 
-fn leave_directory(_: &Start) -> Result<(), String> {
+fn leave_directory(_: &Given<'_>) -> Result<(), String> {
     std::env::set_current_dir("/").map_err(|error| error.to_string())
 }
 
 /// Namespaces of its own: at once if we may, else inside a user namespace, in
 /// which everybody may.
-fn separate(_: &Start) -> Result<(), String> {
+fn separate(_: &Given<'_>) -> Result<(), String> {
     let own = UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     match unshare(own) {
         Err(Errno::PERM) => {}
@@ -270,11 +282,11 @@ fn unshare(namespaces: UnshareFlags) -> Result<(), Errno> {
 
 /// From root to nobody, who keeps the groups of the devices that he serves; and
 /// without the capabilities that a namespace of one's own comes with.
-fn become_nobody(_: &Start) -> Result<(), String> {
+fn become_nobody(given: &Given<'_>) -> Result<(), String> {
     let failed = |error: Errno| error.to_string();
     if rustix::process::geteuid().is_root() {
         let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        set_thread_groups(&device_groups()).map_err(failed)?;
+        set_thread_groups(&device_groups(&given.policy)).map_err(failed)?;
         set_thread_res_gid(gid, gid, gid).map_err(failed)?;
         set_thread_res_uid(uid, uid, uid).map_err(failed)?;
     }
@@ -287,18 +299,15 @@ fn become_nobody(_: &Start) -> Result<(), String> {
 }
 
 /// The groups that own the devices of the policy file.
-fn device_groups() -> Vec<Gid> {
-    let Ok(policy) = Policy::read() else {
-        return Vec::new();
-    };
+fn device_groups(policy: &Policy) -> Vec<Gid> {
     let devices = policy
         .files
-        .into_iter()
+        .iter()
         .filter(|file| file.access == Access::Device)
-        .flat_map(|file| file.paths);
+        .flat_map(|file| &file.paths);
     let mut groups: Vec<u32> = Vec::new();
     for path in devices {
-        let inside = std::fs::read_dir(&path).into_iter().flatten().flatten();
+        let inside = std::fs::read_dir(path).into_iter().flatten().flatten();
         let files = inside.map(|entry| entry.path()).chain([path.clone()]);
         groups.extend(files.filter_map(|file| Some(std::fs::metadata(file).ok()?.gid())));
     }
@@ -322,40 +331,46 @@ fn limit(resource: Resource, wanted: u64) -> Result<(), String> {
     rustix::process::setrlimit(resource, limits).map_err(|error| error.to_string())
 }
 
-fn limit_processor_time(start: &Start) -> Result<(), String> {
-    start
+fn limit_processor_time(given: &Given<'_>) -> Result<(), String> {
+    given
+        .start
         .cpu_s_max
         .map_or(Ok(()), |seconds| limit(Resource::Cpu, seconds))
 }
 
-fn no_new_privileges(_: &Start) -> Result<(), String> {
+fn no_new_privileges(_: &Given<'_>) -> Result<(), String> {
     rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())
 }
 
-fn not_dumpable(_: &Start) -> Result<(), String> {
+fn not_dumpable(_: &Given<'_>) -> Result<(), String> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| error.to_string())
 }
 
 /// Landlock: what the policy file permits may be opened, and what the operator
 /// named as driver.
-fn lock_files(_: &Start) -> Result<(), String> {
-    let policy = Policy::read().map_err(|error| error.to_string())?;
-    let mut permitted: Vec<_> = policy
-        .files
-        .into_iter()
-        .flat_map(|file| file.paths.into_iter().map(move |path| (path, file.access)))
+fn lock_files(given: &Given<'_>) -> Result<(), String> {
+    let files = given.policy.files.iter();
+    let mut permitted: Vec<(&Path, Access)> = files
+        .flat_map(|file| file.paths.iter().map(|path| (&**path, file.access)))
         .collect();
     let drivers = std::env::var_os("VK_DRIVER_FILES").unwrap_or_default();
     // A manifest names its driver, which lies beside it or among the libraries.
-    let folders = std::env::split_paths(&drivers).filter_map(|path| Some(path.parent()?.into()));
+    let manifests: Vec<PathBuf> = std::env::split_paths(&drivers).collect();
+    let folders = manifests.iter().filter_map(|path| path.parent());
     permitted.extend(folders.map(|folder| (folder, Access::Read)));
-    lock(&permitted).map_err(|error| error.to_string())?
+    match lock(&permitted).map_err(|error| error.to_string())? {
+        RulesetStatus::FullyEnforced => Ok(()),
+        // Ports and signals are the system call filter's matter too.
+        RulesetStatus::PartiallyEnforced if holds_files() => Ok(()),
+        RulesetStatus::PartiallyEnforced => Err("this kernel knows only a part of it".into()),
+        RulesetStatus::NotEnforced => {
+            Err("this kernel has no Landlock, or it is switched off".into())
+        }
+    }
 }
 
-fn lock(
-    permitted: &[(std::path::PathBuf, Access)],
-) -> Result<Result<(), String>, landlock::RulesetError> {
+fn lock(permitted: &[(&Path, Access)]) -> Result<RulesetStatus, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))?
@@ -374,16 +389,7 @@ fn lock(
             rules = rules.add_rule(PathBeneath::new(file, rights))?;
         }
     }
-    let status = rules.restrict_self()?;
-    Ok(match status.ruleset {
-        RulesetStatus::FullyEnforced => Ok(()),
-        // Ports and signals are the system call filter's matter too.
-        RulesetStatus::PartiallyEnforced if holds_files() => Ok(()),
-        RulesetStatus::PartiallyEnforced => Err("this kernel knows only a part of it".into()),
-        RulesetStatus::NotEnforced => {
-            Err("this kernel has no Landlock, or it is switched off".into())
-        }
-    })
+    Ok(rules.restrict_self()?.ruleset)
 }
 
 /// Whether this kernel's Landlock covers all that is about files.
@@ -396,8 +402,8 @@ fn holds_files() -> bool {
 
 /// seccomp: attacks end the process; of the rest the policy file's system calls
 /// are made, and all others answered as if the kernel did not have them.
-fn filter_system_calls(_: &Start) -> Result<(), String> {
-    let programs = filters(std::env::consts::ARCH)?;
+fn filter_system_calls(given: &Given<'_>) -> Result<(), String> {
+    let programs = filters(&given.policy, std::env::consts::ARCH)?;
     programs
         .iter()
         .try_for_each(|program| seccompiler::apply_filter(program))
@@ -405,8 +411,7 @@ fn filter_system_calls(_: &Start) -> Result<(), String> {
 }
 
 /// Two programs: the kernel runs both, and the sterner answer counts.
-fn filters(arch: &str) -> Result<[BpfProgram; 2], String> {
-    let policy = Policy::read().map_err(|error| error.to_string())?;
+fn filters(policy: &Policy, arch: &str) -> Result<[BpfProgram; 2], String> {
     let target = TargetArch::try_from(arch).map_err(|error| error.to_string())?;
     let is_here = |on: &Option<String>| on.as_ref().is_none_or(|only| only == arch);
     let attacks = policy.attacks.iter().filter(|attack| is_here(&attack.on));
@@ -469,8 +474,9 @@ mod tests {
 
     #[test]
     fn the_policy_is_one_on_every_architecture() {
+        let policy = Policy::read().unwrap();
         for arch in ["x86_64", "aarch64"] {
-            let programs = filters(arch).unwrap();
+            let programs = filters(&policy, arch).unwrap();
             assert!(programs.iter().all(|program| program.len() > 20), "{arch}");
         }
     }

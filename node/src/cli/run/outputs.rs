@@ -16,7 +16,7 @@ use crate::{
         exit::{Exit, Failure},
         screen::{list, rough},
     },
-    client::{Client, ClientError},
+    client::{Client, ClientError, make_folder},
     jobfile::PreparedJob,
 };
 
@@ -123,7 +123,7 @@ async fn write_one(
     let mut bytes = here.bytes;
     let head = match (&file, wanted.png) {
         (Some(file), png) => {
-            make_folder(file)?;
+            make_folder(file.parent().unwrap_or_else(|| Path::new(".")))?;
             client.download(&path, file).await?;
             let head = read_head(file)?;
             if let Some(size) = png {
@@ -144,18 +144,6 @@ async fn write_one(
             .zip(head)
             .map(|(show, head)| figure(show, head)),
     })
-}
-
-/// The folder for outputs, made if it is missing.
-pub(super) fn make_out(out: &Path) -> Result<(), ClientError> {
-    std::fs::create_dir_all(out).map_err(|source| ClientError::File {
-        path: out.to_owned(),
-        source,
-    })
-}
-
-fn make_folder(file: &Path) -> Result<(), ClientError> {
-    make_out(file.parent().unwrap_or_else(|| Path::new(".")))
 }
 
 fn read_head(file: &Path) -> Result<Option<[u8; 4]>, ClientError> {

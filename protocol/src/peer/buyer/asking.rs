@@ -432,34 +432,50 @@ fn choose_offers(
     now: Now,
 ) -> Vec<(Verified<Offer>, Millis)> {
     let work = job.remaining();
-    let want = Want {
-        needs: &job.order.needs,
-        work: &work,
-        budget: job.order.budget.saturating_sub(job.spent),
-        regions: &job.order.regions,
-        flops: (job.order.flops > 0).then_some(job.order.flops),
-        policy: job.order.policy,
-    };
-    let allowed =
-        |peer: &PeerId| job.order.providers.is_empty() || job.order.providers.contains(peer);
-    let offers = book
-        .iter()
-        .filter(|offer| offer.expires() > now.wall)
-        .filter(|offer| allowed(&offer.signer()) && !job.was_declined(offer));
-    let left_out = |peer: PeerId| {
-        let excluded = excluded.get(&peer).is_some_and(|e| e.until > now.mono);
-        let why = [
-            (peer == me).then_some(Reason::OWN_OFFER),
-            excluded.then_some(Reason::EXCLUDED),
-        ];
-        why.into_iter().flatten().next()
-    };
-    let plan = rank::rank(offers, &want, left_out);
+    let budget = job.order.budget.saturating_sub(job.spent);
+    let offers = book.iter().filter(|offer| !job.was_declined(offer));
+    let is_excluded = |peer: PeerId| excluded.get(&peer).is_some_and(|e| e.until > now.mono);
+    let plan = plan(
+        me,
+        offers,
+        &job.order,
+        (&work, budget),
+        is_excluded,
+        now.wall,
+    );
     plan.candidates
         .iter()
         .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate.expected)))
         .take(ASKS_MAX)
         .collect()
+}
+
+/// Who of these could do an order's work within a budget, now.
+pub(crate) fn plan<'a>(
+    me: PeerId,
+    offers: impl Iterator<Item = &'a Verified<Offer>>,
+    order: &JobOrder,
+    (work, budget): (&Work, Amount),
+    is_excluded: impl Fn(PeerId) -> bool,
+    now: Wall,
+) -> Plan {
+    let want = Want {
+        needs: &order.needs,
+        work,
+        budget,
+        regions: &order.regions,
+        flops: (order.flops > 0).then_some(order.flops),
+        policy: order.policy,
+    };
+    let is_allowed = |peer| order.providers.is_empty() || order.providers.contains(&peer);
+    let offers = offers.filter(|offer| offer.expires() > now && is_allowed(offer.signer()));
+    rank::rank(offers, &want, |peer| {
+        if peer == me {
+            Some(Reason::OWN_OFFER)
+        } else {
+            is_excluded(peer).then_some(Reason::EXCLUDED)
+        }
+    })
 }
 
 fn build_request(
