@@ -188,6 +188,7 @@ fn answer(parent: &mut WorkerEnd, said: &str) -> ExitCode {
     let reply = Reply::Failed {
         failure: Failure::Internal,
         detail: Utf8::cut(said),
+        used: Default::default(),
     };
     match parent.send(&reply) {
         Ok(()) => ExitCode::SUCCESS,

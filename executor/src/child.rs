@@ -7,8 +7,10 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
+    io::{self, Write as _},
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::ExitStatusExt as _},
     },
     path::{Path, PathBuf},
@@ -16,14 +18,19 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal};
-use suanli_protocol::wire::List;
+use rustix::{
+    fs::MemfdFlags,
+    process::{Pid, Signal},
+};
+use suanli_protocol::{registry::Runtime, wire::List};
 use tokio::time::timeout;
 
 use crate::{
+    command::Command,
+    file::InputFile,
     ipc::{Adapter, Confinement, Failure, IpcError, Measurement, ParentEnd, Reply, Request, Start},
     limits::{CHECK_TIME_MAX, MEASURE_TIME_MAX, REAP_TIME_MAX, START_TIME_MAX},
-    spec::Graph,
+    program::Program,
 };
 
 const PROGRAM: &str = "suanli-worker";
@@ -56,7 +63,7 @@ pub enum CheckError {
         /// The binary.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// What was asked about is at fault; `detail` says why, for people.
     #[error("{detail}")]
@@ -124,24 +131,36 @@ impl WorkerProgram {
         }
     }
 
-    /// Parses and validates a graph's source in a child, and holds its passes
-    /// against it. No device is touched, so this works on a client without one.
+    /// Parses and validates a program in a child: a graph's source, which its
+    /// passes are held against, or a module, which is among `inputs`. No device is
+    /// touched, so this works on a client without one.
     ///
     /// # Errors
     /// [`CheckError::Rejected`] with the compiler's message, its line marked.
-    pub async fn check(&self, graph: &Graph) -> Result<(), CheckError> {
+    pub async fn check(&self, program: &Program, inputs: &[InputFile]) -> Result<(), CheckError> {
         let rejected = |error: crate::spec::SpecError| CheckError::Rejected {
             failure: Failure::InvalidSpec,
             detail: error.to_string(),
         };
-        graph.validate().map_err(rejected)?;
-        let spec = List::try_from(graph.encode().map_err(rejected)?).unwrap_or_default();
+        program.validate().map_err(rejected)?;
+        let spec = List::try_from(program.encode().map_err(rejected)?).unwrap_or_default();
         let start = self.start(0, CHECK_ADDRESS_SPACE, Some(CHECK_TIME_MAX.as_secs()));
-        let question = Request::Check { spec };
+        let runtime = program.runtime();
+        let question = Request::Check { runtime, spec };
+        let module = match program {
+            Program::Wgsl(_) => None,
+            Program::Wasm(command) => Some(module_of(command, inputs)?),
+        };
+        let descriptors = module.iter().map(AsFd::as_fd).collect::<Vec<_>>();
         let answer = self
-            .ask("check", start, Some(question), CHECK_TIME_MAX)
+            .ask(
+                "check",
+                start,
+                Some((question, &descriptors)),
+                CHECK_TIME_MAX,
+            )
             .await;
-        match answer.map_err(compiler_died)? {
+        match answer.map_err(|error| compiler_died(runtime, error))? {
             Reply::Checked => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -186,13 +205,13 @@ impl WorkerProgram {
         &self,
         role: &str,
         start: Start,
-        question: Option<Request>,
+        question: Option<(Request, &[BorrowedFd<'_>])>,
         time_max: Duration,
     ) -> Result<Reply, CheckError> {
         let mut child = self.spawn(role, start)?;
         let conversation = async {
-            if let Some(question) = question {
-                child.send(&question, &[]).await?;
+            if let Some((question, descriptors)) = question {
+                child.send(&question, descriptors).await?;
             }
             child.receive().await
         };
@@ -312,6 +331,27 @@ impl Child {
     }
 }
 
+/// The module's bytes, as a worker gets them.
+fn module_of(command: &Command, inputs: &[InputFile]) -> Result<File, CheckError> {
+    let index = usize::try_from(command.module).unwrap_or(usize::MAX);
+    let opened = match inputs.get(index) {
+        None => Err(io::Error::other("it is not among the inputs")),
+        Some(InputFile {
+            made: Some(made), ..
+        }) => rustix::fs::memfd_create("module", MemfdFlags::CLOEXEC)
+            .map_err(io::Error::from)
+            .and_then(|memory| {
+                let mut file = File::from(memory);
+                file.write_all(made).map(|()| file)
+            }),
+        Some(input) => File::open(&input.path),
+    };
+    opened.map_err(|error| CheckError::Rejected {
+        failure: Failure::InvalidSpec,
+        detail: format!("the module can't be read: {error}"),
+    })
+}
+
 fn beside_this_program() -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     let folder = here.parent().unwrap_or_else(|| Path::new("/"));
@@ -325,7 +365,9 @@ fn beside_this_program() -> PathBuf {
 
 fn unexpected(reply: Reply) -> CheckError {
     match reply {
-        Reply::Failed { failure, detail } => CheckError::Rejected {
+        Reply::Failed {
+            failure, detail, ..
+        } => CheckError::Rejected {
             failure,
             detail: detail.to_string(),
         },
@@ -334,16 +376,19 @@ fn unexpected(reply: Reply) -> CheckError {
 }
 
 /// A compiler that crashes or hangs says something about the source.
-fn compiler_died(error: CheckError) -> CheckError {
-    match error {
-        CheckError::NoAnswer(how) => CheckError::Rejected {
-            failure: Failure::InvalidShader,
-            detail: format!(
-                "the shader compiler did not survive this source: {how}; shorten or flatten its longest expressions"
-            ),
-        },
-        other @ (CheckError::NoProgram(_)
-        | CheckError::Spawn { .. }
-        | CheckError::Rejected { .. }) => other,
+fn compiler_died(runtime: Runtime, error: CheckError) -> CheckError {
+    let CheckError::NoAnswer(how) = error else {
+        return error;
+    };
+    let (failure, advice) = match runtime {
+        Runtime::WASM => (Failure::InvalidModule, "make it smaller"),
+        _ => (
+            Failure::InvalidShader,
+            "shorten or flatten its longest expressions",
+        ),
+    };
+    CheckError::Rejected {
+        failure,
+        detail: format!("the compiler did not survive this program: {how}; {advice}"),
     }
 }

@@ -1,8 +1,8 @@
 //! One execution on one worker, seen from the parent.
 //!
-//! Small outputs come in the worker's last frame. For others the parent makes a
-//! sealed memory file of just the right size for every output, so that a worker
-//! can write no byte more, and passes its descriptor.
+//! Small outputs come in the worker's last frame. Where they may be larger the
+//! parent makes a sealed memory file for every output, as large as that may
+//! become, so that a worker can write no byte more, and passes its descriptor.
 //! When the worker says that it is done, the parent copies each into memory (a
 //! small one) or a file that no worker ever held, and hashes what it copied. The deadline is the
 //! parent's clock; a worker past it is killed, whatever it says.
@@ -20,7 +20,7 @@ use std::{
 };
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use suanli_protocol::wire::List;
+use suanli_protocol::{registry::Runtime, wire::List};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Sleep,
@@ -29,8 +29,9 @@ use tokio::{
 use crate::{
     child::{Child, Ended},
     executor::{ExecutionEvent, ExecutionId, OutputBlob, OutputContent, Tenant, Usage},
-    ipc::{Failure, IpcError, Reply, Request, Stage},
-    limits::{CANCEL_GRACE, LOG_BYTES_MAX, OUTPUT_MEMORY_MAX, SPEC_BYTES_MAX},
+    ipc::{Failure, IpcError, Reply, Request, Stage, Used},
+    limits::{CANCEL_GRACE, COMPILE_TIME_MAX, LOG_BYTES_MAX, OUTPUT_MEMORY_MAX, SPEC_BYTES_MAX},
+    program::Planned,
 };
 
 const COPY_BYTES: usize = 1 << 20;
@@ -41,30 +42,17 @@ pub(crate) struct Plan {
     pub(crate) id: ExecutionId,
     pub(crate) tenant: Tenant,
     pub(crate) fresh: bool,
+    pub(crate) runtime: Runtime,
     pub(crate) spec: List<u8, SPEC_BYTES_MAX>,
     pub(crate) inputs: Vec<File>,
-    pub(crate) outputs: Vec<PlannedOutput>,
-    /// They come in the worker's last frame.
-    pub(crate) small_outputs: bool,
+    pub(crate) outputs: Vec<Planned>,
     pub(crate) outputs_dir: PathBuf,
     pub(crate) run_limit: Duration,
     pub(crate) memory_max: u64,
+    pub(crate) fuel_max: u64,
     /// Room for the two events that may not be lost.
     pub(crate) started: Option<mpsc::OwnedPermit<ExecutionEvent>>,
     pub(crate) ended: mpsc::OwnedPermit<ExecutionEvent>,
-}
-
-/// What the graph says of an output.
-#[derive(Debug)]
-pub(crate) struct PlannedOutput {
-    pub(crate) name: String,
-    pub(crate) bytes: u64,
-}
-
-impl PlannedOutput {
-    const fn fits_memory(&self) -> bool {
-        self.bytes <= OUTPUT_MEMORY_MAX
-    }
 }
 
 /// A failure and its words.
@@ -72,6 +60,7 @@ impl PlannedOutput {
 pub(crate) struct Fault {
     pub(crate) failure: Failure,
     pub(crate) detail: String,
+    pub(crate) usage: Usage,
 }
 
 impl Fault {
@@ -79,7 +68,12 @@ impl Fault {
         Self {
             failure,
             detail: detail.into(),
+            usage: Usage::default(),
         }
+    }
+
+    fn after(self, usage: Usage) -> Self {
+        Self { usage, ..self }
     }
 }
 
@@ -112,11 +106,16 @@ impl Outcome {
 impl Plan {
     /// Ends an execution that never got a worker.
     pub(crate) fn refuse(self, fault: Fault) {
-        let Fault { failure, detail } = fault;
+        let Fault {
+            failure,
+            detail,
+            usage,
+        } = fault;
         self.ended.send(ExecutionEvent::Failed {
             id: self.id,
             failure,
             detail,
+            usage,
         });
     }
 
@@ -140,7 +139,11 @@ impl Plan {
                 };
                 self.outcome(event, worker, ended)
             }
-            Err(Fault { failure, detail }) => {
+            Err(Fault {
+                failure,
+                detail,
+                usage,
+            }) => {
                 let (ended, failure, detail) = if failure == Failure::WorkerCrashed {
                     let ended = worker.end_after_close().await;
                     let failure = if ended.is_by_sandbox() {
@@ -157,6 +160,7 @@ impl Plan {
                     id,
                     failure,
                     detail,
+                    usage,
                 };
                 let outcome = self.outcome(event, None, Some(ended));
                 Outcome {
@@ -189,22 +193,24 @@ impl Plan {
         worker: &mut Child,
         watch: &mut Watch,
     ) -> Result<(Vec<OutputBlob>, Usage), Fault> {
-        if self.small_outputs {
-            let (bytes, usage) = self.converse(worker, watch, &[]).await?;
-            let planned = std::mem::take(&mut self.outputs);
-            return Ok((cut(planned, &bytes)?, usage));
-        }
         let internal = |error: std::io::Error| Fault::new(Failure::Internal, error.to_string());
-        let memory = self
-            .outputs
-            .iter()
-            .map(|output| sealed_memory(output.bytes))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| internal(error.into()))?;
-        let (_, usage) = self.converse(worker, watch, &memory).await?;
-        let (dir, id) = (self.outputs_dir.clone(), self.id);
         let planned = std::mem::take(&mut self.outputs);
-        let copied = tokio::task::spawn_blocking(move || copy_all(&dir, id, planned, memory)).await;
+        let memory = if are_small(planned.iter().map(|output| output.bytes_max)) {
+            Vec::new()
+        } else {
+            let files = planned.iter().map(|output| sealed_memory(output.bytes_max));
+            files
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| internal(error.into()))?
+        };
+        let word = self.converse(worker, watch, &memory).await?;
+        let usage = word.usage;
+        let sized = sized(planned, &word.lengths)?;
+        if are_small(sized.iter().map(|output| output.bytes)) {
+            return Ok((cut(sized, &word.bytes)?, usage));
+        }
+        let (dir, id) = (self.outputs_dir.clone(), self.id);
+        let copied = tokio::task::spawn_blocking(move || copy_all(&dir, id, sized, memory)).await;
         let outputs = copied
             .map_err(|error| Fault::new(Failure::Internal, error.to_string()))?
             .map_err(|error| Fault::new(Failure::Internal, format!("storing outputs: {error}")))?;
@@ -217,13 +223,14 @@ impl Plan {
         watch: &mut Watch,
         memory: &[OwnedFd],
     ) -> Result<LastWord, Fault> {
-        let began = Instant::now();
         let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
         let request = Request::Execute {
+            runtime: self.runtime,
             spec: self.spec.clone(),
             inputs: count(self.inputs.len()),
             outputs: count(memory.len()),
             memory_max: self.memory_max,
+            fuel_max: self.fuel_max,
         };
         let inputs = self.inputs.iter().map(AsFd::as_fd);
         let descriptors = inputs
@@ -248,7 +255,7 @@ impl Plan {
                 }
                 reply = worker.receive() => {
                     let reply = reply.map_err(|error| watch.crash(error))?;
-                    if let Some(word) = watch.hear(reply, began.elapsed())? {
+                    if let Some(word) = watch.hear(reply)? {
                         return Ok(word);
                     }
                 }
@@ -257,19 +264,32 @@ impl Plan {
     }
 }
 
-/// Small outputs, one behind the other, and what it took.
-type LastWord = (Vec<u8>, Usage);
+/// What a worker says in the end.
+struct LastWord {
+    /// Of each output.
+    lengths: Vec<u64>,
+    /// Small outputs, one behind the other.
+    bytes: Vec<u8>,
+    usage: Usage,
+}
 
 /// What the parent keeps in mind while a worker runs.
 struct Watch {
     id: ExecutionId,
     deadline: Pin<Box<Sleep>>,
     run_limit: Duration,
+    /// When the run limit is over.
+    ends: tokio::time::Instant,
     cancel: oneshot::Receiver<()>,
     cancelling: bool,
     events: mpsc::Sender<ExecutionEvent>,
     stage: Stage,
     log_bytes: usize,
+    runtime: Runtime,
+    fuel_max: u64,
+    began: Instant,
+    /// What it took, as far as the worker has told.
+    used: Used,
 }
 
 impl Watch {
@@ -278,63 +298,116 @@ impl Watch {
         cancel: oneshot::Receiver<()>,
         events: mpsc::Sender<ExecutionEvent>,
     ) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(plan.run_limit));
         Self {
             id: plan.id,
-            deadline: Box::pin(tokio::time::sleep(plan.run_limit)),
+            ends: deadline.deadline(),
+            deadline,
             run_limit: plan.run_limit,
             cancel,
             cancelling: false,
             events,
             stage: Stage::Running,
             log_bytes: 0,
+            runtime: plan.runtime,
+            fuel_max: plan.fuel_max,
+            began: Instant::now(),
+            used: Used::default(),
         }
     }
 
     fn start_cancelling(&mut self) {
         self.cancelling = true;
-        let grace = tokio::time::Instant::now() + CANCEL_GRACE;
-        let sooner = grace.min(self.deadline.deadline());
+        self.not_after(tokio::time::Instant::now() + CANCEL_GRACE);
+    }
+
+    /// The worker does something else now. A compiler has a limit of its own.
+    fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        if self.cancelling {
+            return;
+        }
+        self.deadline.as_mut().reset(self.ends);
+        if stage == Stage::Compiling {
+            self.not_after(tokio::time::Instant::now() + COMPILE_TIME_MAX);
+        }
+    }
+
+    fn not_after(&mut self, instant: tokio::time::Instant) {
+        let sooner = instant.min(self.deadline.deadline());
         self.deadline.as_mut().reset(sooner);
     }
 
+    /// The worker is late, and is about to be killed. Its device was held for
+    /// all that time.
     fn out_of_time(&self) -> Fault {
-        if self.cancelling {
-            return Fault::new(
-                Failure::Cancelled,
-                "cancelled; its dispatch was ended with its worker",
-            );
-        }
-        let seconds = self.run_limit.as_secs_f64();
-        Fault::new(
-            Failure::DeadlineExceeded,
-            format!(
-                "killed after {seconds} s{}; ask for more time or split the work",
-                self.place()
-            ),
-        )
+        let held = match self.runtime {
+            Runtime::WGSL => self.wall_us(),
+            _ => self.used.gpu_us,
+        };
+        let usage = Usage {
+            gpu_us: held,
+            ..self.usage(self.used)
+        };
+        let fault = if self.cancelling {
+            Fault::new(Failure::Cancelled, "cancelled; its worker was ended")
+        } else if tokio::time::Instant::now() < self.ends {
+            self.compiles_too_long()
+        } else {
+            let (seconds, place) = (self.run_limit.as_secs_f64(), self.place());
+            let detail =
+                format!("killed after {seconds} s{place}; ask for more time or split the work");
+            Fault::new(Failure::DeadlineExceeded, detail)
+        };
+        fault.after(usage)
+    }
+
+    fn compiles_too_long(&self) -> Fault {
+        let failure = match self.runtime {
+            Runtime::WASM => Failure::InvalidModule,
+            _ => Failure::InvalidShader,
+        };
+        let seconds = COMPILE_TIME_MAX.as_secs();
+        let detail = format!("it takes more than {seconds} s to compile; make it smaller");
+        Fault::new(failure, detail)
     }
 
     fn crash(&self, error: IpcError) -> Fault {
-        Fault::new(
-            Failure::WorkerCrashed,
-            format!("the worker ended{}: {error}", self.place()),
-        )
+        let detail = format!("the worker ended{}: {error}", self.place());
+        Fault::new(Failure::WorkerCrashed, detail).after(self.usage(self.used))
+    }
+
+    fn wall_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What a worker says it took, as far as that is possible.
+    fn usage(&self, used: Used) -> Usage {
+        let wall_us = self.wall_us();
+        Usage {
+            // It can't have used a device longer than we waited.
+            gpu_us: used.gpu_us.min(wall_us),
+            cpu_us: used.cpu_us,
+            fuel: used.fuel.min(self.fuel_max),
+            wall_us,
+        }
     }
 
     fn place(&self) -> &'static str {
         match self.stage {
-            Stage::Compiling => " while compiling the shader",
-            Stage::Loading => " while filling buffers",
+            Stage::Compiling => " while compiling the program",
+            Stage::Loading => " while reading inputs",
             Stage::Running => " while running",
             Stage::Collecting => " while reading outputs back",
         }
     }
 
     /// Takes in one frame; the usage if it was the last.
-    fn hear(&mut self, reply: Reply, wall: Duration) -> Result<Option<LastWord>, Fault> {
+    fn hear(&mut self, reply: Reply) -> Result<Option<LastWord>, Fault> {
         match reply {
-            Reply::Stage(stage) => self.stage = stage,
-            Reply::Progress { done, total } => {
+            Reply::Stage(stage) => self.enter(stage),
+            Reply::Progress { done, total, used } => {
+                self.used = used;
                 // Progress is lost when nobody reads: the next one says more.
                 let event = ExecutionEvent::Progress {
                     id: self.id,
@@ -354,21 +427,23 @@ impl Watch {
                 }
             }
             Reply::Finished {
+                lengths,
                 outputs,
-                gpu_us,
-                cpu_us,
+                used,
             } => {
-                let wall_us = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
-                // A worker can't have used a device longer than we waited.
-                let usage = Usage {
-                    gpu_us: gpu_us.min(wall_us),
-                    cpu_us,
-                    wall_us,
-                };
-                return Ok(Some((outputs.into_vec(), usage)));
+                return Ok(Some(LastWord {
+                    lengths: lengths.into_vec(),
+                    bytes: outputs.into_vec(),
+                    usage: self.usage(used),
+                }));
             }
-            Reply::Failed { failure, detail } => {
-                return Err(Fault::new(failure, detail.to_string()));
+            Reply::Failed {
+                failure,
+                detail,
+                used,
+            } => {
+                let fault = Fault::new(failure, detail.to_string());
+                return Err(fault.after(self.usage(used)));
             }
             other @ (Reply::Ready { .. }
             | Reply::Adapters { .. }
@@ -396,18 +471,47 @@ fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
     Ok(memory)
 }
 
-/// Small outputs, from one behind the other.
-fn cut(planned: Vec<PlannedOutput>, mut bytes: &[u8]) -> Result<Vec<OutputBlob>, Fault> {
-    let wrong = || {
-        Fault::new(
-            Failure::WorkerCrashed,
-            "the worker's outputs have another size than its job says",
-        )
+/// Whether so many bytes come in the worker's last frame.
+fn are_small(mut sizes: impl Iterator<Item = u64>) -> bool {
+    let sum = sizes.try_fold(0_u64, |sum, bytes| sum.checked_add(bytes));
+    sum.is_some_and(|sum| sum <= OUTPUT_MEMORY_MAX)
+}
+
+/// An output and the bytes that it has.
+struct Sized {
+    name: String,
+    bytes: u64,
+}
+
+/// Holds the sizes that a worker tells against those that were planned.
+fn sized(planned: Vec<Planned>, lengths: &[u64]) -> Result<Vec<Sized>, Fault> {
+    let fits = |output: &Planned, bytes: u64| {
+        bytes == output.bytes_max || (!output.is_exact && bytes < output.bytes_max)
     };
-    let mut outputs = Vec::with_capacity(planned.len());
-    for PlannedOutput { name, bytes: size } in planned {
+    let zipped = || planned.iter().zip(lengths);
+    if planned.len() != lengths.len() || !zipped().all(|(output, bytes)| fits(output, *bytes)) {
+        return Err(wrong_sizes());
+    }
+    let sized = planned.iter().zip(lengths).map(|(output, bytes)| Sized {
+        name: output.name.clone(),
+        bytes: *bytes,
+    });
+    Ok(sized.collect())
+}
+
+fn wrong_sizes() -> Fault {
+    Fault::new(
+        Failure::WorkerCrashed,
+        "the worker's outputs have another size than its job says",
+    )
+}
+
+/// Small outputs, from one behind the other.
+fn cut(sized: Vec<Sized>, mut bytes: &[u8]) -> Result<Vec<OutputBlob>, Fault> {
+    let mut outputs = Vec::with_capacity(sized.len());
+    for Sized { name, bytes: size } in sized {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let (own, rest) = bytes.split_at_checked(size).ok_or_else(wrong)?;
+        let (own, rest) = bytes.split_at_checked(size).ok_or_else(wrong_sizes)?;
         bytes = rest;
         outputs.push(OutputBlob {
             name,
@@ -416,19 +520,19 @@ fn cut(planned: Vec<PlannedOutput>, mut bytes: &[u8]) -> Result<Vec<OutputBlob>,
             content: OutputContent::Memory(own.to_vec()),
         });
     }
-    bytes.is_empty().then_some(outputs).ok_or_else(wrong)
+    bytes.is_empty().then_some(outputs).ok_or_else(wrong_sizes)
 }
 
 fn copy_all(
     dir: &Path,
     id: ExecutionId,
-    planned: Vec<PlannedOutput>,
+    sized: Vec<Sized>,
     memory: Vec<OwnedFd>,
 ) -> std::io::Result<Vec<OutputBlob>> {
-    let numbered = planned.into_iter().zip(memory).enumerate();
+    let numbered = sized.into_iter().zip(memory).enumerate();
     let copies = numbered.map(|(index, (output, memory))| {
         let memory = File::from(memory);
-        let (content, hash) = if output.fits_memory() {
+        let (content, hash) = if output.bytes <= OUTPUT_MEMORY_MAX {
             let mut bytes = vec![0; usize::try_from(output.bytes).unwrap_or_default()];
             memory.read_exact_at(&mut bytes, 0)?;
             let hash = *blake3::hash(&bytes).as_bytes();

@@ -1,22 +1,23 @@
 //! The executor's face to the node: start, run, cancel, events.
 //!
 //! Nothing here waits for a worker. [`Executor::run`] checks what can be
-//! checked at once (the graph, the inputs' sizes, the caps) and refuses at
+//! checked at once (the program, the inputs' sizes, the caps) and refuses at
 //! once; all that happens later is an [`ExecutionEvent`]. Every execution that
 //! was taken ends in just one `Finished` or `Failed`, whose place in the
 //! bounded queue is reserved when it is taken.
 
 use std::{borrow::Cow, fmt, fs::File, path::PathBuf, time::Duration};
 
+use suanli_protocol::registry::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     child::{CheckError, DEVICE_ADDRESS_SPACE, WorkerProgram},
-    execution::{Plan, PlannedOutput},
+    execution::Plan,
     ipc::{Adapter, Confinement, Failure, Start},
     limits::{EVENTS_MAX, INPUTS_MAX, POOL_MAX, QUEUE_MAX},
     pool::{Command, Pool, PoolConfig},
-    spec::Graph,
+    program::Program,
 };
 
 /// Address space that a software driver needs beside the job's buffers:
@@ -103,14 +104,18 @@ pub struct ExecutionRequest {
     pub id: ExecutionId,
     /// For whom.
     pub tenant: Tenant,
-    /// An encoded [`Graph`].
+    /// What the spec is for.
+    pub runtime: Runtime,
+    /// An encoded [`Program`].
     pub spec: Vec<u8>,
-    /// The graph's inputs, in its order.
+    /// The program's inputs, in its order.
     pub inputs: Vec<InputSource>,
     /// Time from assignment to the end of the last dispatch and readback.
     pub run_limit: Duration,
-    /// Bytes of buffers; the executor's own cap holds too.
+    /// Bytes of memory; the executor's own cap holds too.
     pub memory_max: u64,
+    /// Units of fuel; the program's own cap holds too.
+    pub fuel_max: u64,
     /// Bytes of outputs; the executor's own cap holds too.
     pub output_bytes_max: u64,
     /// A worker that no execution used before and none uses after.
@@ -129,7 +134,7 @@ pub enum ExecutionEvent {
         /// Process id of the worker, for logs and tests.
         worker_pid: u32,
     },
-    /// Dispatches done. Lost when nobody reads.
+    /// Dispatches done, or fuel used. Lost when nobody reads.
     Progress {
         /// Which.
         id: ExecutionId,
@@ -149,7 +154,7 @@ pub enum ExecutionEvent {
     Finished {
         /// Which.
         id: ExecutionId,
-        /// In the graph's order.
+        /// In the program's order.
         outputs: Vec<OutputBlob>,
         /// What it took.
         usage: Usage,
@@ -162,13 +167,15 @@ pub enum ExecutionEvent {
         failure: Failure,
         /// For people.
         detail: String,
+        /// What it took until then.
+        usage: Usage,
     },
 }
 
 /// An output, copied and hashed by the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputBlob {
-    /// As the graph names it.
+    /// As the program names it.
     pub name: String,
     /// Its bytes, or where they are.
     pub content: OutputContent,
@@ -201,12 +208,14 @@ impl OutputContent {
 }
 
 /// What an execution took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Microseconds in which the device was busy with its dispatches.
     pub gpu_us: u64,
     /// Microseconds of the worker's processor time, as the worker says.
     pub cpu_us: u64,
+    /// Units of fuel.
+    pub fuel: u64,
     /// Microseconds from the order to the worker's last word.
     pub wall_us: u64,
 }
@@ -344,17 +353,17 @@ impl Executor {
     }
 
     fn plan(&self, request: ExecutionRequest) -> Result<Plan, Refusal> {
-        let graph = Graph::decode(&request.spec)
+        let program = Program::decode(request.runtime, &request.spec)
             .map_err(|error| refusal(Failure::InvalidSpec, error.to_string()))?;
         let memory_max = request.memory_max.min(self.memory_max);
-        fits(graph.buffer_bytes(), memory_max, "bytes of buffers")?;
+        fits(program.memory_bytes(), memory_max, "bytes of memory")?;
         let output_bytes_max = request.output_bytes_max.min(self.output_bytes_max);
-        fits(graph.output_bytes(), output_bytes_max, "bytes of outputs")?;
-        let inputs = open_inputs(request.inputs, &graph)?;
-        let outputs = graph.outputs.iter().map(|output| PlannedOutput {
-            name: output.name.to_string(),
-            bytes: graph.output_size(output),
-        });
+        fits(
+            program.output_bytes_max(),
+            output_bytes_max,
+            "bytes of outputs",
+        )?;
+        let inputs = open_inputs(request.inputs, &program)?;
         let reserve = || {
             self.events
                 .clone()
@@ -365,8 +374,9 @@ impl Executor {
             id: request.id,
             tenant: request.tenant,
             fresh: request.fresh,
-            outputs: outputs.collect(),
-            small_outputs: graph.has_small_outputs(),
+            outputs: program.outputs(),
+            fuel_max: request.fuel_max.min(program.fuel_max()),
+            runtime: request.runtime,
             spec: request.spec.try_into().unwrap_or_default(),
             inputs,
             outputs_dir: request.outputs_dir,
@@ -426,13 +436,13 @@ fn serve_on_own_thread(pool: Pool, commands: mpsc::Receiver<Command>) -> std::io
     Ok(())
 }
 
-fn open_inputs(sources: Vec<InputSource>, graph: &Graph) -> Result<Vec<File>, Refusal> {
-    let least = graph.input_bytes_min();
+fn open_inputs(sources: Vec<InputSource>, program: &Program) -> Result<Vec<File>, Refusal> {
+    let least = program.input_bytes_min();
     if sources.len() != least.len() || sources.len() > INPUTS_MAX {
         return Err(refusal(
             Failure::InvalidSpec,
             format!(
-                "{} inputs given, the graph reads {}",
+                "{} inputs given, the program reads {}",
                 sources.len(),
                 least.len()
             ),
@@ -454,7 +464,7 @@ fn open_inputs(sources: Vec<InputSource>, graph: &Graph) -> Result<Vec<File>, Re
             if bytes < least {
                 return Err(refusal(
                     Failure::InvalidSpec,
-                    format!("input {index} has {bytes} bytes, the graph reads {least}"),
+                    format!("input {index} has {bytes} bytes, the program reads {least}"),
                 ));
             }
             Ok(file)

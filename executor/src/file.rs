@@ -1,4 +1,5 @@
-//! The `[wgsl]` section of a job file, as people write it.
+//! The program's section of a job file, as people write it: `[wgsl]` here,
+//! `[wasm]` in [`wasm`].
 //!
 //! ```toml
 //! [wgsl]
@@ -34,6 +35,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{
@@ -48,9 +50,12 @@ use crate::{
         BUFFER_BYTES_MAX, INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX, SOURCE_BYTES_MAX,
         WORKGROUPS_MAX,
     },
+    program::Program,
     quantity::ByteSize,
     spec::{Buffer, Constant, Content, Graph, Name, Output, Pass, is_identifier},
 };
+
+pub mod wasm;
 
 /// The `[wgsl]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -166,10 +171,10 @@ pub struct ConstantValue(pub f64);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     /// What travels as the job spec.
-    pub graph: Graph,
-    /// What travels as blobs: [`Content::Input`]'s index counts these.
+    pub program: Program,
+    /// What travels as blobs: the program counts these.
     pub inputs: Vec<InputFile>,
-    /// What the client does with each of the graph's outputs, in their order.
+    /// What the client does with each of the program's outputs, in their order.
     pub outputs: Vec<OutputFile>,
 }
 
@@ -183,15 +188,19 @@ pub struct InputFile {
     pub offset: u64,
     /// Bytes.
     pub length: u64,
+    /// What was made from the file and is sent in its place.
+    pub made: Option<Arc<[u8]>>,
 }
 
 /// What the client does with an output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputFile {
-    /// The output's name in the graph.
+    /// The output's name in the program.
     pub name: String,
-    /// Bytes.
+    /// Bytes, or the most that there may be.
     pub bytes: u64,
+    /// It is a standard stream: the client prints what is no error's.
+    pub is_stream: bool,
     /// Where to write it; relative and without `..`.
     pub file: Option<PathBuf>,
     /// Write it as a picture.
@@ -255,7 +264,7 @@ impl WgslSection {
         graph.validate().map_err(whole)?;
         graph.encode().map_err(whole)?;
         Ok(Prepared {
-            graph,
+            program: graph.into(),
             inputs,
             outputs: files,
         })
@@ -418,6 +427,7 @@ impl BufferEntry {
             path,
             offset,
             length,
+            made: None,
         };
         let index = inputs
             .iter()
@@ -546,6 +556,7 @@ impl OutputEntry {
         let outcome = OutputFile {
             name: name.to_string(),
             bytes,
+            is_stream: false,
             file,
             png: self.png.as_ref().map(|png| *png.get_ref()),
             show: self.show.clone(),
@@ -833,7 +844,9 @@ show = { label = "hits", type = "u32", of = 1000 }
     #[test]
     fn a_good_file_becomes_a_graph() {
         let prepared = resolve(GOOD).unwrap();
-        let graph = &prepared.graph;
+        let Program::Wgsl(graph) = &prepared.program else {
+            panic!("it is of another runtime")
+        };
         let sizes = graph
             .buffers
             .iter()

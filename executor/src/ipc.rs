@@ -31,7 +31,7 @@ use rustix::{
     },
 };
 use suanli_protocol::{
-    registry::SandboxLevel,
+    registry::{Runtime, SandboxLevel},
     wire::{self, List, Utf8, Wire, WireError},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -52,23 +52,30 @@ pub type Detail = Utf8<DETAIL_BYTES_MAX>;
 pub enum Request {
     /// First frame to every worker: what it is for and how far it may go.
     Start(Start),
-    /// Run a graph. `inputs`, then `outputs` descriptors come with the frame;
-    /// small outputs have none.
+    /// Run a program. `inputs`, then `outputs` descriptors come with the frame;
+    /// outputs that are small for sure have none.
     Execute {
-        /// An encoded [`crate::spec::Graph`].
+        /// What the spec is for.
+        runtime: Runtime,
+        /// An encoded [`crate::program::Program`].
         spec: List<u8, SPEC_BYTES_MAX>,
         /// How many of the descriptors are inputs.
         inputs: u32,
         /// How many are outputs.
         outputs: u32,
-        /// Bytes that all buffers together may take.
+        /// Bytes of memory that it may take.
         memory_max: u64,
+        /// Units of fuel that it may use, where its runtime counts them.
+        fuel_max: u64,
     },
-    /// Stop between two dispatches.
+    /// Stop between two dispatches, or at a module's next tick.
     Cancel,
-    /// Parse and validate a graph's source; touch no device.
+    /// Parse and validate a program; touch no device. The code of a module comes
+    /// as a descriptor.
     Check {
-        /// An encoded [`crate::spec::Graph`].
+        /// What the spec is for.
+        runtime: Runtime,
+        /// An encoded [`crate::program::Program`].
         spec: List<u8, SPEC_BYTES_MAX>,
     },
 }
@@ -89,7 +96,7 @@ pub struct Start {
 }
 
 /// [`OUTPUT_MEMORY_MAX`] as a length.
-const OUTPUT_BYTES_INLINE: usize = 32 << 10;
+pub const OUTPUT_BYTES_INLINE: usize = 32 << 10;
 const _: () = assert!(OUTPUT_BYTES_INLINE as u64 == OUTPUT_MEMORY_MAX);
 
 /// What a worker says.
@@ -116,27 +123,29 @@ pub enum Reply {
     /// What the execution is doing now: at first, and until it says otherwise,
     /// dispatching.
     Stage(Stage),
-    /// Dispatches done.
+    /// Dispatches done, or fuel used.
     Progress {
         /// So many,
         done: u64,
         /// of so many.
         total: u64,
+        /// What it took until now.
+        used: Used,
     },
     /// A line for the job's log.
     Log {
         /// Without a line end.
         line: Detail,
     },
-    /// The outputs are written, or here if they are small
-    /// ([`crate::spec::Graph::has_small_outputs`]).
+    /// The outputs are written, or here if they have
+    /// [`OUTPUT_MEMORY_MAX`] bytes together at most.
     Finished {
-        /// One behind the other.
+        /// Bytes of each output.
+        lengths: List<u64, OUTPUTS_MAX>,
+        /// Small ones, one behind the other.
         outputs: List<u8, OUTPUT_BYTES_INLINE>,
-        /// Microseconds during which the device was busy.
-        gpu_us: u64,
-        /// Microseconds of processor time of the whole worker.
-        cpu_us: u64,
+        /// What it took.
+        used: Used,
     },
     /// The end of an execution, a check, or the worker's start.
     Failed {
@@ -144,7 +153,20 @@ pub enum Reply {
         failure: Failure,
         /// For people.
         detail: Detail,
+        /// What it took until then.
+        used: Used,
     },
+}
+
+/// What an execution took, as its worker says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Used {
+    /// Microseconds during which the device was busy.
+    pub gpu_us: u64,
+    /// Microseconds of processor time of the whole worker.
+    pub cpu_us: u64,
+    /// Units of fuel.
+    pub fuel: u64,
 }
 
 /// Where an execution is.
@@ -169,6 +191,27 @@ pub enum Failure {
     /// The source does not compile, or does not fit the passes.
     #[error("invalid shader")]
     InvalidShader,
+    /// The module is not valid, or imports what is not offered.
+    #[error("invalid module")]
+    InvalidModule,
+    /// The program broke a rule of its machine, such as the bounds of memory.
+    #[error("trapped")]
+    Trapped,
+    /// It used all its fuel.
+    #[error("out of fuel")]
+    OutOfFuel,
+    /// It ended by itself, and said that it failed.
+    #[error("exit code {code}")]
+    Exited {
+        /// Not 0.
+        code: u32,
+    },
+    /// It wrote more than it may.
+    #[error("output too large")]
+    OutputTooLarge,
+    /// It did not write what it was to write.
+    #[error("output missing")]
+    OutputMissing,
     /// It asks for more than this machine or its agreement allows.
     #[error("too large: {asked} asked, {allowed} allowed")]
     TooLarge {
@@ -295,6 +338,8 @@ pub struct Measurement {
     pub adapter: Adapter,
     /// FP32 operations per second (a multiplication and an addition are two).
     pub fp32_flops: u64,
+    /// Units of WebAssembly fuel per second, in one program on the processor.
+    pub fuel_per_second: u64,
     /// Microseconds that the counted run took.
     pub took_us: u64,
 }
@@ -423,24 +468,24 @@ impl WorkerEnd {
     ///
     /// # Errors
     /// If the parent is gone.
-    pub fn send(&mut self, reply: &Reply) -> Result<(), IpcError> {
+    pub fn send(&self, reply: &Reply) -> Result<(), IpcError> {
         let frame = frame(reply, REPLY_FRAME_BYTES_MAX)?;
-        Ok(self.socket.write_all(&frame)?)
+        Ok((&self.socket).write_all(&frame)?)
     }
 
     /// Waits for the next frame and its descriptors.
     ///
     /// # Errors
     /// If the parent is gone, or talks nonsense.
-    pub fn receive(&mut self) -> Result<(Request, Vec<OwnedFd>), IpcError> {
+    pub fn receive(&self) -> Result<(Request, Vec<OwnedFd>), IpcError> {
         let mut header = [0; 4];
         let (mut read, descriptors) = receive_descriptors(self.socket.as_fd(), &mut header)?;
         while read < header.len() {
-            read += read_some(&mut self.socket, &mut header[read..])?;
+            read += read_some(&self.socket, &mut header[read..])?;
         }
         let length = frame_length(header, REQUEST_FRAME_BYTES_MAX)?;
         let mut body = vec![0; length];
-        self.socket.read_exact(&mut body)?;
+        (&self.socket).read_exact(&mut body)?;
         Ok((wire::decode(&body, REQUEST_FRAME_BYTES_MAX)?, descriptors))
     }
 
@@ -459,7 +504,7 @@ impl WorkerEnd {
     }
 }
 
-fn read_some(socket: &mut UnixStream, into: &mut [u8]) -> Result<usize, IpcError> {
+fn read_some(mut socket: &UnixStream, into: &mut [u8]) -> Result<usize, IpcError> {
     match socket.read(into)? {
         0 => Err(IpcError::Closed),
         read => Ok(read),
@@ -545,15 +590,25 @@ mod tests {
         )
     }
 
+    fn progress() -> Reply {
+        Reply::Progress {
+            done: 1,
+            total: 2,
+            used: Used::default(),
+        }
+    }
+
     #[tokio::test]
     async fn descriptors_arrive_with_their_frame() {
-        let (mut parent, mut worker) = pair();
+        let (mut parent, worker) = pair();
         let file = tempfile::tempfile().unwrap();
         let request = Request::Execute {
+            runtime: Runtime::WGSL,
             spec: vec![7; 3_000].try_into().unwrap(),
             inputs: 1,
             outputs: 1,
             memory_max: 5,
+            fuel_max: 0,
         };
         parent
             .send(&request, &[file.as_fd(), file.as_fd()])
@@ -590,15 +645,12 @@ mod tests {
     #[tokio::test]
     async fn frames_in_pieces_are_put_together() {
         let (mut parent, mut worker) = pair();
-        let bytes = frame(&Reply::Progress { done: 1, total: 2 }, 64).unwrap();
+        let bytes = frame(&progress(), 64).unwrap();
         let (head, tail) = bytes.split_at(5);
         worker.socket.write_all(head).unwrap();
         let early = tokio::time::timeout(std::time::Duration::from_millis(5), parent.receive());
         assert!(early.await.is_err());
         worker.socket.write_all(tail).unwrap();
-        assert_eq!(
-            parent.receive().await.unwrap(),
-            Reply::Progress { done: 1, total: 2 }
-        );
+        assert_eq!(parent.receive().await.unwrap(), progress());
     }
 }

@@ -17,6 +17,7 @@
 //! compiles a shader: both happen in worker processes only.
 
 mod child;
+pub mod command;
 mod execution;
 mod executor;
 pub mod file;
@@ -24,6 +25,7 @@ pub mod ipc;
 pub mod limits;
 pub mod policy;
 mod pool;
+pub mod program;
 pub mod quantity;
 pub mod spec;
 
@@ -33,3 +35,4 @@ pub use executor::{
     ExecutorError, InputSource, OutputBlob, OutputContent, Refusal, Tenant, Usage,
 };
 pub use ipc::{Adapter, AdapterKind, Confinement, Failure, Measurement};
+pub use program::Program;

@@ -42,6 +42,41 @@ pub const WORKGROUPS_MAX: u32 = 65_535;
 /// is most of a minute of pure overhead.
 pub const DISPATCHES_MAX: u64 = 1_000_000;
 
+/// Bytes of a WebAssembly module. Interpreters of large languages have 30 MiB.
+pub const MODULE_BYTES_MAX: u64 = 64 << 20;
+/// Functions of a module; those interpreters have some 20,000.
+pub const FUNCTIONS_MAX: u32 = 100_000;
+/// Bytes of one function's body. A compiler's time grows faster than they do;
+/// the largest that people write, loops of interpreters, have some 100 KB.
+pub const FUNCTION_BYTES_MAX: usize = 1 << 20;
+/// Elements of all tables of an instance. A table of functions has as many as
+/// the module has functions; 16 bytes each.
+pub const TABLE_ELEMENTS_MAX: usize = 1 << 20;
+/// Bytes of a command's memory: what 32-bit addresses reach, and its files.
+pub const LINEAR_MEMORY_MAX: u64 = 8 << 30;
+/// Bytes of stack of a running module; deep recursion traps here.
+pub const WASM_STACK_BYTES: usize = 1 << 20;
+/// Arguments of a command.
+pub const ARGUMENTS_MAX: usize = 256;
+/// Bytes of an argument or of a variable's value.
+pub const ARGUMENT_BYTES_MAX: usize = 4096;
+/// Environment variables of a command.
+pub const VARIABLES_MAX: usize = 64;
+/// Files of a command; the module and standard input are inputs as well.
+pub const COMMAND_FILES_MAX: usize = INPUTS_MAX - 1;
+/// Output files of a command; its two streams are outputs as well.
+pub const COMMAND_OUTPUTS_MAX: usize = OUTPUTS_MAX - 2;
+/// Bytes of a path in a command.
+pub const PATH_BYTES_MAX: usize = 512;
+/// Names in a path of a command.
+pub const PATH_DEPTH_MAX: usize = 16;
+/// Files and folders that a command may have at once.
+pub const COMMAND_NODES_MAX: usize = 4096;
+/// Files that a command may have open at once.
+pub const COMMAND_OPEN_MAX: usize = 256;
+/// A program that compiles longer is ended: its author can split it.
+pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of a frame from the parent: a spec and little else.
 pub const REQUEST_FRAME_BYTES_MAX: usize = SPEC_BYTES_MAX + 4096;
 /// Bytes of a frame from a worker: a shader message is the largest.

@@ -342,7 +342,7 @@ fn is_word(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn is_output_name(name: &str) -> bool {
+pub(crate) fn is_output_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('.')
         && name
@@ -350,14 +350,14 @@ fn is_output_name(name: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
-fn bad_name(what: &str, name: &str) -> String {
+pub(crate) fn bad_name(what: &str, name: &str) -> String {
     format!(
         "`{}` is no {what} name: letters, digits and `_` are allowed",
         name.escape_default()
     )
 }
 
-fn rule(holds: bool, message: impl FnOnce() -> String) -> Result<(), SpecError> {
+pub(crate) fn rule(holds: bool, message: impl FnOnce() -> String) -> Result<(), SpecError> {
     if holds {
         Ok(())
     } else {

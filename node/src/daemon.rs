@@ -16,7 +16,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use suanli_executor::{Adapter, AdapterKind, Executor, ExecutorConfig, ExecutorError};
+use suanli_executor::{
+    Adapter, AdapterKind, Executor, ExecutorConfig, ExecutorError,
+    program::{WASM_VERSION, WGSL_VERSION},
+};
 use suanli_protocol::{
     envelope::{Extensions, Raw},
     ids::NetworkId,
@@ -24,7 +27,7 @@ use suanli_protocol::{
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{Config as CoreConfig, ProviderConfig},
     registry::{DeviceKind, Runtime, SandboxLevel, SpeedKind},
-    units::{Amount, Millis, Wall},
+    units::{Amount, Meter, Millis, Wall},
     wire::{List, Text},
 };
 use tokio::{
@@ -40,6 +43,7 @@ use crate::{
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
+    processor::Processor,
     records,
     store::{self, Store, StoreError, blobs::Blobs},
     transport::{Transport, TransportConfig, TransportError, TransportLimits},
@@ -265,6 +269,7 @@ struct Measured {
     driver: String,
     version: String,
     fp32_per_second: u64,
+    fuel_per_second: u64,
     at_ms: u64,
 }
 
@@ -284,11 +289,11 @@ async fn measure(executor: &Executor, dir: &Path) -> Measured {
         return kept;
     }
     tracing::info!(adapter = &*adapter.name, "measuring");
-    let fp32_per_second = match executor.program().measure(adapter).await {
-        Ok(measurement) => measurement.fp32_flops,
+    let (fp32_per_second, fuel_per_second) = match executor.program().measure(adapter).await {
+        Ok(measurement) => (measurement.fp32_flops, measurement.fuel_per_second),
         Err(error) => {
             tracing::warn!(%error, "the device could not be measured; the offer says 0");
-            0
+            (0, 0)
         }
     };
     let measured = Measured {
@@ -296,6 +301,7 @@ async fn measure(executor: &Executor, dir: &Path) -> Measured {
         driver: adapter.driver.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fp32_per_second,
+        fuel_per_second,
         at_ms: wall_ms(),
     };
     // Only a cache: the next start measures again where this fails.
@@ -326,12 +332,8 @@ async fn offer_of(
         sequence: 0,
         region,
         addresses: List::default(),
-        devices: List::truncated(vec![device_of(executor.adapter(), provide, &measured)]),
-        runtimes: List::truncated(vec![RuntimeOffer {
-            runtime: Runtime::WGSL,
-            version: 1,
-            features: List::default(),
-        }]),
+        devices: List::truncated(devices_of(executor.adapter(), provide, &measured)),
+        runtimes: List::truncated(runtimes_of(provide)),
         models: List::default(),
         prices: List::truncated(provide.prices()),
         slots: provide.slots,
@@ -370,12 +372,62 @@ fn device_of(adapter: &Adapter, provide: &Provide, measured: &Measured) -> Devic
         memory_bytes: provide
             .memory
             .map_or(adapter.memory_bytes, |memory| memory.0),
-        speeds: List::truncated(vec![Speed {
-            kind: SpeedKind::FP32,
-            per_second: measured.fp32_per_second,
-            measured: Wall::from_millis(measured.at_ms),
-        }]),
+        speeds: List::truncated(vec![
+            measured.speed(SpeedKind::FP32, measured.fp32_per_second),
+        ]),
     }
+}
+
+impl Measured {
+    fn speed(&self, kind: SpeedKind, per_second: u64) -> Speed {
+        Speed {
+            kind,
+            per_second,
+            measured: Wall::from_millis(self.at_ms),
+        }
+    }
+}
+
+/// What computes: the adapter, and the processor for modules. A software adapter
+/// is the processor.
+fn devices_of(adapter: &Adapter, provide: &Provide, measured: &Measured) -> Vec<Device> {
+    let mut device = device_of(adapter, provide, measured);
+    let fuel = measured.speed(SpeedKind::FUEL, measured.fuel_per_second);
+    if device.kind == DeviceKind::CPU {
+        let mut speeds = device.speeds.to_vec();
+        speeds.push(fuel);
+        device.speeds = List::truncated(speeds);
+        return vec![device];
+    }
+    let processor = Processor::of_this_machine();
+    let processor = Device {
+        kind: DeviceKind::CPU,
+        maker: Text::lossy(&processor.maker),
+        model: Text::lossy(&processor.model),
+        driver: Name::default(),
+        memory_bytes: provide
+            .memory
+            .map_or(processor.memory_bytes, |memory| memory.0),
+        speeds: List::truncated(vec![fuel]),
+    };
+    vec![device, processor]
+}
+
+/// What it can run: what it has a price for.
+fn runtimes_of(provide: &Provide) -> Vec<RuntimeOffer> {
+    let prices = provide.prices();
+    let priced = |runtime| {
+        let meter = Meter::of(runtime);
+        prices.iter().any(|price| price.meter == meter)
+    };
+    let runtimes = [(Runtime::WGSL, WGSL_VERSION), (Runtime::WASM, WASM_VERSION)];
+    let sold = runtimes.into_iter().filter(|(runtime, _)| priced(*runtime));
+    sold.map(|(runtime, version)| RuntimeOffer {
+        runtime,
+        version,
+        features: List::default(),
+    })
+    .collect()
 }
 
 /// Makers by PCI vendor id; Khronos ids from 0x10000 on.

@@ -959,6 +959,7 @@ impl Driver {
                 id,
                 failure,
                 detail,
+                usage,
             } => {
                 let reason = hands::reason_of(&failure);
                 tracing::info!(execution = %id, %failure, detail, "execution failed");
@@ -966,14 +967,9 @@ impl Driver {
                     self.execution(id, ExecutionEvent::Log(line.to_owned()))
                         .await;
                 }
-                self.execution(
-                    id,
-                    ExecutionEvent::Failed {
-                        reason,
-                        usage: Vec::new(),
-                    },
-                )
-                .await;
+                let usage = hands::usage_lines(&usage);
+                self.execution(id, ExecutionEvent::Failed { reason, usage })
+                    .await;
                 self.executions.remove(&id.0);
             }
         }

@@ -19,10 +19,9 @@ use std::{
 
 use serde::Deserialize;
 use suanli_executor::{
-    CheckError, WorkerProgram,
-    file::{InputFile, OutputFile, WgslSection},
+    CheckError, Program, WorkerProgram,
+    file::{InputFile, OutputFile, Prepared, WgslSection, wasm::WasmSection},
     quantity::{ByteSize, Span},
-    spec::Graph,
 };
 use suanli_protocol::{
     ids::{BlobId, Hash, JobId, PeerId},
@@ -51,7 +50,7 @@ pub struct PreparedJob {
     /// The file with the program's source.
     pub source: PathBuf,
     /// The program, as the runtime reads it.
-    pub graph: Graph,
+    pub program: Program,
     /// The program's bytes: they travel as a blob.
     pub spec: Vec<u8>,
     /// Ranges of files that travel as blobs.
@@ -80,6 +79,8 @@ pub struct PreparedJob {
     pub sandbox: Option<String>,
     /// Floating-point operations, where known; 0 otherwise.
     pub flops: u64,
+    /// Units of fuel, for runtimes that count them; 0 otherwise.
+    pub fuel_max: u64,
 }
 
 /// Why a job file is no job.
@@ -110,6 +111,12 @@ const RUN_DEFAULT: Duration = Duration::from_secs(60);
 const TOTAL_ATTEMPTS: u32 = 3;
 const TOTAL_SLACK: Duration = Duration::from_secs(600);
 
+/// Memory of a `wasm` job where the file has no limit.
+const WASM_MEMORY_DEFAULT: u64 = 128 << 20;
+/// Fuel for each millisecond of the run limit, where the file has no limit: about
+/// what a fast processor uses up in that time.
+const FUEL_PER_MS: u64 = 2_000_000;
+
 /// Reads a job file and looks at the files that it names.
 ///
 /// # Errors
@@ -124,7 +131,7 @@ impl PreparedJob {
     /// # Errors
     /// [`JobFileError::Program`] with the compiler's message.
     pub async fn check(&self, worker: &WorkerProgram) -> Result<(), JobFileError> {
-        match worker.check(&self.graph).await {
+        match worker.check(&self.program, &self.inputs).await {
             Ok(()) => Ok(()),
             Err(CheckError::Rejected { detail, .. }) => Err(JobFileError::Program {
                 source_file: self.source.clone(),
@@ -167,6 +174,7 @@ impl PreparedJob {
             providers: self.providers.clone(),
             policy: self.policy,
             flops: self.flops,
+            fuel_max: self.fuel_max,
         }
     }
 }
@@ -183,6 +191,7 @@ struct JobToml {
     #[serde(default)]
     market: MarketToml,
     wgsl: Option<WgslSection>,
+    wasm: Option<WasmSection>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -192,6 +201,7 @@ struct LimitsToml {
     total: Option<Spanned<Span>>,
     memory: Option<Spanned<ByteSize>>,
     output: Option<Spanned<ByteSize>>,
+    fuel: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -213,18 +223,17 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
     let toml: Spanned<JobToml> =
         toml::from_str(document.text()).map_err(|error| document.parse_mistake(&error))?;
     let toml = toml.into_inner();
-    let runtime = runtime(document, &toml.runtime)?;
-    let Some(section) = &toml.wgsl else {
-        let message = "runtime = \"wgsl\" needs a [wgsl] section with a `source`";
-        return Err(document.mistake(Some(toml.runtime.span()), message));
-    };
-    let program = section.resolve(document.text(), document.path())?;
-    let spec = program
-        .graph
-        .encode()
-        .map_err(|error| document.mistake(Some(section.source.span()), error.to_string()))?;
     let limits = &toml.limits;
-    let needs = (program.graph.buffer_bytes(), program.graph.output_bytes());
+    let (runtime, source, prepared) = program(document, &toml)?;
+    let Prepared {
+        program,
+        inputs,
+        outputs,
+    } = prepared;
+    let spec = program
+        .encode()
+        .map_err(|error| document.mistake(Some(source.span()), error.to_string()))?;
+    let needs = (program.memory_bytes(), program.output_bytes_max());
     let (run, total) = limits.times(document)?;
     Ok(PreparedJob {
         name: name(document, &toml.name, "name")?,
@@ -233,15 +242,15 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
             None => String::new(),
         },
         runtime,
-        source: beside(document.path(), section.source.get_ref()),
+        source: beside(document.path(), source.get_ref()),
         spec,
-        inputs: program.inputs,
-        outputs: program.outputs,
+        inputs,
+        outputs,
         memory_bytes: limit(
             document,
             limits.memory.as_ref(),
             "memory",
-            "buffers",
+            what_needs_memory(runtime),
             needs.0,
         )?,
         output_bytes_max: limit(
@@ -251,7 +260,8 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
             "outputs",
             needs.1,
         )?,
-        graph: program.graph,
+        fuel_max: program.fuel_max(),
+        program,
         run,
         total,
         policy: toml.market.policy.unwrap_or_default(),
@@ -264,17 +274,56 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
     })
 }
 
-fn runtime(document: &Document, text: &Spanned<String>) -> Result<Runtime, Mistake> {
-    // Others are registered, but this version runs only one.
-    if text.get_ref() == "wgsl" {
-        return Ok(Runtime::WGSL);
+/// The program's section, its file, and what is in it.
+fn program<'a>(
+    document: &Document,
+    toml: &'a JobToml,
+) -> Result<(Runtime, &'a Spanned<String>, Prepared), Mistake> {
+    let (text, path) = (document.text(), document.path());
+    let at = Some(toml.runtime.span());
+    let limits = &toml.limits;
+    match toml.runtime.get_ref().as_str() {
+        "wgsl" => {
+            let section = toml.wgsl.as_ref().ok_or_else(|| {
+                let message = "runtime = \"wgsl\" needs a [wgsl] section with a `source`";
+                document.mistake(at.clone(), message)
+            })?;
+            if let Some(fuel) = &limits.fuel {
+                let message = "`limits.fuel` is for runtime = \"wasm\"; wgsl jobs are limited by `limits.run`";
+                return Err(document.mistake(Some(fuel.span()), message));
+            }
+            Ok((Runtime::WGSL, &section.source, section.resolve(text, path)?))
+        }
+        "wasm" => {
+            let section = toml.wasm.as_ref().ok_or_else(|| {
+                let message = "runtime = \"wasm\" needs a [wasm] section with a `module`";
+                document.mistake(at.clone(), message)
+            })?;
+            let memory = limits.memory.as_ref();
+            let memory = memory.map_or(WASM_MEMORY_DEFAULT, |memory| memory.get_ref().0);
+            let (run, _) = limits.times(document)?;
+            let by_run = millis(run).saturating_mul(FUEL_PER_MS);
+            let fuel = limits.fuel.as_ref().map_or(by_run, |fuel| *fuel.get_ref());
+            if let Some(set) = limits.fuel.as_ref().filter(|_| fuel == 0) {
+                let message = "`limits.fuel`: 1 or more is allowed";
+                return Err(document.mistake(Some(set.span()), message));
+            }
+            let prepared = section.resolve(text, path, memory, fuel)?;
+            Ok((Runtime::WASM, &section.module, prepared))
+        }
+        other => {
+            let hint = allowed(other, ["wgsl", "wasm"]);
+            let message = format!("unknown runtime `{}`; {hint}", other.escape_debug());
+            Err(document.mistake(at, message))
+        }
     }
-    let message = format!(
-        "unknown runtime `{}`; {}",
-        text.get_ref().escape_debug(),
-        allowed(text.get_ref(), ["wgsl"])
-    );
-    Err(document.mistake(Some(text.span()), message))
+}
+
+fn what_needs_memory(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::WGSL => "buffers",
+        _ => "memory and files",
+    }
 }
 
 fn name(document: &Document, text: &Spanned<String>, key: &str) -> Result<String, Mistake> {

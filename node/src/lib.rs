@@ -14,6 +14,7 @@ pub mod driver;
 pub mod handle;
 pub mod identity;
 pub mod jobfile;
+mod processor;
 mod rate;
 pub mod records;
 pub mod store;

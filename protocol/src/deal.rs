@@ -23,7 +23,7 @@ use crate::{
     limits::{FEATURES_MAX, HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX},
     offer::{Name, Offer, Prices, Terms, check_prices},
     registry::{Confidentiality, DeviceKind, Feature, Runtime, SandboxLevel, Verification, kind},
-    units::{Amount, Millis, Wall},
+    units::{Amount, Meter, Millis, Wall},
     wire::List,
 };
 
@@ -146,6 +146,19 @@ pub struct Needs {
     pub run_max: Millis,
     /// Bytes of all outputs of one execution.
     pub output_bytes_max: u64,
+    /// Units of fuel of one execution, where its runtime counts them; else 0.
+    pub fuel_max: u64,
+}
+
+impl Needs {
+    /// What one execution uses at most of its runtime's own meter: milliseconds
+    /// of a device, or units of fuel.
+    pub fn quantity_max(&self) -> u64 {
+        match Meter::of(self.runtime) {
+            Meter::WASM_FUEL => self.fuel_max,
+            _ => self.run_max.get(),
+        }
+    }
 }
 
 /// A client's ask to one provider.
@@ -237,6 +250,8 @@ pub struct Quote {
     pub cap: Amount,
     /// How long one execution may run.
     pub run_max: Millis,
+    /// Units of fuel that one execution may use, where its runtime counts them.
+    pub fuel_max: u64,
     /// How long inputs may take to arrive.
     pub transfer_max: Millis,
     /// How long outputs are kept for collection.
@@ -449,6 +464,7 @@ pub fn check_quote(
         || quoted.attempt != asked.attempt
         || quoted.work != asked.work
         || quoted.run_max > asked.needs.run_max
+        || quoted.fuel_max > asked.needs.fuel_max
         || usize::from(quoted.device) >= offer.body().devices.len().max(1)
         || quoted
             .missing

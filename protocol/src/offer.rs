@@ -17,7 +17,7 @@ use crate::{
         OFFER_TTL_MAX, PRICES_MAX, RUNTIMES_MAX, SPEEDS_MAX,
     },
     registry::{DeviceKind, Feature, Runtime, SandboxLevel, SpeedKind, kind},
-    units::{Amount, Millis, Price, Usage, Wall, cost},
+    units::{Amount, Meter, Millis, Price, Usage, Wall},
     wire::{List, Text},
 };
 
@@ -112,12 +112,6 @@ pub fn check_prices(prices: &[Price]) -> Result<(), EnvelopeError> {
 }
 
 impl Offer {
-    /// What a job costs at most that may run so long: the price of one job and
-    /// of the time on the device.
-    pub fn price_of_run(&self, run: Millis) -> Option<Amount> {
-        cost(&run_usage(run), &self.prices)
-    }
-
     /// The fastest device of a kind, or of any.
     pub fn fastest(&self, kind: Option<DeviceKind>) -> Option<&Device> {
         self.devices
@@ -127,17 +121,16 @@ impl Offer {
     }
 }
 
-/// The most that one execution with a run limit can use.
-pub fn run_usage(run: Millis) -> [Usage; 2] {
-    use crate::units::Meter;
+/// The usage of one execution that takes so much of its runtime's own meter.
+pub fn usage_of(runtime: Runtime, quantity: u64) -> [Usage; 2] {
     [
         Usage {
             meter: Meter::JOB,
             quantity: 1,
         },
         Usage {
-            meter: Meter::GPU_MS,
-            quantity: run.get(),
+            meter: Meter::of(runtime),
+            quantity,
         },
     ]
 }

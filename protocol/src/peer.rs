@@ -207,6 +207,8 @@ pub struct ExecutionOrder {
     pub inputs: Vec<BlobRef>,
     /// How long it may run.
     pub run_max: Millis,
+    /// Units of fuel that it may use, where its runtime counts them.
+    pub fuel_max: u64,
     /// Bytes of device memory.
     pub memory_bytes: u64,
     /// Bytes of all outputs.

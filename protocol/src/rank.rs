@@ -16,8 +16,8 @@ use crate::{
     ids::{OfferId, PeerId},
     message::Decline,
     offer::{Device, Name, Offer},
-    registry::{DeviceKind, Reason, SpeedKind},
-    units::{Amount, Millis, Price, cost},
+    registry::{DeviceKind, Reason, Runtime, SpeedKind},
+    units::{Amount, Meter, Millis, Price, cost},
 };
 
 /// What matters to the client, where several offers fit.
@@ -130,7 +130,7 @@ pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<
             have: offer.storage_bytes,
         });
     }
-    let least = least_price(offer, work);
+    let least = expected_price(&offer.prices, needs.runtime, 0, work.unit_count());
     if least > budget {
         return Err(Decline {
             reason: Reason::OVER_BUDGET,
@@ -168,19 +168,13 @@ pub fn device_for(offer: &Offer, needs: &Needs) -> Result<u16, Decline> {
         .iter()
         .enumerate()
         .filter(|(_, device)| of_kind(device) && device.memory_bytes >= needs.memory_bytes)
-        .max_by_key(|(n, device)| (device.speed(SpeedKind::FP32), usize::MAX - n))
+        .max_by_key(|(n, device)| (device.speed(speed_of(needs.runtime)), usize::MAX - n))
         .and_then(|(n, _)| u16::try_from(n).ok());
     best.ok_or(Decline {
         reason: Reason::TOO_LITTLE_MEMORY,
         need: needs.memory_bytes,
         have: largest,
     })
-}
-
-/// What the work costs if every execution takes no time.
-fn least_price(offer: &Offer, work: &Work) -> Amount {
-    let once = offer.price_of_run(Millis::new(0)).unwrap_or(Amount::MAX);
-    times(once, work.unit_count())
 }
 
 /// An amount, so many times; saturating.
@@ -209,7 +203,7 @@ pub fn rank<'a>(
     }
     let slowest = fitting
         .iter()
-        .map(|(_, device)| device.speed(SpeedKind::FP32).max(1))
+        .map(|(_, device)| device.speed(speed_of(want.needs.runtime)).max(1))
         .min()
         .unwrap_or(1);
     let mut candidates: Vec<Candidate> = fitting
@@ -247,25 +241,30 @@ fn judge<'a>(
 
 fn candidate(offer: &Verified<Offer>, device: &Device, want: &Want<'_>, slowest: u64) -> Candidate {
     let body = offer.body();
-    let speed = device.speed(SpeedKind::FP32).max(1);
-    let run_max = want.needs.run_max.get();
-    let expected = match want.flops {
-        Some(flops) => flops.saturating_mul(1000).div_ceil(speed).min(run_max),
+    let (runtime, run_max) = (want.needs.runtime, want.needs.run_max.get());
+    let speed = device.speed(speed_of(runtime)).max(1);
+    let operations = match runtime {
+        Runtime::WASM => Some(want.needs.fuel_max),
+        _ => want.flops,
+    };
+    let expected = match operations {
+        Some(operations) => operations.saturating_mul(1000).div_ceil(speed).min(run_max),
         None => {
             let scaled = u128::from(run_max) * u128::from(slowest) / u128::from(speed);
             u64::try_from(scaled).unwrap_or(run_max)
         }
     };
+    let expected = Millis::new(expected);
     let units = want.work.unit_count();
-    let price = |run: u64| expected_price(&body.prices, Millis::new(run), units).min(want.budget);
+    let price = |quantity| expected_price(&body.prices, runtime, quantity, units).min(want.budget);
     Candidate {
         peer: offer.signer(),
         offer: OfferId(offer.hash()),
         region: body.region.clone(),
         device: device.model.clone(),
-        expected: Millis::new(expected),
-        price: price(expected),
-        cap: price(run_max),
+        expected,
+        price: price(expected_quantity(want.needs, expected)),
+        cap: price(want.needs.quantity_max()),
     }
 }
 
@@ -281,7 +280,26 @@ pub fn score(policy: Policy, price: Amount, time: Millis) -> (u128, u128) {
     }
 }
 
-/// What so many executions of an expected time cost under a price list.
-pub fn expected_price(prices: &[Price], expected: Millis, units: u32) -> Amount {
-    cost(&crate::offer::run_usage(expected), prices).map_or(Amount::MAX, |once| times(once, units))
+/// What so many executions cost under a price list, if each takes so much of its
+/// runtime's own meter.
+pub fn expected_price(prices: &[Price], runtime: Runtime, quantity: u64, units: u32) -> Amount {
+    let usage = crate::offer::usage_of(runtime, quantity);
+    cost(&usage, prices).map_or(Amount::MAX, |once| times(once, units))
+}
+
+/// What one execution is expected to take of its runtime's own meter. Time
+/// differs from device to device; fuel does not.
+pub fn expected_quantity(needs: &Needs, expected: Millis) -> u64 {
+    match Meter::of(needs.runtime) {
+        Meter::WASM_FUEL => needs.fuel_max,
+        _ => expected.get(),
+    }
+}
+
+/// The speed that decides how long a runtime's executions take.
+fn speed_of(runtime: Runtime) -> SpeedKind {
+    match runtime {
+        Runtime::WASM => SpeedKind::FUEL,
+        _ => SpeedKind::FP32,
+    }
 }

@@ -156,7 +156,7 @@ pub enum ReceiptFault {
         /// What follows.
         due: Amount,
     },
-    /// More device time than passed, or than the agreement allows.
+    /// More device time than passed, or more than the agreement allows.
     #[error("more is metered than the time allows")]
     ImpossibleUsage,
     /// Outputs over the agreed size.
@@ -192,8 +192,12 @@ impl Receipt {
         if self.program != request.spec.blob || self.inputs != inputs_hash(&request.inputs) {
             return Err(ReceiptFault::OtherWork);
         }
-        let gpu_ms = self.usage.iter().find(|line| line.meter == Meter::GPU_MS);
-        if gpu_ms.is_some_and(|line| line.quantity > quote.run_max.get()) {
+        let over = |line: &Usage| match line.meter {
+            Meter::GPU_MS => line.quantity > quote.run_max.get(),
+            Meter::WASM_FUEL => line.quantity > quote.fuel_max,
+            _ => false,
+        };
+        if self.usage.iter().any(over) {
             return Err(ReceiptFault::ImpossibleUsage);
         }
         let due = amount_due(quote, self.outcome, &self.usage).unwrap_or(quote.unit_cap);

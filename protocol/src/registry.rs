@@ -131,6 +131,8 @@ registered! {
         MEMORY = 3, "memory";
         /// Bytes between host and device per second.
         TRANSFER = 4, "transfer";
+        /// Units of WebAssembly fuel per second, in one execution.
+        FUEL = 5, "fuel";
     }
 }
 
@@ -246,6 +248,14 @@ registered! {
         PROVIDER_FAULT = 48, "provider-fault";
         /// The job made its worker try what the sandbox takes for an attack.
         FORBIDDEN_CALL = 49, "forbidden-call";
+        /// The program broke a rule of its machine, such as the bounds of memory.
+        TRAPPED = 50, "trapped";
+        /// The program ended by itself and said that it failed.
+        EXIT_CODE = 51, "exit-code";
+        /// It used all the fuel that was agreed.
+        OUT_OF_FUEL = 52, "out-of-fuel";
+        /// It did not write an output that the job names.
+        OUTPUT_MISSING = 53, "output-missing";
 
         /// The amount doesn't follow from usage and prices.
         WRONG_AMOUNT = 60, "wrong-amount";
@@ -278,6 +288,10 @@ impl Reason {
                 | Self::OUT_OF_MEMORY
                 | Self::OUTPUT_TOO_LARGE
                 | Self::FORBIDDEN_CALL
+                | Self::TRAPPED
+                | Self::EXIT_CODE
+                | Self::OUT_OF_FUEL
+                | Self::OUTPUT_MISSING
         )
     }
 
@@ -325,18 +339,6 @@ impl Reason {
             Self::SOFTWARE_ONLY => {
                 "it computes on its processor only; set market.device = \"any\" to allow that"
             }
-            Self::INVALID_PROGRAM => {
-                "the job's program is wrong; check it with `suanli run --dry-run`"
-            }
-            Self::DEADLINE => "it ran longer than limits.run; raise that if it needs the time",
-            Self::CANCELLED => "it was cancelled",
-            Self::OUT_OF_MEMORY => "it needed more memory than limits.memory or the device has",
-            Self::DEVICE_LOST => "the provider's device was lost",
-            Self::WORKER_DIED => "the provider's worker process died",
-            Self::INPUTS_MISSING => "the provider could not fetch the inputs",
-            Self::OUTPUT_TOO_LARGE => "it wrote more than limits.output; raise that",
-            Self::PROVIDER_FAULT => "the provider failed",
-            Self::FORBIDDEN_CALL => "it made its worker try what no job may do",
             Self::WRONG_AMOUNT => "the amount did not follow from usage and prices",
             Self::WRONG_OUTPUTS => "the outputs did not arrive as the receipt says",
             Self::SUPERSEDED => "another attempt at the same work was accepted",
@@ -349,6 +351,30 @@ impl Reason {
             }
             Self::PROVIDER_LOST => "the provider stopped answering",
             Self::JOB_DEADLINE => "the job's time was over; raise limits.total if it needs more",
+            _ => self.sentence_of_an_execution(),
+        }
+    }
+
+    fn sentence_of_an_execution(self) -> &'static str {
+        match self {
+            Self::INVALID_PROGRAM => {
+                "the job's program is wrong; check it with `suanli run --dry-run`"
+            }
+            Self::DEADLINE => "it ran longer than limits.run; raise that if it needs the time",
+            Self::CANCELLED => "it was cancelled",
+            Self::OUT_OF_MEMORY => "it needed more memory than limits.memory or the device has",
+            Self::DEVICE_LOST => "the provider's device was lost",
+            Self::WORKER_DIED => "the provider's worker process died",
+            Self::INPUTS_MISSING => "the provider could not fetch the inputs",
+            Self::OUTPUT_TOO_LARGE => "it wrote more than limits.output; raise that",
+            Self::PROVIDER_FAULT => "the provider failed",
+            Self::FORBIDDEN_CALL => "it made its worker try what no job may do",
+            Self::TRAPPED => "its program trapped; its log says where",
+            Self::EXIT_CODE => {
+                "its program ended with an exit code that is not 0; its log says what it said"
+            }
+            Self::OUT_OF_FUEL => "it used all its fuel; raise limits.fuel if it needs more",
+            Self::OUTPUT_MISSING => "its program did not write an output that the job names",
             _ => "no reason was given",
         }
     }

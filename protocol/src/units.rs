@@ -10,6 +10,8 @@ use std::{fmt, str::FromStr, time::Duration};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::registry::Runtime;
+
 /// A point on a clock that never goes back, in microseconds since some start.
 /// Means nothing outside the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -298,6 +300,14 @@ impl Meter {
         (Self::TOKEN_IN, "token.in"),
         (Self::TOKEN_OUT, "token.out"),
     ];
+
+    /// What executions of a runtime are metered by, beside their number.
+    pub fn of(runtime: Runtime) -> Self {
+        match runtime {
+            Runtime::WASM => Self::WASM_FUEL,
+            _ => Self::GPU_MS,
+        }
+    }
 
     /// The meter of a name.
     pub fn named(name: &str) -> Option<Self> {

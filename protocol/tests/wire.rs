@@ -107,6 +107,7 @@ fn sample_quote() -> Verified<Quote> {
             unit_cap: micros(11_000),
             cap: micros(33_000),
             run_max: Millis::new(1000),
+            fuel_max: 0,
             transfer_max: Millis::new(10_000),
             collect_max: Millis::new(20_000),
             start_expected: at(10),

@@ -102,7 +102,11 @@ async fn an_invalid_shader_is_shown_with_its_line() {
         "{}",
         end.detail()
     );
-    let checked = program().check(&broken).await.unwrap_err().to_string();
+    let checked = program()
+        .check(&broken.into(), &[])
+        .await
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         checked,
         end.detail(),
@@ -115,9 +119,13 @@ async fn a_check_holds_passes_against_the_source() {
     let check = async |change: &dyn Fn(&mut suanli_executor::spec::Graph)| {
         let mut graph = noop();
         change(&mut graph);
-        program().check(&graph).await.unwrap_err().to_string()
+        program()
+            .check(&graph.into(), &[])
+            .await
+            .unwrap_err()
+            .to_string()
     };
-    program().check(&noop()).await.unwrap();
+    program().check(&noop().into(), &[]).await.unwrap();
     let with = |change: &dyn Fn(&mut suanli_executor::spec::Pass)| {
         let mut changed = noop().passes[0].clone();
         change(&mut changed);

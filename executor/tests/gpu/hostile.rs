@@ -10,7 +10,7 @@ use std::{
 
 use suanli_executor::{
     CheckError, ExecutorConfig, ExecutorError, Failure,
-    ipc::Reply,
+    ipc::{Reply, Used},
     spec::{Content, Graph},
 };
 use suanli_protocol::wire::{self, Utf8};
@@ -72,7 +72,10 @@ async fn abuse_38_a_compiler_bomb_fails_in_its_worker() {
         .replace("7u", &format!("{terms}1u"))
         .try_into()
         .unwrap();
-    let checked = program().check(&bomb).await.unwrap_err();
+    let checked = program()
+        .check(&bomb.clone().into(), &[])
+        .await
+        .unwrap_err();
     assert!(
         matches!(
             &checked,
@@ -438,6 +441,7 @@ async fn abuse_42_the_third_lost_device_quarantines_the_adapter() {
     let lost = Reply::Failed {
         failure: Failure::DeviceLost,
         detail: Utf8::cut("gone"),
+        used: Used::default(),
     };
     let Some(mut bench) = bench_of_a_liar(&dir, &[lost]).await else {
         return;
@@ -458,9 +462,9 @@ async fn a_worker_cannot_make_an_output_longer_or_shorter() {
     for bytes in [vec![], vec![1, 2, 3], vec![0; 5], vec![0; 32 << 10]] {
         let dir = tempfile::tempdir().unwrap();
         let claim = Reply::Finished {
+            lengths: vec![bytes.len() as u64].try_into().unwrap(),
             outputs: bytes.try_into().unwrap(),
-            gpu_us: 1,
-            cpu_us: 0,
+            used: Used::default(),
         };
         let Some(mut bench) = bench_of_a_liar(&dir, &[claim]).await else {
             return;
@@ -475,13 +479,17 @@ async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
     let dir = tempfile::tempdir().unwrap();
     let claims = [
         Reply::Progress {
+            used: Used::default(),
             done: u64::MAX,
             total: 1,
         },
         Reply::Finished {
+            lengths: vec![4].try_into().unwrap(),
             outputs: vec![9, 0, 0, 0].try_into().unwrap(),
-            gpu_us: u64::MAX,
-            cpu_us: 0,
+            used: Used {
+                gpu_us: u64::MAX,
+                ..Used::default()
+            },
         },
     ];
     let Some(mut bench) = bench_of_a_liar(&dir, &claims).await else {

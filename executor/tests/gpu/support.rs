@@ -7,7 +7,10 @@ use suanli_executor::{
     Failure, InputSource, OutputBlob, Tenant, Usage, WorkerProgram,
     spec::{Buffer, Constant, Content, Graph, Name, Output, Pass},
 };
-use suanli_protocol::wire::{List, Utf8};
+use suanli_protocol::{
+    registry::Runtime,
+    wire::{List, Utf8},
+};
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes on a busy machine; no test waits for it.
@@ -87,10 +90,12 @@ impl Bench {
         ExecutionRequest {
             id: ExecutionId(self.next),
             tenant: Tenant([tenant; 32]),
+            runtime: Runtime::WGSL,
             spec: suanli_protocol::wire::encode(graph),
             inputs: Vec::new(),
             run_limit: LONG,
             memory_max: 1 << 30,
+            fuel_max: 0,
             output_bytes_max: 1 << 28,
             fresh: false,
             outputs_dir: self.dir.path().to_owned(),
@@ -137,6 +142,7 @@ impl Bench {
                     id,
                     failure,
                     detail,
+                    ..
                 } if id == wanted => {
                     panic!("{failure}: {detail}")
                 }
@@ -166,6 +172,7 @@ impl Bench {
                     id,
                     failure,
                     detail,
+                    ..
                 } if id == wanted => {
                     return End {
                         pid,

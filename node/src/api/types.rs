@@ -162,7 +162,7 @@ pub struct Submission {
     /// Whom it is for; the default is `default`.
     #[serde(default)]
     pub principal: String,
-    /// `wgsl`.
+    /// `wgsl` or `wasm`.
     pub runtime: String,
     /// The program.
     pub spec: BlobInfo,
@@ -181,6 +181,9 @@ pub struct Submission {
     pub memory_bytes: u64,
     /// Bytes of all outputs.
     pub output_bytes_max: u64,
+    /// Units of fuel that one execution may use; 0 for `wgsl`.
+    #[serde(default)]
+    pub fuel_max: u64,
     /// How long one execution may run.
     pub run_ms: u64,
     /// When all must be over.

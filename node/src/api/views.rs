@@ -440,6 +440,9 @@ fn check_limits(submission: &Submission) -> Result<(), Refused> {
 fn needs(submission: &Submission) -> Result<Needs, Refused> {
     let runtime = Runtime::named(&submission.runtime)
         .ok_or_else(|| unknown("runtime", &submission.runtime, Runtime::names()))?;
+    if runtime == Runtime::WASM && submission.fuel_max == 0 {
+        return Err(Refused::Zero("fuel_max"));
+    }
     let device = match &submission.device {
         None => None,
         Some(kind) => Some(
@@ -462,6 +465,7 @@ fn needs(submission: &Submission) -> Result<Needs, Refused> {
         sandbox,
         run_max: Millis::new(submission.run_ms),
         output_bytes_max: submission.output_bytes_max,
+        fuel_max: submission.fuel_max,
     })
 }
 

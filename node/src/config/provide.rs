@@ -8,6 +8,7 @@ use suanli_protocol::{
     ids::AccountId,
     limits::{PRICES_MAX, RUN_MAX},
     offer::check_prices,
+    registry::Runtime,
     units::{Amount, Meter, Price},
 };
 
@@ -131,9 +132,16 @@ impl Provide {
 
     fn check_prices(&self) -> Result<(), (&'static str, String)> {
         let prices = self.prices();
+        let sold = [Runtime::WGSL, Runtime::WASM].map(Meter::of);
         let message = if prices.is_empty() {
             "a provider needs a price: add [[provide.price]] with meter = \"gpu.ms\", \
              amount = \"0.50\", per = 3600000 (an hour); amount = \"0\" gives it away"
+                .to_owned()
+        } else if !sold
+            .iter()
+            .any(|meter| prices.iter().any(|price| price.meter == *meter))
+        {
+            "nothing is sold: give `gpu.ms` a price to run wgsl jobs, `wasm.fuel` to run wasm jobs"
                 .to_owned()
         } else if prices.len() > PRICES_MAX {
             format!("{} prices, at most {PRICES_MAX} are allowed", prices.len())

@@ -19,7 +19,7 @@ use suanli_protocol::{
     limits::{INLINE_BLOBS_MAX, INLINE_BYTES_MAX},
     offer::Name,
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, Kept, ProvidedOutput},
-    registry::{Reason, Runtime},
+    registry::Reason,
     units::{Meter, Usage, Wall},
 };
 use tokio::sync::mpsc;
@@ -356,10 +356,10 @@ impl Worker {
             .executor
             .as_ref()
             .ok_or_else(|| (Reason::NO_RUNTIME, "this node runs nothing".to_owned()))?;
-        if order.runtime != Runtime::WGSL || order.lease.is_some() {
+        if order.lease.is_some() {
             return Err((
-                Reason::NO_RUNTIME,
-                format!("{} is not run here", order.runtime),
+                Reason::NO_SUCH_WORK,
+                "leases are not served here".to_owned(),
             ));
         }
         let inputs = order
@@ -371,10 +371,12 @@ impl Worker {
             .run(ExecutionRequest {
                 id: number,
                 tenant: Tenant(*order.tenant.as_bytes()),
+                runtime: order.runtime,
                 spec,
                 inputs,
                 run_limit: order.run_max.duration().max(Duration::from_millis(1)),
                 memory_max: order.memory_bytes,
+                fuel_max: order.fuel_max,
                 output_bytes_max: order.output_bytes_max,
                 fresh: false,
                 outputs_dir: self.folder.join(number.to_string()),
@@ -454,24 +456,33 @@ pub(super) fn hash_of(blob: BlobId) -> blake3::Hash {
     blake3::Hash::from_bytes(*blob.0.as_bytes())
 }
 
-/// What is metered of an execution.
+/// What is metered of an execution: nothing if no worker had it, else itself
+/// and what it took of the meter of its runtime.
 pub(super) fn usage_lines(usage: &suanli_executor::Usage) -> Vec<Usage> {
-    vec![
-        Usage {
-            meter: Meter::JOB,
-            quantity: 1,
-        },
-        Usage {
-            meter: Meter::GPU_MS,
-            quantity: usage.gpu_ms(),
-        },
-    ]
+    if usage.wall_us == 0 {
+        return Vec::new();
+    }
+    let lines = [
+        (Meter::JOB, 1),
+        (Meter::GPU_MS, usage.gpu_ms()),
+        (Meter::WASM_FUEL, usage.fuel),
+    ];
+    let used = lines.into_iter().filter(|(_, quantity)| *quantity > 0);
+    used.map(|(meter, quantity)| Usage { meter, quantity })
+        .collect()
 }
 
 /// An executor's failure as the exchange names it.
 pub(super) const fn reason_of(failure: &Failure) -> Reason {
     match failure {
-        Failure::InvalidSpec | Failure::InvalidShader => Reason::INVALID_PROGRAM,
+        Failure::InvalidSpec | Failure::InvalidShader | Failure::InvalidModule => {
+            Reason::INVALID_PROGRAM
+        }
+        Failure::Trapped => Reason::TRAPPED,
+        Failure::OutOfFuel => Reason::OUT_OF_FUEL,
+        Failure::Exited { .. } => Reason::EXIT_CODE,
+        Failure::OutputTooLarge => Reason::OUTPUT_TOO_LARGE,
+        Failure::OutputMissing => Reason::OUTPUT_MISSING,
         Failure::TooLarge { .. } => Reason::OUT_OF_MEMORY,
         Failure::DeadlineExceeded => Reason::DEADLINE,
         Failure::Cancelled => Reason::CANCELLED,

@@ -119,6 +119,7 @@ pub(crate) fn submission(number: u8) -> Submission {
         sandbox: None,
         memory_bytes: 1 << 20,
         output_bytes_max: 1 << 20,
+        fuel_max: 0,
         run_ms: 1000,
         total_ms: 60_000,
         max_price: None,

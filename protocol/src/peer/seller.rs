@@ -496,6 +496,7 @@ impl Seller {
             spec: request.spec,
             inputs: request.inputs.to_vec(),
             run_max: quote.run_max,
+            fuel_max: quote.fuel_max,
             memory_bytes: request.needs.memory_bytes,
             output_bytes_max: request.needs.output_bytes_max,
             device: quote.device,

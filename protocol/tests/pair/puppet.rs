@@ -310,6 +310,7 @@ impl Provider {
             unit_cap: micros(11_000),
             cap: micros(11_000),
             run_max: asked.needs.run_max,
+            fuel_max: asked.needs.fuel_max,
             transfer_max: Millis::new(10_000),
             collect_max: Millis::new(10_000),
             start_expected: self.now,

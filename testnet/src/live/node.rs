@@ -343,7 +343,7 @@ struct ProvideFile {
     slots: u32,
     workers: u32,
     firm: bool,
-    price: [PriceFile; 1],
+    price: [PriceFile; 2],
 }
 
 #[derive(Serialize)]
@@ -360,11 +360,12 @@ impl From<ProvideSpec> for ProvideFile {
             // Each warm worker holds a device; more start when they are needed.
             workers: 1,
             firm: spec.firm,
-            price: [PriceFile {
-                meter: "gpu.ms",
+            // A second of either: a processor uses about so much fuel in one.
+            price: [("gpu.ms", 1000), ("wasm.fuel", 1_000_000_000)].map(|(meter, per)| PriceFile {
+                meter,
                 amount: spec.price_per_second.to_string(),
-                per: 1000,
-            }],
+                per,
+            }),
         }
     }
 }

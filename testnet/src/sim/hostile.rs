@@ -148,6 +148,7 @@ impl World<'_> {
                 sandbox: SandboxLevel::PROCESS,
                 run_max: Millis::new(100),
                 output_bytes_max: 1,
+                fuel_max: 0,
             },
             budget: Amount::from_micros(1_000_000),
             start: None,

@@ -110,6 +110,7 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
             sandbox: SandboxLevel::PROCESS,
             run_max: Millis::new(run_max),
             output_bytes_max: 1 << 20,
+            fuel_max: 0,
         },
         budget: Amount::from_micros(per_unit * units),
         regions: List::truncated(regions),

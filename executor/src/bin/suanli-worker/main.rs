@@ -5,19 +5,20 @@
 //! one thread ([`confine`]), and only then lets a compiler or a driver near
 //! anything:
 //!
-//! - `serve` opens its device, says [`Reply::Ready`], and runs graphs of one
+//! - `serve` opens its device, says [`Reply::Ready`], and runs programs of one
 //!   tenant until its parent ends it;
-//! - `check` parses and validates one graph's source, with no device;
+//! - `check` parses and validates one program, with no device;
 //! - `probe` lists adapters; `measure` measures one.
 //!
 //! It may crash or hang in a compiler or a driver: its parent expects that.
 //! Absent: file names, the network, other tenants.
 
-use std::process::ExitCode;
+use std::{fs::File, os::fd::OwnedFd, process::ExitCode, time::Duration};
 
+use rustix::time::{ClockId, clock_gettime};
 use suanli_executor::{
-    ipc::{Confinement, Detail, Failure, IpcError, Reply, Request, Start, WorkerEnd},
-    spec::Graph,
+    Program,
+    ipc::{Confinement, Detail, Failure, IpcError, Reply, Request, Start, Used, WorkerEnd},
 };
 use suanli_protocol::wire::Utf8;
 
@@ -26,6 +27,7 @@ mod device;
 mod measure;
 mod run;
 mod shader;
+mod wasm;
 
 /// The compiler recurses into nested expressions; with this much stack any
 /// that people write go through also in unoptimised builds.
@@ -36,6 +38,7 @@ const STACK_BYTES: usize = 64 << 20;
 pub(crate) struct Fault {
     failure: Failure,
     detail: String,
+    used: Used,
 }
 
 impl Fault {
@@ -43,13 +46,20 @@ impl Fault {
         Self {
             failure,
             detail: detail.into(),
+            used: Used::default(),
         }
+    }
+
+    /// The same, with what was used until then.
+    pub(crate) fn after(self, used: Used) -> Self {
+        Self { used, ..self }
     }
 
     fn into_reply(self) -> Reply {
         Reply::Failed {
             failure: self.failure,
             detail: Utf8::cut(&self.detail),
+            used: self.used,
         }
     }
 }
@@ -109,8 +119,8 @@ fn work(
     match role {
         Role::Serve => serve(start, confinement, parent),
         Role::Check => {
-            let (request, _) = parent.receive()?;
-            parent.send(&check(&request).unwrap_or_else(Fault::into_reply))
+            let (request, descriptors) = parent.receive()?;
+            parent.send(&check(&request, descriptors).unwrap_or_else(Fault::into_reply))
         }
         Role::Probe => {
             let adapters = device::adapters().into_iter().map(|(adapter, _)| adapter);
@@ -136,7 +146,7 @@ fn report_panics(parent: &WorkerEnd) -> Result<(), IpcError> {
     let last_word = std::sync::Mutex::new(parent.try_clone()?);
     std::panic::set_hook(Box::new(move |panic| {
         let fault = Fault::new(Failure::WorkerCrashed, panic.to_string());
-        if let Ok(mut parent) = last_word.try_lock() {
+        if let Ok(parent) = last_word.try_lock() {
             drop(parent.send(&fault.into_reply()));
         }
         std::process::abort();
@@ -145,51 +155,140 @@ fn report_panics(parent: &WorkerEnd) -> Result<(), IpcError> {
 }
 
 fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Result<(), IpcError> {
-    let mut gpu = match device::Gpu::open(start.adapter) {
-        Ok(gpu) => gpu,
+    let opened = device::Gpu::open(start.adapter).and_then(|gpu| Ok((gpu, wasm::Wasm::new()?)));
+    let (gpu, wasm) = match opened {
+        Ok(tools) => tools,
         Err(fault) => return parent.send(&fault.into_reply()),
     };
     parent.send(&Reply::Ready {
         adapter: gpu.adapter().clone(),
         confinement,
     })?;
+    let mut tools = Tools { gpu, wasm };
     loop {
         let (request, descriptors) = parent.receive()?;
         match request {
             Request::Execute {
+                runtime,
                 spec,
                 inputs,
                 outputs,
                 memory_max,
+                fuel_max,
             } => {
-                let order = run::Order {
-                    spec: &spec,
+                let order = Order {
                     inputs,
                     outputs,
                     memory_max,
+                    fuel_max,
                     descriptors,
                 };
-                let end = run::execute(&mut gpu, order, parent);
+                let end = Program::decode(runtime, &spec)
+                    .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))
+                    .and_then(|program| tools.execute(&program, order, parent));
                 parent.send(&end.unwrap_or_else(Fault::into_reply))?;
             }
             // Came after the end of what it was to cancel.
             Request::Cancel => {}
             check @ Request::Check { .. } => {
-                parent.send(&self::check(&check).unwrap_or_else(Fault::into_reply))?;
+                let checked = self::check(&check, descriptors);
+                parent.send(&checked.unwrap_or_else(Fault::into_reply))?;
             }
             Request::Start(_) => return Ok(()),
         }
     }
 }
 
-fn check(request: &Request) -> Result<Reply, Fault> {
-    let Request::Check { spec } = request else {
+/// What a worker has ready before its tenant comes.
+struct Tools {
+    gpu: device::Gpu,
+    wasm: wasm::Wasm,
+}
+
+/// An order to execute, besides its program.
+struct Order {
+    inputs: u32,
+    outputs: u32,
+    memory_max: u64,
+    fuel_max: u64,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Tools {
+    fn execute(
+        &mut self,
+        program: &Program,
+        order: Order,
+        parent: &mut WorkerEnd,
+    ) -> Result<Reply, Fault> {
+        let needed = program.input_bytes_min().len();
+        let (inputs, outputs) = (position(order.inputs), position(order.outputs));
+        let passed = order.descriptors.len();
+        if inputs < needed || Some(passed) != inputs.checked_add(outputs) {
+            let detail = format!("{inputs} inputs came, the program reads {needed}");
+            return Err(Fault::new(Failure::InvalidSpec, detail));
+        }
+        let mut descriptors = order.descriptors;
+        let outputs = descriptors.split_off(inputs);
+        let inputs = descriptors.into_iter().map(File::from).collect();
+        match program {
+            Program::Wgsl(graph) => {
+                let outputs = outputs.into_iter().map(File::from).collect();
+                let order = run::Order {
+                    graph,
+                    inputs,
+                    outputs,
+                    memory_max: order.memory_max,
+                };
+                run::execute(&mut self.gpu, &order, parent)
+            }
+            Program::Wasm(command) => {
+                let order = wasm::Order {
+                    command,
+                    fuel_max: order.fuel_max,
+                    inputs,
+                    outputs,
+                };
+                self.wasm.execute(order, parent)
+            }
+        }
+    }
+}
+
+fn check(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Reply, Fault> {
+    let Request::Check { runtime, spec } = request else {
         return Err(Fault::new(Failure::Internal, "a check was expected"));
     };
-    let graph =
-        Graph::decode(spec).map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
-    shader::check(&graph)?;
+    let program = Program::decode(*runtime, spec)
+        .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
+    match program {
+        Program::Wgsl(graph) => shader::check(&graph).map(|_| ())?,
+        Program::Wasm(_) => {
+            let module = descriptors.into_iter().next().map(File::from);
+            let module =
+                module.ok_or_else(|| Fault::new(Failure::InvalidSpec, "no module came"))?;
+            wasm::check(&module)?;
+        }
+    }
     Ok(Reply::Checked)
+}
+
+/// Processor time of this process until now.
+pub(crate) fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
+}
+
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Indices were checked against lengths in memory.
+pub(crate) fn position(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
 }
 
 /// The first bytes of a text as a message holds them.

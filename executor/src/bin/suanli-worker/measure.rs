@@ -74,6 +74,7 @@ pub(crate) fn measure(gpu: &Gpu) -> Result<Measurement, Fault> {
     Ok(Measurement {
         adapter: gpu.adapter().clone(),
         fp32_flops: fp32_flops.unwrap_or(u64::MAX),
+        fuel_per_second: crate::wasm::fuel_per_second()?,
         took_us,
     })
 }

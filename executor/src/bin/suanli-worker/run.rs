@@ -8,19 +8,19 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    os::{fd::OwnedFd, unix::fs::FileExt},
+    os::unix::fs::FileExt,
     time::{Duration, Instant},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use suanli_executor::{
-    ipc::{Failure, Reply, Request, Stage, WorkerEnd},
+    ipc::{Failure, OUTPUT_BYTES_INLINE, Reply, Request, Stage, Used, WorkerEnd},
+    limits::OUTPUTS_MAX,
     spec::{Content, Graph, Pass},
 };
 use suanli_protocol::wire::List;
 use wgpu::{BufferUsages, PollType};
 
-use crate::{Fault, device::Gpu, shader};
+use crate::{Fault, cpu_time, device::Gpu, micros, position, shader};
 
 /// Bytes that are staged at once between host and device.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -36,11 +36,10 @@ const PROGRAMS_MAX: usize = 8;
 
 /// What the parent asked for.
 pub(crate) struct Order<'a> {
-    pub(crate) spec: &'a [u8],
-    pub(crate) inputs: u32,
-    pub(crate) outputs: u32,
+    pub(crate) graph: &'a Graph,
+    pub(crate) inputs: Vec<File>,
+    pub(crate) outputs: Vec<File>,
     pub(crate) memory_max: u64,
-    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 /// Compiled graphs of this worker's one tenant, latest first.
@@ -71,32 +70,59 @@ impl Drop for Buffers {
 /// Runs one graph and says how it ended.
 pub(crate) fn execute(
     gpu: &mut Gpu,
-    order: Order<'_>,
+    order: &Order<'_>,
     parent: &mut WorkerEnd,
 ) -> Result<Reply, Fault> {
+    let mut used = Used::default();
     let cpu_before = cpu_time();
-    let graph = Graph::decode(order.spec)
-        .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
-    let (inputs, outputs) = files(&order, order_count(&graph), order.descriptors.len())
-        .map(|split| split_files(order.descriptors, split))?;
-    admit(&graph, gpu, order.memory_max)?;
-    let (program, known) = compile(gpu, &graph, parent)?;
+    let end = execute_until(gpu, order, &mut used, parent);
+    used.cpu_us = micros(cpu_time().saturating_sub(cpu_before));
+    let (lengths, outputs) = end.map_err(|fault| fault.after(used))?;
+    Ok(Reply::Finished {
+        lengths,
+        outputs,
+        used,
+    })
+}
+
+/// Of each output its size, then small outputs, one behind the other.
+type Outputs = (List<u64, OUTPUTS_MAX>, List<u8, OUTPUT_BYTES_INLINE>);
+
+fn execute_until(
+    gpu: &mut Gpu,
+    order: &Order<'_>,
+    used: &mut Used,
+    parent: &mut WorkerEnd,
+) -> Result<Outputs, Fault> {
+    let Order {
+        graph,
+        inputs,
+        outputs,
+        ..
+    } = order;
+    if !graph.has_small_outputs() && outputs.len() != graph.outputs.len() {
+        let detail = format!("{} output files came", outputs.len());
+        return Err(Fault::new(Failure::InvalidSpec, detail));
+    }
+    admit(graph, gpu, order.memory_max)?;
+    let (program, known) = compile(gpu, graph, parent)?;
     if !inputs.is_empty() {
         parent.send(&Reply::Stage(Stage::Loading))?;
     }
-    let buffers = allocate(gpu, &graph)?;
-    fill(gpu, &graph, &buffers, &inputs)?;
+    let buffers = allocate(gpu, graph)?;
+    fill(gpu, graph, &buffers, inputs)?;
     if !known || !inputs.is_empty() {
         parent.send(&Reply::Stage(Stage::Running))?;
     }
     let stage = stage(gpu)?;
     let small = graph.output_bytes() <= CHUNK_BYTES;
-    let busy = dispatch(
+    dispatch(
         gpu,
-        &graph,
+        graph,
         &program,
         &buffers,
         small.then_some(&stage),
+        used,
         parent,
     )?;
     let mut inline = Vec::new();
@@ -112,47 +138,17 @@ pub(crate) fn execute(
             },
         )?;
     } else if small {
-        collect_staged(gpu, &graph, &stage, &outputs)?;
+        collect_staged(gpu, graph, &stage, outputs)?;
     } else {
         parent.send(&Reply::Stage(Stage::Collecting))?;
-        for (output, file) in graph.outputs.iter().zip(&outputs) {
+        for (output, file) in graph.outputs.iter().zip(outputs) {
             collect(gpu, &buffers.0[position(output.buffer)], &stage, file)?;
         }
     }
     // Kept for the tenant's next outputs: making one costs more than using it.
     gpu.stage = Some(stage);
-    Ok(Reply::Finished {
-        outputs: List::truncated(inline),
-        gpu_us: micros(busy),
-        cpu_us: micros(cpu_time().saturating_sub(cpu_before)),
-    })
-}
-
-fn order_count(graph: &Graph) -> (usize, usize) {
-    let outputs = if graph.has_small_outputs() {
-        0
-    } else {
-        graph.outputs.len()
-    };
-    (graph.input_bytes_min().len(), outputs)
-}
-
-/// How many descriptors are inputs, if the frame fits the graph.
-fn files(order: &Order<'_>, needed: (usize, usize), passed: usize) -> Result<usize, Fault> {
-    let (inputs, outputs) = (position(order.inputs), position(order.outputs));
-    if inputs < needed.0 || outputs != needed.1 || passed != inputs + outputs {
-        return Err(Fault::new(
-            Failure::InvalidSpec,
-            format!("{inputs} inputs came, the graph reads {}", needed.0),
-        ));
-    }
-    Ok(inputs)
-}
-
-fn split_files(descriptors: Vec<OwnedFd>, inputs: usize) -> (Vec<File>, Vec<File>) {
-    let mut files = descriptors.into_iter().map(File::from).collect::<Vec<_>>();
-    let outputs = files.split_off(inputs);
-    (files, outputs)
+    let lengths = graph.outputs.iter().map(|output| graph.output_size(output));
+    Ok((List::truncated(lengths.collect()), List::truncated(inline)))
 }
 
 /// Holds the graph against this device before anything touches it.
@@ -330,7 +326,7 @@ fn fill_from(
     Ok(())
 }
 
-/// Runs all passes; how long the device was busy. The last submission copies
+/// Runs all passes, and counts how long the device was busy. The last submission copies
 /// the outputs into `stage`, if they fit: another one would cost as much as all
 /// that a small job does.
 fn dispatch(
@@ -339,8 +335,9 @@ fn dispatch(
     program: &Program,
     buffers: &Buffers,
     stage: Option<&wgpu::Buffer>,
+    used: &mut Used,
     parent: &mut WorkerEnd,
-) -> Result<Duration, Fault> {
+) -> Result<(), Fault> {
     let total = graph.dispatches();
     let (mut done, mut busy, mut told) = (0, Duration::ZERO, Instant::now());
     for (pass, step) in graph.passes.iter().zip(&program.0) {
@@ -358,16 +355,18 @@ fn dispatch(
             };
             let took = gpu.run(encoder)?;
             busy += took;
+            used.gpu_us = micros(busy);
             slice = next_slice(slice, took);
             // The end is told by the last word itself.
             let is_step = left == 0 || told.elapsed() >= PROGRESS_INTERVAL;
             if is_step && done < total {
-                parent.send(&Reply::Progress { done, total })?;
+                let used = *used;
+                parent.send(&Reply::Progress { done, total, used })?;
                 told = Instant::now();
             }
         }
     }
-    Ok(busy)
+    Ok(())
 }
 
 fn bind(
@@ -552,23 +551,6 @@ fn read_stage(
     drop(view);
     stage.unmap();
     written.map_err(|error| Fault::new(Failure::Internal, format!("writing an output: {error}")))
-}
-
-fn cpu_time() -> Duration {
-    let now = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or(0),
-        u32::try_from(now.tv_nsec).unwrap_or(0),
-    )
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Indices and chunk sizes were checked against lengths in memory.
-fn position(index: u32) -> usize {
-    usize::try_from(index).unwrap_or(usize::MAX)
 }
 
 fn position64(bytes: u64) -> usize {

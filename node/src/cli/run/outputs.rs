@@ -7,14 +7,17 @@ use std::{
 };
 
 use serde::Serialize;
-use suanli_executor::file::{OutputFile, PngSize, Show, ShowType};
+use suanli_executor::{
+    command::STDOUT,
+    file::{OutputFile, PngSize, Show, ShowType},
+};
 
 use super::follow::Followed;
 use crate::{
     api::types::{JobInfo, OutputInfo, ReceiptInfo},
     cli::{
         exit::{Exit, Failure},
-        screen::{list, rough},
+        screen::{list, rough, visible_lines},
     },
     client::{Client, ClientError, make_folder},
     jobfile::PreparedJob,
@@ -30,6 +33,11 @@ pub(super) struct Written {
     file: Option<PathBuf>,
     /// Its first number, if the job file says so.
     shown: Option<Shown>,
+    /// What the program printed, if it is text and goes nowhere else.
+    printed: Option<String>,
+    /// Nobody asked for more of it.
+    #[serde(skip)]
+    is_stream: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,7 +91,11 @@ pub(super) fn text(
                 output.bytes
             ));
         }
-        if output.shown.is_none() && output.file.is_none() {
+        if let Some(printed) = &output.printed {
+            text.push_str(printed);
+            text.push('\n');
+        }
+        if output.shown.is_none() && output.file.is_none() && !output.is_stream {
             text.push_str(&format!(
                 "output `{}` has no `file` in the job file: `suanli job fetch {}` brings it\n",
                 output.name, info.job
@@ -134,6 +146,13 @@ async fn write_one(
         (None, _) if wanted.show.is_some() => first_four(&client.bytes(&path).await?),
         (None, _) => None,
     };
+    let prints = wanted.is_stream && wanted.name == STDOUT && file.is_none() && bytes > 0;
+    let printed = if prints {
+        let said = client.bytes(&path).await?;
+        Some(visible_lines(&String::from_utf8_lossy(&said)))
+    } else {
+        None
+    };
     Ok(Written {
         name: wanted.name.clone(),
         bytes,
@@ -143,6 +162,8 @@ async fn write_one(
             .as_ref()
             .zip(head)
             .map(|(show, head)| figure(show, head)),
+        printed,
+        is_stream: wanted.is_stream,
     })
 }
 

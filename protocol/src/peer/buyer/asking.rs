@@ -514,7 +514,10 @@ fn build_request(
 pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<usize> {
     let score = |ask: &Ask, quote: &Quote| {
         let units = quote.work.unit_count();
-        let price = rank::expected_price(&quote.prices, ask.expected, units).min(quote.cap);
+        let needs = &ask.request.body().needs;
+        let quantity = rank::expected_quantity(needs, ask.expected);
+        let price = rank::expected_price(&quote.prices, needs.runtime, quantity, units);
+        let price = price.min(quote.cap);
         rank::score(policy, price, ask.expected)
     };
     asking

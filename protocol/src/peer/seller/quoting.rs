@@ -190,13 +190,17 @@ impl Seller {
         };
         let units = asked.work.unit_count().max(1);
         let unit_budget = Amount::from_micros(asked.budget.as_micros() / u64::from(units));
-        let (run_max, unit_cap, cap) = match &asked.work {
+        let (quantity, unit_cap, cap) = match &asked.work {
             // A lease runs until its budget is used up.
-            Work::Lease { .. } => (asked.needs.run_max, asked.budget, asked.budget),
+            Work::Lease { .. } => (asked.needs.quantity_max(), asked.budget, asked.budget),
             Work::Job | Work::Array { .. } => {
-                let (run_max, cap) = affordable_run(&prices, asked.needs.run_max, unit_budget)?;
-                (run_max, cap, times(cap, units))
+                let (quantity, cap) = affordable(&prices, &asked.needs, unit_budget)?;
+                (quantity, cap, times(cap, units))
             }
+        };
+        let (run_max, fuel_max) = match Meter::of(asked.needs.runtime) {
+            Meter::WASM_FUEL => (asked.needs.run_max, quantity),
+            _ => (Millis::new(quantity), asked.needs.fuel_max),
         };
         let timing = &core.config.timing;
         let device = rank::device_for(offer.body(), &asked.needs)?;
@@ -213,6 +217,7 @@ impl Seller {
             unit_cap,
             cap,
             run_max,
+            fuel_max,
             transfer_max: Millis::from(timing.transfer_max),
             collect_max: Millis::from(timing.collect_max),
             start_expected: core.now.wall,
@@ -361,33 +366,39 @@ fn check_terms(offer: &Verified<Offer>, request: &Request) -> Result<(), Decline
     Ok(())
 }
 
-/// How long a run the budget pays, and what it costs at most.
-fn affordable_run(
+/// How much of its runtime's meter the budget pays for one execution, and what
+/// that costs at most.
+fn affordable(
     prices: &Prices,
-    run_max: Millis,
+    needs: &crate::deal::Needs,
     budget: Amount,
-) -> Result<(Millis, Amount), Decline> {
-    let cap_of = |run: Millis| crate::units::cost(&crate::offer::run_usage(run), prices);
-    if let Some(cap) = cap_of(run_max).filter(|cap| *cap <= budget) {
-        return Ok((run_max, cap));
+) -> Result<(u64, Amount), Decline> {
+    let meter = Meter::of(needs.runtime);
+    let most = needs.quantity_max();
+    let cap_of = |quantity| {
+        let usage = crate::offer::usage_of(needs.runtime, quantity);
+        crate::units::cost(&usage, prices)
+    };
+    if let Some(cap) = cap_of(most).filter(|cap| *cap <= budget) {
+        return Ok((most, cap));
     }
-    let fixed = cap_of(Millis::new(0)).unwrap_or(Amount::MAX);
+    let fixed = cap_of(0).unwrap_or(Amount::MAX);
     let over = Decline {
         reason: Reason::OVER_BUDGET,
         need: fixed.as_micros(),
         have: budget.as_micros(),
     };
-    let per_ms = prices
+    let price = prices
         .iter()
-        .find(|price| price.meter == Meter::GPU_MS)
+        .find(|price| price.meter == meter)
         .ok_or(over)?;
-    let left = u128::from(budget.saturating_sub(fixed).as_micros()) * u128::from(per_ms.per);
-    let run = left
-        .checked_div(u128::from(per_ms.amount.as_micros()))
+    let left = u128::from(budget.saturating_sub(fixed).as_micros()) * u128::from(price.per);
+    let quantity = left
+        .checked_div(u128::from(price.amount.as_micros()))
         .unwrap_or(0);
-    let run = Millis::new(u64::try_from(run).unwrap_or(u64::MAX).min(run_max.get()));
-    match cap_of(run).filter(|cap| *cap <= budget && run > Millis::new(0)) {
-        Some(cap) => Ok((run, cap)),
+    let quantity = u64::try_from(quantity).unwrap_or(u64::MAX).min(most);
+    match cap_of(quantity).filter(|cap| *cap <= budget && quantity > 0) {
+        Some(cap) => Ok((quantity, cap)),
         None => Err(over),
     }
 }

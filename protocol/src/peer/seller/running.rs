@@ -263,11 +263,15 @@ impl Committed {
     }
 }
 
-/// Never more device time than was agreed: an executor's clock may run over.
+/// Never more than was agreed: an executor's clock may run over.
 fn clip_usage(usage: Vec<Usage>, quote: &Quote) -> Vec<Usage> {
     let clip = |line: Usage| match line.meter {
         Meter::GPU_MS => Usage {
             quantity: line.quantity.min(quote.run_max.get()),
+            ..line
+        },
+        Meter::WASM_FUEL => Usage {
+            quantity: line.quantity.min(quote.fuel_max),
             ..line
         },
         _ => line,

@@ -1,0 +1,629 @@
+//! One execution of a WebAssembly command.
+//!
+//! ```text
+//! weigh ─▶ compile ─▶ link ─▶ instantiate ─▶ _start ─▶ read outputs
+//!   │      (kept for the tenant)              │ after some fuel: cancel? progress
+//!   └ sizes, imports, exports                 └ ends: exit, trap, no fuel, stop
+//! ```
+//!
+//! Nothing that the program can observe comes from this machine: see
+//! [`wasi`] and [`files`]. Fuel counts what it executes, and the same program
+//! uses the same fuel everywhere. The engine's settings are part of that, and
+//! so of the runtime's version in offers.
+//!
+//! A program stops to look up after a slice of fuel, not after a time: so what
+//! it has used is known to the unit whenever it is stopped.
+//!
+//! Absent: deadlines (the parent's), components, threads.
+
+mod files;
+mod wasi;
+mod weigh;
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    os::{fd::OwnedFd, unix::fs::FileExt as _},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use suanli_executor::{
+    command::Command,
+    ipc::{Detail, Failure, IpcError, Reply, Request, Stage, Used, WorkerEnd},
+    limits::{
+        DETAIL_BYTES_MAX, MODULE_BYTES_MAX, OUTPUT_MEMORY_MAX, TABLE_ELEMENTS_MAX, WASM_STACK_BYTES,
+    },
+};
+use suanli_protocol::wire::{List, Utf8};
+use wasmtime::{
+    Config, Engine, InstancePre, Linker, Module, ResourceLimiter, Store, Trap, WasmBacktrace,
+};
+
+use self::files::{Files, Input, Refused};
+use crate::{Fault, cpu_time, micros};
+
+/// Fuel between two looks at the parent: some milliseconds.
+const SLICE: u64 = 4_000_000;
+/// A program that calls out often looks up then, after this time.
+const LOOK_UP_INTERVAL: Duration = Duration::from_millis(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Compiled modules kept for the tenant.
+const MODULES_MAX: usize = 8;
+/// Tables of an instance.
+const TABLES_MAX: usize = 16;
+/// Bytes of standard error that a failure's detail shows.
+const LAST_WORDS_BYTES: usize = 2048;
+const PAGE_BYTES: u64 = 64 << 10;
+
+/// Error numbers of WASI preview 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Errno {
+    BadDescriptor = 8,
+    Exists = 20,
+    Fault = 21,
+    FileTooLarge = 22,
+    IllegalBytes = 25,
+    Invalid = 28,
+    Io = 29,
+    IsFolder = 31,
+    TooManyOpen = 33,
+    NameTooLong = 37,
+    NotFound = 44,
+    NoSpace = 51,
+    NotFolder = 54,
+    NotEmpty = 55,
+    NotSocket = 57,
+    NotSupported = 58,
+    Overflow = 61,
+    ReadOnly = 69,
+    NoSeek = 70,
+    NotCapable = 76,
+}
+
+/// Why a program is ended that did not trap.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("exit code {0}")]
+    Exit(u32),
+    #[error("cancelled")]
+    Cancelled,
+    #[error("`{name}` is larger than the {bytes_max} bytes that the job allows")]
+    OutputTooLarge { name: String, bytes_max: u64 },
+    #[error("the module exports no memory named `memory`")]
+    NoMemory,
+    #[error("{0}")]
+    Parent(String),
+}
+
+/// Everything that one program sees, and the way to its parent.
+struct World {
+    files: Files,
+    arguments: Vec<String>,
+    /// `name=value`.
+    variables: Vec<String>,
+    clock_ns: u64,
+    slept_ns: u64,
+    chance: Chance,
+    memory_max: u64,
+    watch: Watch,
+    /// The line of standard error that has not ended yet.
+    line: Vec<u8>,
+}
+
+/// What a running program is watched by, from inside its calls and between its
+/// slices.
+#[derive(Clone)]
+struct Watch {
+    parent: Arc<WorkerEnd>,
+    fuel_max: u64,
+    fuel_used: Arc<AtomicU64>,
+    began: Instant,
+    cpu_before: Duration,
+    looked_us: Arc<AtomicU64>,
+    told_us: Arc<AtomicU64>,
+}
+
+/// Random numbers that follow from a seed.
+#[derive(Default)]
+struct Chance {
+    seed: u64,
+    given: u64,
+}
+
+impl Chance {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        let mut hasher = blake3::Hasher::new_derive_key("suanli 2026 wasm random numbers");
+        hasher.update(&self.seed.to_le_bytes());
+        let mut stream = hasher.finalize_xof();
+        stream.set_position(self.given);
+        stream.fill(bytes);
+        self.given += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    }
+}
+
+impl World {
+    /// Whole lines of standard error go to the job's log as they come.
+    fn tell(&mut self, number: u32, bytes: &[u8]) {
+        if number != 2 {
+            return;
+        }
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.line.len() >= DETAIL_BYTES_MAX {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if !line.is_empty() {
+            let line: Detail = Utf8::cut(String::from_utf8_lossy(&line).trim_end());
+            // A parent that is gone is found out at the next look.
+            let _ = self.watch.parent.send(&Reply::Log { line });
+        }
+    }
+}
+
+impl Watch {
+    fn new(fuel_max: u64, parent: &WorkerEnd, cpu_before: Duration) -> Result<Self, Fault> {
+        let parent = parent.try_clone();
+        let parent = parent.map_err(|error| Fault::new(Failure::Internal, error.to_string()))?;
+        Ok(Self {
+            parent: Arc::new(parent),
+            fuel_max,
+            fuel_used: Arc::default(),
+            began: Instant::now(),
+            cpu_before,
+            looked_us: Arc::default(),
+            told_us: Arc::default(),
+        })
+    }
+
+    /// From inside a call: so much fuel is used by now.
+    fn note(&self, fuel_used: u64) -> Result<(), Stop> {
+        self.fuel_used.store(fuel_used, Ordering::Relaxed);
+        let since = micros(self.began.elapsed()) - self.looked_us.load(Ordering::Relaxed);
+        if since < micros(LOOK_UP_INTERVAL) {
+            return Ok(());
+        }
+        self.look_up()
+    }
+
+    /// Whether to go on.
+    fn look_up(&self) -> Result<(), Stop> {
+        let now_us = micros(self.began.elapsed());
+        self.looked_us.store(now_us, Ordering::Relaxed);
+        let gone = |error: IpcError| Stop::Parent(error.to_string());
+        if self.parent.has_word().map_err(gone)? {
+            return Err(match self.parent.receive().map_err(gone)?.0 {
+                Request::Cancel => Stop::Cancelled,
+                Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => {
+                    Stop::Parent("an order came in the middle of an execution".to_owned())
+                }
+            });
+        }
+        if now_us - self.told_us.load(Ordering::Relaxed) >= micros(PROGRESS_INTERVAL) {
+            self.told_us.store(now_us, Ordering::Relaxed);
+            let done = self.fuel_used.load(Ordering::Relaxed);
+            let progress = Reply::Progress {
+                done,
+                total: self.fuel_max,
+                used: self.used(done),
+            };
+            self.parent.send(&progress).map_err(gone)?;
+        }
+        Ok(())
+    }
+
+    fn used(&self, fuel: u64) -> Used {
+        Used {
+            gpu_us: 0,
+            cpu_us: micros(cpu_time().saturating_sub(self.cpu_before)),
+            fuel,
+        }
+    }
+}
+
+impl ResourceLimiter for World {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let desired = u64::try_from(desired).unwrap_or(u64::MAX);
+        let left = self.memory_max.checked_sub(desired);
+        let Some(left) = left.filter(|left| *left >= self.files.bytes()) else {
+            return Ok(false);
+        };
+        self.files.set_bytes_max(left);
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        1
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+}
+
+/// What a worker keeps ready.
+pub(crate) struct Wasm {
+    engine: Engine,
+    linker: Linker<World>,
+    /// Of this worker's one tenant, latest first.
+    modules: VecDeque<(blake3::Hash, InstancePre<World>)>,
+}
+
+/// What the parent asked for.
+pub(crate) struct Order<'a> {
+    pub(crate) command: &'a Command,
+    pub(crate) fuel_max: u64,
+    pub(crate) inputs: Vec<File>,
+    pub(crate) outputs: Vec<OwnedFd>,
+}
+
+impl Wasm {
+    /// An engine with all functions of WASI.
+    pub(crate) fn new() -> Result<Self, Fault> {
+        let failed = |error: wasmtime::Error| Fault::new(Failure::Internal, error.to_string());
+        let engine = engine().map_err(failed)?;
+        let mut linker = Linker::new(&engine);
+        wasi::offer(&mut linker).map_err(failed)?;
+        Ok(Self {
+            engine,
+            linker,
+            modules: VecDeque::new(),
+        })
+    }
+
+    /// Runs one command and says how it ended.
+    pub(crate) fn execute(
+        &mut self,
+        order: Order<'_>,
+        parent: &mut WorkerEnd,
+    ) -> Result<Reply, Fault> {
+        let cpu_before = cpu_time();
+        let module = self.compile(&order, parent)?;
+        let watch = Watch::new(order.fuel_max, parent, cpu_before)?;
+        let world = World::new(&order, watch.clone())?;
+        let mut store = Store::new(&self.engine, world);
+        store.limiter(|world| world);
+        let internal = |error: wasmtime::Error| Fault::new(Failure::Internal, error.to_string());
+        store.set_fuel(order.fuel_max).map_err(internal)?;
+        let sliced = store.fuel_async_yield_interval(Some(SLICE));
+        sliced.map_err(internal)?;
+        let ended = watched(run(&module, &mut store), &watch);
+        let fuel = order.fuel_max.saturating_sub(store.get_fuel().unwrap_or(0));
+        store.data_mut().end_line();
+        let (world, used) = (store.data(), watch.used(fuel));
+        let end = ended.map_err(|error| judge(&error, world)).and_then(|()| {
+            let outputs = collect(order.command, world)?;
+            finish(&outputs, &order.outputs, used)
+        });
+        end.map_err(|fault| fault.after(used))
+    }
+
+    fn compile(
+        &mut self,
+        order: &Order<'_>,
+        parent: &mut WorkerEnd,
+    ) -> Result<InstancePre<World>, Fault> {
+        let code = order
+            .inputs
+            .get(usize::try_from(order.command.module).unwrap_or(usize::MAX));
+        let code = code.ok_or_else(|| Fault::new(Failure::InvalidSpec, "no module came"))?;
+        let code = read_module(code)?;
+        let key = blake3::hash(&code);
+        if let Some(found) = self.modules.iter().position(|(known, _)| *known == key) {
+            self.modules.swap(0, found);
+            return Ok(self.modules[0].1.clone());
+        }
+        parent.send(&Reply::Stage(Stage::Compiling))?;
+        weigh::weigh(&code)?;
+        let module = Module::new(&self.engine, &code).map_err(|error| invalid(&error))?;
+        let linked = self.linker.instantiate_pre(&module);
+        let linked = linked.map_err(|error| invalid(&error))?;
+        self.modules.push_front((key, linked.clone()));
+        self.modules.truncate(MODULES_MAX);
+        parent.send(&Reply::Stage(Stage::Running))?;
+        Ok(linked)
+    }
+}
+
+/// Validates a module without compiling it.
+pub(crate) fn check(module: &File) -> Result<(), Fault> {
+    let code = read_module(module)?;
+    weigh::weigh(&code)?;
+    let engine = engine().map_err(|error| Fault::new(Failure::Internal, error.to_string()))?;
+    Module::validate(&engine, &code).map_err(|error| invalid(&error))
+}
+
+/// A program of the kind that people write, for measuring: a sieve that walks
+/// through memory, with arithmetic, branches, loads and stores.
+const SIEVE: &str = r#"(module
+    (memory (export "memory") 4)
+    (func (export "_start") (local $round i32) (local $p i32) (local $n i32)
+        (loop $rounds
+            (memory.fill (i32.const 0) (i32.const 0) (i32.const 262144))
+            (local.set $p (i32.const 2))
+            (loop $primes
+                (if (i32.eqz (i32.load8_u (local.get $p))) (then
+                    (local.set $n (i32.mul (local.get $p) (local.get $p)))
+                    (loop $multiples
+                        (i32.store8 (local.get $n) (i32.const 1))
+                        (local.set $n (i32.add (local.get $n) (local.get $p)))
+                        (br_if $multiples (i32.lt_u (local.get $n) (i32.const 262144))))))
+                (local.set $p (i32.add (local.get $p) (i32.const 1)))
+                (br_if $primes (i32.lt_u (local.get $p) (i32.const 512))))
+            (local.set $round (i32.add (local.get $round) (i32.const 1)))
+            (br_if $rounds (i32.lt_u (local.get $round) (i32.const 1000000))))))"#;
+/// The shortest run that is believed.
+const MEASURE_TIME: Duration = Duration::from_millis(100);
+
+/// Units of fuel per second that a program uses here.
+pub(crate) fn fuel_per_second() -> Result<u64, Fault> {
+    let mut fuel = 10_000_000;
+    loop {
+        let took = burn(fuel).map_err(|error| Fault::new(Failure::Internal, error.to_string()))?;
+        if took >= MEASURE_TIME || fuel >= 1 << 40 {
+            let took_us = u128::from(micros(took).max(1));
+            let speed = u128::from(fuel) * 1_000_000 / took_us;
+            return Ok(u64::try_from(speed).unwrap_or(u64::MAX));
+        }
+        fuel *= 4;
+    }
+}
+
+/// How long the sieve takes to use so much fuel. It never ends by itself.
+fn burn(fuel: u64) -> wasmtime::Result<Duration> {
+    let engine = engine()?;
+    let code = wat::parse_str(SIEVE).map_err(wasmtime::Error::new)?;
+    let module = Module::new(&engine, code)?;
+    let mut store = Store::new(&engine, ());
+    store.set_fuel(fuel)?;
+    let instance = wasmtime::Instance::new(&mut store, &module, &[])?;
+    let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+    let began = Instant::now();
+    match start.call(&mut store, ()) {
+        Err(error) if matches!(error.downcast_ref(), Some(Trap::OutOfFuel)) => Ok(began.elapsed()),
+        Err(error) => Err(error),
+        Ok(()) => Err(wasmtime::Error::msg("the sieve ended before its fuel did")),
+    }
+}
+
+/// The settings that decide what a program does and what fuel it uses: another
+/// set of them is another version of the runtime.
+fn engine() -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config
+        .consume_fuel(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        // Else a NaN's bits would tell one processor from another.
+        .cranelift_nan_canonicalization(true)
+        // Its results differ between processors.
+        .wasm_relaxed_simd(false)
+        .wasm_simd(true)
+        .wasm_bulk_memory(true)
+        .wasm_multi_value(true)
+        .wasm_tail_call(true)
+        .wasm_extended_const(true)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false);
+    Engine::new(&config)
+}
+
+fn read_module(file: &File) -> Result<Vec<u8>, Fault> {
+    let failed = |error: std::io::Error| {
+        Fault::new(Failure::InvalidSpec, format!("reading the module: {error}"))
+    };
+    let bytes = file.metadata().map_err(failed)?.len();
+    if bytes > MODULE_BYTES_MAX {
+        let detail = format!("the module has {bytes} bytes, {MODULE_BYTES_MAX} are allowed");
+        return Err(Fault::new(Failure::InvalidModule, detail));
+    }
+    let mut code = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut code, 0).map_err(failed)?;
+    Ok(code)
+}
+
+impl World {
+    fn new(order: &Order<'_>, watch: Watch) -> Result<Self, Fault> {
+        let command = order.command;
+        let failed = |error: std::io::Error| Fault::new(Failure::Internal, error.to_string());
+        let input = |file: &File| {
+            Ok(Input {
+                bytes: file.metadata()?.len(),
+                file: Arc::new(file.try_clone()?),
+            })
+        };
+        let inputs = order.inputs.iter().map(input);
+        let inputs = inputs.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let files = Files::new(command, &inputs).map_err(|refused| match refused {
+            Refused::Errno(errno) => Fault::new(
+                Failure::Internal,
+                format!("making the job's files: {errno:?}"),
+            ),
+            Refused::Stop(stop) => Fault::new(Failure::Internal, stop.to_string()),
+        })?;
+        let variable = |variable: &suanli_executor::command::Variable| {
+            format!("{}={}", &*variable.name, &*variable.value)
+        };
+        Ok(Self {
+            files,
+            arguments: command
+                .arguments
+                .iter()
+                .map(|text| text.to_string())
+                .collect(),
+            variables: command.variables.iter().map(variable).collect(),
+            clock_ns: command.clock_ns,
+            slept_ns: 0,
+            chance: Chance {
+                seed: command.seed,
+                given: 0,
+            },
+            memory_max: command.memory_max,
+            watch,
+            line: Vec::new(),
+        })
+    }
+}
+
+/// Polls a program to its end: it gives way after each slice of fuel.
+fn watched(
+    program: impl Future<Output = wasmtime::Result<()>>,
+    watch: &Watch,
+) -> wasmtime::Result<()> {
+    let mut program = pin!(program);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match program.as_mut().poll(&mut context) {
+            Poll::Ready(end) => return end,
+            Poll::Pending => {
+                watch.fuel_used.fetch_add(SLICE, Ordering::Relaxed);
+                watch.look_up().map_err(wasmtime::Error::new)?;
+            }
+        }
+    }
+}
+
+async fn run(module: &InstancePre<World>, store: &mut Store<World>) -> wasmtime::Result<()> {
+    let needs = module.module().resources_required();
+    let asked = needs
+        .max_initial_memory_size
+        .unwrap_or(0)
+        .saturating_mul(PAGE_BYTES);
+    let allowed = store.data().memory_max;
+    if asked > allowed {
+        return Err(wasmtime::Error::new(TooLarge { asked, allowed }));
+    }
+    let instance = module.instantiate_async(&mut *store).await?;
+    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+    match start.call_async(&mut *store, ()).await {
+        Err(error) if matches!(error.downcast_ref(), Some(Stop::Exit(0))) => Ok(()),
+        end => end,
+    }
+}
+
+/// The module wants more memory at its start than it may have.
+#[derive(Debug, thiserror::Error)]
+#[error("the module starts with {asked} bytes of memory, {allowed} are allowed")]
+struct TooLarge {
+    asked: u64,
+    allowed: u64,
+}
+
+/// What an error of the engine says of the program.
+fn judge(error: &wasmtime::Error, world: &World) -> Fault {
+    let last_words = || {
+        let said = world.files.stream(2);
+        let from = said.len().saturating_sub(LAST_WORDS_BYTES);
+        let said = String::from_utf8_lossy(&said[from..]);
+        match said.trim() {
+            "" => String::new(),
+            said => format!("; it said: {said}"),
+        }
+    };
+    if let Some(stop) = error.downcast_ref::<Stop>() {
+        let failure = match stop {
+            Stop::Exit(code) => Failure::Exited { code: *code },
+            Stop::Cancelled => Failure::Cancelled,
+            Stop::OutputTooLarge { .. } => Failure::OutputTooLarge,
+            Stop::NoMemory => Failure::InvalidModule,
+            Stop::Parent(_) => Failure::Internal,
+        };
+        return Fault::new(failure, format!("{stop}{}", last_words()));
+    }
+    if let Some(TooLarge { asked, allowed }) = error.downcast_ref() {
+        let (asked, allowed) = (*asked, *allowed);
+        return Fault::new(Failure::TooLarge { asked, allowed }, error.to_string());
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => {
+            let detail = format!("all {} units of fuel are used", world.watch.fuel_max);
+            Fault::new(Failure::OutOfFuel, detail)
+        }
+        Some(trap) => {
+            let place = error.downcast_ref::<WasmBacktrace>().and_then(|trace| {
+                let frame = trace.frames().first()?;
+                Some(match frame.func_name() {
+                    Some(name) => format!(" in `{name}`"),
+                    None => format!(" in function {}", frame.func_index()),
+                })
+            });
+            let detail = format!("{trap}{}{}", place.unwrap_or_default(), last_words());
+            Fault::new(Failure::Trapped, detail)
+        }
+        None => Fault::new(Failure::InvalidModule, format!("{error:#}")),
+    }
+}
+
+/// What comes back, in the command's order.
+fn collect<'a>(command: &Command, world: &'a World) -> Result<Vec<&'a [u8]>, Fault> {
+    let mut outputs = vec![world.files.stream(1), world.files.stream(2)];
+    for output in command.outputs.iter() {
+        let (name, bytes_max) = (&*output.name, output.bytes_max);
+        let bytes = world.files.output(name).ok_or_else(|| {
+            let detail = format!("the program ended well, but made no file /out/{name}");
+            Fault::new(Failure::OutputMissing, detail)
+        })?;
+        if length(bytes) > bytes_max {
+            let name = name.to_owned();
+            let stop = Stop::OutputTooLarge { name, bytes_max };
+            return Err(Fault::new(Failure::OutputTooLarge, stop.to_string()));
+        }
+        outputs.push(bytes);
+    }
+    Ok(outputs)
+}
+
+fn finish(outputs: &[&[u8]], files: &[OwnedFd], used: Used) -> Result<Reply, Fault> {
+    let lengths: Vec<u64> = outputs.iter().map(|bytes| length(bytes)).collect();
+    let small = lengths.iter().sum::<u64>() <= OUTPUT_MEMORY_MAX;
+    if !small {
+        for (bytes, file) in outputs.iter().zip(files) {
+            let written = File::from(file.try_clone().map_err(internal)?).write_all_at(bytes, 0);
+            written.map_err(internal)?;
+        }
+    }
+    Ok(Reply::Finished {
+        lengths: List::truncated(lengths),
+        outputs: List::truncated(if small { outputs.concat() } else { Vec::new() }),
+        used,
+    })
+}
+
+fn internal(error: std::io::Error) -> Fault {
+    Fault::new(Failure::Internal, format!("writing an output: {error}"))
+}
+
+fn invalid(error: &wasmtime::Error) -> Fault {
+    Fault::new(Failure::InvalidModule, format!("{error:#}"))
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}

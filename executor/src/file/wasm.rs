@@ -1,0 +1,316 @@
+//! The `[wasm]` section of a job file, as people write it.
+//!
+//! ```toml
+//! [wasm]
+//! module = "primes.wasm"            # beside the job file; or text, `.wat`
+//! args = ["1000000"]                # optional, as all below
+//! env = { LANG = "C" }
+//! stdin = "numbers.txt"
+//! clock = 1767225600                # what clocks show at the start, in seconds
+//! seed = 7                          # what random numbers are made from
+//! stdout = { max = "1MiB", file = "primes.txt" }
+//!
+//! [[wasm.file]]
+//! file = "data/train.u8"
+//! path = "train.u8"                 # the program reads /in/train.u8
+//!
+//! [[wasm.output]]
+//! name = "model.bin"                # the program writes /out/model.bin
+//! max = "16MiB"
+//! file = "model.bin"
+//! ```
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+use suanli_protocol::wire::{List, Utf8};
+use toml::Spanned;
+
+use super::{FileError, InputFile, OutputFile, Place, Prepared, Show};
+use crate::{
+    command::{Command, InFile, OutFile, STDERR, STDOUT, Variable, is_path},
+    limits::{INPUTS_MAX, MODULE_BYTES_MAX, PATH_DEPTH_MAX},
+    quantity::ByteSize,
+    spec::{Name, is_output_name},
+};
+
+/// Bytes of a stream where the file does not say.
+const STREAM_BYTES: u64 = 64 << 10;
+
+/// The `[wasm]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WasmSection {
+    /// The module, relative to the job file.
+    pub module: Spanned<String>,
+    /// Arguments, without the program's name.
+    #[serde(default)]
+    pub args: Vec<Spanned<String>>,
+    /// Environment variables.
+    #[serde(default)]
+    pub env: BTreeMap<String, Spanned<String>>,
+    /// A file that is standard input.
+    pub stdin: Option<Spanned<String>>,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub clock: u64,
+    /// What random numbers are made from.
+    #[serde(default)]
+    pub seed: u64,
+    /// Standard output.
+    #[serde(default)]
+    pub stdout: Stream,
+    /// Standard error.
+    #[serde(default)]
+    pub stderr: Stream,
+    /// `[[wasm.file]]`.
+    #[serde(default)]
+    pub file: Vec<FileEntry>,
+    /// `[[wasm.output]]`.
+    #[serde(default)]
+    pub output: Vec<WasmOutputEntry>,
+}
+
+/// What becomes of a standard stream.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// Bytes, at most.
+    pub max: Option<ByteSize>,
+    /// Where the client writes it.
+    pub file: Option<Spanned<String>>,
+}
+
+/// `[[wasm.file]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// A file of the client.
+    pub file: Spanned<String>,
+    /// Where the program finds it, below `/in`; under its own name if not given.
+    pub path: Option<Spanned<String>>,
+}
+
+/// `[[wasm.output]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WasmOutputEntry {
+    /// Name of the file in `/out`.
+    pub name: Spanned<String>,
+    /// Bytes, at most.
+    pub max: ByteSize,
+    /// Where the client writes it, relative to its output folder.
+    pub file: Option<Spanned<String>>,
+    /// The client prints its first value.
+    pub show: Option<Show>,
+}
+
+impl WasmSection {
+    /// Looks at the module and the input files, and builds the command.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line.
+    pub fn resolve(
+        &self,
+        toml_text: &str,
+        job_file: &Path,
+        memory_max: u64,
+        fuel_max: u64,
+    ) -> Result<Prepared, FileError> {
+        let here = Place {
+            toml_text,
+            job_file,
+        };
+        let mut inputs = vec![self.module(&here)?];
+        let stdin = match &self.stdin {
+            Some(file) => Some(whole(&here, file, &mut inputs)?),
+            None => None,
+        };
+        let files = self
+            .file
+            .iter()
+            .map(|entry| entry.resolve(&here, &mut inputs));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let (outputs, to_files) = self.outputs(&here)?;
+        let bytes_max = |stream: &Stream| stream.max.map_or(STREAM_BYTES, |max| max.0);
+        let command = Command {
+            module: 0,
+            arguments: self.arguments(&here)?,
+            variables: self.variables(&here)?,
+            stdin,
+            files: here.bounded(&self.module, "[[wasm.file]]", files)?,
+            outputs: here.bounded(&self.module, "[[wasm.output]]", outputs)?,
+            stdout_max: bytes_max(&self.stdout),
+            stderr_max: bytes_max(&self.stderr),
+            memory_max,
+            fuel_max,
+            clock_ns: self.clock.saturating_mul(1_000_000_000),
+            seed: self.seed,
+        };
+        // Every rule has its line above; this holds what no single line breaks.
+        let broken = |error: crate::spec::SpecError| here.error(&self.module, error.to_string());
+        command.validate().map_err(broken)?;
+        command.encode().map_err(broken)?;
+        Ok(Prepared {
+            program: command.into(),
+            inputs,
+            outputs: to_files,
+        })
+    }
+
+    /// The module's bytes: text is assembled here, so that a spec never holds any.
+    fn module(&self, here: &Place<'_>) -> Result<InputFile, FileError> {
+        let at = &self.module;
+        let path = here.path(at);
+        let length = here.file_bytes(at, &path)?;
+        if length > MODULE_BYTES_MAX {
+            let message = format!(
+                "{} has {length} bytes, at most {MODULE_BYTES_MAX} are allowed",
+                path.display()
+            );
+            return Err(here.error(at, message));
+        }
+        if path.extension().is_none_or(|extension| extension != "wat") {
+            return Ok(InputFile {
+                path,
+                offset: 0,
+                length,
+                made: None,
+            });
+        }
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(|error| here.unreadable(at, &path, &error))?;
+        let made = wat::parse_str(&text).map_err(|mut error| {
+            error.set_path(&path);
+            here.error(at, error.to_string())
+        })?;
+        Ok(InputFile {
+            path,
+            offset: 0,
+            length: u64::try_from(made.len()).unwrap_or(u64::MAX),
+            made: Some(made.into()),
+        })
+    }
+
+    /// The program's name first, as programs expect it.
+    fn arguments<const B: usize, const N: usize>(
+        &self,
+        here: &Place<'_>,
+    ) -> Result<List<Utf8<B>, N>, FileError> {
+        let path = Path::new(self.module.get_ref());
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut arguments = vec![Utf8::cut(&name)];
+        for argument in &self.args {
+            let text = Utf8::try_from(argument.get_ref().clone());
+            arguments.push(text.map_err(|error| here.error(argument, error.to_string()))?);
+        }
+        here.bounded(&self.module, "args", arguments)
+    }
+
+    fn variables<const N: usize>(&self, here: &Place<'_>) -> Result<List<Variable, N>, FileError> {
+        let variables = self.env.iter().map(|(name, value)| {
+            let failed = |error: suanli_protocol::wire::WireError| {
+                here.error(value, format!("the variable `{name}`: {error} bytes"))
+            };
+            Ok(Variable {
+                name: Name::try_from(name.clone()).map_err(failed)?,
+                value: Utf8::try_from(value.get_ref().clone()).map_err(failed)?,
+            })
+        });
+        let variables = variables.collect::<Result<Vec<_>, _>>()?;
+        here.bounded(&self.module, "env", variables)
+    }
+
+    /// What comes back, and what the client does with it, in one order.
+    fn outputs(&self, here: &Place<'_>) -> Result<(Vec<OutFile>, Vec<OutputFile>), FileError> {
+        let mut to_files = Vec::new();
+        for (name, stream) in [(STDOUT, &self.stdout), (STDERR, &self.stderr)] {
+            let file = stream.file.as_ref().map(|file| here.inside(file));
+            let file = file.transpose()?;
+            to_files.push(OutputFile {
+                name: name.to_owned(),
+                bytes: stream.max.map_or(STREAM_BYTES, |max| max.0),
+                is_stream: true,
+                file,
+                png: None,
+                show: None,
+            });
+        }
+        let mut outputs = Vec::new();
+        for entry in &self.output {
+            let name = entry.name.get_ref();
+            let known = to_files.iter().any(|known| known.name == *name);
+            let bounded = Name::try_from(name.clone()).ok();
+            let bounded = bounded.filter(|_| is_output_name(name) && !known);
+            let bounded = bounded.ok_or_else(|| {
+                let message = format!(
+                    "`{}` is no output name, or is there twice: letters, digits, `_`, `-` and `.` are allowed",
+                    name.escape_debug()
+                );
+                here.error(&entry.name, message)
+            })?;
+            let file = entry.file.as_ref().map(|file| here.inside(file));
+            to_files.push(OutputFile {
+                name: name.clone(),
+                bytes: entry.max.0,
+                is_stream: false,
+                file: file.transpose()?,
+                png: None,
+                show: entry.show.clone(),
+            });
+            outputs.push(OutFile {
+                name: bounded,
+                bytes_max: entry.max.0,
+            });
+        }
+        Ok((outputs, to_files))
+    }
+}
+
+impl FileEntry {
+    fn resolve(&self, here: &Place<'_>, inputs: &mut Vec<InputFile>) -> Result<InFile, FileError> {
+        let own_name = Path::new(self.file.get_ref()).file_name();
+        let path = match (&self.path, own_name) {
+            (Some(path), _) => path.get_ref().clone(),
+            (None, Some(name)) => name.to_string_lossy().into_owned(),
+            (None, None) => String::new(),
+        };
+        let at = self.path.as_ref().unwrap_or(&self.file);
+        let bounded = Utf8::try_from(path.clone()).ok().filter(|_| is_path(&path));
+        let bounded = bounded.ok_or_else(|| {
+            let message = format!(
+                "`{}` is no path below /in: names without `.` and `..`, joined by `/`, {PATH_DEPTH_MAX} at most",
+                path.escape_debug()
+            );
+            here.error(at, message)
+        })?;
+        Ok(InFile {
+            path: bounded,
+            input: whole(here, &self.file, inputs)?,
+        })
+    }
+}
+
+/// The input that is this file; two entries that read one file share it.
+fn whole(
+    here: &Place<'_>,
+    file: &Spanned<String>,
+    inputs: &mut Vec<InputFile>,
+) -> Result<u32, FileError> {
+    let path = here.path(file);
+    let input = InputFile {
+        length: here.file_bytes(file, &path)?,
+        path,
+        offset: 0,
+        made: None,
+    };
+    let known = inputs.iter().position(|known| *known == input);
+    let index = known.unwrap_or(inputs.len());
+    if index == INPUTS_MAX {
+        return Err(here.error(file, format!("more than {INPUTS_MAX} input files")));
+    }
+    if known.is_none() {
+        inputs.push(input);
+    }
+    Ok(u32::try_from(index).unwrap_or(u32::MAX))
+}
