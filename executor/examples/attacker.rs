@@ -13,7 +13,7 @@ use std::{
     fs, io,
     net::{TcpStream, UdpSocket},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -22,6 +22,8 @@ use suanli_protocol::wire::Utf8;
 
 #[path = "../src/bin/suanli-worker/confine.rs"]
 mod confine;
+#[path = "../src/bin/suanli-worker/root.rs"]
+mod root;
 
 type Attempt = (&'static str, fn() -> io::Result<()>);
 
@@ -86,6 +88,24 @@ const ATTEMPTS: &[Attempt] = &[
     }),
 ];
 
+/// What is not even there in an empty root. Landlock would let it be asked for.
+const SIGHTS: &[Attempt] = &[
+    ("see /etc/passwd", || see("/etc/passwd")),
+    ("see home folders", || see("/home")),
+    ("see root's home", || see("/root")),
+    ("see /tmp", || see("/tmp")),
+    ("see /run", || see("/run")),
+    ("see the first process", || see("/proc/1")),
+    ("see the parent's process", || see(of_parent(""))),
+    ("see itself", || see("/proc/self")),
+    ("see own environment", || see("/proc/self/environ")),
+    ("see a way around the root", || see("/../../etc/passwd")),
+    ("see own program", || see(own_program())),
+    ("see the node's key", || {
+        see(own_program().with_file_name("node.key"))
+    }),
+];
+
 /// What is taken for an attack: the worker should not come back from it.
 const ATTACKS: &[Attempt] = &[
     ("exec", exec),
@@ -141,7 +161,7 @@ fn main() -> ExitCode {
         "root: {}\n",
         rustix::process::getuid().is_root() || rustix::process::geteuid().is_root()
     );
-    for (name, attempt) in ATTEMPTS {
+    for (name, attempt) in ATTEMPTS.iter().chain(SIGHTS) {
         let came_of_it = match attempt() {
             Ok(()) => "done".to_owned(),
             Err(error) => error.to_string(),
@@ -197,6 +217,14 @@ fn answer(parent: &mut WorkerEnd, said: &str) -> ExitCode {
 
 fn parent() -> u64 {
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs().into())
+}
+
+fn see(path: impl AsRef<Path>) -> io::Result<()> {
+    fs::symlink_metadata(path).map(drop)
+}
+
+fn own_program() -> PathBuf {
+    std::env::args_os().next().unwrap_or_default().into()
 }
 
 fn of_parent(file: &str) -> impl AsRef<Path> {

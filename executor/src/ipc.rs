@@ -268,6 +268,8 @@ pub struct Confinement {
 
 /// The layer that leaves a worker a network without a card.
 pub const OWN_NAMESPACES: &str = "own network and IPC (namespaces)";
+/// The layer that takes all files but the drivers' out of sight.
+pub const EMPTY_ROOT: &str = "empty root but for drivers (mount namespace)";
 /// The layer that takes root and its powers.
 pub const NOT_ROOT: &str = "not root, no capabilities";
 /// The layer that keeps a worker from all files but its drivers'.
