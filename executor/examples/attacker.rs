@@ -1,8 +1,9 @@
 //! A worker that has been taken over: confined just as `suanli-worker` is, it
 //! then tries what an attacker would, and answers its parent's probe with what
 //! came of it, a line an attempt: `NAME: done` or `NAME: ` and the error. Under
-//! the role `serve` it waits for an execution, and attacks then. Under
-//! a file name that ends in a number it makes just that attack of those that a
+//! the role `serve` it waits for an execution, and attacks then, or takes memory
+//! without end if told `memory`. Called `threads` it says how many it could start.
+//! Under a file name that ends in a number it makes just that attack of those that a
 //! worker should not survive; with none of that number, it says how many there
 //! are.
 //!
@@ -26,6 +27,9 @@ mod confine;
 mod root;
 
 type Attempt = (&'static str, fn() -> io::Result<()>);
+
+/// More than a worker may have, fewer than would harm a machine without a cap.
+const THREADS_ENOUGH: usize = 2000;
 
 /// What is refused, and the worker goes on.
 const ATTEMPTS: &[Attempt] = &[
@@ -149,6 +153,9 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("serve") {
         return serve(&mut parent, confinement);
     }
+    if own_program().ends_with("threads") {
+        return answer(&mut parent, &threads().to_string());
+    }
     if let Some(number) = number_in_name() {
         let came_of_it = match ATTACKS.get(number) {
             Some((name, attack)) => format!("survived: {name}: {:?}", attack()),
@@ -194,9 +201,29 @@ fn serve(parent: &mut WorkerEnd, confinement: Confinement) -> ExitCode {
         confinement,
     };
     if parent.send(&ready).is_ok() && parent.receive().is_ok() {
+        if std::env::args().nth(2).as_deref() == Some("memory") {
+            take_memory();
+        }
         let _ = call(libc::SYS_ptrace, [16, self::parent(), 0, 0]);
     }
     ExitCode::FAILURE
+}
+
+fn take_memory() {
+    let mut taken = Vec::new();
+    loop {
+        // Not zero: each page is written to.
+        taken.push(vec![1_u8; 16 << 20]);
+    }
+}
+
+/// Starts threads that stay, until there are too many for somebody.
+fn threads() -> usize {
+    let start = |_: &usize| {
+        let stays = std::thread::Builder::new().stack_size(64 << 10);
+        stays.spawn(std::thread::park).is_ok()
+    };
+    (0..THREADS_ENOUGH).take_while(start).count()
 }
 
 fn number_in_name() -> Option<usize> {
