@@ -9,7 +9,9 @@ use std::{
 use suanli_executor::{CheckError, ExecutorConfig, Failure, WorkerProgram, ipc, limits};
 use suanli_protocol::registry::SandboxLevel;
 
-use crate::support::{bench, endless, lying_worker, noop, process_exists, program, worker_path};
+use crate::support::{
+    bench, endless, lying_worker, missing_layers, noop, process_exists, program, worker_path,
+};
 
 /// Where the example of that name is, built as it stands.
 fn attacker() -> PathBuf {
@@ -157,14 +159,7 @@ async fn abuse_35_an_execution_that_attacks_is_typed_as_that() {
 #[tokio::test]
 async fn adapters_are_found_from_inside_the_sandbox() {
     let (adapters, confinement) = program().probe().await.unwrap();
-    let mut missing = confinement.missing.to_vec();
-    missing.retain(|layer| {
-        let is_group = layer.starts_with(ipc::CAPPED);
-        if is_group {
-            println!("skipped: {layer:?}");
-        }
-        !is_group
-    });
+    let missing = missing_layers(&confinement);
     assert!(missing.is_empty(), "{missing:?}");
     if adapters.is_empty() {
         println!("skipped: no Vulkan adapter");
