@@ -1,8 +1,9 @@
 //! A worker that has been taken over: confined just as `suanli-worker` is, it
 //! then tries what an attacker would, and answers its parent's probe with what
 //! came of it, a line an attempt: `NAME: done` or `NAME: ` and the error. Under
-//! the role `serve` it waits for an execution, and attacks then. Under
-//! a file name that ends in a number it makes just that attack of those that a
+//! the role `serve` it waits for an execution, and attacks then, or takes memory
+//! without end if told `memory`. Called `threads` it says how many it could start.
+//! Under a file name that ends in a number it makes just that attack of those that a
 //! worker should not survive; with none of that number, it says how many there
 //! are.
 //!
@@ -13,7 +14,7 @@ use std::{
     fs, io,
     net::{TcpStream, UdpSocket},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -22,8 +23,13 @@ use suanli_protocol::wire::Utf8;
 
 #[path = "../src/bin/suanli-worker/confine.rs"]
 mod confine;
+#[path = "../src/bin/suanli-worker/root.rs"]
+mod root;
 
 type Attempt = (&'static str, fn() -> io::Result<()>);
+
+/// More than a worker may have, fewer than would harm a machine without a cap.
+const THREADS_ENOUGH: usize = 2000;
 
 /// What is refused, and the worker goes on.
 const ATTEMPTS: &[Attempt] = &[
@@ -86,6 +92,24 @@ const ATTEMPTS: &[Attempt] = &[
     }),
 ];
 
+/// What is not even there in an empty root. Landlock would let it be asked for.
+const SIGHTS: &[Attempt] = &[
+    ("see /etc/passwd", || see("/etc/passwd")),
+    ("see home folders", || see("/home")),
+    ("see root's home", || see("/root")),
+    ("see /tmp", || see("/tmp")),
+    ("see /run", || see("/run")),
+    ("see the first process", || see("/proc/1")),
+    ("see the parent's process", || see(of_parent(""))),
+    ("see itself", || see("/proc/self")),
+    ("see own environment", || see("/proc/self/environ")),
+    ("see a way around the root", || see("/../../etc/passwd")),
+    ("see own program", || see(own_program())),
+    ("see the node's key", || {
+        see(own_program().with_file_name("node.key"))
+    }),
+];
+
 /// What is taken for an attack: the worker should not come back from it.
 const ATTACKS: &[Attempt] = &[
     ("exec", exec),
@@ -129,6 +153,9 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("serve") {
         return serve(&mut parent, confinement);
     }
+    if own_program().ends_with("threads") {
+        return answer(&mut parent, &threads().to_string());
+    }
     if let Some(number) = number_in_name() {
         let came_of_it = match ATTACKS.get(number) {
             Some((name, attack)) => format!("survived: {name}: {:?}", attack()),
@@ -141,7 +168,7 @@ fn main() -> ExitCode {
         "root: {}\n",
         rustix::process::getuid().is_root() || rustix::process::geteuid().is_root()
     );
-    for (name, attempt) in ATTEMPTS {
+    for (name, attempt) in ATTEMPTS.iter().chain(SIGHTS) {
         let came_of_it = match attempt() {
             Ok(()) => "done".to_owned(),
             Err(error) => error.to_string(),
@@ -174,9 +201,29 @@ fn serve(parent: &mut WorkerEnd, confinement: Confinement) -> ExitCode {
         confinement,
     };
     if parent.send(&ready).is_ok() && parent.receive().is_ok() {
+        if std::env::args().nth(2).as_deref() == Some("memory") {
+            take_memory();
+        }
         let _ = call(libc::SYS_ptrace, [16, self::parent(), 0, 0]);
     }
     ExitCode::FAILURE
+}
+
+fn take_memory() {
+    let mut taken = Vec::new();
+    loop {
+        // Not zero: each page is written to.
+        taken.push(vec![1_u8; 16 << 20]);
+    }
+}
+
+/// Starts threads that stay, until there are too many for somebody.
+fn threads() -> usize {
+    let start = |_: &usize| {
+        let stays = std::thread::Builder::new().stack_size(64 << 10);
+        stays.spawn(std::thread::park).is_ok()
+    };
+    (0..THREADS_ENOUGH).take_while(start).count()
 }
 
 fn number_in_name() -> Option<usize> {
@@ -198,6 +245,14 @@ fn answer(parent: &mut WorkerEnd, said: &str) -> ExitCode {
 
 fn parent() -> u64 {
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs().into())
+}
+
+fn see(path: impl AsRef<Path>) -> io::Result<()> {
+    fs::symlink_metadata(path).map(drop)
+}
+
+fn own_program() -> PathBuf {
+    std::env::args_os().next().unwrap_or_default().into()
 }
 
 fn of_parent(file: &str) -> impl AsRef<Path> {

@@ -14,7 +14,7 @@ use std::{
         unix::{net::UnixStream, process::ExitStatusExt as _},
     },
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -23,9 +23,10 @@ use rustix::{
     process::{Pid, Signal},
 };
 use suanli_protocol::{registry::Runtime, wire::List};
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
+    cgroup::{Group, Groups},
     command::Command,
     file::InputFile,
     ipc::{Adapter, Confinement, Failure, IpcError, Measurement, ParentEnd, Reply, Request, Start},
@@ -38,14 +39,18 @@ const PROGRAM: &str = "suanli-worker";
 const CHECK_ADDRESS_SPACE: u64 = 4 << 30;
 /// Drivers of real GPUs map far more than they use.
 pub(crate) const DEVICE_ADDRESS_SPACE: u64 = 1 << 40;
+/// Memory of a worker that only compiles, or opens drivers: generous for both.
+const QUESTION_MEMORY: u64 = 2 << 30;
 /// What a driver may write into memory files while it is only opened.
 const PROBE_FILE_BYTES: u64 = 4 << 30;
 
-/// The worker binary, and what its environment holds.
+/// The worker binary, what its environment holds, and where its processes are
+/// capped.
 #[derive(Debug, Clone)]
 pub struct WorkerProgram {
     path: PathBuf,
     environment: Vec<(&'static str, OsString)>,
+    groups: Result<Groups, String>,
 }
 
 /// Why a question to a worker got no good answer.
@@ -79,7 +84,9 @@ pub enum CheckError {
 }
 
 impl WorkerProgram {
-    /// The binary at `path`, or beside the running program.
+    /// The binary at `path`, or beside the running program. Where this process
+    /// has a control group for itself, it may step into one below it, to have
+    /// others for workers beside it.
     ///
     /// # Errors
     /// If no file is there.
@@ -100,7 +107,11 @@ impl WorkerProgram {
         if let Some(drivers) = std::env::var_os("VK_DRIVER_FILES") {
             environment.push(("VK_DRIVER_FILES", drivers));
         }
-        Ok(Self { path, environment })
+        Ok(Self {
+            path,
+            environment,
+            groups: Groups::find(),
+        })
     }
 
     /// The adapters of this machine that may serve, and how far a worker is
@@ -114,7 +125,11 @@ impl WorkerProgram {
             Reply::Adapters {
                 adapters,
                 confinement,
-            } => Ok((adapters.to_vec(), confinement)),
+            } => {
+                let groups = self.groups.as_ref();
+                let version = groups.map(Groups::version).map_err(String::as_str);
+                Ok((adapters.to_vec(), confinement.with_group(version)))
+            }
             other => Err(unexpected(other)),
         }
     }
@@ -171,6 +186,10 @@ impl WorkerProgram {
             path: self.path.clone(),
             source,
         };
+        let group = match &self.groups {
+            Ok(groups) => Some(groups.make(start.memory_max).map_err(failed)?),
+            Err(_) => None,
+        };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = tokio::process::Command::new(&self.path);
         command
@@ -184,10 +203,16 @@ impl WorkerProgram {
             .kill_on_drop(true);
         let process = command.spawn().map_err(failed)?;
         let end = ParentEnd::new(ours).map_err(failed)?;
+        let joining = group.as_ref().zip(process.id()).map(|(group, id)| {
+            let folders = group.folders();
+            tokio::task::spawn_blocking(move || Group::take(&folders, id))
+        });
         Ok(Child {
             process,
             end,
             start: Some(start),
+            joining,
+            group,
         })
     }
 
@@ -195,6 +220,7 @@ impl WorkerProgram {
         Start {
             parent: std::process::id(),
             address_space_max,
+            memory_max: QUESTION_MEMORY,
             file_bytes_max: PROBE_FILE_BYTES,
             cpu_s_max,
             adapter,
@@ -236,25 +262,36 @@ pub(crate) struct Child {
     process: tokio::process::Child,
     end: ParentEnd,
     start: Option<Start>,
+    /// It is put into its group while its program is loaded.
+    joining: Option<JoinHandle<io::Result<()>>>,
+    group: Option<Group>,
 }
 
 /// How a process ended after it was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// It is gone.
-    Reaped(std::process::ExitStatus),
+    Reaped(ExitStatus),
+    /// The kernel ended it because it took more memory than its group may.
+    OutOfMemory {
+        /// Bytes that it may.
+        max: u64,
+    },
     /// It hangs in the kernel and cannot be reaped.
     Stuck,
 }
 
 impl Ended {
-    /// Whether the kernel ended it for a system call that its filter takes for
-    /// an attack.
-    pub(crate) fn is_by_sandbox(self) -> bool {
-        let Self::Reaped(status) = self else {
-            return false;
-        };
-        status.signal() == Some(Signal::SYS.as_raw())
+    /// Why the kernel ended it, if the kernel did: for a system call that its
+    /// filter takes for an attack, or for want of memory.
+    pub(crate) fn by_kernel(self) -> Option<Failure> {
+        match self {
+            Self::Reaped(status) if status.signal() == Some(Signal::SYS.as_raw()) => {
+                Some(Failure::ForbiddenCall)
+            }
+            Self::OutOfMemory { .. } => Some(Failure::OutOfMemory),
+            Self::Reaped(_) | Self::Stuck => None,
+        }
     }
 }
 
@@ -262,6 +299,11 @@ impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Reaped(status) => write!(f, "{status}"),
+            Self::OutOfMemory { max } => write!(
+                f,
+                "the kernel ended it: it needed more than the {} MiB of memory that it is capped to",
+                max >> 20
+            ),
             Self::Stuck => f.write_str("the process cannot be ended"),
         }
     }
@@ -296,9 +338,11 @@ impl Child {
 
     /// Kills the process with all that it started, and reaps it.
     pub(crate) async fn end_now(mut self) -> Ended {
+        // Until then its number is not given to another.
+        let _ = self.joined().await;
         // It may have ended by itself a moment ago; then its own status counts.
         if let Ok(Some(status)) = self.process.try_wait() {
-            return Ended::Reaped(status);
+            return self.reaped(status).await;
         }
         let pid = self
             .process
@@ -310,7 +354,7 @@ impl Child {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         match timeout(REAP_TIME_MAX, self.process.wait()).await {
-            Ok(Ok(status)) => Ended::Reaped(status),
+            Ok(Ok(status)) => self.reaped(status).await,
             Ok(Err(_)) | Err(_) => Ended::Stuck,
         }
     }
@@ -318,12 +362,38 @@ impl Child {
     /// Waits for a process that closed its socket to end; kills it if it doesn't.
     pub(crate) async fn end_after_close(mut self) -> Ended {
         match timeout(Duration::from_millis(100), self.process.wait()).await {
-            Ok(Ok(status)) => Ended::Reaped(status),
+            Ok(Ok(status)) => self.reaped(status).await,
             Ok(Err(_)) | Err(_) => self.end_now().await,
         }
     }
 
+    /// Leaves nobody in its group, and no group.
+    async fn reaped(mut self, status: ExitStatus) -> Ended {
+        let Some(group) = self.group.take() else {
+            return Ended::Reaped(status);
+        };
+        let killed = status.signal() == Some(Signal::KILL.as_raw());
+        let ended = if killed && group.ran_out() {
+            let max = group.memory_max();
+            Ended::OutOfMemory { max }
+        } else {
+            Ended::Reaped(status)
+        };
+        group.kill();
+        group.remove().await;
+        ended
+    }
+
+    /// Waits until it is in its group.
+    async fn joined(&mut self) -> io::Result<()> {
+        match self.joining.take() {
+            Some(joining) => joining.await.map_err(io::Error::other)?,
+            None => Ok(()),
+        }
+    }
+
     async fn introduce(&mut self) -> Result<(), IpcError> {
+        self.joined().await.map_err(IpcError::Group)?;
         if let Some(start) = self.start.take() {
             self.end.send(&Request::Start(start), &[]).await?;
         }

@@ -146,11 +146,7 @@ impl Plan {
             }) => {
                 let (ended, failure, detail) = if failure == Failure::WorkerCrashed {
                     let ended = worker.end_after_close().await;
-                    let failure = if ended.is_by_sandbox() {
-                        Failure::ForbiddenCall
-                    } else {
-                        failure
-                    };
+                    let failure = ended.by_kernel().unwrap_or(failure);
                     (ended, failure, format!("{detail} ({ended})"))
                 } else {
                     (worker.end_now().await, failure, detail)

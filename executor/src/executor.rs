@@ -23,6 +23,9 @@ use crate::{
 /// Address space that a software driver needs beside the job's buffers:
 /// compiler, thread stacks, staging.
 const SOFTWARE_ADDRESS_SPACE: u64 = 16 << 30;
+/// What a driver, its compilers and staging take beside a job's buffers and
+/// outputs; large kernels keep compilers above a gigabyte.
+const DRIVER_MEMORY: u64 = 2 << 30;
 /// What a driver may keep in memory files beside a job's buffers.
 const DRIVER_FILE_BYTES: u64 = 1 << 30;
 
@@ -285,7 +288,7 @@ impl Executor {
         let adapter = config.adapter.pick(adapters)?;
         let pool = PoolConfig {
             program: program.clone(),
-            start: worker_limits(&adapter, config.memory_max),
+            start: worker_limits(&adapter, config.memory_max, config.output_bytes_max),
             size: config.pool_size,
             idle_max: config.idle_max,
         };
@@ -408,7 +411,7 @@ impl AdapterSelection {
     }
 }
 
-fn worker_limits(adapter: &Adapter, memory_max: u64) -> Start {
+fn worker_limits(adapter: &Adapter, memory_max: u64, output_bytes_max: u64) -> Start {
     let address_space_max = if adapter.is_software() {
         // Buffers, their staging copies, and the driver itself.
         memory_max
@@ -420,6 +423,9 @@ fn worker_limits(adapter: &Adapter, memory_max: u64) -> Start {
     Start {
         parent: std::process::id(),
         address_space_max,
+        memory_max: memory_max
+            .saturating_add(output_bytes_max)
+            .saturating_add(DRIVER_MEMORY),
         file_bytes_max: memory_max.saturating_add(DRIVER_FILE_BYTES),
         cpu_s_max: None,
         adapter: adapter.index,

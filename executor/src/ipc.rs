@@ -87,6 +87,8 @@ pub struct Start {
     pub parent: u32,
     /// Bytes of address space.
     pub address_space_max: u64,
+    /// Bytes of memory that its control group may take, where there is one.
+    pub memory_max: u64,
     /// Bytes of the largest file (an output) that it may write.
     pub file_bytes_max: u64,
     /// Seconds of processor time, for workers that only compile.
@@ -226,8 +228,8 @@ pub enum Failure {
     /// Somebody cancelled it.
     #[error("cancelled")]
     Cancelled,
-    /// The device has no more memory.
-    #[error("out of device memory")]
+    /// The device has no more memory, or its worker reached its cap.
+    #[error("out of memory")]
     OutOfMemory,
     /// The device went away.
     #[error("device lost")]
@@ -311,22 +313,43 @@ pub struct Confinement {
 
 /// The layer that leaves a worker a network without a card.
 pub const OWN_NAMESPACES: &str = "own network and IPC (namespaces)";
+/// The layer that takes all files but the drivers' out of sight.
+pub const EMPTY_ROOT: &str = "empty root but for drivers (mount namespace)";
 /// The layer that takes root and its powers.
 pub const NOT_ROOT: &str = "not root, no capabilities";
 /// The layer that keeps a worker from all files but its drivers'.
 pub const FILES_LOCKED: &str = "files locked (Landlock)";
 /// The layer that keeps a worker from sockets, processes and most of the kernel.
 pub const SYSTEM_CALLS_FILTERED: &str = "system calls filtered (seccomp)";
+/// The layer that the parent adds: a control group. The version follows.
+pub const CAPPED: &str = "memory and processes capped";
 
 impl Confinement {
     /// The sandbox level that an offer may claim for it.
     #[must_use]
     pub fn level(&self) -> SandboxLevel {
-        let holds = |layer: &str| self.held.iter().any(|held| &**held == layer);
-        if holds(FILES_LOCKED) && holds(SYSTEM_CALLS_FILTERED) {
-            SandboxLevel::CONFINED
-        } else {
+        let holds = |layer: &str| self.held.iter().any(|held| held.starts_with(layer));
+        if !(holds(FILES_LOCKED) && holds(SYSTEM_CALLS_FILTERED)) {
             SandboxLevel::PROCESS
+        } else if holds(CAPPED) {
+            SandboxLevel::CAPPED
+        } else {
+            SandboxLevel::CONFINED
+        }
+    }
+
+    /// Adds what the parent knows of the worker's control group: its version, or
+    /// why there is none.
+    pub(crate) fn with_group(self, version: Result<u32, &str>) -> Self {
+        let (mut held, mut missing) = (self.held.into_vec(), self.missing.into_vec());
+        match version {
+            Ok(version) => held.push(Utf8::cut(&format!("{CAPPED} (cgroup v{version})"))),
+            Err(reason) => missing.push(Utf8::cut(&format!("{CAPPED}: {reason}"))),
+        }
+        Self {
+            held: List::truncated(held),
+            missing: List::truncated(missing),
+            ..self
         }
     }
 }
@@ -364,6 +387,9 @@ pub enum IpcError {
     /// The socket failed.
     #[error("socket: {0}")]
     Io(#[from] io::Error),
+    /// A worker can't be put into its control group, and is told nothing.
+    #[error("control group: {0}")]
+    Group(io::Error),
 }
 
 /// The parent's end, asynchronous.

@@ -16,6 +16,7 @@
 //! them never share a worker. This library never opens a device and never
 //! compiles a shader: both happen in worker processes only.
 
+mod cgroup;
 mod child;
 pub mod command;
 mod execution;

@@ -88,6 +88,10 @@ pub const LOG_BYTES_MAX: usize = 1 << 20;
 /// Adapters that one probe reports.
 pub const ADAPTERS_MAX: usize = 32;
 
+/// Threads of a worker. A software driver starts no more than some three dozen,
+/// however many processors there are; compilers and the runtime a few.
+pub const WORKER_THREADS_MAX: u32 = 512;
+
 /// Executions that wait for a worker. The node's holds bound them too.
 pub const QUEUE_MAX: usize = 64;
 /// Events that wait for the reader. Progress and logs are dropped when the

@@ -286,7 +286,7 @@ impl Pool {
             }
             Ok((_, TaskEnd::Started(Err(reason)))) => self.start_failed(&reason),
             Ok((_, TaskEnd::Ran { tenant, outcome })) => self.ran(slot, tenant, outcome),
-            Ok((_, TaskEnd::Ended(Ended::Reaped(_)))) => {}
+            Ok((_, TaskEnd::Ended(Ended::Reaped(_) | Ended::OutOfMemory { .. }))) => {}
             Ok((_, TaskEnd::Ended(Ended::Stuck))) => self.quarantine("a worker cannot be ended"),
             Err(error) => tracing::error!(%error, "a task of the worker pool failed"),
         }

@@ -6,10 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use suanli_executor::{CheckError, ExecutorConfig, Failure, WorkerProgram};
+use suanli_executor::{CheckError, ExecutorConfig, Failure, WorkerProgram, ipc, limits};
 use suanli_protocol::registry::SandboxLevel;
 
-use crate::support::{bench, lying_worker, noop, program, worker_path};
+use crate::support::{
+    bench, endless, lying_worker, missing_layers, noop, process_exists, program, worker_path,
+};
 
 /// Where the example of that name is, built as it stands.
 fn attacker() -> PathBuf {
@@ -44,25 +46,67 @@ async fn is_confined() -> bool {
     level >= SandboxLevel::CONFINED
 }
 
+/// Whether workers have control groups here; says so if not.
+async fn is_capped() -> bool {
+    let (_, confinement) = program().probe().await.unwrap();
+    let mut held = confinement.held.iter();
+    let is_capped = held.any(|layer| layer.starts_with(ipc::CAPPED));
+    if !is_capped {
+        println!("skipped: {:?}", confinement.missing);
+    }
+    // Never without the locks, and never less with them.
+    assert!(!is_capped || confinement.level() != SandboxLevel::CONFINED);
+    is_capped
+}
+
+/// Control groups of workers of this process, in every hierarchy.
+fn own_groups() -> Vec<PathBuf> {
+    let prefix = format!("suanli-{}-", std::process::id());
+    let (mut folders, mut own) = (vec![PathBuf::from("/sys/fs/cgroup")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&prefix) && !name.ends_with("daemon") {
+                own.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+        }
+    }
+    own
+}
+
 #[tokio::test]
 async fn abuse_37_a_worker_taken_over_reaches_nothing() {
     if !is_confined().await {
         return;
     }
-    let detail = said_by(&attacker()).await.unwrap();
+    // As in a data directory, though with less of a secret.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("node.key"), b"secret").unwrap();
+    let program = dir.path().join("attacker");
+    symlink(attacker(), &program).unwrap();
+    let detail = said_by(&program).await.unwrap();
     println!("{detail}");
     let mut lines = detail.lines();
     assert_eq!(lines.next(), Some("missing: []"));
     assert_eq!(lines.next(), Some("root: false"));
-    assert!(lines.clone().count() > 25, "{detail}");
+    assert!(lines.clone().count() > 40, "{detail}");
     for line in lines {
         let (name, came_of_it) = line.split_once(": ").unwrap();
         let expected = name == "a thread";
         assert_eq!(came_of_it == "done", expected, "{line}");
-        // Refused, not failed for want of a file or of an argument.
-        let refused = ["Permission denied", "Function not implemented"];
+        // Refused or out of sight, not failed for want of an argument.
+        let refused = [
+            "Permission denied",
+            "Function not implemented",
+            "No such file or directory",
+        ];
         let is_refusal = refused.iter().any(|words| came_of_it.contains(words));
         assert!(expected || is_refusal, "{line}");
+        if name.starts_with("see ") || name.starts_with("read ") {
+            assert!(came_of_it.contains("No such file"), "{line}");
+        }
     }
 }
 
@@ -115,8 +159,88 @@ async fn abuse_35_an_execution_that_attacks_is_typed_as_that() {
 #[tokio::test]
 async fn adapters_are_found_from_inside_the_sandbox() {
     let (adapters, confinement) = program().probe().await.unwrap();
-    assert!(confinement.missing.is_empty(), "{:?}", confinement.missing);
+    let missing = missing_layers(&confinement);
+    assert!(missing.is_empty(), "{missing:?}");
     if adapters.is_empty() {
         println!("skipped: no Vulkan adapter");
     }
+}
+
+#[tokio::test]
+async fn abuse_36_threads_without_end_stop_at_the_cap() {
+    if !is_capped().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let bomb = dir.path().join("threads");
+    symlink(attacker(), &bomb).unwrap();
+    let started: u32 = said_by(&bomb).await.unwrap().parse().unwrap();
+    let most = limits::WORKER_THREADS_MAX;
+    assert!((most / 2..most).contains(&started), "{started}");
+    assert!(own_groups().is_empty(), "{:?}", own_groups());
+}
+
+#[tokio::test]
+async fn abuse_38_memory_without_end_is_typed_and_the_next_job_served() {
+    if !is_capped().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let once = dir.path().join("once");
+    let (real, attacker) = (worker_path(), attacker());
+    let serves = format!(
+        "mkdir {} 2>/dev/null || exec {} serve; exec {} serve memory",
+        once.display(),
+        real.display(),
+        attacker.display()
+    );
+    let config = ExecutorConfig {
+        worker: Some(lying_worker(&dir, &serves)),
+        pool_size: 1,
+        memory_max: 64 << 20,
+        output_bytes_max: 1 << 20,
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let end = bench.run_graph(1, &noop()).await;
+    assert_eq!(end.failure(), &Failure::OutOfMemory, "{}", end.detail());
+    assert!(end.detail().contains("2113 MiB"), "{}", end.detail());
+    assert!(!process_exists(end.pid.unwrap()));
+    assert_eq!(bench.run_graph(1, &noop()).await.words(), [7]);
+    bench.executor.stop().await;
+    assert!(own_groups().is_empty(), "{:?}", own_groups());
+}
+
+#[tokio::test]
+async fn a_worker_has_a_group_that_goes_with_it_and_left_ones_are_removed() {
+    if !is_capped().await {
+        return;
+    }
+    let config = ExecutorConfig {
+        pool_size: 1,
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let request = bench.request(1, &endless());
+    let id = request.id;
+    bench.executor.run(request).unwrap();
+    let pid = bench.started(id).await;
+    let groups = own_groups();
+    assert!(!groups.is_empty());
+    for group in groups {
+        let inside = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        assert_eq!(inside.trim(), pid.to_string());
+        // As if a daemon had crashed: Linux has no process ids this large.
+        let left = group.with_file_name("suanli-4294967295-0");
+        std::fs::create_dir(&left).unwrap();
+        drop(program());
+        assert!(!left.exists(), "{}", left.display());
+        assert!(group.exists());
+    }
+    bench.executor.stop().await;
+    assert!(own_groups().is_empty(), "{:?}", own_groups());
 }

@@ -3,8 +3,9 @@
 use std::{io::Write as _, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
 use suanli_executor::{
-    ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig, ExecutorError,
-    Failure, InputSource, OutputBlob, Tenant, Usage, WorkerProgram,
+    Confinement, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
+    ExecutorError, Failure, InputSource, OutputBlob, Tenant, Usage, WorkerProgram,
+    ipc::CAPPED,
     spec::{Buffer, Constant, Content, Graph, Name, Output, Pass},
 };
 use suanli_protocol::{
@@ -288,6 +289,17 @@ pub(crate) fn file_with(bytes: &[u8]) -> InputSource {
 /// Whether a process is still there (a zombie counts).
 pub(crate) fn process_exists(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+/// Layers that a worker says are missing; without control groups, which not every
+/// place to test in has, and that is printed.
+pub(crate) fn missing_layers(confinement: &Confinement) -> Vec<String> {
+    let missing = confinement.missing.iter().map(|layer| layer.to_string());
+    let (groups, others): (Vec<_>, Vec<_>) = missing.partition(|layer| layer.starts_with(CAPPED));
+    for group in groups {
+        println!("skipped: {group}");
+    }
+    others
 }
 
 /// A worker that is a shell script: `probe` is the real one's, `serve` lies.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 use suanli_executor::{
     Adapter, Confinement, WorkerProgram,
-    ipc::{FILES_LOCKED, NOT_ROOT, OWN_NAMESPACES, SYSTEM_CALLS_FILTERED},
+    ipc::{CAPPED, EMPTY_ROOT, FILES_LOCKED, NOT_ROOT, OWN_NAMESPACES, SYSTEM_CALLS_FILTERED},
 };
 use suanli_protocol::ids::NetworkId;
 
@@ -211,6 +211,10 @@ fn advice(layer: &str) -> &'static str {
         "use a kernel with seccomp filters, in a container that permits them"
     } else if layer.starts_with(OWN_NAMESPACES) {
         "permit user namespaces (`sysctl user.max_user_namespaces`, or the container's settings)"
+    } else if layer.starts_with(EMPTY_ROOT) {
+        "use Linux 5.12 or later, and permit user namespaces and mounts in them (AppArmor, or the container's settings)"
+    } else if layer.starts_with(CAPPED) {
+        "run the node as a systemd service with `Delegate=yes` (here `suanli doctor` looks at its own group, not at the node's)"
     } else if layer.starts_with(NOT_ROOT) {
         "run the node as an ordinary user"
     } else {

@@ -5,7 +5,7 @@
 //! what comes last: afterwards not even `/proc` can be read. What the locks
 //! still permit stands in the policy file. A layer that cannot be had here is
 //! reported to the parent, not passed over in silence; only a wrong parent ends
-//! the worker at once. An empty root belongs before the locks.
+//! the worker at once.
 
 use std::{
     os::{fd::RawFd, unix::fs::MetadataExt as _},
@@ -27,10 +27,15 @@ use rustix::{
 use seccompiler::{BpfProgram, TargetArch};
 use serde_json::json;
 use suanli_executor::{
-    ipc::{Confinement, FILES_LOCKED, NOT_ROOT, OWN_NAMESPACES, SYSTEM_CALLS_FILTERED, Start},
+    ipc::{
+        Confinement, EMPTY_ROOT, FILES_LOCKED, NOT_ROOT, OWN_NAMESPACES, SYSTEM_CALLS_FILTERED,
+        Start,
+    },
     policy::{Access, CallPermission, Condition, Known, Policy, Value},
 };
 use suanli_protocol::wire::Utf8;
+
+use crate::root;
 
 struct Layer {
     name: &'static str,
@@ -41,6 +46,8 @@ struct Layer {
 struct Given<'a> {
     start: &'a Start,
     policy: Policy,
+    /// Folders of the drivers that the operator names.
+    drivers: Vec<PathBuf>,
 }
 
 /// What must not stay of the parent. Descriptors are found through `/proc`,
@@ -71,6 +78,12 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: OWN_NAMESPACES,
         apply: separate,
+    },
+    // A file that is not there can't be asked for either: not its name, not its
+    // size. Root or the namespaces' own powers are needed for it.
+    Layer {
+        name: EMPTY_ROOT,
+        apply: |given| root::enter(permitted(given)),
     },
     // What a fault in the kernel takes for ours should be worth nothing.
     Layer {
@@ -162,7 +175,11 @@ const NOBODY: u32 = 65534;
 pub(crate) fn confine(start: &Start) -> Option<Confinement> {
     die_with(start.parent)?;
     let policy = Policy::read().ok()?;
-    let given = Given { start, policy };
+    let given = Given {
+        start,
+        policy,
+        drivers: operators_drivers(),
+    };
     let (mut held, mut missing) = (Vec::new(), Vec::new());
     let mut apply = |layers: &[Layer]| {
         for layer in layers {
@@ -338,6 +355,24 @@ fn limit_processor_time(given: &Given<'_>) -> Result<(), String> {
         .map_or(Ok(()), |seconds| limit(Resource::Cpu, seconds))
 }
 
+/// What may be opened: what the policy file says, and what the operator named as
+/// driver.
+fn permitted<'a>(given: &'a Given<'_>) -> impl Iterator<Item = (&'a Path, Access)> {
+    let files = given.policy.files.iter();
+    let files = files.flat_map(|file| file.paths.iter().map(|path| (&**path, file.access)));
+    files.chain(given.drivers.iter().map(|folder| (&**folder, Access::Read)))
+}
+
+/// The folders of the manifests that the operator names: a driver lies beside its
+/// manifest or among the libraries.
+fn operators_drivers() -> Vec<PathBuf> {
+    let manifests = std::env::var_os("VK_DRIVER_FILES").unwrap_or_default();
+    std::env::split_paths(&manifests)
+        .filter_map(|path| Some(path.parent()?.to_owned()))
+        .filter(|folder| folder.is_absolute())
+        .collect()
+}
+
 fn no_new_privileges(_: &Given<'_>) -> Result<(), String> {
     rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())
 }
@@ -347,19 +382,9 @@ fn not_dumpable(_: &Given<'_>) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Landlock: what the policy file permits may be opened, and what the operator
-/// named as driver.
+/// Landlock: only what is permitted can be opened.
 fn lock_files(given: &Given<'_>) -> Result<(), String> {
-    let files = given.policy.files.iter();
-    let mut permitted: Vec<(&Path, Access)> = files
-        .flat_map(|file| file.paths.iter().map(|path| (&**path, file.access)))
-        .collect();
-    let drivers = std::env::var_os("VK_DRIVER_FILES").unwrap_or_default();
-    // A manifest names its driver, which lies beside it or among the libraries.
-    let manifests: Vec<PathBuf> = std::env::split_paths(&drivers).collect();
-    let folders = manifests.iter().filter_map(|path| path.parent());
-    permitted.extend(folders.map(|folder| (folder, Access::Read)));
-    match lock(&permitted).map_err(|error| error.to_string())? {
+    match lock(permitted(given)).map_err(|error| error.to_string())? {
         RulesetStatus::FullyEnforced => Ok(()),
         // Ports and signals are the system call filter's matter too.
         RulesetStatus::PartiallyEnforced if holds_files() => Ok(()),
@@ -370,7 +395,9 @@ fn lock_files(given: &Given<'_>) -> Result<(), String> {
     }
 }
 
-fn lock(permitted: &[(&Path, Access)]) -> Result<RulesetStatus, RulesetError> {
+fn lock<'a>(
+    permitted: impl Iterator<Item = (&'a Path, Access)>,
+) -> Result<RulesetStatus, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))?

@@ -25,6 +25,7 @@ use suanli_protocol::wire::Utf8;
 mod confine;
 mod device;
 mod measure;
+mod root;
 mod run;
 mod shader;
 mod wasm;
