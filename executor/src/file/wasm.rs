@@ -314,3 +314,88 @@ fn whole(
     }
     Ok(u32::try_from(index).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Program;
+
+    const GOOD: &str = r#"
+module = "program.wat"
+args = ["one", "two words"]
+env = { LANG = "C" }
+stdin = "numbers.txt"
+clock = 10
+seed = 7
+stdout = { max = "1KiB", file = "said.txt" }
+[[file]]
+file = "numbers.txt"
+path = "a/b"
+[[output]]
+name = "model.bin"
+max = "2MiB"
+file = "out/model.bin"
+"#;
+
+    fn resolve(text: &str) -> Result<Prepared, FileError> {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("program.wat", "(module (func (export \"_start\")))");
+        write("broken.wat", "(module\n  (func $f (call $nowhere)))");
+        write("numbers.txt", "1 2 3");
+        let section: WasmSection = toml::from_str(text).unwrap();
+        section.resolve(text, &dir.path().join("job.toml"), 1 << 20, 99)
+    }
+
+    #[test]
+    fn a_good_file_becomes_a_command() {
+        let prepared = resolve(GOOD).unwrap();
+        let Program::Wasm(command) = &prepared.program else {
+            panic!("it is of another runtime")
+        };
+        let arguments: Vec<&str> = command.arguments.iter().map(|text| &**text).collect();
+        assert_eq!(arguments, ["program", "one", "two words"]);
+        assert_eq!((command.module, command.stdin), (0, Some(1)));
+        assert_eq!(
+            (&*command.files[0].path, command.files[0].input),
+            ("a/b", 1)
+        );
+        assert_eq!((command.clock_ns, command.fuel_max), (10_000_000_000, 99));
+        assert_eq!(prepared.inputs.len(), 2, "two entries share one file");
+        let module = prepared.inputs[0].made.as_ref().unwrap();
+        assert!(module.starts_with(b"\0asm"));
+        let outputs = prepared.outputs.iter();
+        let outputs: Vec<_> = outputs
+            .map(|output| (output.name.as_str(), output.bytes, output.is_stream))
+            .collect();
+        let wanted = [
+            ("stdout", 1 << 10, true),
+            ("stderr", 64 << 10, true),
+            ("model.bin", 2 << 20, false),
+        ];
+        assert_eq!(outputs, wanted);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        for (from, to, line, says) in [
+            ("program.wat", "missing.wasm", 2, "cannot read"),
+            ("program.wat", "broken.wat", 2, "broken.wat:2:"),
+            ("path = \"a/b\"", "path = \"../b\"", 11, "no path below /in"),
+            (
+                "name = \"model.bin\"",
+                "name = \"stdout\"",
+                13,
+                "no output name",
+            ),
+            ("out/model.bin", "../model.bin", 15, "without `..`"),
+            ("\"C\" }", "\"\\u0000\" }", 2, "zero byte"),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD);
+            let error = resolve(&text).unwrap_err();
+            assert_eq!(error.line, line, "{error}");
+            assert!(error.message.contains(says), "{error}");
+        }
+    }
+}
