@@ -4,6 +4,7 @@
 //! cli ─▶ overhead  two `suanli node` processes, a job that does nothing, HyperQueue beside it
 //!    ├─▶ gossip    nodes in this process, a new offer, every book
 //!    ├─▶ store     durable records, the disk beside them; starts from many of them
+//!    ├─▶ executor  executions in this process, bare programs and other sandboxes beside them
 //!    └─▶ memory    one `suanli node` process that knows 200 offers
 //!            └─▶ figures: a table for people, a JSON object a line for programs
 //! ```
@@ -14,6 +15,7 @@
 
 pub mod cli;
 
+mod executor;
 mod figures;
 mod gossip;
 mod machine;

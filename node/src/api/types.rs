@@ -113,6 +113,9 @@ pub struct DeviceInfo {
     pub memory_bytes: u64,
     /// Measured 32-bit floating-point operations per second; 0 if not measured.
     pub fp32_per_second: u64,
+    /// Units of WebAssembly fuel per second, in one program; 0 where unknown.
+    #[serde(default)]
+    pub fuel_per_second: u64,
 }
 
 /// A price.

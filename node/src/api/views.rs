@@ -182,6 +182,7 @@ pub fn device_info(device: &Device) -> DeviceInfo {
         driver: device.driver.to_string(),
         memory_bytes: device.memory_bytes,
         fp32_per_second: device.speed(SpeedKind::FP32),
+        fuel_per_second: device.speed(SpeedKind::FUEL),
     }
 }
 

@@ -107,15 +107,32 @@ fn show(offer: &OfferInfo) -> String {
         text.push_str(&list(&[(
             "device     ",
             format!(
-                "{}, {}, {}, driver {}",
+                "{}, {}{}, {}{}",
                 device_name(device),
                 speed(device.fp32_per_second),
+                fuel_speed(device.fuel_per_second),
                 bytes(device.memory_bytes),
-                device.driver
+                driver(&device.driver)
             ),
         )]));
     }
     text
+}
+
+/// Fuel is counted in millions: a processor uses some thousand of them a second.
+fn fuel_speed(per_second: u64) -> String {
+    match per_second / 1_000_000 {
+        0 => String::new(),
+        millions => format!(", {millions} million fuel/s"),
+    }
+}
+
+fn driver(driver: &str) -> String {
+    if driver.is_empty() {
+        String::new()
+    } else {
+        format!(", driver {driver}")
+    }
 }
 
 fn device_name(device: &DeviceInfo) -> String {

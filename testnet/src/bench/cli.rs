@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{figures::Report, gossip, memory, overhead, store};
+use super::{executor, figures::Report, gossip, memory, overhead, store};
 
 /// Measure what things cost.
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,8 @@ enum What {
     Gossip(gossip::Plan),
     /// Durable records a second, beside the disk's own rate; and starts from them
     Store(store::Plan),
+    /// Starts of executions, and what the sandbox costs beside bare programs
+    Executor(executor::Plan),
     /// Memory of a node that knows 200 offers
     Memory(memory::Plan),
 }
@@ -61,6 +63,7 @@ impl What {
             Self::Overhead(plan) => overhead::run(&plan, dir),
             Self::Gossip(plan) => runtime()?.block_on(gossip::run(plan, dir)),
             Self::Store(plan) => store::run(plan, dir, &runtime()?),
+            Self::Executor(plan) => runtime()?.block_on(executor::run(plan, dir)),
             Self::Memory(plan) => memory::run(plan, dir, &runtime()?),
         }
     }

@@ -57,8 +57,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const MODULES_MAX: usize = 8;
 /// Tables of an instance.
 const TABLES_MAX: usize = 16;
-/// Bytes of standard error that a failure's detail shows.
-const LAST_WORDS_BYTES: usize = 2048;
 const PAGE_BYTES: u64 = 64 << 10;
 
 /// Error numbers of WASI preview 1.
@@ -536,17 +534,9 @@ struct TooLarge {
     allowed: u64,
 }
 
-/// What an error of the engine says of the program.
+/// What an error of the engine says of the program. What the program said
+/// itself is in the log already.
 fn judge(error: &wasmtime::Error, world: &World) -> Fault {
-    let last_words = || {
-        let said = world.files.stream(2);
-        let from = said.len().saturating_sub(LAST_WORDS_BYTES);
-        let said = String::from_utf8_lossy(&said[from..]);
-        match said.trim() {
-            "" => String::new(),
-            said => format!("; it said: {said}"),
-        }
-    };
     if let Some(stop) = error.downcast_ref::<Stop>() {
         let failure = match stop {
             Stop::Exit(code) => Failure::Exited { code: *code },
@@ -555,7 +545,7 @@ fn judge(error: &wasmtime::Error, world: &World) -> Fault {
             Stop::NoMemory => Failure::InvalidModule,
             Stop::Parent(_) => Failure::Internal,
         };
-        return Fault::new(failure, format!("{stop}{}", last_words()));
+        return Fault::new(failure, stop.to_string());
     }
     if let Some(TooLarge { asked, allowed }) = error.downcast_ref() {
         let (asked, allowed) = (*asked, *allowed);
@@ -574,7 +564,7 @@ fn judge(error: &wasmtime::Error, world: &World) -> Fault {
                     None => format!(" in function {}", frame.func_index()),
                 })
             });
-            let detail = format!("{trap}{}{}", place.unwrap_or_default(), last_words());
+            let detail = format!("{trap}{}", place.unwrap_or_default());
             Fault::new(Failure::Trapped, detail)
         }
         None => Fault::new(Failure::InvalidModule, format!("{error:#}")),
