@@ -16,7 +16,7 @@
 use std::process::ExitCode;
 
 use suanli_executor::{
-    ipc::{Confinement, Detail, Failure, IpcError, Reply, Request, Start, WorkerEnd},
+    ipc::{Confinement, Failure, IpcError, Reply, Request, Start, WorkerEnd},
     spec::Graph,
 };
 use suanli_protocol::wire::Utf8;
@@ -188,11 +188,10 @@ fn check(request: &Request) -> Result<Reply, Fault> {
     };
     let graph =
         Graph::decode(spec).map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
-    shader::check(&graph)?;
+    shader::check(&graph).map_err(invalid_shader)?;
     Ok(Reply::Checked)
 }
 
-/// The first bytes of a text as a message holds them.
-pub(crate) fn detail(text: &str) -> Detail {
-    Utf8::cut(text)
+pub(crate) fn invalid_shader(message: String) -> Fault {
+    Fault::new(Failure::InvalidShader, message.trim_end())
 }
