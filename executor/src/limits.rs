@@ -9,6 +9,40 @@ use std::time::Duration;
 /// WGSL source in bytes. Hand-written kernels stay under 64 KiB; generated
 /// ones rarely reach this.
 pub const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// Words and signs of a WGSL source. The parser's time grows with the square of
+/// a function's length; a source with so many takes it about a second.
+pub const TOKENS_MAX: usize = 1 << 18;
+/// Functions, types, constants and variables of a WGSL source, and types that it
+/// implies. The parser looks at all of them for each: so many take half a second.
+pub const DECLARATIONS_MAX: usize = 4096;
+/// Operators, brackets, template lists and `else if` that stand in one another.
+/// The parser overflows a stack of 64 MiB somewhere above 32,000.
+pub const NESTING_MAX: usize = 4096;
+/// Blocks in one another, `else if` included: twice what WGSL guarantees.
+/// Drivers recurse here too.
+pub const BLOCK_DEPTH_MAX: usize = 256;
+/// Calls in one another. Drivers inline at each level anew, so that a chain
+/// costs the square of its length: 1,000 took 4 s and 1.7 GB.
+pub const CALL_DEPTH_MAX: u64 = 64;
+/// Functions that an entry point is made of when each call is replaced by what
+/// it calls, as every driver does. Large kernels have hundreds; 16,000 took a
+/// second, 500,000 half a minute.
+pub const CALLS_MAX: u64 = 4096;
+/// Statements, expressions and moved words of an entry point when all calls are
+/// inlined. A software driver's time grows with the square of it: 4 s here at
+/// worst. Unrolled matrix products and hashes have under 20,000.
+pub const WORK_MAX: u64 = 1 << 16;
+/// The same of all a graph's different pipelines together.
+pub const WORK_TOTAL_MAX: u64 = 1 << 17;
+/// Bytes of all variables of a function, and of all private ones that an entry
+/// point uses: twice what WGSL guarantees. They are set to zero word by word:
+/// 32 KiB took a driver 6 s.
+pub const LOCAL_BYTES_MAX: u64 = 16 << 10;
+/// The same of all functions that are active at once: stack, or registers.
+pub const CHAIN_BYTES_MAX: u64 = 32 << 10;
+/// Bytes of an entry point's workgroup variables: what the largest adapters
+/// give. The device's own limit holds too.
+pub const WORKGROUP_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of one inline buffer. Larger data travels as an input blob.
 pub const INLINE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of an encoded graph: the source, some inline tables, the structure.

@@ -8,6 +8,6 @@
 )]
 
 mod executions;
-mod hostile;
 mod sandbox;
+#[allow(dead_code, reason = "shared with the tests of what jobs must not do")]
 mod support;

@@ -18,7 +18,7 @@ use std::{fs::File, os::fd::OwnedFd, process::ExitCode, time::Duration};
 use rustix::time::{ClockId, clock_gettime};
 use suanli_executor::{
     Program,
-    ipc::{Confinement, Detail, Failure, IpcError, Reply, Request, Start, Used, WorkerEnd},
+    ipc::{Confinement, Failure, IpcError, Reply, Request, Start, Used, WorkerEnd},
 };
 use suanli_protocol::wire::Utf8;
 
@@ -263,7 +263,7 @@ fn check(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Reply, Fault> {
     let program = Program::decode(*runtime, spec)
         .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))?;
     match program {
-        Program::Wgsl(graph) => shader::check(&graph).map(|_| ())?,
+        Program::Wgsl(graph) => shader::check(&graph).map(|_| ()).map_err(invalid_shader)?,
         Program::Wasm(_) => {
             let module = descriptors.into_iter().next().map(File::from);
             let module =
@@ -292,7 +292,6 @@ pub(crate) fn position(index: u32) -> usize {
     usize::try_from(index).unwrap_or(usize::MAX)
 }
 
-/// The first bytes of a text as a message holds them.
-pub(crate) fn detail(text: &str) -> Detail {
-    Utf8::cut(text)
+pub(crate) fn invalid_shader(message: String) -> Fault {
+    Fault::new(Failure::InvalidShader, message.trim_end())
 }

@@ -20,7 +20,7 @@ use suanli_executor::{
 use suanli_protocol::wire::List;
 use wgpu::{BufferUsages, PollType};
 
-use crate::{Fault, cpu_time, device::Gpu, micros, position, shader};
+use crate::{Fault, cpu_time, device::Gpu, invalid_shader, micros, position, shader};
 
 /// Bytes that are staged at once between host and device.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -154,13 +154,6 @@ fn execute_until(
 /// Holds the graph against this device before anything touches it.
 fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
     let limits = &gpu.limits;
-    let fits = |asked: u64, allowed: u64, what: String| {
-        if asked <= allowed {
-            return Ok(());
-        }
-        let detail = format!("{what}: {asked} asked, {allowed} allowed");
-        Err(Fault::new(Failure::TooLarge { asked, allowed }, detail))
-    };
     fits(
         graph.buffer_bytes(),
         memory_max,
@@ -190,6 +183,29 @@ fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Holds what the passes share in a workgroup against this device.
+fn admit_workgroups(graph: &Graph, gpu: &Gpu, used: &[shader::Used]) -> Result<(), Fault> {
+    let allowed = u64::from(gpu.limits.max_compute_workgroup_storage_size);
+    for (pass, used) in graph.passes.iter().zip(used) {
+        let what = || {
+            format!(
+                "bytes of workgroup variables of `{}` on this adapter",
+                &*pass.entry
+            )
+        };
+        fits(used.workgroup_bytes, allowed, what())?;
+    }
+    Ok(())
+}
+
+fn fits(asked: u64, allowed: u64, what: String) -> Result<(), Fault> {
+    if asked <= allowed {
+        return Ok(());
+    }
+    let detail = format!("{what}: {asked} asked, {allowed} allowed");
+    Err(Fault::new(Failure::TooLarge { asked, allowed }, detail))
+}
+
 /// The graph's program, and whether it was compiled before.
 fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Program, bool), Fault> {
     let mut hasher = blake3::Hasher::new();
@@ -205,7 +221,8 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Prog
     parent.send(&Reply::Stage(Stage::Compiling))?;
     // A cached program passed this check with buffers of other sizes; the
     // device checks those again when they are bound.
-    let checked = shader::check(graph)?;
+    let checked = shader::check(graph).map_err(invalid_shader)?;
+    admit_workgroups(graph, gpu, &checked.used)?;
     let module = gpu.scoped(Failure::InvalidShader, || {
         gpu.device
             .create_shader_module(wgpu::ShaderModuleDescriptor {
@@ -213,15 +230,17 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Prog
                 source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(checked.module)),
             })
     })?;
-    let steps = graph.passes.iter().zip(checked.used);
-    let steps = steps
-        .map(|(pass, used)| {
-            Ok(Step {
-                pipeline: pipeline(gpu, &module, pass)?,
-                used,
-            })
-        })
-        .collect::<Result<Vec<_>, Fault>>()?;
+    let mut steps = Vec::<Step>::with_capacity(graph.passes.len());
+    for (pass, used) in graph.passes.iter().zip(checked.used) {
+        let pipeline = match steps.get(used.same_as) {
+            Some(same) => same.pipeline.clone(),
+            None => pipeline(gpu, &module, pass)?,
+        };
+        steps.push(Step {
+            pipeline,
+            used: used.bindings,
+        });
+    }
     gpu.programs.0.push_front((key, Program(steps.clone())));
     gpu.programs.0.truncate(PROGRAMS_MAX);
     Ok((Program(steps), false))
