@@ -181,6 +181,11 @@ impl Files {
         self.bytes
     }
 
+    /// Files and folders that there are: what a walk through all of them costs.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.nodes.len()).unwrap_or(u64::MAX)
+    }
+
     /// Linear memory has grown: so much is left for what is kept here.
     pub(super) const fn set_bytes_max(&mut self, bytes_max: u64) {
         self.bytes_max = bytes_max;
@@ -653,17 +658,21 @@ impl Files {
         Ok(())
     }
 
-    /// Whether a folder is another one, or lies somewhere below it.
+    /// Whether a folder is another one, or lies somewhere below it. Folders may
+    /// be nested as deep as there are nodes, so this does not recurse.
     fn is_within(&self, folder: NodeId, other: NodeId) -> bool {
-        if folder == other {
-            return true;
-        }
-        match self.nodes.get(&other).map(|node| &node.content) {
-            Some(Content::Folder { entries, .. }) => {
-                entries.values().any(|child| self.is_within(folder, *child))
+        let mut left = vec![other];
+        while let Some(node) = left.pop() {
+            if node == folder {
+                return true;
             }
-            Some(_) | None => false,
+            if let Some(Content::Folder { entries, .. }) =
+                self.nodes.get(&node).map(|node| &node.content)
+            {
+                left.extend(entries.values());
+            }
         }
+        false
     }
 }
 

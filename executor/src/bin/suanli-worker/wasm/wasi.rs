@@ -21,6 +21,9 @@ pub(super) const MODULE: &str = "wasi_snapshot_preview1";
 /// What a call costs, beside one unit for each byte that it moves. A part of
 /// the fuel schedule: another value is another version of the runtime.
 const FUEL_PER_CALL: u64 = 100;
+/// What a look at each file or folder costs, in calls that look at many. A part
+/// of the schedule, too.
+const FUEL_PER_NODE: u64 = 20;
 /// Buffers of one scattered read or write.
 const VECTORS_MAX: u32 = 1024;
 /// Subscriptions of one poll.
@@ -540,6 +543,8 @@ impl Guest<'_> {
     /// Entries from `cookie` on; the last may be cut, as the standard has it.
     fn fd_readdir(&mut self, fd: u32, buffer: u32, length: u32, cookie: u64, out: u32) -> Answer {
         let mut listing = Vec::new();
+        // All entries are looked at, wherever it begins.
+        self.moved += FUEL_PER_NODE * self.world.files.count();
         let own = self.world.files.stat(fd)?;
         let entries = self.world.files.entries(fd)?;
         let dots = [(".", own), ("..", own)];
@@ -657,6 +662,8 @@ impl Guest<'_> {
         new_length: u32,
     ) -> Answer {
         let (path, new) = (self.path(path, length)?, self.path(new, new_length)?);
+        // It looks through what lies below.
+        self.moved += FUEL_PER_NODE * self.world.files.count();
         self.world.files.rename((fd, &path), (to, &new))
     }
 
