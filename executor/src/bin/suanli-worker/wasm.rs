@@ -234,8 +234,12 @@ impl ResourceLimiter for World {
         &mut self,
         _current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // Asked before the module's own limit: what fails there must not count.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let desired = u64::try_from(desired).unwrap_or(u64::MAX);
         let left = self.memory_max.checked_sub(desired);
         let Some(left) = left.filter(|left| *left >= self.files.bytes()) else {

@@ -654,6 +654,12 @@ impl Files {
         let more = size.saturating_sub(bytes.len());
         bytes.try_reserve(more).map_err(|_| Errno::NoSpace)?;
         bytes.resize(size, 0);
+        if size == 0 {
+            // A cut file must give its memory back: it no longer counts.
+            *bytes = Vec::new();
+        } else if size < bytes.capacity() / 4 {
+            bytes.shrink_to_fit();
+        }
         self.bytes = counted;
         Ok(())
     }
