@@ -37,7 +37,8 @@ use suanli_executor::{
     command::Command,
     ipc::{Detail, Failure, IpcError, Reply, Request, Stage, Used, WorkerEnd},
     limits::{
-        DETAIL_BYTES_MAX, MODULE_BYTES_MAX, OUTPUT_MEMORY_MAX, TABLE_ELEMENTS_MAX, WASM_STACK_BYTES,
+        DETAIL_BYTES_MAX, LOG_BYTES_MAX, MODULE_BYTES_MAX, OUTPUT_MEMORY_MAX, TABLE_ELEMENTS_MAX,
+        WASM_STACK_BYTES,
     },
 };
 use suanli_protocol::wire::{List, Utf8};
@@ -57,6 +58,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const MODULES_MAX: usize = 8;
 /// Tables of an instance.
 const TABLES_MAX: usize = 16;
+/// What a line of the log counts beside its text.
+const LOG_LINE_BYTES: usize = 64;
 const PAGE_BYTES: u64 = 64 << 10;
 
 /// Error numbers of WASI preview 1.
@@ -112,6 +115,8 @@ struct World {
     watch: Watch,
     /// The line of standard error that has not ended yet.
     line: Vec<u8>,
+    /// Bytes that went to the log.
+    logged: usize,
 }
 
 /// What a running program is watched by, from inside its calls and between its
@@ -148,21 +153,28 @@ impl Chance {
 impl World {
     /// Whole lines of standard error go to the job's log as they come.
     fn tell(&mut self, number: u32, bytes: &[u8]) {
-        if number != 2 {
+        if !self.files.is_stderr(number) {
             return;
         }
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.line.extend_from_slice(piece);
-            if piece.ends_with(b"\n") || self.line.len() >= DETAIL_BYTES_MAX {
-                self.end_line();
+            for part in piece.chunks(DETAIL_BYTES_MAX) {
+                if self.logged >= LOG_BYTES_MAX {
+                    return;
+                }
+                self.line.extend_from_slice(part);
+                if part.ends_with(b"\n") || self.line.len() >= DETAIL_BYTES_MAX {
+                    self.end_line();
+                }
             }
         }
     }
 
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
+        let line: Detail = Utf8::cut(String::from_utf8_lossy(&line).trim_end());
+        // An empty line costs as much as another.
+        self.logged += line.len() + LOG_LINE_BYTES;
         if !line.is_empty() {
-            let line: Detail = Utf8::cut(String::from_utf8_lossy(&line).trim_end());
             // A parent that is gone is found out at the next look.
             let _ = self.watch.parent.send(&Reply::Log { line });
         }
@@ -490,6 +502,7 @@ impl World {
             memory_max: command.memory_max,
             watch,
             line: Vec::new(),
+            logged: 0,
         })
     }
 }

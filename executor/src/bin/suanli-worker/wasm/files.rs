@@ -191,6 +191,11 @@ impl Files {
         self.bytes_max = bytes_max;
     }
 
+    /// Whether this is standard error, whatever number the program gave it.
+    pub(super) fn is_stderr(&self, number: u32) -> bool {
+        self.node_of(number).is_ok_and(|node| node == 2)
+    }
+
     /// What was written to standard output (1) or error (2), also if the
     /// program has closed it.
     pub(super) fn stream(&self, number: NodeId) -> &[u8] {
