@@ -16,7 +16,7 @@
 use std::collections::BTreeSet;
 
 use bincode::{Decode, Encode};
-use suanli_protocol::wire::{self, List, Utf8, WireError};
+use suanli_protocol::wire::{self, List, Utf8};
 
 use crate::{
     limits::{
@@ -25,13 +25,16 @@ use crate::{
         VARIABLES_MAX,
     },
     program::Planned,
-    spec::{Name, SpecError, bad_name, is_output_name, rule},
+    spec::{self, Name, SpecError, bad_name, is_output_name, rule},
 };
 
 /// Name of the output that holds standard output.
 pub const STDOUT: &str = "stdout";
 /// Name of the output that holds standard error.
 pub const STDERR: &str = "stderr";
+
+/// A module's text for measurements, in which `ROUNDS` is to be replaced.
+pub const SIEVE: &str = include_str!("sieve.wat");
 
 /// A `wasm` job.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -106,15 +109,7 @@ impl Command {
     /// # Errors
     /// If they would be more than [`SPEC_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, SpecError> {
-        let bytes = wire::encode(self);
-        if bytes.len() > SPEC_BYTES_MAX {
-            return Err(WireError::TooLong {
-                bytes: bytes.len(),
-                bytes_max: SPEC_BYTES_MAX,
-            }
-            .into());
-        }
-        Ok(bytes)
+        spec::encode(self)
     }
 
     /// Checks all that needs no compiler.
@@ -177,6 +172,14 @@ impl Command {
             is_exact: false,
         });
         planned.collect()
+    }
+
+    /// Bytes of all outputs together, at most.
+    #[must_use]
+    pub fn output_bytes_max(&self) -> u64 {
+        let files = self.outputs.iter().map(|file| file.bytes_max);
+        let all = files.chain([self.stdout_max, self.stderr_max]);
+        all.fold(0, u64::saturating_add)
     }
 
     fn validate_files(&self) -> Result<(), SpecError> {

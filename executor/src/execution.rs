@@ -29,7 +29,7 @@ use tokio::{
 use crate::{
     child::{Child, Ended},
     executor::{ExecutionEvent, ExecutionId, OutputBlob, OutputContent, Tenant, Usage},
-    ipc::{Failure, IpcError, Reply, Request, Stage, Used},
+    ipc::{Failure, IpcError, Reply, Request, Stage, Used, are_sent_in_frame},
     limits::{CANCEL_GRACE, COMPILE_TIME_MAX, LOG_BYTES_MAX, OUTPUT_MEMORY_MAX, SPEC_BYTES_MAX},
     program::Planned,
 };
@@ -191,7 +191,7 @@ impl Plan {
     ) -> Result<(Vec<OutputBlob>, Usage), Fault> {
         let internal = |error: std::io::Error| Fault::new(Failure::Internal, error.to_string());
         let planned = std::mem::take(&mut self.outputs);
-        let memory = if are_small(planned.iter().map(|output| output.bytes_max)) {
+        let memory = if are_sent_in_frame(planned.iter().map(|output| output.bytes_max)) {
             Vec::new()
         } else {
             let files = planned.iter().map(|output| sealed_memory(output.bytes_max));
@@ -202,7 +202,7 @@ impl Plan {
         let word = self.converse(worker, watch, &memory).await?;
         let usage = word.usage;
         let sized = sized(planned, &word.lengths)?;
-        if are_small(sized.iter().map(|output| output.bytes)) {
+        if are_sent_in_frame(sized.iter().map(|output| output.bytes)) {
             return Ok((cut(sized, &word.bytes)?, usage));
         }
         let (dir, id) = (self.outputs_dir.clone(), self.id);
@@ -465,12 +465,6 @@ fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
         SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
     )?;
     Ok(memory)
-}
-
-/// Whether so many bytes come in the worker's last frame.
-fn are_small(mut sizes: impl Iterator<Item = u64>) -> bool {
-    let sum = sizes.try_fold(0_u64, |sum, bytes| sum.checked_add(bytes));
-    sum.is_some_and(|sum| sum <= OUTPUT_MEMORY_MAX)
 }
 
 /// An output and the bytes that it has.

@@ -101,6 +101,12 @@ pub struct Start {
 pub const OUTPUT_BYTES_INLINE: usize = 32 << 10;
 const _: () = assert!(OUTPUT_BYTES_INLINE as u64 == OUTPUT_MEMORY_MAX);
 
+/// Whether outputs of these sizes come in the worker's last frame.
+pub fn are_sent_in_frame(mut sizes: impl Iterator<Item = u64>) -> bool {
+    let sum = sizes.try_fold(0_u64, u64::checked_add);
+    sum.is_some_and(|sum| sum <= OUTPUT_MEMORY_MAX)
+}
+
 /// What a worker says.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {

@@ -128,10 +128,10 @@ impl Program {
     /// Bytes of all outputs together, at most.
     #[must_use]
     pub fn output_bytes_max(&self) -> u64 {
-        let outputs = self.outputs();
-        outputs
-            .iter()
-            .fold(0, |sum, output| sum.saturating_add(output.bytes_max))
+        match self {
+            Self::Wgsl(graph) => graph.output_bytes(),
+            Self::Wasm(command) => command.output_bytes_max(),
+        }
     }
 }
 

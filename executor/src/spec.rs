@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 
 use bincode::{Decode, Encode};
-use suanli_protocol::wire::{self, List, Utf8, WireError};
+use suanli_protocol::wire::{self, List, Utf8, Wire, WireError};
 
 use crate::limits::{
     BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX, INLINE_BYTES_MAX,
@@ -127,15 +127,7 @@ impl Graph {
     /// # Errors
     /// If they would be more than [`SPEC_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, SpecError> {
-        let bytes = wire::encode(self);
-        if bytes.len() > SPEC_BYTES_MAX {
-            return Err(WireError::TooLong {
-                bytes: bytes.len(),
-                bytes_max: SPEC_BYTES_MAX,
-            }
-            .into());
-        }
-        Ok(bytes)
+        encode(self)
     }
 
     /// Checks all that needs neither compiler nor adapter.
@@ -330,6 +322,19 @@ impl Graph {
         }
         Ok(())
     }
+}
+
+/// A spec's bytes, if they are not too many.
+pub(crate) fn encode<T: Wire>(spec: &T) -> Result<Vec<u8>, SpecError> {
+    let bytes = wire::encode(spec);
+    if bytes.len() > SPEC_BYTES_MAX {
+        return Err(WireError::TooLong {
+            bytes: bytes.len(),
+            bytes_max: SPEC_BYTES_MAX,
+        }
+        .into());
+    }
+    Ok(bytes)
 }
 
 /// Whether this can name a buffer or an entry point.

@@ -132,7 +132,6 @@ impl WasmSection {
             .map(|entry| entry.resolve(&here, &mut inputs));
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let (outputs, to_files) = self.outputs(&here)?;
-        let bytes_max = |stream: &Stream| stream.max.map_or(STREAM_BYTES, |max| max.0);
         let command = Command {
             module: 0,
             arguments: self.arguments(&here)?,
@@ -140,8 +139,8 @@ impl WasmSection {
             stdin,
             files: here.bounded(&self.module, "[[wasm.file]]", files)?,
             outputs: here.bounded(&self.module, "[[wasm.output]]", outputs)?,
-            stdout_max: bytes_max(&self.stdout),
-            stderr_max: bytes_max(&self.stderr),
+            stdout_max: self.stdout.bytes_max(),
+            stderr_max: self.stderr.bytes_max(),
             memory_max,
             fuel_max,
             clock_ns: self.clock.saturating_mul(1_000_000_000),
@@ -229,7 +228,7 @@ impl WasmSection {
             let file = file.transpose()?;
             to_files.push(OutputFile {
                 name: name.to_owned(),
-                bytes: stream.max.map_or(STREAM_BYTES, |max| max.0),
+                bytes: stream.bytes_max(),
                 is_stream: true,
                 file,
                 png: None,
@@ -264,6 +263,12 @@ impl WasmSection {
             });
         }
         Ok((outputs, to_files))
+    }
+}
+
+impl Stream {
+    fn bytes_max(&self) -> u64 {
+        self.max.map_or(STREAM_BYTES, |max| max.0)
     }
 }
 

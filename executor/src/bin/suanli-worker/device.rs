@@ -23,7 +23,7 @@ use wgpu::{
     InstanceFlags, Limits, PollType,
 };
 
-use crate::{Fault, run::ProgramCache};
+use crate::{Fault, recent::Recent, run::Program};
 
 /// The interfaces whose shaders wgpu checks for bounds. Not GL.
 const BACKENDS: Backends = Backends::VULKAN
@@ -36,7 +36,7 @@ pub(crate) struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) limits: Limits,
-    pub(crate) programs: ProgramCache,
+    pub(crate) programs: Recent<Program>,
     /// Through which outputs are read back.
     pub(crate) stage: Option<wgpu::Buffer>,
     lost: Arc<AtomicBool>,
@@ -85,13 +85,12 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |_| {
             mark_uncaught.store(true, Ordering::Relaxed)
         }));
-        let programs = ProgramCache::default();
         Ok(Self {
             adapter: description,
             device,
             queue,
             limits,
-            programs,
+            programs: Recent::default(),
             stage: None,
             lost,
             uncaught,

@@ -25,6 +25,7 @@ use suanli_protocol::wire::Utf8;
 mod confine;
 mod device;
 mod measure;
+mod recent;
 mod root;
 mod run;
 mod shader;
@@ -272,6 +273,20 @@ fn check(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Reply, Fault> {
         }
     }
     Ok(Reply::Checked)
+}
+
+/// Whether the parent wants the running execution to stop.
+pub(crate) fn is_cancelled(parent: &WorkerEnd) -> Result<bool, Fault> {
+    if !parent.has_word()? {
+        return Ok(false);
+    }
+    match parent.receive()?.0 {
+        Request::Cancel => Ok(true),
+        Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => Err(Fault::new(
+            Failure::Internal,
+            "an order came in the middle of an execution",
+        )),
+    }
 }
 
 /// Processor time of this process until now.

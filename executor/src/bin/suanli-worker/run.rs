@@ -6,21 +6,20 @@
 //! it ends; compiled programs stay for the same tenant's next execution.
 
 use std::{
-    collections::VecDeque,
     fs::File,
     os::unix::fs::FileExt,
     time::{Duration, Instant},
 };
 
 use suanli_executor::{
-    ipc::{Failure, OUTPUT_BYTES_INLINE, Reply, Request, Stage, Used, WorkerEnd},
+    ipc::{Failure, OUTPUT_BYTES_INLINE, Reply, Stage, Used, WorkerEnd},
     limits::OUTPUTS_MAX,
     spec::{Content, Graph, Pass},
 };
 use suanli_protocol::wire::List;
 use wgpu::{BufferUsages, PollType};
 
-use crate::{Fault, cpu_time, device::Gpu, invalid_shader, micros, position, shader};
+use crate::{Fault, cpu_time, device::Gpu, invalid_shader, is_cancelled, micros, position, shader};
 
 /// Bytes that are staged at once between host and device.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -31,8 +30,6 @@ const CHUNKS_MAX: u64 = 4;
 const SLICE_TARGET: Duration = Duration::from_millis(20);
 const SLICE_MAX: u32 = 4096;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// Compiled graphs kept for the tenant.
-const PROGRAMS_MAX: usize = 8;
 
 /// What the parent asked for.
 pub(crate) struct Order<'a> {
@@ -42,13 +39,9 @@ pub(crate) struct Order<'a> {
     pub(crate) memory_max: u64,
 }
 
-/// Compiled graphs of this worker's one tenant, latest first.
-#[derive(Default)]
-pub(crate) struct ProgramCache(VecDeque<(blake3::Hash, Program)>);
-
 /// A compiled pipeline per pass.
 #[derive(Clone)]
-struct Program(Vec<Step>);
+pub(crate) struct Program(Vec<Step>);
 
 #[derive(Clone)]
 struct Step {
@@ -212,11 +205,8 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Prog
     hasher.update(&suanli_protocol::wire::encode(&graph.passes));
     hasher.update(graph.source.as_bytes());
     let key = hasher.finalize();
-    if let Some(found) = gpu.programs.0.iter().position(|(known, _)| *known == key) {
-        if let Some(entry) = gpu.programs.0.remove(found) {
-            gpu.programs.0.push_front(entry);
-        }
-        return Ok((gpu.programs.0[0].1.clone(), true));
+    if let Some(known) = gpu.programs.get(&key) {
+        return Ok((known, true));
     }
     parent.send(&Reply::Stage(Stage::Compiling))?;
     // A cached program passed this check with buffers of other sizes; the
@@ -241,9 +231,9 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Prog
             used: used.bindings,
         });
     }
-    gpu.programs.0.push_front((key, Program(steps.clone())));
-    gpu.programs.0.truncate(PROGRAMS_MAX);
-    Ok((Program(steps), false))
+    let program = Program(steps);
+    gpu.programs.put(key, program.clone());
+    Ok((program, false))
 }
 
 fn pipeline(
@@ -363,7 +353,10 @@ fn dispatch(
         let bound = bind(gpu, pass, step, buffers)?;
         let (mut left, mut slice) = (pass.repeat, 1);
         while left > 0 {
-            stop_if_cancelled(parent)?;
+            if is_cancelled(parent)? {
+                let detail = "stopped between two dispatches";
+                return Err(Fault::new(Failure::Cancelled, detail));
+            }
             let count = slice.min(left);
             left -= count;
             done += u64::from(count);
@@ -463,22 +456,6 @@ fn next_slice(slice: u32, took: Duration) -> u32 {
         (slice * 2).min(SLICE_MAX)
     } else {
         slice
-    }
-}
-
-fn stop_if_cancelled(parent: &mut WorkerEnd) -> Result<(), Fault> {
-    if !parent.has_word()? {
-        return Ok(());
-    }
-    match parent.receive()?.0 {
-        Request::Cancel => Err(Fault::new(
-            Failure::Cancelled,
-            "stopped between two dispatches",
-        )),
-        Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => Err(Fault::new(
-            Failure::Internal,
-            "an order came in the middle of an execution",
-        )),
     }
 }
 

@@ -21,7 +21,6 @@ mod wasi;
 mod weigh;
 
 use std::{
-    collections::VecDeque,
     fs::File,
     os::{fd::OwnedFd, unix::fs::FileExt as _},
     pin::pin,
@@ -34,11 +33,10 @@ use std::{
 };
 
 use suanli_executor::{
-    command::Command,
-    ipc::{Detail, Failure, IpcError, Reply, Request, Stage, Used, WorkerEnd},
+    command::{Command, SIEVE},
+    ipc::{Detail, Failure, IpcError, Reply, Stage, Used, WorkerEnd, are_sent_in_frame},
     limits::{
-        DETAIL_BYTES_MAX, LOG_BYTES_MAX, MODULE_BYTES_MAX, OUTPUT_MEMORY_MAX, TABLE_ELEMENTS_MAX,
-        WASM_STACK_BYTES,
+        DETAIL_BYTES_MAX, LOG_BYTES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX, WASM_STACK_BYTES,
     },
 };
 use suanli_protocol::wire::{List, Utf8};
@@ -47,15 +45,13 @@ use wasmtime::{
 };
 
 use self::files::{Files, Input, Refused};
-use crate::{Fault, cpu_time, micros};
+use crate::{Fault, cpu_time, is_cancelled, micros, position, recent::Recent};
 
 /// Fuel between two looks at the parent: some milliseconds.
 const SLICE: u64 = 4_000_000;
 /// A program that calls out often looks up then, after this time.
 const LOOK_UP_INTERVAL: Duration = Duration::from_millis(10);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// Compiled modules kept for the tenant.
-const MODULES_MAX: usize = 8;
 /// Tables of an instance.
 const TABLES_MAX: usize = 16;
 /// What a line of the log counts beside its text.
@@ -210,14 +206,8 @@ impl Watch {
     fn look_up(&self) -> Result<(), Stop> {
         let now_us = micros(self.began.elapsed());
         self.looked_us.store(now_us, Ordering::Relaxed);
-        let gone = |error: IpcError| Stop::Parent(error.to_string());
-        if self.parent.has_word().map_err(gone)? {
-            return Err(match self.parent.receive().map_err(gone)?.0 {
-                Request::Cancel => Stop::Cancelled,
-                Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => {
-                    Stop::Parent("an order came in the middle of an execution".to_owned())
-                }
-            });
+        if is_cancelled(&self.parent).map_err(|fault| Stop::Parent(fault.detail))? {
+            return Err(Stop::Cancelled);
         }
         if now_us - self.told_us.load(Ordering::Relaxed) >= micros(PROGRESS_INTERVAL) {
             self.told_us.store(now_us, Ordering::Relaxed);
@@ -227,6 +217,7 @@ impl Watch {
                 total: self.fuel_max,
                 used: self.used(done),
             };
+            let gone = |error: IpcError| Stop::Parent(error.to_string());
             self.parent.send(&progress).map_err(gone)?;
         }
         Ok(())
@@ -287,8 +278,7 @@ impl ResourceLimiter for World {
 pub(crate) struct Wasm {
     engine: Engine,
     linker: Linker<World>,
-    /// Of this worker's one tenant, latest first.
-    modules: VecDeque<(blake3::Hash, InstancePre<World>)>,
+    modules: Recent<InstancePre<World>>,
 }
 
 /// What the parent asked for.
@@ -309,7 +299,7 @@ impl Wasm {
         Ok(Self {
             engine,
             linker,
-            modules: VecDeque::new(),
+            modules: Recent::default(),
         })
     }
 
@@ -345,23 +335,19 @@ impl Wasm {
         order: &Order<'_>,
         parent: &mut WorkerEnd,
     ) -> Result<InstancePre<World>, Fault> {
-        let code = order
-            .inputs
-            .get(usize::try_from(order.command.module).unwrap_or(usize::MAX));
+        let code = order.inputs.get(position(order.command.module));
         let code = code.ok_or_else(|| Fault::new(Failure::InvalidSpec, "no module came"))?;
         let code = read_module(code)?;
         let key = blake3::hash(&code);
-        if let Some(found) = self.modules.iter().position(|(known, _)| *known == key) {
-            self.modules.swap(0, found);
-            return Ok(self.modules[0].1.clone());
+        if let Some(known) = self.modules.get(&key) {
+            return Ok(known);
         }
         parent.send(&Reply::Stage(Stage::Compiling))?;
         weigh::weigh(&code)?;
         let module = Module::new(&self.engine, &code).map_err(|error| invalid(&error))?;
         let linked = self.linker.instantiate_pre(&module);
         let linked = linked.map_err(|error| invalid(&error))?;
-        self.modules.push_front((key, linked.clone()));
-        self.modules.truncate(MODULES_MAX);
+        self.modules.put(key, linked.clone());
         parent.send(&Reply::Stage(Stage::Running))?;
         Ok(linked)
     }
@@ -375,33 +361,16 @@ pub(crate) fn check(module: &File) -> Result<(), Fault> {
     Module::validate(&engine, &code).map_err(|error| invalid(&error))
 }
 
-/// A program of the kind that people write, for measuring: a sieve that walks
-/// through memory, with arithmetic, branches, loads and stores.
-const SIEVE: &str = r#"(module
-    (memory (export "memory") 4)
-    (func (export "_start") (local $round i32) (local $p i32) (local $n i32)
-        (loop $rounds
-            (memory.fill (i32.const 0) (i32.const 0) (i32.const 262144))
-            (local.set $p (i32.const 2))
-            (loop $primes
-                (if (i32.eqz (i32.load8_u (local.get $p))) (then
-                    (local.set $n (i32.mul (local.get $p) (local.get $p)))
-                    (loop $multiples
-                        (i32.store8 (local.get $n) (i32.const 1))
-                        (local.set $n (i32.add (local.get $n) (local.get $p)))
-                        (br_if $multiples (i32.lt_u (local.get $n) (i32.const 262144))))))
-                (local.set $p (i32.add (local.get $p) (i32.const 1)))
-                (br_if $primes (i32.lt_u (local.get $p) (i32.const 512))))
-            (local.set $round (i32.add (local.get $round) (i32.const 1)))
-            (br_if $rounds (i32.lt_u (local.get $round) (i32.const 1000000))))))"#;
 /// The shortest run that is believed.
 const MEASURE_TIME: Duration = Duration::from_millis(100);
 
 /// Units of fuel per second that a program uses here.
 pub(crate) fn fuel_per_second() -> Result<u64, Fault> {
+    let failed = |error: wasmtime::Error| Fault::new(Failure::Internal, error.to_string());
+    let sieve = endless_sieve().map_err(failed)?;
     let mut fuel = 10_000_000;
     loop {
-        let took = burn(fuel).map_err(|error| Fault::new(Failure::Internal, error.to_string()))?;
+        let took = burn(&sieve, fuel).map_err(failed)?;
         if took >= MEASURE_TIME || fuel >= 1 << 40 {
             let took_us = u128::from(micros(took).max(1));
             let speed = u128::from(fuel) * 1_000_000 / took_us;
@@ -411,14 +380,18 @@ pub(crate) fn fuel_per_second() -> Result<u64, Fault> {
     }
 }
 
-/// How long the sieve takes to use so much fuel. It never ends by itself.
-fn burn(fuel: u64) -> wasmtime::Result<Duration> {
-    let engine = engine()?;
-    let code = wat::parse_str(SIEVE).map_err(wasmtime::Error::new)?;
-    let module = Module::new(&engine, code)?;
-    let mut store = Store::new(&engine, ());
+/// More rounds than any fuel here is enough for.
+fn endless_sieve() -> wasmtime::Result<Module> {
+    let text = SIEVE.replace("ROUNDS", "1000000");
+    let code = wat::parse_str(text).map_err(wasmtime::Error::new)?;
+    Module::new(&engine()?, code)
+}
+
+/// How long the sieve takes to use so much fuel.
+fn burn(sieve: &Module, fuel: u64) -> wasmtime::Result<Duration> {
+    let mut store = Store::new(sieve.engine(), ());
     store.set_fuel(fuel)?;
-    let instance = wasmtime::Instance::new(&mut store, &module, &[])?;
+    let instance = wasmtime::Instance::new(&mut store, sieve, &[])?;
     let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
     let began = Instant::now();
     match start.call(&mut store, ()) {
@@ -609,7 +582,7 @@ fn collect<'a>(command: &Command, world: &'a World) -> Result<Vec<&'a [u8]>, Fau
 
 fn finish(outputs: &[&[u8]], files: &[OwnedFd], used: Used) -> Result<Reply, Fault> {
     let lengths: Vec<u64> = outputs.iter().map(|bytes| length(bytes)).collect();
-    let small = lengths.iter().sum::<u64>() <= OUTPUT_MEMORY_MAX;
+    let small = are_sent_in_frame(lengths.iter().copied());
     if !small {
         for (bytes, file) in outputs.iter().zip(files) {
             let written = File::from(file.try_clone().map_err(internal)?).write_all_at(bytes, 0);
