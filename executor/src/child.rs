@@ -134,7 +134,7 @@ impl WorkerProgram {
         }
     }
 
-    /// Measures the FP32 speed of an adapter, in about a third of a second.
+    /// Measures an adapter, and the processor beside it, in about two seconds.
     ///
     /// # Errors
     /// If the adapter fails, or the child gives no answer in time.

@@ -66,6 +66,8 @@ pub enum AdapterSelection {
     Best,
     /// The first whose name contains this, whatever its case.
     Named(String),
+    /// The one with this [`Adapter::index`].
+    At(u32),
     /// A software adapter.
     Software,
 }
@@ -396,11 +398,13 @@ impl AdapterSelection {
         let wanted = match self {
             Self::Best => "at all".to_owned(),
             Self::Named(name) => format!("with `{name}` in its name"),
+            Self::At(index) => format!("with number {index}"),
             Self::Software => "in software".to_owned(),
         };
         adapters.retain(|adapter| match self {
             Self::Best => true,
             Self::Named(name) => adapter.name.to_lowercase().contains(&name.to_lowercase()),
+            Self::At(index) => adapter.index == *index,
             Self::Software => adapter.is_software(),
         });
         adapters.sort_by_key(|adapter| (adapter.kind, adapter.index));

@@ -367,9 +367,17 @@ pub struct Measurement {
     pub adapter: Adapter,
     /// FP32 operations per second (a multiplication and an addition are two).
     pub fp32_flops: u64,
+    /// FP16 operations per second; 0 where the adapter has none.
+    pub fp16_flops: u64,
+    /// Bytes of device memory read and written per second.
+    pub memory_bytes_per_second: u64,
+    /// Bytes per second from the host to the device.
+    pub upload_bytes_per_second: u64,
+    /// Bytes per second from the device to the host.
+    pub download_bytes_per_second: u64,
     /// Units of WebAssembly fuel per second, in one program on the processor.
     pub fuel_per_second: u64,
-    /// Microseconds that the counted run took.
+    /// Microseconds that all of it took.
     pub took_us: u64,
 }
 

@@ -23,6 +23,7 @@ mod execution;
 mod executor;
 pub mod file;
 pub mod ipc;
+pub mod kernels;
 pub mod limits;
 pub mod policy;
 mod pool;

@@ -6,6 +6,7 @@
 //! a failure is its field `error`. Absent: anything that the HTTP API could not
 //! do as well; the command line is a client like others.
 
+mod bench;
 mod channel;
 mod config;
 mod context;
@@ -104,6 +105,7 @@ enum Command {
     /// This node's keys
     #[command(subcommand)]
     Identity(identity::Command),
+    Bench(bench::Command),
     /// Says what works on this machine and what doesn't
     Doctor,
     /// The configuration, and where each value came from
@@ -170,6 +172,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Channel(command) => command.run(context).await,
         Command::Peer(command) => command.run(context).await,
         Command::Identity(command) => command.run(context),
+        Command::Bench(command) => command.run(context).await,
         Command::Doctor => doctor::run(context).await,
         Command::Config(command) => command.run(context),
         Command::Stop => stop::run(context).await,

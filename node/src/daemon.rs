@@ -15,19 +15,17 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use suanli_executor::{
-    Adapter, AdapterKind, Executor, ExecutorConfig, ExecutorError,
+    Adapter, Executor, ExecutorConfig, ExecutorError,
     program::{WASM_VERSION, WGSL_VERSION},
 };
 use suanli_protocol::{
     envelope::{Extensions, Raw},
     ids::NetworkId,
-    limits::NAME_BYTES_MAX,
-    offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
+    offer::{Charge, Offer, RuntimeOffer, Terms},
     peer::{Config as CoreConfig, ProviderConfig},
-    registry::{DeviceKind, Runtime, SandboxLevel, SpeedKind},
-    units::{Amount, Meter, Millis, Wall},
+    registry::{Runtime, SandboxLevel},
+    units::{Amount, Meter, Millis},
     wire::{List, Text},
 };
 use tokio::{
@@ -43,7 +41,7 @@ use crate::{
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
-    processor::Processor,
+    measured::Measured,
     records,
     store::{self, Store, StoreError, blobs::Blobs},
     transport::{Transport, TransportConfig, TransportError, TransportLimits},
@@ -110,9 +108,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (store, cache) = open_store(&config, &dir, network)?;
     let (provider, executor, sandbox) = match &config.provide {
         Some(provide) => {
-            let (executor, events) = start_executor(&config, provide).await?;
+            let (executor, mut events) = start_executor(&config, provide).await?;
             let sandbox = sandbox_of(&executor);
-            let offer = offer_of(&config, provide, &executor, sandbox, &dir).await?;
+            let measured = measured(&executor, &mut events, dir.root()).await;
+            let offer = offer_of(&config, provide, executor.adapter(), sandbox, &measured)?;
             (
                 Some(provider_of(provide, offer)),
                 Some((executor, events)),
@@ -262,65 +261,43 @@ fn sandbox_of(executor: &Executor) -> SandboxLevel {
     executor.confinement().level()
 }
 
-/// What a measurement is remembered by and as.
-#[derive(Debug, Serialize, Deserialize)]
-struct Measured {
-    adapter: String,
-    driver: String,
-    version: String,
-    fp32_per_second: u64,
-    fuel_per_second: u64,
-    at_ms: u64,
-}
-
-/// Reads the last measurement of this adapter and driver, or measures.
-async fn measure(executor: &Executor, dir: &Path) -> Measured {
-    let path = dir.join("measured.json");
+/// Reads what was measured before, and measures what is missing.
+async fn measured(
+    executor: &Executor,
+    events: &mut mpsc::Receiver<suanli_executor::ExecutionEvent>,
+    dir: &Path,
+) -> Measured {
+    let mut measured = Measured::read(dir);
+    let before = measured.clone();
     let adapter = executor.adapter();
-    let kept = std::fs::read(&path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Measured>(&bytes).ok())
-        .filter(|kept| {
-            kept.adapter == *adapter.name
-                && kept.driver == *adapter.driver
-                && kept.version == env!("CARGO_PKG_VERSION")
-        });
-    if let Some(kept) = kept {
-        return kept;
-    }
-    tracing::info!(adapter = &*adapter.name, "measuring");
-    let (fp32_per_second, fuel_per_second) = match executor.program().measure(adapter).await {
-        Ok(measurement) => (measurement.fp32_flops, measurement.fuel_per_second),
-        Err(error) => {
-            tracing::warn!(%error, "the device could not be measured; the offer says 0");
-            (0, 0)
+    if measured.of(adapter).is_none() || measured.processor.is_none() {
+        tracing::info!(adapter = &*adapter.name, "measuring");
+        let scratch = dir.join("scratch");
+        measured.measure_adapter(executor, events, &scratch).await;
+        if let Some(trouble) = measured.of(adapter).and_then(|of| of.trouble.as_ref()) {
+            tracing::warn!(%trouble, "not all could be measured; the offer does not say it");
         }
-    };
-    let measured = Measured {
-        adapter: adapter.name.to_string(),
-        driver: adapter.driver.to_string(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        fp32_per_second,
-        fuel_per_second,
-        at_ms: wall_ms(),
-    };
-    // Only a cache: the next start measures again where this fails.
-    if let Ok(bytes) = serde_json::to_vec_pretty(&measured)
-        && let Err(error) = std::fs::write(&path, bytes)
+    }
+    if measured.disk.is_none()
+        && let Err(error) = measured.measure_disk(dir)
     {
-        tracing::warn!(%error, "the measurement could not be kept");
+        tracing::warn!(%error, "the disk could not be measured; the offer does not say it");
+    }
+    if measured != before
+        && let Err(error) = measured.write(dir)
+    {
+        tracing::warn!(%error, "the measurement could not be kept; the next start measures again");
     }
     measured
 }
 
-async fn offer_of(
+fn offer_of(
     config: &Config,
     provide: &Provide,
-    executor: &Executor,
+    adapter: &Adapter,
     sandbox: SandboxLevel,
-    dir: &DataDir,
+    measured: &Measured,
 ) -> Result<Offer, DaemonError> {
-    let measured = measure(executor, dir.root()).await;
     let region = Text::new(&*config.region).map_err(|error| DaemonError::Name {
         key: "region",
         value: config.region.clone(),
@@ -332,7 +309,7 @@ async fn offer_of(
         sequence: 0,
         region,
         addresses: List::default(),
-        devices: List::truncated(devices_of(executor.adapter(), provide, &measured)),
+        devices: List::truncated(measured.devices(adapter, provide)),
         runtimes: List::truncated(runtimes_of(provide)),
         models: List::default(),
         prices: List::truncated(provide.prices()),
@@ -357,62 +334,6 @@ async fn offer_of(
     })
 }
 
-fn device_of(adapter: &Adapter, provide: &Provide, measured: &Measured) -> Device {
-    let name = |text: &str| -> Name { Text::<NAME_BYTES_MAX>::lossy(text) };
-    let software = adapter.kind == AdapterKind::Software;
-    Device {
-        kind: if software {
-            DeviceKind::CPU
-        } else {
-            DeviceKind::GPU
-        },
-        maker: name(maker_of(adapter.vendor)),
-        model: name(&adapter.name),
-        driver: name(&adapter.driver),
-        memory_bytes: provide
-            .memory
-            .map_or(adapter.memory_bytes, |memory| memory.0),
-        speeds: List::truncated(vec![
-            measured.speed(SpeedKind::FP32, measured.fp32_per_second),
-        ]),
-    }
-}
-
-impl Measured {
-    fn speed(&self, kind: SpeedKind, per_second: u64) -> Speed {
-        Speed {
-            kind,
-            per_second,
-            measured: Wall::from_millis(self.at_ms),
-        }
-    }
-}
-
-/// What computes: the adapter, and the processor for modules. A software adapter
-/// is the processor.
-fn devices_of(adapter: &Adapter, provide: &Provide, measured: &Measured) -> Vec<Device> {
-    let mut device = device_of(adapter, provide, measured);
-    let fuel = measured.speed(SpeedKind::FUEL, measured.fuel_per_second);
-    if device.kind == DeviceKind::CPU {
-        let mut speeds = device.speeds.to_vec();
-        speeds.push(fuel);
-        device.speeds = List::truncated(speeds);
-        return vec![device];
-    }
-    let processor = Processor::of_this_machine();
-    let processor = Device {
-        kind: DeviceKind::CPU,
-        maker: Text::lossy(&processor.maker),
-        model: Text::lossy(&processor.model),
-        driver: Name::default(),
-        memory_bytes: provide
-            .memory
-            .map_or(processor.memory_bytes, |memory| memory.0),
-        speeds: List::truncated(vec![fuel]),
-    };
-    vec![device, processor]
-}
-
 /// What it can run: what it has a price for.
 fn runtimes_of(provide: &Provide) -> Vec<RuntimeOffer> {
     let prices = provide.prices();
@@ -430,23 +351,6 @@ fn runtimes_of(provide: &Provide) -> Vec<RuntimeOffer> {
     .collect()
 }
 
-/// Makers by PCI vendor id; Khronos ids from 0x10000 on.
-const fn maker_of(vendor: u32) -> &'static str {
-    match vendor {
-        0x10de => "NVIDIA",
-        0x1002 | 0x1022 => "AMD",
-        0x8086 => "Intel",
-        0x106b => "Apple",
-        0x13b5 => "Arm",
-        0x5143 => "Qualcomm",
-        0x1010 => "Imagination",
-        0x1ed5 => "Moore Threads",
-        0x0731 => "Jingjia",
-        0x1_0005 => "Mesa",
-        _ => "unknown",
-    }
-}
-
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
     let known: BTreeMap<_, Amount> = provide
         .known
@@ -462,6 +366,7 @@ fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
         // Until the whole sandbox is there, strangers from elsewhere are not served.
         local_only: true,
         discount_percent_max: provide.discount_percent_max,
+        challenges_per_hour: provide.challenges_per_hour,
     }
 }
 

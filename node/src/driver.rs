@@ -19,6 +19,7 @@
 //! Absent: what a frame, an offer or a job means.
 
 mod awaited;
+mod challenges;
 mod hands;
 mod intake;
 mod watch;
@@ -38,7 +39,7 @@ use suanli_protocol::{
     offer::Offer,
     peer::{
         Command, Config, Event, ExecutionEvent, ExecutionId, Input, JobEvent, Output, Peer,
-        ProviderConfig,
+        ProviderConfig, Unanswered,
     },
     record::{JobOrder, Lsn as CoreLsn, Record},
     units::{Mono, Now},
@@ -48,12 +49,13 @@ use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
 
 use self::{
     awaited::Awaited,
+    challenges::Challenges,
     hands::{Chore, Hands},
     intake::{Intake, channel_of, peer_of},
     watch::Lines,
 };
 use crate::{
-    handle::{Ask, AskQueue, NotTaken, Snapshot},
+    handle::{Ask, AskQueue, Challenged, NotTaken, Snapshot},
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
     transport::{
         BlobFailure, BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
@@ -160,6 +162,9 @@ pub struct Driver {
     strikes: BTreeMap<PeerId, u32>,
     republish: Option<Republish>,
     lines: Lines,
+    challenges: Challenges,
+    /// Challenges that somebody waits for.
+    challenging: BTreeMap<PeerId, oneshot::Sender<Challenged>>,
     submitted: BTreeMap<JobId, oneshot::Sender<Result<(), NotTaken>>>,
     awaited: Awaited,
     /// Answers that wait for the journal, in its order.
@@ -273,6 +278,11 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         None => (None, None),
     };
     let (inputs, hands_events) = mpsc::channel(256);
+    let challenges = Challenges::new(
+        parts.scratch.clone(),
+        inputs.clone(),
+        parts.transport.clone(),
+    );
     let hands = Hands::start(
         parts.store.blobs().clone(),
         parts.cache,
@@ -306,6 +316,8 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         strikes: BTreeMap::new(),
         republish: None,
         lines: Lines::default(),
+        challenges,
+        challenging: BTreeMap::new(),
         submitted: BTreeMap::new(),
         awaited: Awaited::default(),
         promised: VecDeque::new(),
@@ -578,6 +590,24 @@ impl Driver {
                 self.hands.give(Chore::Store { blob, bytes, kept }).await;
             }
             Output::Retain { blob, until } => self.hands.give(Chore::Retain { blob, until }).await,
+            Output::Compute {
+                challenge, run_max, ..
+            } => self.compute(challenge, run_max).await,
+            Output::OpenProduct {
+                challenge,
+                open,
+                to,
+            } => self.challenges.open(challenge, open, to),
+            Output::ForgetProduct(seed) => self.challenges.forget(seed),
+            Output::Verify {
+                provider,
+                challenge,
+                root,
+                seed,
+                opening,
+            } => self
+                .challenges
+                .verify(provider, challenge, root, (seed, opening)),
             Output::Misbehaved { peer, what } => self.strike(peer, what).await,
             Output::Event(event) => self.on_event(event),
         }
@@ -772,6 +802,12 @@ impl Driver {
             Event::Earned { receipts } => {
                 tracing::info!(receipts = receipts.len(), "voucher taken")
             }
+            Event::Challenged { provider, event } => {
+                tracing::info!(%provider, ?event, "challenge");
+                if let Some(reply) = self.challenging.remove(&provider) {
+                    let _ = reply.send(event);
+                }
+            }
             Event::Frozen { channel } => {
                 tracing::error!(%channel, "the channel is frozen: two vouchers with one number");
             }
@@ -950,6 +986,23 @@ impl Driver {
                     .await;
             }
             Theirs::Log { id, line } => self.execution(id, ExecutionEvent::Log(line)).await,
+            Theirs::Finished { id, outputs, .. } if self.challenges.has(id) => {
+                if let Some(challenge) = self.challenges.take(id) {
+                    self.challenges.commit(challenge, outputs);
+                }
+            }
+            Theirs::Failed {
+                id,
+                failure,
+                detail,
+                ..
+            } if self.challenges.has(id) => {
+                tracing::warn!(%failure, detail, "a challenge could not be computed");
+                if let Some(challenge) = self.challenges.take(id) {
+                    let seed = challenge.seed;
+                    self.step(Input::Computed { seed, root: None }).await;
+                }
+            }
             Theirs::Finished { id, outputs, usage } => {
                 if let Some(execution) = self.executions.remove(&id.0) {
                     self.finished(execution, outputs, usage).await;
@@ -1028,6 +1081,20 @@ impl Driver {
                     self.step(Input::Command(Command::Cancel(job))).await;
                 }
                 self.when_durable(reply, open);
+            }
+            Ask::Challenge(provider, reply) => {
+                // An asker that has gone away makes room for the next.
+                self.challenging.retain(|_, reply| !reply.is_closed());
+                if self.challenging.contains_key(&provider) {
+                    let _ = reply.send(Err(Unanswered::TooMany));
+                } else {
+                    self.challenging.insert(provider, reply);
+                    self.step(Input::Command(Command::Challenge(provider)))
+                        .await;
+                }
+            }
+            Ask::Standing(provider, reply) => {
+                let _ = reply.send(self.peer.standing(provider).cloned());
             }
             Ask::Watch(job, reply) => {
                 let open = self.is_open(job);

@@ -7,14 +7,16 @@
 use std::sync::Arc;
 
 use suanli_protocol::{
+    challenge::Wrong,
     envelope::Verified,
     ids::{AccountId, ChannelId, JobId, PeerId},
     message::Decline,
     offer::Offer,
-    peer::{ChannelView, JobView, WorkView},
+    peer::{ChannelView, JobView, Unanswered, WorkView},
     rank::Plan,
     record::JobOrder,
     registry::Reason,
+    standing::{Outcome, Standing},
     units::Amount,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -123,6 +125,8 @@ pub(crate) enum Ask {
     Plan(Box<JobOrder>, oneshot::Sender<Plan>),
     Submit(Box<JobOrder>, oneshot::Sender<Result<(), NotTaken>>),
     Cancel(JobId, oneshot::Sender<bool>),
+    Challenge(PeerId, oneshot::Sender<Challenged>),
+    Standing(PeerId, oneshot::Sender<Option<Standing>>),
     Watch(JobId, oneshot::Sender<Option<Watch>>),
     Settle(ChannelId, Amount, String, oneshot::Sender<bool>),
     Announce(oneshot::Sender<()>),
@@ -131,6 +135,9 @@ pub(crate) enum Ask {
     Written(oneshot::Sender<bool>),
     Stop(oneshot::Sender<()>),
 }
+
+/// What a challenge came to, and what was wrong with it; or why it came to nothing.
+pub type Challenged = Result<(Outcome, Option<Wrong>), Unanswered>;
 
 /// What happened to a job so far, and what happens from now on. The stream
 /// ends when nothing more can happen, or when its reader is too slow.
@@ -201,6 +208,22 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn cancel(&self, job: JobId) -> Result<bool, Gone> {
         self.ask(|reply| Ask::Cancel(job, reply)).await
+    }
+
+    /// Has a provider show its speed, and returns when it has, or has not.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn challenge(&self, provider: PeerId) -> Result<Challenged, Gone> {
+        self.ask(|reply| Ask::Challenge(provider, reply)).await
+    }
+
+    /// What this node has seen of a provider itself.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn standing(&self, provider: PeerId) -> Result<Option<Standing>, Gone> {
+        self.ask(|reply| Ask::Standing(provider, reply)).await
     }
 
     /// Follows a job; `None` if it is not in memory.

@@ -14,6 +14,7 @@ pub mod driver;
 pub mod handle;
 pub mod identity;
 pub mod jobfile;
+pub mod measured;
 mod processor;
 mod rate;
 pub mod records;

@@ -1,6 +1,6 @@
 //! The libp2p transport: moves opaque bytes between peers named by their ed25519 keys.
 //!
-//! It knows no message of the exchange. Four [`Channel`]s carry bounded frames, gossip carries
+//! It knows no message of the exchange. Five [`Channel`]s carry bounded frames, gossip carries
 //! offers that the driver has judged, and blobs travel by streams of their own, verified chunk by
 //! chunk. What a frame means, and whether a signature in it is good, is the driver's business.
 //!
@@ -186,11 +186,19 @@ pub enum Channel {
     Settle,
     /// Anti-entropy of the offer book.
     Book,
+    /// Capacity challenges.
+    Challenge,
 }
 
 impl Channel {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Negotiate, Self::Exec, Self::Settle, Self::Book];
+    pub const ALL: [Self; 5] = [
+        Self::Negotiate,
+        Self::Exec,
+        Self::Settle,
+        Self::Book,
+        Self::Challenge,
+    ];
 
     /// Its name in the protocol's.
     #[must_use]
@@ -200,6 +208,7 @@ impl Channel {
             Self::Exec => "exec",
             Self::Settle => "settle",
             Self::Book => "book",
+            Self::Challenge => "challenge",
         }
     }
 
@@ -209,6 +218,7 @@ impl Channel {
             Self::Exec => 1,
             Self::Settle => 2,
             Self::Book => 3,
+            Self::Challenge => 4,
         }
     }
 }

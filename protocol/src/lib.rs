@@ -23,6 +23,7 @@
 
 pub mod book;
 pub mod bundle;
+pub mod challenge;
 pub mod deal;
 pub mod delegation;
 pub mod envelope;
@@ -36,6 +37,7 @@ pub mod rank;
 pub mod receipt;
 pub mod record;
 pub mod registry;
+pub mod standing;
 pub mod units;
 pub mod voucher;
 pub mod wire;

@@ -129,3 +129,20 @@ pub const OFFER_TTL_MAX: Duration = Duration::from_secs(15 * 60);
 pub const HOLD_MAX: Duration = Duration::from_secs(30);
 /// The longest execution that an agreement may ask for.
 pub const RUN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Longest side of a challenge's matrices: a product of 64 MiB.
+pub const CHALLENGE_SIDE_MAX: u32 = 4096;
+/// Numbers in both factors of a challenge: about a third of a second to check on
+/// one core, and a gibibyte on the device.
+pub const CHALLENGE_ELEMENTS_MAX: u64 = 1 << 28;
+/// Bytes of the rows that open a commitment. With sums and paths they fit a frame.
+pub const CHALLENGE_OPENED_BYTES_MAX: usize = 72 * 1024;
+/// Rows that open a commitment.
+pub const CHALLENGE_OPENED_MAX: usize = 32;
+/// Challenges that one node gives, or takes, at once. A product that waits to be
+/// opened lies on the provider's disk; a check takes a core.
+pub const CHALLENGES_MAX: usize = 4;
+/// How often a peer may challenge a provider in an hour.
+pub const CHALLENGES_PER_PEER: usize = 6;
+/// Providers whose standing is remembered, as many as the book may hold.
+pub const STANDINGS_MAX: usize = BOOK_OFFERS_MAX;

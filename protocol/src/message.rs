@@ -12,10 +12,11 @@
 use bincode::{Decode, Encode};
 
 use crate::{
+    challenge::{Challenge, Opening, Seed},
     deal::{Agreement, Quote, Request},
     delegation::Revocation,
     envelope::{Envelope, EnvelopeError, Raw, Verified},
-    ids::{AgreementId, BlobId, ChannelId, NetworkId, OfferId, PeerId, QuoteId, RequestId},
+    ids::{AgreementId, BlobId, ChannelId, Hash, NetworkId, OfferId, PeerId, QuoteId, RequestId},
     limits::{
         ENVELOPE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
         LOG_LINE_BYTES_MAX, OFFER_BYTES_MAX, OFFERS_PER_PAGE, PULL_KNOWN_MAX,
@@ -39,6 +40,8 @@ pub enum Channel {
     Settle,
     /// The offer book.
     Book,
+    /// Capacity challenges.
+    Challenge,
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -145,6 +148,17 @@ pub enum Frame {
     /// These, and all that you lack up to the provider named: ask from there
     /// on. `None` at the end of the book.
     Offers(List<RawOffer, OFFERS_PER_PAGE>, Option<PeerId>),
+
+    /// Anybody: compute this on that device of your offer.
+    Challenge(u16, Challenge),
+    /// Provider: no, or no longer.
+    ChallengeDeclined(Seed, Decline),
+    /// Provider: I have the product, and its rows lead to this root.
+    Committed(Seed, Hash),
+    /// Challenger: open it for this seed.
+    OpenCommitment(Seed, Seed),
+    /// Provider: here.
+    Opened(Seed, Box<Opening>),
 }
 
 /// How far an execution is. Numbered: an older one never overwrites a newer.
@@ -213,6 +227,11 @@ impl Frame {
             | Self::Heads(_)
             | Self::Settlement(_) => Channel::Settle,
             Self::Pull(_) | Self::Offers(..) => Channel::Book,
+            Self::Challenge(..)
+            | Self::ChallengeDeclined(..)
+            | Self::Committed(..)
+            | Self::OpenCommitment(..)
+            | Self::Opened(..) => Channel::Challenge,
         }
     }
 
@@ -276,6 +295,11 @@ impl Frame {
             Self::Settlement(raw) => Message::Settlement(own(raw.verify(network)?, from)?),
             Self::Pull(pull) => Message::Pull(pull),
             Self::Offers(raw, next) => verify_page(&raw, next, network),
+            Self::Challenge(device, challenge) => Message::Challenge(device, challenge),
+            Self::ChallengeDeclined(seed, decline) => Message::ChallengeDeclined(seed, decline),
+            Self::Committed(seed, root) => Message::Committed(seed, root),
+            Self::OpenCommitment(seed, open) => Message::OpenCommitment(seed, open),
+            Self::Opened(seed, opening) => Message::Opened(seed, opening),
         })
     }
 }
@@ -298,7 +322,7 @@ fn check_inline(blobs: InlineBlobs) -> Result<Vec<InlineBlob>, EnvelopeError> {
     }
     if blobs
         .iter()
-        .any(|blob| crate::ids::Hash::of(&blob.bytes) != blob.blob.0)
+        .any(|blob| Hash::of(&blob.bytes) != blob.blob.0)
     {
         return Err(EnvelopeError::OutOfRange(
             "an inline blob does not match its hash",
@@ -355,6 +379,11 @@ pub enum Message {
         next: Option<PeerId>,
         fault: Option<EnvelopeError>,
     },
+    Challenge(u16, Challenge),
+    ChallengeDeclined(Seed, Decline),
+    Committed(Seed, Hash),
+    OpenCommitment(Seed, Seed),
+    Opened(Seed, Box<Opening>),
 }
 
 /// One side's view of a channel, verified.

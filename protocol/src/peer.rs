@@ -24,6 +24,7 @@
 //! whom). Absent: anything that interprets a job, moves blobs or runs code.
 
 mod buyer;
+mod challenger;
 mod condense;
 mod core;
 mod ledger;
@@ -40,20 +41,23 @@ use rand_core::SeedableRng as _;
 
 use self::{
     buyer::Buyer,
+    challenger::Challenger,
     core::{Core, Outbox, Timer, Timers},
     ledger::Ledger,
     seller::Seller,
 };
 pub use self::{
     buyer::{JobView, end_word},
+    challenger::Unanswered,
     ledger::ChannelView,
 };
 use crate::{
     book::Book,
+    challenge::{Challenge, Opening, Seed, Wrong},
     deal::BlobRef,
     delegation::RawDelegation,
     envelope::{self, Signer, Verified},
-    ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, PeerId, ReceiptId},
+    ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, PeerId, ReceiptId},
     limits::{OFFER_TTL_MAX, OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
     message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
     offer::{Name, Offer},
@@ -61,6 +65,7 @@ use crate::{
     receipt,
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
+    standing::{Outcome, Standing},
     units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
     wire::{List, Text},
 };
@@ -94,6 +99,8 @@ pub struct ProviderConfig {
     pub local_only: bool,
     /// How far a counter-offer may go below the price.
     pub discount_percent_max: u8,
+    /// How many capacity challenges it takes in an hour, from all peers together.
+    pub challenges_per_hour: u32,
 }
 
 impl ProviderConfig {
@@ -310,6 +317,20 @@ pub enum Input {
         /// Whether it is here.
         ok: bool,
     },
+    /// The product of a challenge is computed and kept, or can't be had.
+    Computed {
+        /// Of which challenge.
+        seed: Seed,
+        /// The root over its rows.
+        root: Option<Hash>,
+    },
+    /// A commitment's opening was checked.
+    Verified {
+        /// Whose.
+        provider: PeerId,
+        /// Whether it is right.
+        result: Result<(), Wrong>,
+    },
     /// A person wants something.
     Command(Command),
 }
@@ -321,6 +342,8 @@ pub enum Command {
     Submit(Box<JobOrder>),
     /// Stop a job.
     Cancel(JobId),
+    /// Have a provider show that it is as fast as its offer says.
+    Challenge(PeerId),
     /// Announce the offer, or announce it anew; also one that was withdrawn.
     Announce,
     /// Sell something else from now on; also after a withdrawal.
@@ -412,6 +435,39 @@ pub enum Output {
         /// Until when.
         until: Wall,
     },
+    /// Compute a challenge's product and keep it; say [`Input::Computed`].
+    Compute {
+        /// What.
+        challenge: Challenge,
+        /// On which device of the offer.
+        device: u16,
+        /// How long it may take.
+        run_max: Millis,
+    },
+    /// Open a product that was computed, and send that as [`Frame::Opened`].
+    OpenProduct {
+        /// Which.
+        challenge: Challenge,
+        /// What to open.
+        open: Seed,
+        /// To whom.
+        to: PeerId,
+    },
+    /// A product is not needed any more.
+    ForgetProduct(Seed),
+    /// Check an opening; say [`Input::Verified`].
+    Verify {
+        /// Whose.
+        provider: PeerId,
+        /// Of what.
+        challenge: Challenge,
+        /// What it must lead to.
+        root: Hash,
+        /// What was asked for.
+        seed: Seed,
+        /// What came.
+        opening: Box<Opening>,
+    },
     /// A peer did what an honest one can't do.
     Misbehaved {
         /// Who.
@@ -428,7 +484,7 @@ impl Output {
     const fn is_awaited(&self) -> bool {
         match self {
             Self::Event(event) => match event {
-                Event::Job { .. } | Event::Settled { .. } => true,
+                Event::Job { .. } | Event::Settled { .. } | Event::Challenged { .. } => true,
                 Event::Work { .. }
                 | Event::Receipted { .. }
                 | Event::Judged { .. }
@@ -444,6 +500,10 @@ impl Output {
             | Self::Fetch { .. }
             | Self::Store { .. }
             | Self::Retain { .. }
+            | Self::Compute { .. }
+            | Self::OpenProduct { .. }
+            | Self::ForgetProduct(_)
+            | Self::Verify { .. }
             | Self::Misbehaved { .. } => true,
         }
     }
@@ -498,6 +558,13 @@ pub enum Event {
     Frozen {
         /// Which.
         channel: ChannelId,
+    },
+    /// A challenge of ours is over.
+    Challenged {
+        /// Who was challenged.
+        provider: PeerId,
+        /// What it came to, and what was wrong with it; or why it came to nothing.
+        event: Result<(Outcome, Option<Wrong>), Unanswered>,
     },
 }
 
@@ -602,6 +669,7 @@ pub struct Peer {
     buyer: Buyer,
     seller: Seller,
     ledger: Ledger,
+    challenger: Challenger,
     pulls: BTreeMap<PeerId, Sweep>,
 }
 
@@ -692,6 +760,7 @@ impl Peer {
             buyer,
             seller,
             ledger,
+            challenger: Challenger::default(),
             pulls: BTreeMap::new(),
         }
     }
@@ -730,6 +799,12 @@ impl Peer {
                     .on_fetched(&mut self.core, &mut self.ledger, agreement, blob, ok);
                 self.seller
                     .on_fetched(&mut self.core, &mut self.ledger, agreement, blob, ok);
+            }
+            Input::Computed { seed, root } => self.seller.on_computed(&mut self.core, seed, root),
+            Input::Verified { provider, result } => {
+                let standings = &mut self.buyer.standings;
+                self.challenger
+                    .on_verified(&mut self.core, standings, provider, result);
             }
             Input::Command(command) => self.on_command(command),
         }
@@ -770,7 +845,14 @@ impl Peer {
     pub fn plan(&self, order: &JobOrder, now: Wall) -> Plan {
         let (work, budget) = (&order.work, order.budget);
         let offers = self.book.iter();
-        buyer::plan(self.id(), offers, order, (work, budget), |_| false, now)
+        let standings = &self.buyer.standings;
+        let opinion = |peer| standings.believed(peer).ok_or(Reason::FAILED_CHALLENGE);
+        buyer::plan(self.id(), offers, order, (work, budget), opinion, now)
+    }
+
+    /// What it has seen of a provider itself.
+    pub fn standing(&self, provider: PeerId) -> Option<&Standing> {
+        self.buyer.standings.of(provider)
     }
 
     /// Its jobs.
@@ -880,6 +962,7 @@ impl Peer {
             buyer,
             seller,
             ledger,
+            challenger,
             pulls: _,
         } = self;
         match message {
@@ -915,6 +998,17 @@ impl Peer {
             Message::VoucherAck(ack) => ledger.on_ack(core, from, ack),
             Message::Heads(heads) => ledger.on_heads(core, from, heads),
             Message::Settlement(settlement) => ledger.on_settlement(core, from, &settlement),
+            Message::Challenge(device, challenge) => {
+                seller.on_challenge(core, from, device, challenge);
+            }
+            Message::ChallengeDeclined(seed, decline) => {
+                challenger.on_declined(core, from, seed, decline);
+            }
+            Message::Committed(seed, root) => challenger.on_committed(core, from, seed, root),
+            Message::OpenCommitment(seed, open) => {
+                seller.on_open_commitment(core, from, seed, open);
+            }
+            Message::Opened(seed, opening) => challenger.on_opened(core, from, seed, *opening),
             Message::Pull(pull) => answer_pull(core, book, from, &pull),
             Message::Offers {
                 offers,
@@ -977,9 +1071,11 @@ impl Peer {
             buyer,
             seller,
             ledger,
+            challenger,
             ..
         } = self;
         match command {
+            Command::Challenge(provider) => challenger.challenge(core, book, provider),
             Command::Submit(order) => buyer.submit(core, book, ledger, order),
             Command::Cancel(job) => buyer.cancel(core, job),
             Command::Announce => seller.announce(core, book),
@@ -1005,12 +1101,14 @@ impl Peer {
             buyer,
             seller,
             ledger,
+            challenger,
             ..
         } = self;
         match timer {
             Timer::Renew => seller.renew(core, book),
             Timer::Book => self.tend_book(),
             Timer::Pull(peer) => self.pull_on(peer),
+            Timer::Challenge(provider) => challenger.on_timer(core, provider),
             Timer::Job(job) => buyer.on_timer(core, book, ledger, job),
             Timer::Hold(quote) => seller.on_release_expired(core, quote),
             Timer::Deal(agreement) => seller.on_deal_timer(core, ledger, agreement),
@@ -1023,7 +1121,7 @@ impl Peer {
     fn tend_book(&mut self) {
         use rand_core::Rng as _;
         self.book.expire(self.core.now.wall);
-        self.seller.expire_blobs(self.core.now.wall);
+        self.seller.expire(&mut self.core);
         let count = u64::try_from(self.core.connected.len()).unwrap_or(u64::MAX);
         if count > 0 {
             let n = usize::try_from(self.core.rng.next_u64() % count).unwrap_or(0);

@@ -61,6 +61,9 @@ pub struct Candidate {
     pub region: Name,
     /// The device that would run it.
     pub device: Name,
+    /// How much of the offer's speed we believe, in percent: less than 100 where a
+    /// challenge or real work showed less.
+    pub believed: u8,
     /// How long one execution is expected to take: exact where the client
     /// says how much work it is, else relative to the slowest that fits, which
     /// is taken to need the whole run limit.
@@ -182,18 +185,18 @@ pub fn times(amount: Amount, count: u32) -> Amount {
     Amount::from_micros(amount.as_micros().saturating_mul(u64::from(count)))
 }
 
-/// Sorts a book's offers for a job. `left_out` tells whom the client does not
-/// ask, and why.
+/// Sorts a book's offers for a job. `opinion` tells how much of a provider's speeds
+/// the client believes, in percent, or why it does not ask it.
 pub fn rank<'a>(
     offers: impl Iterator<Item = &'a Verified<Offer>>,
     want: &Want<'_>,
-    left_out: impl Fn(PeerId) -> Option<Reason>,
+    opinion: impl Fn(PeerId) -> Result<u8, Reason>,
 ) -> Plan {
     let mut fitting = Vec::new();
     let mut misfits = Vec::new();
     for offer in offers {
-        match judge(offer, want, &left_out) {
-            Ok(device) => fitting.push((offer, device)),
+        match judge(offer, want, &opinion) {
+            Ok((device, believed)) => fitting.push((offer, device, believed)),
             Err(decline) => misfits.push(Misfit {
                 peer: offer.signer(),
                 region: offer.body().region.clone(),
@@ -203,12 +206,12 @@ pub fn rank<'a>(
     }
     let slowest = fitting
         .iter()
-        .map(|(_, device)| device.speed(speed_of(want.needs.runtime)).max(1))
+        .map(|(_, device, believed)| speed(device, want.needs.runtime, *believed))
         .min()
         .unwrap_or(1);
     let mut candidates: Vec<Candidate> = fitting
         .into_iter()
-        .map(|(offer, device)| candidate(offer, device, want, slowest))
+        .map(|(offer, device, believed)| candidate(offer, (device, believed), want, slowest))
         .collect();
     candidates.sort_by_key(|candidate| {
         let score = score(want.policy, candidate.price, candidate.expected);
@@ -223,26 +226,29 @@ pub fn rank<'a>(
 fn judge<'a>(
     offer: &'a Verified<Offer>,
     want: &Want<'_>,
-    left_out: impl Fn(PeerId) -> Option<Reason>,
-) -> Result<&'a Device, Decline> {
+    opinion: impl Fn(PeerId) -> Result<u8, Reason>,
+) -> Result<(&'a Device, u8), Decline> {
     let body = offer.body();
     if !want.regions.is_empty() && !want.regions.contains(&body.region) {
         return Err(Reason::OTHER_REGION.into());
     }
     fit(body, want.needs, want.work, want.budget)?;
-    if let Some(reason) = left_out(offer.signer()) {
-        return Err(reason.into());
-    }
+    let believed = opinion(offer.signer())?;
     let device = device_for(body, want.needs)?;
-    body.devices
-        .get(usize::from(device))
-        .ok_or_else(|| Reason::NO_DEVICE.into())
+    let device = body.devices.get(usize::from(device));
+    let device = device.ok_or(Reason::NO_DEVICE)?;
+    Ok((device, believed))
 }
 
-fn candidate(offer: &Verified<Offer>, device: &Device, want: &Want<'_>, slowest: u64) -> Candidate {
+fn candidate(
+    offer: &Verified<Offer>,
+    (device, believed): (&Device, u8),
+    want: &Want<'_>,
+    slowest: u64,
+) -> Candidate {
     let body = offer.body();
     let (runtime, run_max) = (want.needs.runtime, want.needs.run_max.get());
-    let speed = device.speed(speed_of(runtime)).max(1);
+    let speed = speed(device, runtime, believed);
     let operations = match runtime {
         Runtime::WASM => Some(want.needs.fuel_max),
         _ => want.flops,
@@ -262,6 +268,7 @@ fn candidate(offer: &Verified<Offer>, device: &Device, want: &Want<'_>, slowest:
         offer: OfferId(offer.hash()),
         region: body.region.clone(),
         device: device.model.clone(),
+        believed,
         expected,
         price: price(expected_quantity(want.needs, expected)),
         cap: price(want.needs.quantity_max()),
@@ -297,9 +304,16 @@ pub fn expected_quantity(needs: &Needs, expected: Millis) -> u64 {
 }
 
 /// The speed that decides how long a runtime's executions take.
-fn speed_of(runtime: Runtime) -> SpeedKind {
+pub(crate) fn speed_of(runtime: Runtime) -> SpeedKind {
     match runtime {
         Runtime::WASM => SpeedKind::FUEL,
         _ => SpeedKind::FP32,
     }
+}
+
+/// What we expect of a device.
+fn speed(device: &Device, runtime: Runtime, believed: u8) -> u64 {
+    let claimed = u128::from(device.speed(speed_of(runtime)));
+    let believed = claimed * u128::from(believed) / 100;
+    u64::try_from(believed).unwrap_or(u64::MAX).max(1)
 }

@@ -22,6 +22,7 @@ use crate::{
     rank::Policy,
     receipt::{Acceptance, Receipt},
     registry::{Confidentiality, Reason, Verification},
+    standing::Outcome,
     units::{Amount, Millis, Wall},
     voucher::{Settlement, Voucher, VoucherAck},
     wire::{self, List},
@@ -172,6 +173,8 @@ pub enum Record {
     },
     /// Our user wants a job stopped on which a provider may be at work.
     Cancelling { job: JobId },
+    /// What a capacity challenge of ours came to.
+    Challenged(Outcome),
     /// A part of a checkpoint.
     Part(Part),
 }
@@ -200,6 +203,7 @@ enum Stored {
     QuotedFirm(RawOffer, RawEnvelope, RawEnvelope),
     Cancelling(JobId),
     Part(StoredPart),
+    Challenged(Outcome),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -265,6 +269,7 @@ impl Record {
             | Self::Asked(_)
             | Self::Closed { .. }
             | Self::Cancelling { .. }
+            | Self::Challenged(_)
             | Self::Part(_) => Worth::Never,
         }
     }
@@ -322,6 +327,7 @@ impl Record {
             Self::Frozen { first, second } => Stored::Frozen(first.raw(), second.raw()),
             Self::Settled(settlement) => Stored::Settled(settlement.raw()),
             Self::Cancelling { job } => Stored::Cancelling(*job),
+            Self::Challenged(outcome) => Stored::Challenged(outcome.clone()),
             Self::Part(part) => Stored::Part(part.stored()),
         }
     }
@@ -392,6 +398,7 @@ impl Record {
             },
             Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
             Stored::Cancelling(job) => Self::Cancelling { job },
+            Stored::Challenged(outcome) => Self::Challenged(outcome),
             Stored::Part(part) => Self::Part(part.open(trust)?),
         })
     }
@@ -401,6 +408,7 @@ impl Record {
         use RecordKey as Key;
         match self {
             Self::Offered(_) | Self::Withdrew(_) | Self::Part(_) => vec![],
+            Self::Challenged(outcome) => vec![Key::Peer(outcome.provider)],
             Self::Submitted { order, .. } => vec![Key::Job(order.job), Key::AnyJob],
             Self::Asked(request) => {
                 vec![Key::Job(request.body().job), Key::Envelope(request.hash())]

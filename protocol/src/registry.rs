@@ -133,6 +133,11 @@ registered! {
         TRANSFER = 4, "transfer";
         /// Units of WebAssembly fuel per second, in one execution.
         FUEL = 5, "fuel";
+        /// 32-bit floating-point operations per second in a matrix product, from the
+        /// order to a committed result: what a challenge asks for.
+        MATMUL = 6, "matmul";
+        /// Bytes per second that the node's store makes durable.
+        DISK = 7, "disk";
     }
 }
 
@@ -227,6 +232,10 @@ registered! {
         SOFTWARE_ONLY = 26, "software-only";
         /// The offer is the client's own.
         OWN_OFFER = 27, "own-offer";
+        /// Its answer to a capacity challenge was wrong.
+        FAILED_CHALLENGE = 28, "failed-challenge";
+        /// It was challenged enough for now.
+        CHALLENGED_ENOUGH = 29, "challenged-enough";
 
         /// The job's program is wrong.
         INVALID_PROGRAM = 40, "invalid-program";
@@ -336,6 +345,12 @@ impl Reason {
             }
             Self::EXCLUDED => "it failed lately and is left out for a while",
             Self::OWN_OFFER => "it is your own offer: a node does not buy from itself",
+            Self::FAILED_CHALLENGE => {
+                "its answer to a capacity challenge was wrong; `suanli offer challenge` asks it again"
+            }
+            Self::CHALLENGED_ENOUGH => {
+                "it was challenged as often as it allows; ask again in an hour"
+            }
             Self::SOFTWARE_ONLY => {
                 "it computes on its processor only; set market.device = \"any\" to allow that"
             }

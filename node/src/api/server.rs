@@ -140,6 +140,7 @@ fn router(api: Arc<Api>) -> Router {
     let lookups = Router::new()
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/offers/{id}/challenge", post(accounts::challenge))
         .route("/v1/receipts", get(accounts::receipts))
         .route("/v1/receipts/{id}", get(accounts::receipt))
         .route("/v1/receipts/{id}/bundle", get(accounts::bundle));

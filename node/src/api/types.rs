@@ -9,6 +9,7 @@
 //! | `GET /v1/status` | | [`Status`] |
 //! | `GET /v1/peers` | | list of [`PeerInfo`] |
 //! | `GET /v1/offers`, `/v1/offers/{id}` | | list of, one [`OfferInfo`]; id: prefix of offer or peer |
+//! | `POST /v1/offers/{id}/challenge` | | [`OutcomeInfo`], when the provider has shown its speed |
 //! | `POST /v1/plan` | [`Submission`] | [`PlanInfo`] |
 //! | `POST /v1/blobs` | the bytes | [`BlobInfo`] |
 //! | `POST /v1/jobs` | [`Submission`] | [`Submitted`] |
@@ -116,6 +117,52 @@ pub struct DeviceInfo {
     /// Units of WebAssembly fuel per second, in one program; 0 where unknown.
     #[serde(default)]
     pub fuel_per_second: u64,
+    /// All that was measured.
+    #[serde(default)]
+    pub speeds: Vec<SpeedInfo>,
+}
+
+/// A measured speed of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct SpeedInfo {
+    /// Of what: `fp32`, `memory` and others.
+    pub kind: String,
+    pub per_second: u64,
+    pub measured_ms: u64,
+}
+
+/// What this node has seen of a provider itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct StandingInfo {
+    /// How much of its speeds this node believes, in percent; `None`: it is not asked.
+    pub believed_percent: Option<u8>,
+    pub challenge: Option<OutcomeInfo>,
+    /// The middle rate of real work, in percent of what the offer claimed.
+    pub work_percent: Option<u8>,
+    /// How many rates there are.
+    pub work_count: usize,
+}
+
+/// What a capacity challenge came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct OutcomeInfo {
+    pub peer: PeerId,
+    pub at_ms: u64,
+    pub device: String,
+    /// Operations per second that the offer claimed in a matrix product.
+    pub claimed_per_second: u64,
+    /// What the answer shows at least; 0 if it was wrong.
+    pub shown_per_second: u64,
+    pub took_ms: u64,
+    pub right: bool,
+    /// Whether the offer's word held.
+    pub kept: bool,
+    /// What was wrong.
+    #[serde(default)]
+    pub wrong: Option<String>,
 }
 
 /// A price.
@@ -151,6 +198,9 @@ pub struct OfferInfo {
     pub stranger_credit: Amount,
     pub issued_ms: u64,
     pub expires_ms: u64,
+    /// What this node has seen of it, if anything; in answers about one offer.
+    #[serde(default)]
+    pub standing: Option<StandingInfo>,
 }
 
 /// A job to plan or to run. The command line reads the job file, uploads spec

@@ -5,6 +5,7 @@
 //! allowed.
 
 use suanli_protocol::{
+    challenge::Wrong,
     deal::{BlobRef, Deal, Needs, Work},
     envelope::Verified,
     ids::PeerId,
@@ -19,13 +20,15 @@ use suanli_protocol::{
         Confidentiality, DeviceKind, Feature, Reason, Runtime, SandboxLevel, SpeedKind,
         Verification,
     },
+    standing::{Outcome as ChallengeOutcome, Standing},
     units::{Amount, Millis},
     wire::List,
 };
 
 use super::types::{
     BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
-    OutputInfo, PlanInfo, PriceInfo, ReceiptInfo, Submission, WorkInfo,
+    OutcomeInfo, OutputInfo, PlanInfo, PriceInfo, ReceiptInfo, SpeedInfo, StandingInfo, Submission,
+    WorkInfo,
 };
 use crate::{
     handle::decline_words,
@@ -170,6 +173,7 @@ pub fn offer_info(offer: &Verified<Offer>, me: PeerId) -> OfferInfo {
         stranger_credit: body.terms.stranger_credit,
         issued_ms: offer.issued().as_millis(),
         expires_ms: offer.expires().as_millis(),
+        standing: None,
     }
 }
 
@@ -183,6 +187,43 @@ pub fn device_info(device: &Device) -> DeviceInfo {
         memory_bytes: device.memory_bytes,
         fp32_per_second: device.speed(SpeedKind::FP32),
         fuel_per_second: device.speed(SpeedKind::FUEL),
+        speeds: device
+            .speeds
+            .iter()
+            .map(|speed| SpeedInfo {
+                kind: speed.kind.to_string(),
+                per_second: speed.per_second,
+                measured_ms: speed.measured.as_millis(),
+            })
+            .collect(),
+    }
+}
+
+/// What a node has seen of a provider.
+pub fn standing_info(standing: &Standing) -> StandingInfo {
+    let work = standing.work();
+    StandingInfo {
+        believed_percent: standing.believed(),
+        challenge: standing
+            .challenge()
+            .map(|outcome| outcome_info(outcome, None)),
+        work_percent: work.map(|(percent, _)| percent),
+        work_count: work.map_or(0, |(_, count)| count),
+    }
+}
+
+/// What a challenge came to.
+pub fn outcome_info(outcome: &ChallengeOutcome, wrong: Option<Wrong>) -> OutcomeInfo {
+    OutcomeInfo {
+        peer: outcome.provider,
+        at_ms: outcome.at.as_millis(),
+        device: outcome.device.to_string(),
+        claimed_per_second: outcome.claimed,
+        shown_per_second: outcome.shown,
+        took_ms: outcome.took.get(),
+        right: outcome.right,
+        kept: outcome.is_kept(),
+        wrong: wrong.map(|wrong| wrong.to_string()),
     }
 }
 

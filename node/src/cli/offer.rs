@@ -4,10 +4,10 @@ use clap::Subcommand;
 
 use super::{
     context::{Context, path},
-    exit::Failure,
+    exit::{Exit, Failure},
     screen::{Table, age, bytes, list, rough, speed, until},
 };
-use crate::api::types::{DeviceInfo, OfferInfo, PriceInfo};
+use crate::api::types::{DeviceInfo, OfferInfo, OutcomeInfo, PriceInfo, SpeedInfo, StandingInfo};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -15,6 +15,16 @@ pub(super) enum Command {
     List,
     /// Shows one offer
     Show {
+        /// The offer or its peer; the first digits are enough
+        id: String,
+    },
+    /// Has a provider show that it is as fast as its offer says
+    ///
+    /// It multiplies two random matrices, commits to the product before it knows what
+    /// will be looked at, and opens what this node asks for. A wrong product, or a slow
+    /// one, lowers what this node believes of its offers. It costs nothing; providers
+    /// take a few an hour.
+    Challenge {
         /// The offer or its peer; the first digits are enough
         id: String,
     },
@@ -31,6 +41,17 @@ impl Command {
             Self::Show { id } => {
                 let offer: OfferInfo = client.get(&path("offers", &id)?).await?;
                 context.answer(&offer, show);
+            }
+            Self::Challenge { id } => {
+                let path = format!("{}/challenge", path("offers", &id)?);
+                let outcome: OutcomeInfo = client.post(&path).await?;
+                context.answer(&outcome, |outcome| format!("{}\n", challenged(outcome)));
+                if !outcome.kept {
+                    return Err(Failure::new(
+                        Exit::NotVerified,
+                        "the offer's word did not hold; jobs go by what was shown from now on",
+                    ));
+                }
             }
         }
         Ok(())
@@ -107,24 +128,85 @@ fn show(offer: &OfferInfo) -> String {
         text.push_str(&list(&[(
             "device     ",
             format!(
-                "{}, {}{}, {}{}",
+                "{}, {}{}",
                 device_name(device),
-                speed(device.fp32_per_second),
-                fuel_speed(device.fuel_per_second),
                 bytes(device.memory_bytes),
                 driver(&device.driver)
             ),
         )]));
+        let rows = device.speeds.iter().map(|of| ("", measured(of)));
+        text.push_str(&indented(&rows.collect::<Vec<_>>()));
+    }
+    if !offer.own {
+        text.push_str(&seen(offer.standing.as_ref()));
     }
     text
 }
 
-/// Fuel is counted in millions: a processor uses some thousand of them a second.
-fn fuel_speed(per_second: u64) -> String {
-    match per_second / 1_000_000 {
-        0 => String::new(),
-        millions => format!(", {millions} million fuel/s"),
+fn indented(rows: &[(&str, String)]) -> String {
+    rows.iter()
+        .map(|(_, row)| format!("{:13}{row}\n", ""))
+        .collect()
+}
+
+/// A measured speed, in the unit that people know it by.
+fn measured(of: &SpeedInfo) -> String {
+    let amount = match &*of.kind {
+        "fuel" => format!("{} million fuel/s", of.per_second / 1_000_000),
+        "memory" | "transfer" | "disk" => format!("{}/s", bytes(of.per_second)),
+        _ => speed(of.per_second),
+    };
+    format!(
+        "{:<9} {amount:<18} measured {}",
+        of.kind,
+        age(of.measured_ms)
+    )
+}
+
+/// What this node has seen of the provider.
+fn seen(standing: Option<&StandingInfo>) -> String {
+    let Some(standing) = standing else {
+        let never = "nothing yet; `suanli offer challenge` has it show its speed".to_owned();
+        return list(&[("seen       ", never)]);
+    };
+    let mut rows = Vec::new();
+    if let Some(outcome) = &standing.challenge {
+        rows.push((
+            "challenge  ",
+            format!("{}, {}", challenged(outcome), age(outcome.at_ms)),
+        ));
     }
+    if let Some(percent) = standing.work_percent {
+        let of = standing.work_count;
+        rows.push((
+            "real work  ",
+            format!("{percent}% of the speed claimed, the middle of {of}"),
+        ));
+    }
+    let believed = match standing.believed_percent {
+        Some(percent) => format!("{percent}% of its speeds count when jobs are placed"),
+        None => "it is not asked until it answers a challenge rightly".to_owned(),
+    };
+    rows.push(("believed   ", believed));
+    list(&rows)
+}
+
+/// A challenge in one line.
+fn challenged(outcome: &OutcomeInfo) -> String {
+    if !outcome.right {
+        let wrong = outcome.wrong.as_deref().unwrap_or("the product was wrong");
+        return format!("WRONG: {wrong} ({})", outcome.device);
+    }
+    let percent =
+        u128::from(outcome.shown_per_second) * 100 / u128::from(outcome.claimed_per_second.max(1));
+    let word = if outcome.kept { "kept" } else { "SLOW" };
+    format!(
+        "{word}: at least {} of {} claimed ({percent}%), in {} ms on {}",
+        speed(outcome.shown_per_second),
+        speed(outcome.claimed_per_second),
+        outcome.took_ms,
+        outcome.device
+    )
 }
 
 fn driver(driver: &str) -> String {

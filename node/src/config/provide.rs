@@ -42,6 +42,8 @@ pub struct Provide {
     pub storage: ByteSize,
     /// How far below the price a counter-offer may go.
     pub discount_percent_max: u8,
+    /// Capacity challenges taken in an hour, from all peers together.
+    pub challenges_per_hour: u32,
     /// Bytes of device memory for jobs; what the device has if not given.
     pub memory: Option<ByteSize>,
     /// The price list.
@@ -87,6 +89,7 @@ impl Default for Provide {
             run_max: Duration::from_secs(3600),
             storage: ByteSize(4 << 30),
             discount_percent_max: 0,
+            challenges_per_hour: 12,
             memory: None,
             price: Vec::new(),
         }

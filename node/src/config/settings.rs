@@ -101,7 +101,7 @@ static TOP: [Setting; 16] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 14] = provide![
+static PROVIDE: [Setting; 15] = provide![
     slots,
     workers,
     device,
@@ -114,6 +114,7 @@ static PROVIDE: [Setting; 14] = provide![
     run_max,
     storage,
     discount_percent_max,
+    challenges_per_hour,
     memory,
     price,
 ];
@@ -286,6 +287,10 @@ impl Read for AdapterSelection {
             "" => Err("\"auto\", \"software\", or a part of a device's name is allowed"),
             "auto" => Ok(Self::Best),
             "software" => Ok(Self::Software),
+            text if text.starts_with('#') => match text.trim_start_matches('#').parse() {
+                Ok(index) => Ok(Self::At(index)),
+                Err(_) => Err("after # the number of an adapter is allowed, as in \"#1\""),
+            },
             name => Ok(Self::Named(name.to_owned())),
         })
     }
@@ -293,6 +298,7 @@ impl Read for AdapterSelection {
         let text = match self {
             Self::Best => "auto",
             Self::Software => "software",
+            Self::At(index) => &format!("#{index}"),
             Self::Named(name) => name,
         };
         Some(Value::String(text.to_owned()))

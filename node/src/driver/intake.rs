@@ -117,5 +117,6 @@ pub(super) const fn channel_of(frame: &Frame) -> crate::transport::Channel {
         Core::Exec => Channel::Exec,
         Core::Settle => Channel::Settle,
         Core::Book => Channel::Book,
+        Core::Challenge => Channel::Challenge,
     }
 }

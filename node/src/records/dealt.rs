@@ -307,6 +307,7 @@ fn provider() -> ProviderConfig {
         strangers_budget: Amount::from_micros(1_000_000),
         local_only: false,
         discount_percent_max: 0,
+        challenges_per_hour: 12,
     }
 }
 

@@ -133,6 +133,8 @@ pub struct FrameBytes {
     pub settle: u32,
     /// Pages of the offer book.
     pub book: u32,
+    /// Openings of products.
+    pub challenge: u32,
 }
 
 impl Default for FrameBytes {
@@ -142,6 +144,7 @@ impl Default for FrameBytes {
             exec: 256 << 10,
             settle: 64 << 10,
             book: 256 << 10,
+            challenge: 128 << 10,
         }
     }
 }
@@ -158,6 +161,7 @@ impl FrameBytes {
             Channel::Exec => self.exec,
             Channel::Settle => self.settle,
             Channel::Book => self.book,
+            Channel::Challenge => self.challenge,
         }
     }
 }

@@ -65,7 +65,7 @@ pub(super) enum OpenError {
 /// The protocol names of one network.
 #[derive(Debug, Clone)]
 pub(super) struct Protocols {
-    channels: [StreamProtocol; 4],
+    channels: [StreamProtocol; 5],
     blob: StreamProtocol,
 }
 
@@ -74,9 +74,9 @@ impl Protocols {
     pub(super) fn of(network: &str) -> Option<Self> {
         let name =
             |what: &str| StreamProtocol::try_from_owned(format!("/suanli/{network}/{what}/1")).ok();
-        let [a, b, c, d] = Channel::ALL.map(|channel| name(channel.name()));
+        let [a, b, c, d, e] = Channel::ALL.map(|channel| name(channel.name()));
         Some(Self {
-            channels: [a?, b?, c?, d?],
+            channels: [a?, b?, c?, d?, e?],
             blob: name("blob")?,
         })
     }

@@ -50,8 +50,9 @@ use crate::{
     rank::{self, Plan, Policy, Want},
     receipt::{Acceptance, Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder, Lsn, Part, Record},
-    registry::{Reason, Verification},
-    units::{Amount, Millis, Mono, Now, Total, Wall},
+    registry::{Reason, Runtime, Verification},
+    standing::Standings,
+    units::{Amount, Meter, Millis, Mono, Now, Total, Wall},
     voucher::Parties,
     wire::List,
 };
@@ -64,6 +65,8 @@ pub(crate) struct Buyer {
     by_agreement: BTreeMap<AgreementId, JobId>,
     ended: VecDeque<JobId>,
     excluded: BTreeMap<PeerId, Exclusion>,
+    /// What we have seen of providers.
+    pub(crate) standings: Standings,
     past: Past,
     early: VecDeque<Early>,
     /// While records are replayed: the last outputs in them.
@@ -200,6 +203,8 @@ struct Ask {
 struct Active {
     deal: Deal,
     acked: bool,
+    /// When it was agreed, or its first step was reported: inputs travel before.
+    began: Mono,
     /// When its provider was last heard of.
     heard: Mono,
     /// When the agreement must be over.

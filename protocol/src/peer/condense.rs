@@ -41,6 +41,8 @@ impl Peer {
         peer.book.condense(&mut kept);
         peer.buyer.condense(&mut kept);
         peer.seller.condense(&mut kept);
+        let outcomes = peer.buyer.standings.challenges().cloned();
+        kept.extend(outcomes.map(Record::Challenged));
         // The parts of one account follow what they are the sums of.
         peer.ledger.condense(&mut kept);
         kept

@@ -31,6 +31,8 @@ pub(crate) enum Timer {
     Deal(AgreementId),
     /// A voucher without acknowledgement, or a channel out of step.
     Channel(ChannelId),
+    /// A challenge of ours.
+    Challenge(PeerId),
 }
 
 /// Timers by what they are for: setting one again moves it.

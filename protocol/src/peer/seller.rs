@@ -19,13 +19,17 @@
 //! has shown which receipts it holds: a node restored from a backup must not
 //! sign a second receipt for the same unit.
 
+mod challenged;
 mod quoting;
 mod restore;
 mod running;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use self::running::{resend_lost, send_progress};
+use self::{
+    challenged::Challenged,
+    running::{resend_lost, send_progress},
+};
 use super::{
     Event, ExecutionEvent, ExecutionId, ExecutionOrder, Kept, Output, ProvidedOutput,
     ProviderConfig, WorkView,
@@ -77,6 +81,7 @@ pub(crate) struct Seller {
     /// Blobs that a client's account has sent us, until when we keep them.
     /// Only that account learns that we have them.
     kept: BTreeMap<(AccountId, BlobId), Wall>,
+    challenged: Challenged,
 }
 
 #[derive(Debug)]
@@ -290,7 +295,7 @@ impl Seller {
     fn slots(&self, holds: usize) -> u32 {
         let open = self.open.iter().filter_map(|id| self.deals.get(id));
         let deals = open.filter(|deal| deal.uses_slot()).count();
-        u32::try_from(holds + deals).unwrap_or(u32::MAX)
+        u32::try_from(holds + deals + self.challenged.slots()).unwrap_or(u32::MAX)
     }
 
     fn has_free_slot(&self, core: &Core) -> bool {
@@ -806,8 +811,11 @@ impl Seller {
         }
     }
 
-    /// Forgets which blobs are kept, once they no longer are.
-    pub(crate) fn expire_blobs(&mut self, now: Wall) {
+    /// Forgets which blobs are kept, once they no longer are, and products that nobody
+    /// opened.
+    pub(crate) fn expire(&mut self, core: &mut Core) {
+        self.challenged.drop_late(core);
+        let now = core.now.wall;
         let in_use: BTreeSet<AccountId> = self
             .deals
             .values()

@@ -34,6 +34,12 @@ use suanli_protocol::{
     wire::{Bytes, List, Text},
 };
 
+#[path = "products.rs"]
+mod products;
+
+use self::products::Products;
+pub(crate) use self::products::Solver;
+
 pub(crate) const NETWORK: &str = "pair";
 pub(crate) const DELAY: Duration = Duration::from_millis(5);
 const DISK: Duration = Duration::from_millis(2);
@@ -115,6 +121,12 @@ enum Happening {
     Restart {
         node: usize,
     },
+    /// Something that takes its time comes back.
+    Input {
+        node: usize,
+        input: Box<Input>,
+        life: u64,
+    },
 }
 
 pub(crate) struct Node {
@@ -128,6 +140,7 @@ pub(crate) struct Node {
     pub(crate) blobs: BTreeSet<BlobId>,
     pub(crate) skew_ms: i64,
     pub(crate) run: Run,
+    pub(crate) solver: Solver,
     running: BTreeMap<ExecutionId, u64>,
     /// How often it was started: what an earlier life began comes to nothing.
     life: u64,
@@ -153,6 +166,7 @@ pub(crate) struct World {
     /// Answers by question: two different ones are a contradiction.
     answers: BTreeMap<String, Hash>,
     pub(crate) same_time_steps: u32,
+    pub(crate) products: Products,
 }
 
 /// Building.
@@ -181,6 +195,7 @@ impl World {
             blamed: Vec::new(),
             answers: BTreeMap::new(),
             same_time_steps: 0,
+            products: Products::default(),
         }
     }
 
@@ -194,6 +209,7 @@ impl World {
             strangers_budget: micros(100_000),
             local_only: false,
             discount_percent_max: 10,
+            challenges_per_hour: 12,
         }
     }
 
@@ -217,6 +233,7 @@ impl World {
             blobs: BTreeSet::new(),
             skew_ms: 0,
             run: Run::Done { ms: 100 },
+            solver: Solver::Honest { ms: 100 },
             running: BTreeMap::new(),
             life: 0,
             outputs: 0,
@@ -666,6 +683,11 @@ impl World {
                 }
             }
             Happening::Restart { node } => self.boot(node),
+            Happening::Input { node, input, life } => {
+                if self.nodes[node].life == life {
+                    self.feed(node, *input);
+                }
+            }
         }
     }
 
@@ -765,7 +787,17 @@ impl World {
             Output::Misbehaved { peer, what } => self.blamed.push((peer, what)),
             Output::Event(event) => self.events.push((node, event)),
             Output::Retain { .. } | Output::Verdict { .. } => {}
+            output @ (Output::Compute { .. }
+            | Output::OpenProduct { .. }
+            | Output::ForgetProduct(_)
+            | Output::Verify { .. }) => self.challenge_output(node, output),
         }
+    }
+
+    /// A node hears something later, unless it has died until then.
+    pub(crate) fn feed_later(&mut self, node: usize, after: Duration, input: Input) {
+        let (input, life) = (Box::new(input), self.nodes[node].life);
+        self.schedule(after, Happening::Input { node, input, life });
     }
 
     fn store(&mut self, node: usize, blob: BlobId, kept: Kept) {
@@ -802,7 +834,7 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, from: usize, to: PeerId, frame: Frame) {
+    pub(crate) fn transmit(&mut self, from: usize, to: PeerId, frame: Frame) {
         for bytes in own_envelopes(&frame) {
             self.assert_durable(from, bytes);
             self.assert_consistent(from, bytes);

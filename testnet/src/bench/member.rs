@@ -148,5 +148,6 @@ fn provider(identity: &Identity) -> ProviderConfig {
         strangers_budget: Amount::ZERO,
         local_only: true,
         discount_percent_max: 0,
+        challenges_per_hour: 12,
     }
 }

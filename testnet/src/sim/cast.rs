@@ -196,6 +196,7 @@ fn provider(
         strangers_budget: STRANGERS_BUDGET,
         local_only: false,
         discount_percent_max: 15,
+        challenges_per_hour: 12,
     }
 }
 

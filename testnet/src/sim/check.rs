@@ -274,6 +274,7 @@ impl Checks {
             | Record::Closed { .. }
             | Record::Cancelling { .. }
             | Record::Settled(_)
+            | Record::Challenged(_)
             | Record::Part(_) => {}
         }
     }
@@ -329,6 +330,7 @@ impl Checks {
             | Record::Cancelling { .. }
             | Record::PaidAcked(_)
             | Record::Frozen { .. }
+            | Record::Challenged(_)
             | Record::Part(_) => {}
         }
     }
@@ -596,6 +598,11 @@ impl Checks {
             | Message::Resume(..)
             | Message::Lost(_)
             | Message::Pull(_)
+            | Message::Challenge(..)
+            | Message::ChallengeDeclined(..)
+            | Message::Committed(..)
+            | Message::OpenCommitment(..)
+            | Message::Opened(..)
             | Message::Offers { .. } => None,
         }
     }

@@ -191,6 +191,16 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
         | Message::Settlement(_) => describe_account(message, channel),
         Message::Pull(pull) => (format!("pull, knowing {}", pull.known.len()), vec![]),
         Message::Offers { offers, .. } => (format!("{} offers", offers.len()), vec![]),
+        Message::Challenge(_, challenge) => (
+            format!("challenge of {} operations", challenge.operations()),
+            vec![],
+        ),
+        Message::ChallengeDeclined(_, decline) => {
+            (format!("challenge declined: {}", decline.reason), vec![])
+        }
+        Message::Committed(_, root) => (format!("committed to {root}"), vec![]),
+        Message::OpenCommitment(..) => ("open the commitment".to_owned(), vec![]),
+        Message::Opened(_, opening) => (format!("{} rows opened", opening.rows.len()), vec![]),
     }
 }
 

@@ -147,6 +147,10 @@ const fn kind(output: &Output) -> &'static str {
         Output::Fetch { .. } => "a fetch",
         Output::Store { .. } => "a blob",
         Output::Retain { .. } => "a retention",
+        Output::Compute { .. } | Output::OpenProduct { .. } | Output::ForgetProduct(_) => {
+            "a challenge's product"
+        }
+        Output::Verify { .. } => "a check",
         Output::Misbehaved { .. } => "blame",
         Output::Event(_) => "an event",
     }

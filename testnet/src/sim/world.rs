@@ -378,6 +378,12 @@ impl World<'_> {
             } => self.fetch(ix, agreement, from, blob),
             Output::Store { blob, kept, .. } => self.store(ix, blob, kept),
             Output::Retain { .. } => {}
+            // No workload gives challenges: what one node computes in a second would
+            // take a simulation longer than all else.
+            Output::Compute { .. }
+            | Output::OpenProduct { .. }
+            | Output::ForgetProduct(_)
+            | Output::Verify { .. } => {}
             Output::Misbehaved { peer, what } => {
                 if let Some(&whom) = self.by_peer.get(&peer) {
                     self.blame(ix, whom, what);
@@ -485,6 +491,7 @@ impl World<'_> {
             PeerEvent::Work { .. } => self.figures.agreements += 1,
             PeerEvent::Receipted { .. } => self.figures.receipts += 1,
             PeerEvent::Earned { .. } => self.figures.vouchers += 1,
+            PeerEvent::Challenged { .. } => {}
             PeerEvent::Frozen { channel } => self.trace.say(self.now, || {
                 (format!("{name}: frozen"), vec![Subject::Channel(channel)])
             }),

@@ -1,27 +1,26 @@
-//! FP32 speed of an adapter, by a kernel whose result proves that it ran.
+//! Speeds of an adapter and of the processor, by kernels whose results prove that
+//! they ran.
 //!
-//! Every invocation runs [`CHAINS`] independent chains of `x = x * a + b` on
-//! four-vectors. All starts are 0 and all `a` and `b` are 1, but they come
-//! from a buffer, another place of it for each lane, chain and component, so
-//! that no compiler can merge what happens to be equal. Every chain then ends
-//! at the number of its steps, exactly. That catches drivers that stop long
-//! loops in silence, which would look like speed. The work grows until a run
-//! takes long enough for its clock.
+//! Each is measured for about a third of a second: work grows until a run takes long
+//! enough for its clock, and the last run counts. What an adapter can't do is 0.
+//! - [`arithmetic`]: FP32 and, where there is any, FP16;
+//! - [`memory`]: device memory, and the way between it and the host;
+//! - `wasm`: fuel on the processor.
+//!
+//! Absent: the matrix product of challenges, which takes an executor
+//! ([`suanli_executor::kernels::measure`]).
 
-use std::time::Duration;
+mod arithmetic;
+mod memory;
+
+use std::time::{Duration, Instant};
 
 use suanli_executor::ipc::{Failure, Measurement};
 use wgpu::{BufferUsages, PollType};
 
+use self::arithmetic::Width;
 use crate::{Fault, device::Gpu};
 
-/// Steps of each chain. Far from the 65,535 loop iterations after which some
-/// software drivers stop, and from 2^24, where FP32 stops counting.
-const STEPS: u32 = 1024;
-const CHAINS: u32 = 8;
-const INVOCATIONS_PER_GROUP: u32 = 64;
-/// 8 chains of four-vectors, two operations a step and component.
-const OPERATIONS_PER_GROUP: u64 = 64 * 1024 * 8 * 4 * 2;
 /// The counted run takes about this long.
 const TARGET: Duration = Duration::from_millis(300);
 /// A short run says little about a long one: the work grows in steps.
@@ -30,94 +29,61 @@ const GROUPS_MAX: u32 = 65_535;
 const GROUPS_FIRST: u32 = 16;
 const REPEATS_MAX: u32 = 256;
 
-const SOURCE: &str = "
-struct Lane { a: vec4<f32>, b: vec4<f32>, starts: array<vec4<f32>, 8> }
-@group(0) @binding(0) var<storage, read> lanes: array<Lane>;
-@group(0) @binding(1) var<storage, read_write> sums: array<f32>;
-
-@compute @workgroup_size(64)
-fn main(@builtin(local_invocation_index) lane: u32) {
-    let a = lanes[lane].a;
-    let b = lanes[lane].b;
-    var c0 = lanes[lane].starts[0]; var c1 = lanes[lane].starts[1];
-    var c2 = lanes[lane].starts[2]; var c3 = lanes[lane].starts[3];
-    var c4 = lanes[lane].starts[4]; var c5 = lanes[lane].starts[5];
-    var c6 = lanes[lane].starts[6]; var c7 = lanes[lane].starts[7];
-    for (var i = 0u; i < STEPSu; i++) {
-        c0 = c0 * a + b; c1 = c1 * a + b; c2 = c2 * a + b; c3 = c3 * a + b;
-        c4 = c4 * a + b; c5 = c5 * a + b; c6 = c6 * a + b; c7 = c7 * a + b;
-    }
-    let all = c0 + c1 + c2 + c3 + c4 + c5 + c6 + c7;
-    sums[lane] = all.x + all.y + all.z + all.w;
-}
-";
-
-/// Measures the device for about a third of a second.
+/// Measures the device, and the processor beside it.
 pub(crate) fn measure(gpu: &Gpu) -> Result<Measurement, Fault> {
-    let bench = Bench::new(gpu)?;
-    let (mut groups, mut repeats) = (GROUPS_FIRST, 1);
-    // The first run compiles.
-    bench.run(groups, repeats)?;
-    let mut took = bench.run(groups, repeats)?;
-    while took < TARGET / 2 && repeats < REPEATS_MAX {
-        let wanted = TARGET.as_micros() / took.as_micros().max(1);
-        let factor = u32::try_from(wanted)
-            .unwrap_or(u32::MAX)
-            .clamp(2, GROWTH_MAX);
-        (groups, repeats) = grown(groups, repeats, factor);
-        took = bench.run(groups, repeats)?;
-    }
-    bench.prove()?;
-    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-    let operations = u128::from(OPERATIONS_PER_GROUP) * u128::from(groups) * u128::from(repeats);
-    let fp32_flops = u64::try_from(operations * 1_000_000 / u128::from(took_us));
+    let began = Instant::now();
+    let halves = gpu.device.features().contains(wgpu::Features::SHADER_F16);
+    let transfer = memory::transfer(gpu)?;
     Ok(Measurement {
         adapter: gpu.adapter().clone(),
-        fp32_flops: fp32_flops.unwrap_or(u64::MAX),
+        fp32_flops: arithmetic::measure(gpu, Width::Single)?,
+        fp16_flops: if halves {
+            arithmetic::measure(gpu, Width::Half)?
+        } else {
+            0
+        },
+        memory_bytes_per_second: memory::bandwidth(gpu)?,
+        upload_bytes_per_second: transfer.up,
+        download_bytes_per_second: transfer.down,
         fuel_per_second: crate::wasm::fuel_per_second()?,
-        took_us,
+        took_us: micros(began.elapsed()),
     })
 }
 
-/// Grows the width of a dispatch first, then the number of dispatches.
-fn grown(groups: u32, repeats: u32, factor: u32) -> (u32, u32) {
-    let wider = (GROUPS_MAX / groups).clamp(1, factor);
-    let longer = factor.div_ceil(wider);
-    (
-        groups * wider,
-        repeats.saturating_mul(longer).min(REPEATS_MAX),
-    )
+fn micros(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
-struct Bench<'a> {
+/// So much, in that time, in a second.
+fn per_second(amount: u128, took: Duration) -> u64 {
+    u64::try_from(amount * 1_000_000 / u128::from(micros(took))).unwrap_or(u64::MAX)
+}
+
+/// A kernel and what it is bound to.
+struct Kernel<'a> {
     gpu: &'a Gpu,
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
-    sums: wgpu::Buffer,
-    stage: wgpu::Buffer,
 }
 
-impl<'a> Bench<'a> {
-    fn new(gpu: &'a Gpu) -> Result<Self, Fault> {
+/// How much of a kernel ran, and how long that took.
+struct Run {
+    groups: u32,
+    repeats: u32,
+    took: Duration,
+}
+
+impl Run {
+    /// Workgroups in all.
+    fn total(&self) -> u128 {
+        u128::from(self.groups) * u128::from(self.repeats)
+    }
+}
+
+impl<'a> Kernel<'a> {
+    fn new(gpu: &'a Gpu, source: &str, buffers: &[&wgpu::Buffer]) -> Result<Self, Fault> {
         let device = &gpu.device;
         gpu.scoped(Failure::Internal, || {
-            let buffer = |size: u64, usage| {
-                let (label, mapped_at_creation) = (None, false);
-                device.create_buffer(&wgpu::BufferDescriptor {
-                    label,
-                    size,
-                    usage,
-                    mapped_at_creation,
-                })
-            };
-            let sums_bytes = u64::from(INVOCATIONS_PER_GROUP) * 4;
-            let lanes = lanes();
-            let lanes_bytes = u64::try_from(lanes.len()).unwrap_or(0);
-            let factors = buffer(lanes_bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST);
-            let sums = buffer(sums_bytes, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
-            let stage = buffer(sums_bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST);
-            gpu.queue.write_buffer(&factors, 0, &lanes);
-            let source = SOURCE.replace("STEPS", &STEPS.to_string());
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: None,
                 source: wgpu::ShaderSource::Wgsl(source.into()),
@@ -130,26 +96,21 @@ impl<'a> Bench<'a> {
                 compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
             });
+            let entries = (0..)
+                .zip(buffers)
+                .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                    binding,
+                    resource: buffer.as_entire_binding(),
+                });
             let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
                 layout: &pipeline.get_bind_group_layout(0),
-                entries: &[
-                    wgpu::BindGroupEntry {
-                        binding: 0,
-                        resource: factors.as_entire_binding(),
-                    },
-                    wgpu::BindGroupEntry {
-                        binding: 1,
-                        resource: sums.as_entire_binding(),
-                    },
-                ],
+                entries: &entries.collect::<Vec<_>>(),
             });
             Self {
                 gpu,
                 pipeline,
                 group,
-                sums,
-                stage,
             }
         })
     }
@@ -167,44 +128,69 @@ impl<'a> Bench<'a> {
         self.gpu.run(encoder)
     }
 
-    /// Every sum must be the count of all steps.
-    fn prove(&self) -> Result<(), Fault> {
-        let lost = |reason: String| Fault::new(Failure::DeviceLost, reason);
-        let descriptor = wgpu::CommandEncoderDescriptor::default();
-        let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
-        encoder.copy_buffer_to_buffer(&self.sums, 0, &self.stage, 0, self.sums.size());
-        self.gpu.run(encoder)?;
-        let waited = self.gpu.scoped(Failure::Internal, || {
-            self.stage.slice(..).map_async(wgpu::MapMode::Read, |_| {});
-            self.gpu.device.poll(PollType::wait_indefinitely())
-        })?;
-        waited.map_err(|error| lost(error.to_string()))?;
-        let view = self
-            .stage
-            .slice(..)
-            .get_mapped_range()
-            .map_err(|error| lost(error.to_string()))?;
-        let expected = f64::from(STEPS) * f64::from(CHAINS) * 4.0;
-        let (sums, _) = view.as_chunks::<4>();
-        if sums
-            .iter()
-            .all(|sum| f64::from(f32::from_le_bytes(*sum)) == expected)
-        {
-            return Ok(());
+    /// Runs more and more of it, up to `groups_max` in one dispatch, until a run takes
+    /// about long enough.
+    fn timed(&self, groups_max: u32) -> Result<Run, Fault> {
+        let (mut groups, mut repeats) = (GROUPS_FIRST.min(groups_max), 1);
+        // The first run compiles.
+        self.run(groups, repeats)?;
+        let mut took = self.run(groups, repeats)?;
+        while took < TARGET / 2 && repeats < REPEATS_MAX {
+            let wanted = TARGET.as_micros() / took.as_micros().max(1);
+            let factor = u32::try_from(wanted).unwrap_or(u32::MAX);
+            let factor = factor.clamp(2, GROWTH_MAX);
+            let wider = (groups_max / groups).clamp(1, factor);
+            let longer = factor.div_ceil(wider);
+            groups *= wider;
+            repeats = repeats.saturating_mul(longer).min(REPEATS_MAX);
+            took = self.run(groups, repeats)?;
         }
-        Err(Fault::new(
-            Failure::Internal,
-            "the driver does not run the measuring kernel in full",
-        ))
+        Ok(Run {
+            groups,
+            repeats,
+            took,
+        })
     }
 }
 
-/// Of each lane the factors and summands, which are ones, then the starts,
-/// which are zeros.
-fn lanes() -> Vec<u8> {
-    let ones = [1_f32.to_le_bytes(); 8];
-    let zeros = [0_f32.to_le_bytes(); 32];
-    (0..INVOCATIONS_PER_GROUP)
-        .flat_map(|_| [ones.concat(), zeros.concat()].concat())
-        .collect()
+fn buffer(gpu: &Gpu, size: u64, usage: BufferUsages) -> Result<wgpu::Buffer, Fault> {
+    gpu.scoped(Failure::OutOfMemory, || {
+        gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        })
+    })
+}
+
+/// The bytes of `source` from `offset` on, as many as `stage` has, through it.
+fn read_back(
+    gpu: &Gpu,
+    source: &wgpu::Buffer,
+    offset: u64,
+    stage: &wgpu::Buffer,
+) -> Result<Vec<u8>, Fault> {
+    let lost = |reason: String| Fault::new(Failure::DeviceLost, reason);
+    let descriptor = wgpu::CommandEncoderDescriptor::default();
+    let mut encoder = gpu.device.create_command_encoder(&descriptor);
+    encoder.copy_buffer_to_buffer(source, offset, stage, 0, stage.size());
+    let waited = gpu.scoped(Failure::Internal, || {
+        gpu.queue.submit([encoder.finish()]);
+        stage.slice(..).map_async(wgpu::MapMode::Read, |_| {});
+        gpu.device.poll(PollType::wait_indefinitely())
+    })?;
+    waited.map_err(|error| lost(error.to_string()))?;
+    let view = stage.slice(..).get_mapped_range();
+    let bytes = view.map_err(|error| lost(error.to_string()))?.to_vec();
+    stage.unmap();
+    Ok(bytes)
+}
+
+/// The kernel did not do what its time was counted for.
+fn not_in_full() -> Fault {
+    Fault::new(
+        Failure::Internal,
+        "the driver does not run the measuring kernel in full",
+    )
 }

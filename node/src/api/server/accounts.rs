@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api::{
-        types::{ChannelInfo, OfferInfo, PeerInfo, ReceiptInfo, Status, WorkInfo},
+        types::{ChannelInfo, OfferInfo, OutcomeInfo, PeerInfo, ReceiptInfo, Status, WorkInfo},
         views,
     },
     records::ReceiptStory,
@@ -74,14 +74,31 @@ pub(super) async fn offers(api: Shared) -> Answer<Vec<OfferInfo>> {
 }
 
 pub(super) async fn offer(api: Shared, Path(id): Path<String>) -> Answer<OfferInfo> {
-    let digits = Digits::parse("offer", &id)?;
+    let offer = find_offer(&api, &id).await?;
+    let standing = api.handle.standing(offer.signer()).await?;
+    Ok(Json(OfferInfo {
+        standing: standing.as_ref().map(views::standing_info),
+        ..views::offer_info(&offer, api.handle.facts().peer)
+    }))
+}
+
+/// Answers when the provider has shown its speed, or has not.
+pub(super) async fn challenge(api: Shared, Path(id): Path<String>) -> Answer<OutcomeInfo> {
+    let offer = find_offer(&api, &id).await?;
+    match api.handle.challenge(offer.signer()).await? {
+        Ok((outcome, wrong)) => Ok(Json(views::outcome_info(&outcome, wrong))),
+        Err(why) => Err(Problem::unanswered(&why)),
+    }
+}
+
+async fn find_offer(api: &Shared, id: &str) -> Result<Verified<Offer>, Problem> {
+    let digits = Digits::parse("offer", id)?;
     let mut offers = api.handle.offers().await?;
     let name = |offer: &Verified<Offer>| format!("{:#}", OfferId(offer.hash()));
     offers.retain(|offer| {
         digits.begin(&name(offer)) || digits.begin(&format!("{:#}", offer.signer()))
     });
-    let offer = digits.one("offer", offers, name)?;
-    Ok(Json(views::offer_info(&offer, api.handle.facts().peer)))
+    digits.one("offer", offers, name)
 }
 
 pub(super) async fn channels(api: Shared) -> Answer<Vec<ChannelInfo>> {

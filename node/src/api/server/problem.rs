@@ -9,9 +9,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use suanli_protocol::peer::Unanswered;
+
 use crate::{
     api::{types::ApiError, views},
-    handle::{Gone, NotTaken},
+    handle::{Gone, NotTaken, decline_words},
     records::ArchiveError,
     store::{blobs::BlobError, index::FindError},
 };
@@ -20,6 +22,8 @@ use crate::{
 const USAGE: u8 = 2;
 /// No daemon, or none that answers now.
 const NO_DAEMON: u8 = 3;
+/// No provider serves.
+const NO_PROVIDER: u8 = 4;
 /// The data directory is not usable.
 const DATA: u8 = 7;
 
@@ -66,6 +70,32 @@ impl Problem {
     /// The daemon's own fault.
     pub(crate) fn internal(sentence: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, DATA, sentence)
+    }
+
+    /// A challenge that came to nothing.
+    pub(crate) fn unanswered(why: &Unanswered) -> Self {
+        let usage = |sentence: &str| Self::usage(StatusCode::CONFLICT, sentence);
+        match why {
+            Unanswered::Own => usage(
+                "it is this node's own offer: `suanli bench` measures this machine; challenge it from another node",
+            ),
+            Unanswered::NothingClaimed => usage(
+                "its offer claims no speed that a challenge could show; `suanli offer show` lists what it claims",
+            ),
+            Unanswered::TooMany => usage(
+                "a challenge of it is under way, or as many as there may be; try again in half a minute",
+            ),
+            Unanswered::Declined(decline) => {
+                let (_, sentence) = decline_words(decline);
+                let sentence = format!("the provider declined the challenge: {sentence}");
+                Self::new(StatusCode::BAD_GATEWAY, NO_PROVIDER, sentence)
+            }
+            Unanswered::Silent => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                NO_PROVIDER,
+                "the provider did not answer the challenge in time; that says nothing about its speed: try again later",
+            ),
+        }
     }
 
     fn new(status: StatusCode, exit_code: u8, sentence: impl Into<String>) -> Self {

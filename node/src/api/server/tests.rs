@@ -4,7 +4,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::de::DeserializeOwned;
-use suanli_protocol::{bundle::Bundle, peer::Peer, rank::Plan, record::JobOrder};
+use suanli_protocol::{
+    bundle::Bundle,
+    peer::{Peer, Unanswered},
+    rank::Plan,
+    record::JobOrder,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -624,6 +629,8 @@ async fn play(
                 ordered.send(order).await.unwrap();
                 drop(reply.send(Ok(())));
             }
+            Ask::Challenge(_, reply) => drop(reply.send(Err(Unanswered::NothingClaimed))),
+            Ask::Standing(_, reply) => drop(reply.send(None)),
             Ask::Cancel(_, reply) | Ask::Settle(_, _, _, reply) => drop(reply.send(false)),
             // Nobody follows the second any more.
             Ask::Watch(job, reply) if job == dealt::job(2) => drop(reply.send(None)),

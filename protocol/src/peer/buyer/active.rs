@@ -113,6 +113,9 @@ impl Buyer {
         if progress.number <= latest.0 {
             return;
         }
+        if latest.2 == 0 {
+            active.began = core.now.mono;
+        }
         *latest = (progress.number, progress.done, progress.total);
         core.tell(Event::Job {
             job: id,
@@ -182,6 +185,7 @@ impl Buyer {
             self.dispute(core, id, &receipt, Reason::SUPERSEDED);
             return;
         }
+        self.rate(core, id, &receipt);
         self.collect(core, id, receipt, inline);
         self.accept_collected(core, ledger, id, receipt_id);
     }
@@ -230,6 +234,39 @@ impl Buyer {
     }
 
     /// Stores what came with a receipt and asks for the rest.
+    /// Holds the speed of real work against the offer, where we know how much work it
+    /// was: fuel, or what the job says.
+    fn rate(&mut self, core: &Core, id: JobId, receipt: &Verified<Receipt>) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let State::Active(active) = &job.state else {
+            return;
+        };
+        let quote = active.deal.quote().body();
+        let runtime = active.deal.request().body().needs.runtime;
+        let body = receipt.body();
+        if body.outcome != Outcome::Completed || !matches!(quote.work, Work::Job) {
+            return;
+        }
+        let operations = match runtime {
+            Runtime::WASM => body
+                .usage
+                .iter()
+                .find(|line| line.meter == Meter::WASM_FUEL)
+                .map_or(0, |line| line.quantity),
+            _ => job.order.flops,
+        };
+        let devices = &active.deal.offer().body().devices;
+        let device = devices.get(usize::from(quote.device));
+        let claimed = device.map_or(0, |device| device.speed(rank::speed_of(runtime)));
+        let took = Millis::from(core.now.mono.since(active.began));
+        if operations > 0 {
+            let provider = active.deal.provider();
+            self.standings.worked(provider, operations, took, claimed);
+        }
+    }
+
     fn collect(
         &mut self,
         core: &mut Core,

@@ -18,10 +18,22 @@ impl Buyer {
         if core.now.mono >= job.deadline {
             return self.end(core, id, JobEnd::Expired);
         }
-        let chosen = choose_offers(core.me(), book, job, &self.excluded, core.now);
+        let chosen = choose_offers(
+            core.me(),
+            book,
+            job,
+            (&self.excluded, &self.standings),
+            core.now,
+        );
         if chosen.is_empty() {
             // A provider that is left out for a while is better than none.
-            let later = choose_offers(core.me(), book, job, &BTreeMap::new(), core.now);
+            let later = choose_offers(
+                core.me(),
+                book,
+                job,
+                (&BTreeMap::new(), &self.standings),
+                core.now,
+            );
             return self.wait(core, id, !later.is_empty());
         }
         job.attempt += 1;
@@ -394,6 +406,7 @@ impl Buyer {
         job.state = State::Active(Box::new(Active {
             deal,
             acked,
+            began: core.now.mono,
             heard: core.now.mono,
             give_up: give_up.min(job.deadline),
             progress: BTreeMap::new(),
@@ -428,21 +441,19 @@ fn choose_offers(
     me: PeerId,
     book: &Book,
     job: &Job,
-    excluded: &BTreeMap<PeerId, Exclusion>,
+    (excluded, standings): (&BTreeMap<PeerId, Exclusion>, &Standings),
     now: Now,
 ) -> Vec<(Verified<Offer>, Millis)> {
     let work = job.remaining();
     let budget = job.order.budget.saturating_sub(job.spent);
     let offers = book.iter().filter(|offer| !job.was_declined(offer));
-    let is_excluded = |peer: PeerId| excluded.get(&peer).is_some_and(|e| e.until > now.mono);
-    let plan = plan(
-        me,
-        offers,
-        &job.order,
-        (&work, budget),
-        is_excluded,
-        now.wall,
-    );
+    let opinion = |peer: PeerId| {
+        if excluded.get(&peer).is_some_and(|e| e.until > now.mono) {
+            return Err(Reason::EXCLUDED);
+        }
+        standings.believed(peer).ok_or(Reason::FAILED_CHALLENGE)
+    };
+    let plan = plan(me, offers, &job.order, (&work, budget), opinion, now.wall);
     plan.candidates
         .iter()
         .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate.expected)))
@@ -450,13 +461,14 @@ fn choose_offers(
         .collect()
 }
 
-/// Who of these could do an order's work within a budget, now.
+/// Who of these could do an order's work within a budget, now. See [`rank::rank`] for
+/// `opinion`.
 pub(crate) fn plan<'a>(
     me: PeerId,
     offers: impl Iterator<Item = &'a Verified<Offer>>,
     order: &JobOrder,
     (work, budget): (&Work, Amount),
-    is_excluded: impl Fn(PeerId) -> bool,
+    opinion: impl Fn(PeerId) -> Result<u8, Reason>,
     now: Wall,
 ) -> Plan {
     let want = Want {
@@ -471,9 +483,9 @@ pub(crate) fn plan<'a>(
     let offers = offers.filter(|offer| offer.expires() > now && is_allowed(offer.signer()));
     rank::rank(offers, &want, |peer| {
         if peer == me {
-            Some(Reason::OWN_OFFER)
+            Err(Reason::OWN_OFFER)
         } else {
-            is_excluded(peer).then_some(Reason::EXCLUDED)
+            opinion(peer)
         }
     })
 }

@@ -10,6 +10,7 @@ impl Buyer {
                 self.jobs
                     .insert(order.job, Job::replayed(core, order.clone(), *at));
             }
+            Record::Challenged(outcome) => self.standings.challenged(outcome.clone()),
             Record::Asked(request) => {
                 if let Some(job) = self.jobs.get_mut(&request.body().job) {
                     job.attempt = job.attempt.max(request.body().attempt);
@@ -296,6 +297,7 @@ impl Active {
             // the provider's own signature completed it.
             acked: deal.agreement().is_none(),
             deal,
+            began: core.now.mono,
             heard: core.now.mono,
             progress: BTreeMap::new(),
             collecting: BTreeMap::new(),

@@ -1,0 +1,179 @@
+//! Capacity challenges: products on disk, commitments, checks.
+//!
+//! A product waits as a file of the scratch folder until it is opened or forgotten; at
+//! a start nothing is left of it. All that takes long (hashing, checking) runs on the
+//! runtime's blocking threads, as many as the core has challenges at once.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use suanli_executor::{ExecutionId, Executor, OutputBlob, OutputContent, kernels};
+use suanli_protocol::{
+    challenge::{Challenge, Commitment, Opening, Seed},
+    ids::{Hash, PeerId, hex},
+    message::Frame,
+    peer::Input,
+    units::Millis,
+};
+use tokio::sync::mpsc;
+
+use super::{Driver, intake::channel_of, key_of};
+use crate::transport::{TransportCommand, TransportHandle};
+
+/// What the driver keeps of challenges.
+#[derive(Debug)]
+pub(super) struct Challenges {
+    folder: PathBuf,
+    inputs: mpsc::Sender<Input>,
+    transport: TransportHandle,
+    /// Products under way, by their execution's number.
+    computing: BTreeMap<u64, Challenge>,
+}
+
+impl Challenges {
+    pub(super) const fn new(
+        folder: PathBuf,
+        inputs: mpsc::Sender<Input>,
+        transport: TransportHandle,
+    ) -> Self {
+        Self {
+            folder,
+            inputs,
+            transport,
+            computing: BTreeMap::new(),
+        }
+    }
+
+    /// Whether an execution is a challenge's.
+    pub(super) fn has(&self, number: ExecutionId) -> bool {
+        self.computing.contains_key(&number.0)
+    }
+
+    /// The challenge of an execution that ended.
+    pub(super) fn take(&mut self, number: ExecutionId) -> Option<Challenge> {
+        self.computing.remove(&number.0)
+    }
+
+    /// The product is there: binds it, and keeps it until it is opened.
+    pub(super) fn commit(&self, challenge: Challenge, outputs: Vec<OutputBlob>) {
+        let kept = self.file(challenge.seed);
+        self.later(move || {
+            let committed = kernels::commit(&challenge, &outputs)
+                .and_then(|commitment| keep(&outputs, &kept).map(|()| commitment.root()));
+            if let Err(error) = &committed {
+                tracing::warn!(%error, "a challenge's product could not be kept");
+            }
+            Input::Computed {
+                seed: challenge.seed,
+                root: committed.ok(),
+            }
+        });
+    }
+
+    /// Opens a product, and says that to its challenger.
+    pub(super) fn open(&self, challenge: Challenge, open: Seed, to: PeerId) {
+        let (file, transport) = (self.file(challenge.seed), self.transport.clone());
+        tokio::spawn(async move {
+            let opened = tokio::task::spawn_blocking(move || {
+                let product = fs::read(file).ok()?;
+                Some(Commitment::new(challenge, product)?.open(open))
+            });
+            // What is gone was forgotten; the challenger's own clock tells it.
+            let Ok(Some(opening)) = opened.await else {
+                return;
+            };
+            let frame = Frame::Opened(challenge.seed, Box::new(opening));
+            let _ = transport
+                .send(TransportCommand::Send {
+                    to: key_of(to),
+                    channel: channel_of(&frame),
+                    bytes: frame.encode(),
+                })
+                .await;
+        });
+    }
+
+    pub(super) fn forget(&self, seed: Seed) {
+        let _ = fs::remove_file(self.file(seed));
+    }
+
+    /// Checks what a provider opened.
+    pub(super) fn verify(
+        &self,
+        provider: PeerId,
+        challenge: Challenge,
+        root: Hash,
+        (seed, opening): (Seed, Box<Opening>),
+    ) {
+        self.later(move || Input::Verified {
+            provider,
+            result: challenge.verify(root, seed, &opening),
+        });
+    }
+
+    fn file(&self, seed: Seed) -> PathBuf {
+        self.folder.join(format!("challenge-{}", hex(&seed)))
+    }
+
+    /// Does something that takes long, and tells the core what came of it.
+    fn later(&self, work: impl FnOnce() -> Input + Send + 'static) {
+        let inputs = self.inputs.clone();
+        // Fails only when the driver has ended.
+        tokio::task::spawn_blocking(move || drop(inputs.blocking_send(work())));
+    }
+}
+
+impl Driver {
+    /// Starts the execution of a challenge's product.
+    pub(super) async fn compute(&mut self, challenge: Challenge, run_max: Millis) {
+        self.next_number += 1;
+        let number = ExecutionId(self.next_number);
+        let folder = self.challenges.folder.join(number.to_string());
+        let asked = self
+            .executor
+            .as_ref()
+            .ok_or_else(|| "this node runs nothing".to_owned());
+        let started = asked
+            .and_then(|executor| run(executor, number, &challenge, run_max.duration(), &folder));
+        match started {
+            Ok(()) => drop(self.challenges.computing.insert(number.0, challenge)),
+            Err(why) => {
+                tracing::warn!(why, "a challenge could not be computed");
+                let seed = challenge.seed;
+                Box::pin(self.step(Input::Computed { seed, root: None })).await;
+            }
+        }
+    }
+}
+
+fn run(
+    executor: &Executor,
+    number: ExecutionId,
+    challenge: &Challenge,
+    run_limit: Duration,
+    folder: &Path,
+) -> Result<(), String> {
+    let software = executor.adapter().is_software();
+    kernels::request(number, challenge, software, run_limit, folder)
+        .and_then(|request| executor.run(request))
+        .map_err(|refusal| refusal.to_string())
+}
+
+/// Puts the product where it waits, and removes what held it.
+fn keep(outputs: &[OutputBlob], kept: &Path) -> std::io::Result<()> {
+    match outputs.first().map(|output| &output.content) {
+        Some(OutputContent::File(path)) => {
+            fs::rename(path, kept)?;
+            if let Some(folder) = path.parent() {
+                let _ = fs::remove_dir(folder);
+            }
+            Ok(())
+        }
+        Some(OutputContent::Memory(bytes)) => fs::write(kept, bytes),
+        None => Ok(()),
+    }
+}
