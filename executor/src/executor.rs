@@ -358,6 +358,9 @@ impl Executor {
     fn plan(&self, request: ExecutionRequest) -> Result<Plan, Refusal> {
         let program = Program::decode(request.runtime, &request.spec)
             .map_err(|error| refusal(Failure::InvalidSpec, error.to_string()))?;
+        self.adapter
+            .offers(program.features())
+            .map_err(|detail| refusal(Failure::MissingFeature, detail))?;
         let memory_max = request.memory_max.min(self.memory_max);
         fits(program.memory_bytes(), memory_max, "bytes of memory")?;
         let output_bytes_max = request.output_bytes_max.min(self.output_bytes_max);

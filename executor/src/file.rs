@@ -4,6 +4,7 @@
 //! ```toml
 //! [wgsl]
 //! source = "noop.wgsl"              # beside the job file
+//! features = ["f16"]                # optional: what the device must have
 //!
 //! [[wgsl.buffer]]
 //! name = "train"
@@ -32,7 +33,7 @@
 //! [`crate::WorkerProgram::check`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -42,7 +43,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
 };
-use suanli_protocol::wire::Utf8;
+use suanli_protocol::{registry::Feature, wire::Utf8};
 use toml::Spanned;
 
 use crate::{
@@ -52,7 +53,10 @@ use crate::{
     },
     program::Program,
     quantity::ByteSize,
-    spec::{Buffer, Constant, Content, Graph, Name, Output, Pass, is_identifier},
+    spec::{
+        Buffer, Constant, Content, FEATURES, Graph, Name, Output, Pass, feature_names,
+        is_identifier,
+    },
 };
 
 pub mod wasm;
@@ -63,6 +67,9 @@ pub mod wasm;
 pub struct WgslSection {
     /// The WGSL file, relative to the job file.
     pub source: Spanned<String>,
+    /// Names of [`FEATURES`], in any order.
+    #[serde(default)]
+    pub features: Vec<Spanned<String>>,
     /// `[[wgsl.buffer]]`.
     #[serde(default)]
     pub buffer: Vec<BufferEntry>,
@@ -255,6 +262,7 @@ impl WgslSection {
         self.check_presence(&here)?;
         let graph = Graph {
             source,
+            features: here.bounded(&self.source, "features", self.features(&here)?)?,
             buffers: here.bounded(&self.source, "[[wgsl.buffer]]", buffers)?,
             passes: here.bounded(&self.source, "[[wgsl.pass]]", passes)?,
             outputs: here.bounded(&self.source, "[[wgsl.output]]", outputs)?,
@@ -268,6 +276,25 @@ impl WgslSection {
             inputs,
             outputs: files,
         })
+    }
+
+    fn features(&self, here: &Place<'_>) -> Result<Vec<Feature>, FileError> {
+        let known = |name: &Spanned<String>| {
+            let named = Feature::named(name.get_ref());
+            named
+                .filter(|feature| FEATURES.contains(feature))
+                .ok_or_else(|| {
+                    let message = format!(
+                        "unknown feature `{}`; there are: {}",
+                        name.get_ref().escape_debug(),
+                        feature_names()
+                    );
+                    here.error(name, message)
+                })
+        };
+        let features = self.features.iter().map(known);
+        let features = features.collect::<Result<BTreeSet<_>, _>>()?;
+        Ok(features.into_iter().collect())
     }
 
     fn read_source(&self, here: &Place<'_>) -> Result<Utf8<SOURCE_BYTES_MAX>, FileError> {
@@ -924,6 +951,27 @@ show = { label = "hits", type = "u32", of = 1000 }
                 "{with}: {at}: {message}"
             );
         }
+    }
+
+    #[test]
+    fn features_are_named_in_any_order_and_an_unknown_one_with_those_there_are() {
+        let with = |features: &str| {
+            let source = "source = \"a.wgsl\"";
+            resolve(&GOOD.replace(source, &format!("{source}\nfeatures = {features}")))
+        };
+        let prepared = with("[\"timestamps\", \"f16\", \"f16\"]").unwrap();
+        assert_eq!(
+            prepared.program.features(),
+            [Feature::F16, Feature::TIMESTAMPS]
+        );
+        let error = with("[\"f16\",\n\"f64\"]").unwrap_err();
+        assert_eq!(error.line, 4);
+        assert!(
+            error
+                .message
+                .contains("`f64`; there are: f16, subgroups, timestamps"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -31,13 +31,13 @@ use rustix::{
     },
 };
 use suanli_protocol::{
-    registry::{Runtime, SandboxLevel},
+    registry::{Feature, Runtime, SandboxLevel},
     wire::{self, List, Utf8, Wire, WireError},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::limits::{
-    ADAPTERS_MAX, DETAIL_BYTES_MAX, INPUTS_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX,
+    ADAPTERS_MAX, DETAIL_BYTES_MAX, FEATURES_MAX, INPUTS_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX,
     REPLY_FRAME_BYTES_MAX, REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
 };
 
@@ -228,6 +228,9 @@ pub enum Failure {
         /// Allowed.
         allowed: u64,
     },
+    /// The adapter lacks a feature that it names.
+    #[error("missing feature")]
+    MissingFeature,
     /// It ran past its time and was killed.
     #[error("deadline exceeded")]
     DeadlineExceeded,
@@ -279,6 +282,8 @@ pub struct Adapter {
     pub binding_bytes_max: u64,
     /// Largest single buffer.
     pub buffer_bytes_max: u64,
+    /// What it can do of [`crate::spec::FEATURES`].
+    pub features: List<Feature, FEATURES_MAX>,
 }
 
 impl Adapter {
@@ -286,6 +291,23 @@ impl Adapter {
     #[must_use]
     pub const fn is_software(&self) -> bool {
         matches!(self.kind, AdapterKind::Software)
+    }
+
+    /// Whether it has all of these features.
+    ///
+    /// # Errors
+    /// In words, with the first that it lacks.
+    pub fn offers(&self, features: &[Feature]) -> Result<(), String> {
+        let lacking = features
+            .iter()
+            .find(|feature| !self.features.contains(feature));
+        match lacking {
+            None => Ok(()),
+            Some(feature) => Err(format!(
+                "{} has no `{feature}`; choose a provider that offers it, or leave it out of the job's features",
+                &*self.name
+            )),
+        }
     }
 }
 

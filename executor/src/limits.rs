@@ -57,6 +57,8 @@ pub const PASSES_MAX: usize = 256;
 pub const BINDINGS_MAX: usize = 64;
 /// Pipeline constants of one pass.
 pub const CONSTANTS_MAX: usize = 32;
+/// Features that a graph names, or an adapter has: more than are registered.
+pub const FEATURES_MAX: usize = 16;
 /// Outputs of a graph.
 pub const OUTPUTS_MAX: usize = 32;
 /// Bytes of an output, and of all together where they come back in the worker's

@@ -5,7 +5,7 @@
 //! only one of them has is the business of [`crate::spec`] and
 //! [`crate::command`].
 
-use suanli_protocol::registry::Runtime;
+use suanli_protocol::registry::{Feature, Runtime};
 
 use crate::{
     command::Command,
@@ -79,6 +79,15 @@ impl Program {
         match self {
             Self::Wgsl(_) => Runtime::WGSL,
             Self::Wasm(_) => Runtime::WASM,
+        }
+    }
+
+    /// What it needs of a device, beyond what every device has.
+    #[must_use]
+    pub fn features(&self) -> &[Feature] {
+        match self {
+            Self::Wgsl(graph) => &graph.features,
+            Self::Wasm(_) => &[],
         }
     }
 

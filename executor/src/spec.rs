@@ -12,23 +12,34 @@
 use std::collections::BTreeSet;
 
 use bincode::{Decode, Encode};
-use suanli_protocol::wire::{self, List, Utf8, Wire, WireError};
+use suanli_protocol::{
+    registry::Feature,
+    wire::{self, List, Utf8, Wire, WireError},
+};
 
 use crate::limits::{
-    BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX, INLINE_BYTES_MAX,
-    INPUTS_MAX, NAME_BYTES_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX,
-    SPEC_BYTES_MAX, WORKGROUPS_MAX,
+    BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX, FEATURES_MAX,
+    INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX, PASSES_MAX,
+    SOURCE_BYTES_MAX, SPEC_BYTES_MAX, WORKGROUPS_MAX,
 };
 
 /// A name inside a graph: letters, digits and `_`, not starting with a digit
 /// (output names may also hold `-` and `.`).
 pub type Name = Utf8<NAME_BYTES_MAX>;
 
+/// What graphs can ask of a device, in the order in which they name it: 16-bit
+/// floats and subgroup operations in the source, and that the device's own clock
+/// meters the job, also where the executor's would do.
+pub const FEATURES: [Feature; 3] = [Feature::F16, Feature::SUBGROUPS, Feature::TIMESTAMPS];
+
 /// A `wgsl` job.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Graph {
     /// One WGSL module.
     pub source: Utf8<SOURCE_BYTES_MAX>,
+    /// What it needs of a device, of [`FEATURES`] and in their order. A source may
+    /// use no other.
+    pub features: List<Feature, FEATURES_MAX>,
     /// The buffers that passes bind.
     pub buffers: List<Buffer, BUFFERS_MAX>,
     /// What runs, in order.
@@ -144,6 +155,7 @@ impl Graph {
         rule(!self.outputs.is_empty(), || {
             "the graph has no output".to_owned()
         })?;
+        self.validate_features()?;
         self.validate_buffers()?;
         for (index, pass) in self.passes.iter().enumerate() {
             self.validate_pass(index, pass)?;
@@ -219,6 +231,23 @@ impl Graph {
             least[index] = least[index].max(offset.saturating_add(length));
         }
         least
+    }
+
+    fn validate_features(&self) -> Result<(), SpecError> {
+        for feature in &self.features {
+            rule(FEATURES.contains(feature), || {
+                format!(
+                    "the graph names the feature `{feature}`; there are: {}",
+                    feature_names()
+                )
+            })?;
+        }
+        rule(self.features.is_sorted_by(|a, b| a < b), || {
+            format!(
+                "the graph names its features twice, or not in this order: {}",
+                feature_names()
+            )
+        })
     }
 
     fn validate_buffers(&self) -> Result<(), SpecError> {
@@ -324,6 +353,11 @@ impl Graph {
     }
 }
 
+/// Names of all features, for messages.
+pub(crate) fn feature_names() -> String {
+    FEATURES.map(|feature| feature.to_string()).join(", ")
+}
+
 /// A spec's bytes, if they are not too many.
 pub(crate) fn encode<T: Wire>(spec: &T) -> Result<Vec<u8>, SpecError> {
     let bytes = wire::encode(spec);
@@ -381,6 +415,7 @@ mod tests {
     fn graph() -> Graph {
         Graph {
             source: Utf8::cut("@compute @workgroup_size(1) fn main() {}"),
+            features: List::default(),
             buffers: vec![Buffer {
                 name: name("out"),
                 content: Content::Zeroed,
@@ -440,6 +475,20 @@ mod tests {
         };
         assert!(refused(|g| g.passes = vec![wide].try_into().unwrap()).contains("65535"));
         assert!(refused(|g| g.passes = vec![long].try_into().unwrap()).contains("1000000"));
+    }
+
+    #[test]
+    fn features_are_known_and_named_once_in_order() {
+        let named =
+            |features: &[Feature]| refused(|g| g.features = List::truncated(features.to_vec()));
+        assert!(
+            named(&[Feature(77)]).contains("`feature-77`; there are: f16, subgroups, timestamps")
+        );
+        assert!(named(&[Feature::F16, Feature::F16]).contains("twice"));
+        assert!(named(&[Feature::SUBGROUPS, Feature::F16]).contains("not in this order"));
+        let mut all = graph();
+        all.features = List::truncated(FEATURES.to_vec());
+        assert_eq!(Graph::decode(&all.encode().unwrap()), Ok(all));
     }
 
     #[test]

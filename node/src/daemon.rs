@@ -333,7 +333,7 @@ async fn offer_of(
         region,
         addresses: List::default(),
         devices: List::truncated(devices_of(executor.adapter(), provide, &measured)),
-        runtimes: List::truncated(runtimes_of(provide)),
+        runtimes: List::truncated(runtimes_of(provide, executor.adapter())),
         models: List::default(),
         prices: List::truncated(provide.prices()),
         slots: provide.slots,
@@ -413,21 +413,25 @@ fn devices_of(adapter: &Adapter, provide: &Provide, measured: &Measured) -> Vec<
     vec![device, processor]
 }
 
-/// What it can run: what it has a price for.
-fn runtimes_of(provide: &Provide) -> Vec<RuntimeOffer> {
+/// What it can run: what it has a price for. Features are the device's.
+fn runtimes_of(provide: &Provide, adapter: &Adapter) -> Vec<RuntimeOffer> {
     let prices = provide.prices();
     let priced = |runtime| {
         let meter = Meter::of(runtime);
         prices.iter().any(|price| price.meter == meter)
     };
-    let runtimes = [(Runtime::WGSL, WGSL_VERSION), (Runtime::WASM, WASM_VERSION)];
-    let sold = runtimes.into_iter().filter(|(runtime, _)| priced(*runtime));
-    sold.map(|(runtime, version)| RuntimeOffer {
+    let of_the_device = List::truncated(adapter.features.to_vec());
+    let runtimes = [
+        (Runtime::WGSL, WGSL_VERSION, of_the_device),
+        (Runtime::WASM, WASM_VERSION, List::default()),
+    ];
+    let all = runtimes.into_iter();
+    let all = all.map(|(runtime, version, features)| RuntimeOffer {
         runtime,
         version,
-        features: List::default(),
-    })
-    .collect()
+        features,
+    });
+    all.filter(|offered| priced(offered.runtime)).collect()
 }
 
 /// Makers by PCI vendor id; Khronos ids from 0x10000 on.

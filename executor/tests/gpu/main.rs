@@ -8,6 +8,7 @@
 )]
 
 mod executions;
+mod features;
 mod sandbox;
 #[allow(dead_code, reason = "shared with the tests of what jobs must not do")]
 mod support;

@@ -483,6 +483,7 @@ pub(super) const fn reason_of(failure: &Failure) -> Reason {
         Failure::Exited { .. } => Reason::EXIT_CODE,
         Failure::OutputTooLarge => Reason::OUTPUT_TOO_LARGE,
         Failure::OutputMissing => Reason::OUTPUT_MISSING,
+        Failure::MissingFeature => Reason::NO_FEATURE,
         Failure::TooLarge { .. } => Reason::OUT_OF_MEMORY,
         Failure::DeadlineExceeded => Reason::DEADLINE,
         Failure::Cancelled => Reason::CANCELLED,

@@ -307,6 +307,7 @@ impl Bench {
 fn graph(source: &str, groups: u32, repeat: u32) -> Job {
     let graph = Graph {
         source: Utf8::cut(source),
+        features: List::default(),
         buffers: List::truncated(vec![Buffer {
             name: Utf8::cut("out"),
             content: Content::Zeroed,

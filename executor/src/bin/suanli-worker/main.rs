@@ -22,6 +22,7 @@ use suanli_executor::{
 };
 use suanli_protocol::wire::Utf8;
 
+mod clock;
 mod confine;
 mod device;
 mod measure;

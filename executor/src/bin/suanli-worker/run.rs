@@ -19,7 +19,10 @@ use suanli_executor::{
 use suanli_protocol::wire::List;
 use wgpu::{BufferUsages, PollType};
 
-use crate::{Fault, cpu_time, device::Gpu, invalid_shader, is_cancelled, micros, position, shader};
+use crate::{
+    Fault, clock::Clock, cpu_time, device::Gpu, invalid_shader, is_cancelled, micros, position,
+    shader,
+};
 
 /// Bytes that are staged at once between host and device.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -146,6 +149,8 @@ fn execute_until(
 
 /// Holds the graph against this device before anything touches it.
 fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
+    let offers = gpu.adapter().offers(&graph.features);
+    offers.map_err(|detail| Fault::new(Failure::MissingFeature, detail))?;
     let limits = &gpu.limits;
     fits(
         graph.buffer_bytes(),
@@ -202,6 +207,8 @@ fn fits(asked: u64, allowed: u64, what: String) -> Result<(), Fault> {
 /// The graph's program, and whether it was compiled before.
 fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Program, bool), Fault> {
     let mut hasher = blake3::Hasher::new();
+    // Encoded lists say how long they are, so no two graphs give equal bytes.
+    hasher.update(&suanli_protocol::wire::encode(&graph.features));
     hasher.update(&suanli_protocol::wire::encode(&graph.passes));
     hasher.update(graph.source.as_bytes());
     let key = hasher.finalize();
@@ -347,6 +354,7 @@ fn dispatch(
     used: &mut Used,
     parent: &mut WorkerEnd,
 ) -> Result<(), Fault> {
+    let clock = gpu.clock_of(graph);
     let total = graph.dispatches();
     let (mut done, mut busy, mut told) = (0, Duration::ZERO, Instant::now());
     for (pass, step) in graph.passes.iter().zip(&program.0) {
@@ -360,13 +368,16 @@ fn dispatch(
             let count = slice.min(left);
             left -= count;
             done += u64::from(count);
-            let encoder = slice_of(gpu, pass, step, bound.as_ref(), count)?;
+            let encoder = slice_of(gpu, pass, step, bound.as_ref(), count, clock)?;
             let encoder = match stage {
                 Some(stage) if done == total => copy_outputs(gpu, graph, buffers, stage, encoder)?,
                 Some(_) | None => encoder,
             };
             let took = gpu.run(encoder)?;
-            busy += took;
+            busy += match clock {
+                Some(clock) => clock.busy(gpu, took)?,
+                None => took,
+            };
             used.gpu_us = micros(busy);
             slice = next_slice(slice, took);
             // The end is told by the last word itself.
@@ -411,12 +422,16 @@ fn slice_of(
     step: &Step,
     bound: Option<&wgpu::BindGroup>,
     count: u32,
+    clock: Option<&Clock>,
 ) -> Result<wgpu::CommandEncoder, Fault> {
     gpu.scoped(Failure::InvalidShader, || {
         let mut encoder = gpu
             .device
             .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: None,
+            timestamp_writes: clock.map(Clock::around),
+        });
         compute.set_pipeline(&step.pipeline);
         if let Some(group) = bound {
             compute.set_bind_group(0, group, &[]);
@@ -426,6 +441,9 @@ fn slice_of(
             compute.dispatch_workgroups(x, y, z);
         }
         drop(compute);
+        if let Some(clock) = clock {
+            clock.note(&mut encoder);
+        }
         encoder
     })
 }
