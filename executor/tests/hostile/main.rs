@@ -7,8 +7,10 @@
     reason = "helpers of tests fail as tests do; clippy knows only functions marked as tests"
 )]
 
+mod cases;
 mod shaders;
 #[path = "../gpu/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of what jobs are for")]
 mod support;
+mod tenants;
 mod workers;
