@@ -25,6 +25,10 @@
 //! buffer = "out"
 //! file = "labels.u32"               # optional; as a picture: png = { width = 32, height = 32 }
 //! show = { label = "hits", type = "u32", of = 1000 }   # optional
+//!
+//! [wgsl.checkpoint]                 # optional: what to keep on the way
+//! buffers = ["out"]
+//! every = 100                       # dispatches
 //! ```
 //!
 //! [`WgslSection::resolve`] turns it into a [`Graph`] and the files that go
@@ -54,7 +58,7 @@ use crate::{
     program::Program,
     quantity::ByteSize,
     spec::{
-        Buffer, Constant, Content, FEATURES, Graph, Name, Output, Pass, feature_names,
+        Buffer, Checkpoint, Constant, Content, FEATURES, Graph, Name, Output, Pass, feature_names,
         is_identifier,
     },
 };
@@ -79,6 +83,18 @@ pub struct WgslSection {
     /// `[[wgsl.output]]`.
     #[serde(default)]
     pub output: Vec<OutputEntry>,
+    /// `[wgsl.checkpoint]`.
+    pub checkpoint: Option<CheckpointEntry>,
+}
+
+/// `[wgsl.checkpoint]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointEntry {
+    /// Names of buffers that passes change and read again later, in any order.
+    pub buffers: Spanned<Vec<Spanned<String>>>,
+    /// After how many dispatches they may be kept, and after each multiple.
+    pub every: Spanned<u64>,
 }
 
 /// `[[wgsl.buffer]]`: a name and one of `file`, `u32`, `i32`, `f32`; with
@@ -266,6 +282,11 @@ impl WgslSection {
             buffers: here.bounded(&self.source, "[[wgsl.buffer]]", buffers)?,
             passes: here.bounded(&self.source, "[[wgsl.pass]]", passes)?,
             outputs: here.bounded(&self.source, "[[wgsl.output]]", outputs)?,
+            checkpoint: self
+                .checkpoint
+                .as_ref()
+                .map(|entry| entry.resolve(&here, &names))
+                .transpose()?,
         };
         // Every rule has its line above; this holds what no single line breaks.
         let whole = |error: crate::spec::SpecError| here.error(&self.source, error.to_string());
@@ -556,6 +577,27 @@ impl PassEntry {
             *count = *given;
         }
         Ok(counts)
+    }
+}
+
+impl CheckpointEntry {
+    fn resolve(&self, here: &Place<'_>, names: &[&str]) -> Result<Checkpoint, FileError> {
+        let every = *self.every.get_ref();
+        if every == 0 {
+            return Err(here.error(&self.every, "`every` is 0: 1 or more is allowed".to_owned()));
+        }
+        let buffers = self.buffers.get_ref().iter();
+        let buffers = buffers.map(|name| here.buffer_index(name, names));
+        let buffers = buffers.collect::<Result<BTreeSet<_>, _>>()?;
+        if buffers.is_empty() {
+            let message = "`buffers` is empty: name what passes change and read again";
+            return Err(here.error(&self.buffers, message.to_owned()));
+        }
+        let buffers = buffers.into_iter().collect();
+        Ok(Checkpoint {
+            buffers: here.bounded(&self.buffers, "buffers of a checkpoint", buffers)?,
+            every,
+        })
     }
 }
 
@@ -972,6 +1014,25 @@ show = { label = "hits", type = "u32", of = 1000 }
                 .contains("`f64`; there are: f16, subgroups, timestamps"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_checkpoint_names_buffers_and_a_number() {
+        let with = |entry: &str| resolve(&format!("{GOOD}[wgsl.checkpoint]\n{entry}"));
+        let prepared = with("buffers = [\"out\", \"table\"]\nevery = 10").unwrap();
+        let Program::Wgsl(graph) = &prepared.program else {
+            panic!("it is of another runtime")
+        };
+        let checkpoint = graph.checkpoint.as_ref().unwrap();
+        assert_eq!((&*checkpoint.buffers, checkpoint.every), (&[3, 4][..], 10));
+        for (entry, says) in [
+            ("buffers = [\"uot\"]\nevery = 1", "did you mean `out`?"),
+            ("buffers = [\"out\"]\nevery = 0", "1 or more"),
+            ("buffers = []\nevery = 1", "is empty"),
+        ] {
+            let error = with(entry).unwrap_err();
+            assert!(error.message.contains(says), "{error}");
+        }
     }
 
     #[test]

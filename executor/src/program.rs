@@ -8,6 +8,7 @@
 use suanli_protocol::registry::{Feature, Runtime};
 
 use crate::{
+    checkpoint::Checkpoints,
     command::Command,
     spec::{Graph, SpecError},
 };
@@ -132,6 +133,23 @@ impl Program {
             }
             Self::Wasm(command) => command.planned_outputs(),
         }
+    }
+
+    /// What its checkpoints keep, if it has any.
+    pub(crate) fn checkpoints(&self) -> Option<Checkpoints> {
+        let Self::Wgsl(graph) = self else {
+            return None;
+        };
+        let state = graph.state().map(|buffer| Planned {
+            name: buffer.name.to_string(),
+            bytes_max: buffer.size,
+            is_exact: true,
+        });
+        graph.checkpoint.as_ref().map(|checkpoint| Checkpoints {
+            state: state.collect(),
+            every: checkpoint.every,
+            total: graph.dispatches(),
+        })
     }
 
     /// Bytes of all outputs together, at most.

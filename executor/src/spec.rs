@@ -18,9 +18,9 @@ use suanli_protocol::{
 };
 
 use crate::limits::{
-    BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX, FEATURES_MAX,
-    INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX, PASSES_MAX,
-    SOURCE_BYTES_MAX, SPEC_BYTES_MAX, WORKGROUPS_MAX,
+    BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CHECKPOINT_BUFFERS_MAX, CHECKPOINT_BYTES_MAX,
+    CONSTANTS_MAX, DISPATCHES_MAX, FEATURES_MAX, INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX,
+    OUTPUT_MEMORY_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX, SPEC_BYTES_MAX, WORKGROUPS_MAX,
 };
 
 /// A name inside a graph: letters, digits and `_`, not starting with a digit
@@ -46,6 +46,8 @@ pub struct Graph {
     pub passes: List<Pass, PASSES_MAX>,
     /// What is read back, in order.
     pub outputs: List<Output, OUTPUTS_MAX>,
+    /// What to keep on the way, if it is to be gone on with.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// A storage (or uniform) buffer.
@@ -111,6 +113,16 @@ pub struct Output {
     pub name: Name,
 }
 
+/// What an execution keeps on its way, so that another can go on from there.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Checkpoint {
+    /// What passes change and read again later, in ascending order. All other
+    /// buffers begin anew, as the graph says.
+    pub buffers: List<u32, CHECKPOINT_BUFFERS_MAX>,
+    /// It may be kept after so many dispatches in all, and after each multiple.
+    pub every: u64,
+}
+
 /// What is wrong with a graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -166,7 +178,11 @@ impl Graph {
                 self.dispatches()
             )
         })?;
-        self.validate_outputs()
+        self.validate_outputs()?;
+        match &self.checkpoint {
+            Some(checkpoint) => self.validate_checkpoint(checkpoint),
+            None => Ok(()),
+        }
     }
 
     /// Dispatches of the whole graph, repeats included.
@@ -201,6 +217,13 @@ impl Graph {
     #[must_use]
     pub fn output_size(&self, output: &Output) -> u64 {
         self.buffer(output.buffer).map_or(0, |buffer| buffer.size)
+    }
+
+    /// The buffers of its checkpoints, in their order; none if it has no such.
+    pub fn state(&self) -> impl Iterator<Item = &Buffer> {
+        let checkpoint = self.checkpoint.iter();
+        let indices = checkpoint.flat_map(|checkpoint| checkpoint.buffers.iter());
+        indices.filter_map(|index| self.buffer(*index))
     }
 
     /// The buffer with this index.
@@ -334,6 +357,27 @@ impl Graph {
         Ok(())
     }
 
+    fn validate_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), SpecError> {
+        rule(
+            checkpoint.every > 0 && !checkpoint.buffers.is_empty(),
+            || "a checkpoint after 0 dispatches, or of no buffer".to_owned(),
+        )?;
+        rule(checkpoint.buffers.is_sorted_by(|a, b| a < b), || {
+            "the checkpoint names a buffer twice, or not in ascending order".to_owned()
+        })?;
+        for index in &checkpoint.buffers {
+            rule(self.buffer(*index).is_some(), || {
+                format!("the checkpoint keeps buffer {index}, which does not exist")
+            })?;
+        }
+        let bytes = self
+            .state()
+            .fold(0_u64, |sum, buffer| sum.saturating_add(buffer.size));
+        rule(bytes <= CHECKPOINT_BYTES_MAX, || {
+            format!("the checkpoint has {bytes} bytes, at most {CHECKPOINT_BYTES_MAX} are allowed")
+        })
+    }
+
     fn validate_outputs(&self) -> Result<(), SpecError> {
         let mut names = BTreeSet::new();
         for output in &self.outputs {
@@ -438,6 +482,7 @@ mod tests {
             }]
             .try_into()
             .unwrap(),
+            checkpoint: None,
         }
     }
 
@@ -489,6 +534,37 @@ mod tests {
         let mut all = graph();
         all.features = List::truncated(FEATURES.to_vec());
         assert_eq!(Graph::decode(&all.encode().unwrap()), Ok(all));
+    }
+
+    #[test]
+    fn checkpoints_keep_buffers_that_exist_once_and_not_too_many_bytes() {
+        let keeps = |buffers: &[u32], every| {
+            Some(Checkpoint {
+                buffers: List::truncated(buffers.to_vec()),
+                every,
+            })
+        };
+        for (buffers, every, says) in [
+            (&[0_u32][..], 0, "after 0 dispatches"),
+            (&[], 1, "of no buffer"),
+            (&[0, 0], 1, "twice"),
+            (&[0, 1], 1, "buffer 1, which does not exist"),
+        ] {
+            assert!(refused(|g| g.checkpoint = keeps(buffers, every)).contains(says));
+        }
+        let large = Buffer {
+            name: name("out"),
+            content: Content::Zeroed,
+            size: CHECKPOINT_BYTES_MAX + 4,
+        };
+        let too_large = refused(|g| {
+            g.buffers = vec![large].try_into().unwrap();
+            g.checkpoint = keeps(&[0], 1);
+        });
+        assert!(too_large.contains("at most 268435456"), "{too_large}");
+        let mut good = graph();
+        good.checkpoint = keeps(&[0], 7);
+        assert_eq!(Graph::decode(&good.encode().unwrap()), Ok(good));
     }
 
     #[test]

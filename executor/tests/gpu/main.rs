@@ -7,6 +7,7 @@
     reason = "helpers of tests fail as tests do; clippy knows only functions marked as tests"
 )]
 
+mod checkpoints;
 mod executions;
 mod features;
 mod sandbox;

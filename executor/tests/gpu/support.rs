@@ -102,6 +102,8 @@ impl Bench {
             output_bytes_max: 1 << 28,
             fresh: false,
             outputs_dir: self.dir.path().to_owned(),
+            checkpoints: false,
+            resume: None,
         }
     }
 
@@ -241,6 +243,7 @@ pub(crate) fn graph(source: &str, buffers: Vec<Buffer>, passes: Vec<Pass>) -> Gr
         }]
         .try_into()
         .unwrap(),
+        checkpoint: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use suanli_executor::{
     ExecutorConfig, ExecutorError, Failure,
     ipc::{Reply, Used},
-    spec::{Content, Graph},
+    spec::{Checkpoint, Content, Graph},
 };
 use suanli_protocol::wire::{self, Utf8};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -432,6 +432,42 @@ async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
     assert_eq!(end.words(), [9]);
     let (_, usage) = end.result.unwrap();
     assert!(usage.gpu_us <= usage.wall_us);
+}
+
+#[tokio::test]
+async fn a_worker_that_keeps_its_parent_copying_is_ended() {
+    let mut kept = noop();
+    let mut only = kept.passes[0].clone();
+    only.repeat = 1000;
+    kept.passes = vec![only].try_into().unwrap();
+    kept.checkpoint = Some(Checkpoint {
+        buffers: vec![0].try_into().unwrap(),
+        every: 10,
+    });
+    let says = |done| Reply::Checkpoint {
+        done,
+        used: Used::default(),
+    };
+    // Without being told to go on, backwards, between two points, and of the end.
+    for words in [vec![10, 20], vec![7], vec![0], vec![1000], vec![u64::MAX]] {
+        let dir = tempfile::tempdir().unwrap();
+        let words = words.into_iter().map(says).collect::<Vec<_>>();
+        let Some(mut bench) = bench_of_a_liar(&dir, &words).await else {
+            return;
+        };
+        let mut request = bench.request(1, &kept);
+        request.checkpoints = true;
+        let end = bench.run(request).await;
+        assert_eq!(end.failure(), &Failure::WorkerCrashed);
+        assert!(end.detail().contains("out of place"), "{}", end.detail());
+        assert!(!process_exists(end.pid.unwrap()));
+    }
+    // Nobody asked for any.
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(mut bench) = bench_of_a_liar(&dir, &[says(10)]).await {
+        let end = bench.run_graph(1, &kept).await;
+        assert_eq!(end.failure(), &Failure::WorkerCrashed);
+    }
 }
 
 #[tokio::test]

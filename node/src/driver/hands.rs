@@ -380,6 +380,8 @@ impl Worker {
                 output_bytes_max: order.output_bytes_max,
                 fresh: false,
                 outputs_dir: self.folder.join(number.to_string()),
+                checkpoints: false,
+                resume: None,
             })
             .map_err(|refusal| (reason_of(&refusal.failure), refusal.detail))
     }
