@@ -7,21 +7,15 @@
 //!
 //! Absent: clocks of several submissions at once. The worker waits for each.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use suanli_executor::ipc::Failure;
 use wgpu::{
     Buffer, BufferDescriptor, BufferUsages, CommandEncoder, ComputePassTimestampWrites, Device,
-    PollType, QuerySet, QuerySetDescriptor, QueryType, Queue,
+    QuerySet, QuerySetDescriptor, QueryType, Queue,
 };
 
-use crate::{Fault, device::Gpu};
+use crate::Fault;
 
 const BEGIN: u32 = 0;
 const END: u32 = 1;
@@ -74,30 +68,25 @@ impl Clock {
         encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.readable, 0, BYTES);
     }
 
-    /// How long the device was busy with a pass whose submission is done, and for
-    /// which the worker waited that long.
-    pub(crate) fn busy(&self, gpu: &Gpu, waited: Duration) -> Result<Duration, Fault> {
-        let mapped = Arc::new(AtomicBool::new(false));
-        let tell = Arc::clone(&mapped);
-        gpu.scoped(Failure::Internal, || {
-            self.readable
-                .slice(..)
-                .map_async(wgpu::MapMode::Read, move |end| {
-                    tell.store(end.is_ok(), Ordering::Relaxed);
-                });
-            gpu.device.poll(PollType::Poll)
-        })?
-        .map_err(|error| Fault::new(Failure::DeviceLost, error.to_string()))?;
-        if !mapped.load(Ordering::Relaxed) {
-            let detail = "the device's timestamps can't be read";
-            return Err(Fault::new(Failure::Internal, detail));
-        }
+    /// Asks for both timestamps of a submission, which are there when it is done.
+    pub(crate) fn ask(&self) {
+        let all = self.readable.slice(..);
+        all.map_async(wgpu::MapMode::Read, |_| {});
+    }
+
+    /// How long the device was busy with a pass that is done, whose timestamps were
+    /// asked for, and for which the worker waited that long.
+    pub(crate) fn busy(&self, waited: Duration) -> Result<Duration, Fault> {
+        let view = self.readable.slice(..).get_mapped_range();
+        let view = view.map_err(|error| {
+            let detail = format!("the device's timestamps can't be read: {error}");
+            Fault::new(Failure::Internal, detail)
+        })?;
         let mut ticks = [0; 2];
-        if let Ok(view) = self.readable.slice(..).get_mapped_range() {
-            for (tick, bytes) in ticks.iter_mut().zip(view.as_chunks::<8>().0) {
-                *tick = u64::from_le_bytes(*bytes);
-            }
+        for (tick, bytes) in ticks.iter_mut().zip(view.as_chunks::<8>().0) {
+            *tick = u64::from_le_bytes(*bytes);
         }
+        drop(view);
         self.readable.unmap();
         Ok(between(ticks, self.ns_per_tick, waited))
     }

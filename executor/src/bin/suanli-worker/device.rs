@@ -171,9 +171,19 @@ impl Gpu {
 
     /// Submits and waits; how long that took.
     pub(crate) fn run(&self, commands: wgpu::CommandEncoder) -> Result<Duration, Fault> {
+        self.run_and(commands, || ())
+    }
+
+    /// Submits, asks for something that is there when all is done, and waits.
+    pub(crate) fn run_and(
+        &self,
+        commands: wgpu::CommandEncoder,
+        ask: impl FnOnce(),
+    ) -> Result<Duration, Fault> {
         let began = Instant::now();
         let waited = self.scoped(Failure::InvalidShader, || {
             let submission = self.queue.submit([commands.finish()]);
+            ask();
             self.device.poll(PollType::Wait {
                 submission_index: Some(submission),
                 timeout: None,

@@ -485,10 +485,9 @@ impl Work<'_> {
         } else {
             encoder
         };
-        let waited = gpu.run(encoder)?;
         match clock {
-            Some(clock) => clock.busy(gpu, waited),
-            None => Ok(waited),
+            Some(clock) => clock.busy(gpu.run_and(encoder, || clock.ask())?),
+            None => gpu.run(encoder),
         }
     }
 
