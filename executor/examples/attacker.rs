@@ -2,7 +2,9 @@
 //! then tries what an attacker would, and answers its parent's probe with what
 //! came of it, a line an attempt: `NAME: done` or `NAME: ` and the error. Under
 //! the role `serve` it waits for an execution, and attacks then, or takes memory
-//! without end if told `memory`. Called `threads` it says how many it could start.
+//! without end if told `memory`. Called `threads` it says how many it could start, and
+//! called `forks` how many processes, which it is confined from in no way but by its
+//! control group.
 //! Under a file name that ends in a number it makes just that attack of those that a
 //! worker should not survive; with none of that number, it says how many there
 //! are.
@@ -19,7 +21,7 @@ use std::{
 };
 
 use suanli_executor::ipc::{Adapter, AdapterKind, Confinement, Failure, Reply, Request, WorkerEnd};
-use suanli_protocol::wire::Utf8;
+use suanli_protocol::wire::{List, Utf8};
 
 #[path = "../src/bin/suanli-worker/confine.rs"]
 mod confine;
@@ -28,8 +30,9 @@ mod root;
 
 type Attempt = (&'static str, fn() -> io::Result<()>);
 
-/// More than a worker may have, fewer than would harm a machine without a cap.
-const THREADS_ENOUGH: usize = 2000;
+/// More threads or processes than a worker may have, fewer than would harm a machine
+/// without a cap.
+const ENOUGH: usize = 2000;
 
 /// What is refused, and the worker goes on.
 const ATTEMPTS: &[Attempt] = &[
@@ -147,6 +150,9 @@ fn main() -> ExitCode {
     let Ok((Request::Start(start), _)) = parent.receive() else {
         return ExitCode::FAILURE;
     };
+    if own_program().ends_with("forks") {
+        return answer(&mut parent, &forks().to_string());
+    }
     let Some(confinement) = confine::confine(&start) else {
         return ExitCode::FAILURE;
     };
@@ -194,6 +200,7 @@ fn serve(parent: &mut WorkerEnd, confinement: Confinement) -> ExitCode {
         memory_bytes: 0,
         binding_bytes_max: 0,
         buffer_bytes_max: 0,
+        features: List::default(),
         vendor: 0,
     };
     let ready = Reply::Ready {
@@ -223,7 +230,23 @@ fn threads() -> usize {
         let stays = std::thread::Builder::new().stack_size(64 << 10);
         stays.spawn(std::thread::park).is_ok()
     };
-    (0..THREADS_ENOUGH).take_while(start).count()
+    (0..ENOUGH).take_while(start).count()
+}
+
+/// Starts processes that stay, until there are too many for somebody.
+fn forks() -> usize {
+    let fork = |_: &usize| {
+        // SAFETY: this process has one thread, and the child calls but `pause`.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            loop {
+                // SAFETY: takes nothing, and comes back only after a signal.
+                unsafe { libc::pause() };
+            }
+        }
+        child > 0
+    };
+    (0..ENOUGH).take_while(fork).count()
 }
 
 fn number_in_name() -> Option<usize> {

@@ -27,8 +27,9 @@ use tokio::{
 };
 
 use crate::{
+    checkpoint::{Checkpoints, Keeper},
     child::{Child, Ended},
-    executor::{ExecutionEvent, ExecutionId, OutputBlob, OutputContent, Tenant, Usage},
+    executor::{ExecutionEvent, ExecutionId, OutputBlob, OutputContent, Resume, Tenant, Usage},
     ipc::{Failure, IpcError, Reply, Request, Stage, Used, are_sent_in_frame},
     limits::{CANCEL_GRACE, COMPILE_TIME_MAX, LOG_BYTES_MAX, OUTPUT_MEMORY_MAX, SPEC_BYTES_MAX},
     program::Planned,
@@ -50,6 +51,10 @@ pub(crate) struct Plan {
     pub(crate) run_limit: Duration,
     pub(crate) memory_max: u64,
     pub(crate) fuel_max: u64,
+    /// What to keep on the way, or to go on from.
+    pub(crate) checkpoints: Option<Checkpoints>,
+    pub(crate) are_checkpoints_wanted: bool,
+    pub(crate) resume: Option<Resume>,
     /// Room for the two events that may not be lost.
     pub(crate) started: Option<mpsc::OwnedPermit<ExecutionEvent>>,
     pub(crate) ended: mpsc::OwnedPermit<ExecutionEvent>,
@@ -199,18 +204,42 @@ impl Plan {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|error| internal(error.into()))?
         };
-        let word = self.converse(worker, watch, &memory).await?;
+        let mut keeper = self.keeper(&watch.events).await?;
+        let word = self.converse(worker, watch, &memory, keeper.as_mut()).await;
+        if let Some(keeper) = keeper {
+            keeper.finish().await;
+        }
+        let word = word?;
         let usage = word.usage;
         let sized = sized(planned, &word.lengths)?;
         if are_sent_in_frame(sized.iter().map(|output| output.bytes)) {
             return Ok((cut(sized, &word.bytes)?, usage));
         }
-        let (dir, id) = (self.outputs_dir.clone(), self.id);
-        let copied = tokio::task::spawn_blocking(move || copy_all(&dir, id, sized, memory)).await;
+        let (dir, stem) = (self.outputs_dir.clone(), self.id.to_string());
+        let memory = memory.into_iter().map(File::from).collect::<Vec<_>>();
+        let copy = move || copy_all(&dir, &stem, sized, &memory);
+        let copied = tokio::task::spawn_blocking(copy).await;
         let outputs = copied
             .map_err(|error| Fault::new(Failure::Internal, error.to_string()))?
             .map_err(|error| Fault::new(Failure::Internal, format!("storing outputs: {error}")))?;
         Ok((outputs, usage))
+    }
+
+    async fn keeper(
+        &mut self,
+        events: &mpsc::Sender<ExecutionEvent>,
+    ) -> Result<Option<Keeper>, Fault> {
+        let Some(checkpoints) = self.checkpoints.take() else {
+            return Ok(None);
+        };
+        let keeper = Keeper::new(
+            (self.id, self.outputs_dir.clone()),
+            events.clone(),
+            checkpoints,
+            self.resume.take(),
+            self.are_checkpoints_wanted,
+        );
+        keeper.await.map(Some)
     }
 
     async fn converse(
@@ -218,19 +247,25 @@ impl Plan {
         worker: &mut Child,
         watch: &mut Watch,
         memory: &[OwnedFd],
+        mut keeper: Option<&mut Keeper>,
     ) -> Result<LastWord, Fault> {
+        let state = keeper.as_ref().map_or(&[][..], |keeper| keeper.files());
         let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
         let request = Request::Execute {
             runtime: self.runtime,
             spec: self.spec.clone(),
             inputs: count(self.inputs.len()),
             outputs: count(memory.len()),
+            state: count(state.len()),
+            done: keeper.as_ref().map_or(0, |keeper| keeper.done()),
+            checkpoints: keeper.as_ref().is_some_and(|keeper| keeper.are_wanted()),
             memory_max: self.memory_max,
             fuel_max: self.fuel_max,
         };
         let inputs = self.inputs.iter().map(AsFd::as_fd);
         let descriptors = inputs
             .chain(memory.iter().map(AsFd::as_fd))
+            .chain(state.iter().map(AsFd::as_fd))
             .collect::<Vec<_>>();
         tokio::select! {
             biased;
@@ -249,14 +284,32 @@ impl Plan {
                     watch.start_cancelling();
                     worker.send(&Request::Cancel, &[]).await.map_err(|error| watch.crash(error))?;
                 }
+                () = taken(keeper.as_deref_mut()) => {
+                    worker.send(&Request::Taken, &[]).await.map_err(|error| watch.crash(error))?;
+                }
                 reply = worker.receive() => {
-                    let reply = reply.map_err(|error| watch.crash(error))?;
+                    let reply = match (reply.map_err(|error| watch.crash(error))?, &mut keeper) {
+                        (Reply::Checkpoint { done, used }, Some(keeper)) => {
+                            watch.used = used;
+                            keeper.written(done)?;
+                            continue;
+                        }
+                        (reply, _) => reply,
+                    };
                     if let Some(word) = watch.hear(reply)? {
                         return Ok(word);
                     }
                 }
             }
         }
+    }
+}
+
+/// Waits until a checkpoint is taken over; for ever where there are none.
+async fn taken(keeper: Option<&mut Keeper>) {
+    match keeper {
+        Some(keeper) => keeper.taken().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -444,6 +497,7 @@ impl Watch {
             other @ (Reply::Ready { .. }
             | Reply::Adapters { .. }
             | Reply::Measured(_)
+            | Reply::Checkpoint { .. }
             | Reply::Checked) => {
                 return Err(Fault::new(
                     Failure::WorkerCrashed,
@@ -456,7 +510,7 @@ impl Watch {
 }
 
 /// A file in memory whose size nobody can change.
-fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("output", flags)?;
     rustix::fs::ftruncate(&memory, bytes)?;
@@ -468,9 +522,9 @@ fn sealed_memory(bytes: u64) -> rustix::io::Result<OwnedFd> {
 }
 
 /// An output and the bytes that it has.
-struct Sized {
-    name: String,
-    bytes: u64,
+pub(crate) struct Sized {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
 }
 
 /// Holds the sizes that a worker tells against those that were planned.
@@ -513,15 +567,15 @@ fn cut(sized: Vec<Sized>, mut bytes: &[u8]) -> Result<Vec<OutputBlob>, Fault> {
     bytes.is_empty().then_some(outputs).ok_or_else(wrong_sizes)
 }
 
-fn copy_all(
+/// Copies each into memory, or into a file of the folder whose name begins so.
+pub(crate) fn copy_all(
     dir: &Path,
-    id: ExecutionId,
+    stem: &str,
     sized: Vec<Sized>,
-    memory: Vec<OwnedFd>,
+    memory: &[File],
 ) -> std::io::Result<Vec<OutputBlob>> {
     let numbered = sized.into_iter().zip(memory).enumerate();
     let copies = numbered.map(|(index, (output, memory))| {
-        let memory = File::from(memory);
         let (content, hash) = if output.bytes <= OUTPUT_MEMORY_MAX {
             let mut bytes = vec![0; usize::try_from(output.bytes).unwrap_or_default()];
             memory.read_exact_at(&mut bytes, 0)?;
@@ -529,8 +583,8 @@ fn copy_all(
             (OutputContent::Memory(bytes), hash)
         } else {
             std::fs::create_dir_all(dir)?;
-            let path = dir.join(format!("{id}-{index}.out"));
-            let hash = copy(&memory, output.bytes, &path)?;
+            let path = dir.join(format!("{stem}-{index}.out"));
+            let hash = copy(memory, output.bytes, &path)?;
             (OutputContent::File(path), hash)
         };
         Ok(OutputBlob {

@@ -127,6 +127,19 @@ pub struct ExecutionRequest {
     pub fresh: bool,
     /// Folder for outputs too large for memory; made when there is one.
     pub outputs_dir: PathBuf,
+    /// Whether to tell checkpoints, of a program that has them.
+    pub checkpoints: bool,
+    /// Where to go on from; none to begin.
+    pub resume: Option<Resume>,
+}
+
+/// An execution's state on its way, as an [`ExecutionEvent::Checkpoint`] told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// Dispatches that are done.
+    pub done: u64,
+    /// The buffers of the checkpoint, in its order.
+    pub state: Vec<OutputBlob>,
 }
 
 /// What happens to executions.
@@ -147,6 +160,17 @@ pub enum ExecutionEvent {
         done: u64,
         /// of so many.
         total: u64,
+    },
+    /// Its state after so many dispatches, for a [`Resume`]. Told only if asked for,
+    /// once a second at most, and lost when nobody reads. Large buffers are in files
+    /// of `outputs_dir`, which are the reader's to remove.
+    Checkpoint {
+        /// Which.
+        id: ExecutionId,
+        /// So many.
+        done: u64,
+        /// The program's checkpoint, in its order.
+        state: Vec<OutputBlob>,
     },
     /// A line of its log. Lost when nobody reads.
     Log {
@@ -360,6 +384,9 @@ impl Executor {
     fn plan(&self, request: ExecutionRequest) -> Result<Plan, Refusal> {
         let program = Program::decode(request.runtime, &request.spec)
             .map_err(|error| refusal(Failure::InvalidSpec, error.to_string()))?;
+        self.adapter
+            .offers(program.features())
+            .map_err(|detail| refusal(Failure::MissingFeature, detail))?;
         let memory_max = request.memory_max.min(self.memory_max);
         fits(program.memory_bytes(), memory_max, "bytes of memory")?;
         let output_bytes_max = request.output_bytes_max.min(self.output_bytes_max);
@@ -369,6 +396,14 @@ impl Executor {
             "bytes of outputs",
         )?;
         let inputs = open_inputs(request.inputs, &program)?;
+        let checkpoints = program.checkpoints();
+        if let Some(resume) = &request.resume {
+            let checkpoints = checkpoints.as_ref();
+            let checkpoints = checkpoints.ok_or("the program has no checkpoints");
+            let held = checkpoints.and_then(|kept| kept.admit(resume));
+            held.map_err(|why| refusal(Failure::InvalidSpec, format!("{why}; begin anew")))?;
+        }
+        let is_kept = request.checkpoints || request.resume.is_some();
         let reserve = || {
             self.events
                 .clone()
@@ -387,6 +422,9 @@ impl Executor {
             outputs_dir: request.outputs_dir,
             run_limit: request.run_limit,
             memory_max,
+            checkpoints: checkpoints.filter(|_| is_kept),
+            are_checkpoints_wanted: request.checkpoints,
+            resume: request.resume,
             started: Some(reserve()?),
             ended: reserve()?,
         })

@@ -4,6 +4,7 @@
 //! ```toml
 //! [wgsl]
 //! source = "noop.wgsl"              # beside the job file
+//! features = ["f16"]                # optional: what the device must have
 //!
 //! [[wgsl.buffer]]
 //! name = "train"
@@ -24,6 +25,10 @@
 //! buffer = "out"
 //! file = "labels.u32"               # optional; as a picture: png = { width = 32, height = 32 }
 //! show = { label = "hits", type = "u32", of = 1000 }   # optional
+//!
+//! [wgsl.checkpoint]                 # optional: what to keep on the way
+//! buffers = ["out"]
+//! every = 100                       # dispatches
 //! ```
 //!
 //! [`WgslSection::resolve`] turns it into a [`Graph`] and the files that go
@@ -32,7 +37,7 @@
 //! [`crate::WorkerProgram::check`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -42,7 +47,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
 };
-use suanli_protocol::wire::Utf8;
+use suanli_protocol::{registry::Feature, wire::Utf8};
 use toml::Spanned;
 
 use crate::{
@@ -52,7 +57,10 @@ use crate::{
     },
     program::Program,
     quantity::ByteSize,
-    spec::{Buffer, Constant, Content, Graph, Name, Output, Pass, is_identifier},
+    spec::{
+        Buffer, Checkpoint, Constant, Content, FEATURES, Graph, Name, Output, Pass, feature_names,
+        is_identifier,
+    },
 };
 
 pub mod wasm;
@@ -63,6 +71,9 @@ pub mod wasm;
 pub struct WgslSection {
     /// The WGSL file, relative to the job file.
     pub source: Spanned<String>,
+    /// Names of [`FEATURES`], in any order.
+    #[serde(default)]
+    pub features: Vec<Spanned<String>>,
     /// `[[wgsl.buffer]]`.
     #[serde(default)]
     pub buffer: Vec<BufferEntry>,
@@ -72,6 +83,18 @@ pub struct WgslSection {
     /// `[[wgsl.output]]`.
     #[serde(default)]
     pub output: Vec<OutputEntry>,
+    /// `[wgsl.checkpoint]`.
+    pub checkpoint: Option<CheckpointEntry>,
+}
+
+/// `[wgsl.checkpoint]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointEntry {
+    /// Names of buffers that passes change and read again later, in any order.
+    pub buffers: Spanned<Vec<Spanned<String>>>,
+    /// After how many dispatches they may be kept, and after each multiple.
+    pub every: Spanned<u64>,
 }
 
 /// `[[wgsl.buffer]]`: a name and one of `file`, `u32`, `i32`, `f32`; with
@@ -255,9 +278,15 @@ impl WgslSection {
         self.check_presence(&here)?;
         let graph = Graph {
             source,
+            features: here.bounded(&self.source, "features", self.features(&here)?)?,
             buffers: here.bounded(&self.source, "[[wgsl.buffer]]", buffers)?,
             passes: here.bounded(&self.source, "[[wgsl.pass]]", passes)?,
             outputs: here.bounded(&self.source, "[[wgsl.output]]", outputs)?,
+            checkpoint: self
+                .checkpoint
+                .as_ref()
+                .map(|entry| entry.resolve(&here, &names))
+                .transpose()?,
         };
         // Every rule has its line above; this holds what no single line breaks.
         let whole = |error: crate::spec::SpecError| here.error(&self.source, error.to_string());
@@ -268,6 +297,25 @@ impl WgslSection {
             inputs,
             outputs: files,
         })
+    }
+
+    fn features(&self, here: &Place<'_>) -> Result<Vec<Feature>, FileError> {
+        let known = |name: &Spanned<String>| {
+            let named = Feature::named(name.get_ref());
+            named
+                .filter(|feature| FEATURES.contains(feature))
+                .ok_or_else(|| {
+                    let message = format!(
+                        "unknown feature `{}`; there are: {}",
+                        name.get_ref().escape_debug(),
+                        feature_names()
+                    );
+                    here.error(name, message)
+                })
+        };
+        let features = self.features.iter().map(known);
+        let features = features.collect::<Result<BTreeSet<_>, _>>()?;
+        Ok(features.into_iter().collect())
     }
 
     fn read_source(&self, here: &Place<'_>) -> Result<Utf8<SOURCE_BYTES_MAX>, FileError> {
@@ -529,6 +577,27 @@ impl PassEntry {
             *count = *given;
         }
         Ok(counts)
+    }
+}
+
+impl CheckpointEntry {
+    fn resolve(&self, here: &Place<'_>, names: &[&str]) -> Result<Checkpoint, FileError> {
+        let every = *self.every.get_ref();
+        if every == 0 {
+            return Err(here.error(&self.every, "`every` is 0: 1 or more is allowed".to_owned()));
+        }
+        let buffers = self.buffers.get_ref().iter();
+        let buffers = buffers.map(|name| here.buffer_index(name, names));
+        let buffers = buffers.collect::<Result<BTreeSet<_>, _>>()?;
+        if buffers.is_empty() {
+            let message = "`buffers` is empty: name what passes change and read again";
+            return Err(here.error(&self.buffers, message.to_owned()));
+        }
+        let buffers = buffers.into_iter().collect();
+        Ok(Checkpoint {
+            buffers: here.bounded(&self.buffers, "buffers of a checkpoint", buffers)?,
+            every,
+        })
     }
 }
 
@@ -923,6 +992,46 @@ show = { label = "hits", type = "u32", of = 1000 }
                 at == *expected && message.contains(part),
                 "{with}: {at}: {message}"
             );
+        }
+    }
+
+    #[test]
+    fn features_are_named_in_any_order_and_an_unknown_one_with_those_there_are() {
+        let with = |features: &str| {
+            let source = "source = \"a.wgsl\"";
+            resolve(&GOOD.replace(source, &format!("{source}\nfeatures = {features}")))
+        };
+        let prepared = with("[\"timestamps\", \"f16\", \"f16\"]").unwrap();
+        assert_eq!(
+            prepared.program.features(),
+            [Feature::F16, Feature::TIMESTAMPS]
+        );
+        let error = with("[\"f16\",\n\"f64\"]").unwrap_err();
+        assert_eq!(error.line, 4);
+        assert!(
+            error
+                .message
+                .contains("`f64`; there are: f16, subgroups, timestamps"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_names_buffers_and_a_number() {
+        let with = |entry: &str| resolve(&format!("{GOOD}[wgsl.checkpoint]\n{entry}"));
+        let prepared = with("buffers = [\"out\", \"table\"]\nevery = 10").unwrap();
+        let Program::Wgsl(graph) = &prepared.program else {
+            panic!("it is of another runtime")
+        };
+        let checkpoint = graph.checkpoint.as_ref().unwrap();
+        assert_eq!((&*checkpoint.buffers, checkpoint.every), (&[3, 4][..], 10));
+        for (entry, says) in [
+            ("buffers = [\"uot\"]\nevery = 1", "did you mean `out`?"),
+            ("buffers = [\"out\"]\nevery = 0", "1 or more"),
+            ("buffers = []\nevery = 1", "is empty"),
+        ] {
+            let error = with(entry).unwrap_err();
+            assert!(error.message.contains(says), "{error}");
         }
     }
 

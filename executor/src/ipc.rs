@@ -3,7 +3,7 @@
 //! One Unix stream socket per worker, which the worker finds as its standard
 //! input. A frame is a little-endian `u32` length and that many bytes of one
 //! [`Request`] or [`Reply`] in the encoding of [`suanli_protocol::wire`]. Descriptors
-//! (inputs, then outputs) ride on the first bytes of an [`Request::Execute`]
+//! (inputs, outputs, then state) ride on the first bytes of an [`Request::Execute`]
 //! frame; a worker can pass none back: the parent reads without a control
 //! buffer, so the kernel closes what comes.
 //!
@@ -31,18 +31,18 @@ use rustix::{
     },
 };
 use suanli_protocol::{
-    registry::{Runtime, SandboxLevel},
+    registry::{Feature, Runtime, SandboxLevel},
     wire::{self, List, Utf8, Wire, WireError},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::limits::{
-    ADAPTERS_MAX, DETAIL_BYTES_MAX, INPUTS_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX,
-    REPLY_FRAME_BYTES_MAX, REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
+    ADAPTERS_MAX, CHECKPOINT_BUFFERS_MAX, DETAIL_BYTES_MAX, FEATURES_MAX, INPUTS_MAX,
+    OUTPUT_MEMORY_MAX, OUTPUTS_MAX, REPLY_FRAME_BYTES_MAX, REQUEST_FRAME_BYTES_MAX, SPEC_BYTES_MAX,
 };
 
 /// Descriptors that one frame can carry.
-pub const DESCRIPTORS_MAX: usize = INPUTS_MAX + OUTPUTS_MAX;
+pub const DESCRIPTORS_MAX: usize = INPUTS_MAX + OUTPUTS_MAX + CHECKPOINT_BUFFERS_MAX;
 
 /// Utf8 that people read, cut to what a frame holds.
 pub type Detail = Utf8<DETAIL_BYTES_MAX>;
@@ -52,8 +52,8 @@ pub type Detail = Utf8<DETAIL_BYTES_MAX>;
 pub enum Request {
     /// First frame to every worker: what it is for and how far it may go.
     Start(Start),
-    /// Run a program. `inputs`, then `outputs` descriptors come with the frame;
-    /// outputs that are small for sure have none.
+    /// Run a program. `inputs`, `outputs`, then `state` descriptors come with the
+    /// frame; outputs that are small for sure have none.
     Execute {
         /// What the spec is for.
         runtime: Runtime,
@@ -63,6 +63,13 @@ pub enum Request {
         inputs: u32,
         /// How many are outputs.
         outputs: u32,
+        /// How many are for the buffers of its checkpoints.
+        state: u32,
+        /// Dispatches that were done before, with what they left in the state; 0 for
+        /// a program that begins.
+        done: u64,
+        /// Whether checkpoints are wanted.
+        checkpoints: bool,
         /// Bytes of memory that it may take.
         memory_max: u64,
         /// Units of fuel that it may use, where its runtime counts them.
@@ -70,6 +77,8 @@ pub enum Request {
     },
     /// Stop between two dispatches, or at a module's next tick.
     Cancel,
+    /// The last checkpoint is taken over: the state may be written again.
+    Taken,
     /// Parse and validate a program; touch no device. The code of a module comes
     /// as a descriptor.
     Check {
@@ -137,6 +146,14 @@ pub enum Reply {
         done: u64,
         /// of so many.
         total: u64,
+        /// What it took until now.
+        used: Used,
+    },
+    /// The state is written as it is after so many dispatches. The next one waits
+    /// for [`Request::Taken`].
+    Checkpoint {
+        /// So many, those that were done before included.
+        done: u64,
         /// What it took until now.
         used: Used,
     },
@@ -228,6 +245,9 @@ pub enum Failure {
         /// Allowed.
         allowed: u64,
     },
+    /// The adapter lacks a feature that it names.
+    #[error("missing feature")]
+    MissingFeature,
     /// It ran past its time and was killed.
     #[error("deadline exceeded")]
     DeadlineExceeded,
@@ -279,6 +299,8 @@ pub struct Adapter {
     pub binding_bytes_max: u64,
     /// Largest single buffer.
     pub buffer_bytes_max: u64,
+    /// What it can do of [`crate::spec::FEATURES`].
+    pub features: List<Feature, FEATURES_MAX>,
 }
 
 impl Adapter {
@@ -286,6 +308,23 @@ impl Adapter {
     #[must_use]
     pub const fn is_software(&self) -> bool {
         matches!(self.kind, AdapterKind::Software)
+    }
+
+    /// Whether it has all of these features.
+    ///
+    /// # Errors
+    /// In words, with the first that it lacks.
+    pub fn offers(&self, features: &[Feature]) -> Result<(), String> {
+        let lacking = features
+            .iter()
+            .find(|feature| !self.features.contains(feature));
+        match lacking {
+            None => Ok(()),
+            Some(feature) => Err(format!(
+                "{} has no `{feature}`; choose a provider that offers it, or leave it out of the job's features",
+                &*self.name
+            )),
+        }
     }
 }
 
@@ -647,6 +686,9 @@ mod tests {
             spec: vec![7; 3_000].try_into().unwrap(),
             inputs: 1,
             outputs: 1,
+            state: 0,
+            done: 0,
+            checkpoints: false,
             memory_max: 5,
             fuel_max: 0,
         };

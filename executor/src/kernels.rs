@@ -116,6 +116,7 @@ pub fn product(challenge: &Challenge, kernel: Kernel) -> Result<Graph, SpecError
     };
     let graph = Graph {
         source: Utf8::cut(&format!("{FACTORS}{source}")),
+        features: List::default(),
         buffers: List::truncated(vec![
             buffer("a", a),
             buffer("b", b),
@@ -126,6 +127,7 @@ pub fn product(challenge: &Challenge, kernel: Kernel) -> Result<Graph, SpecError
             buffer: 2,
             name: Utf8::cut("product"),
         }]),
+        checkpoint: None,
     };
     graph.validate()?;
     Ok(graph)
@@ -263,6 +265,8 @@ pub fn request(
         output_bytes_max: challenge.product_bytes(),
         fresh: false,
         outputs_dir: outputs_dir.to_owned(),
+        checkpoints: false,
+        resume: None,
     })
 }
 

@@ -17,6 +17,7 @@
 //! compiles a shader: both happen in worker processes only.
 
 mod cgroup;
+mod checkpoint;
 mod child;
 pub mod command;
 mod execution;
@@ -34,7 +35,7 @@ pub mod spec;
 pub use child::{CheckError, WorkerProgram};
 pub use executor::{
     AdapterSelection, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
-    ExecutorError, InputSource, OutputBlob, OutputContent, Refusal, Tenant, Usage,
+    ExecutorError, InputSource, OutputBlob, OutputContent, Refusal, Resume, Tenant, Usage,
 };
 pub use ipc::{Adapter, AdapterKind, Confinement, Failure, Measurement};
 pub use program::Program;

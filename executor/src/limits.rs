@@ -57,6 +57,16 @@ pub const PASSES_MAX: usize = 256;
 pub const BINDINGS_MAX: usize = 64;
 /// Pipeline constants of one pass.
 pub const CONSTANTS_MAX: usize = 32;
+/// Features that a graph names, or an adapter has: more than are registered.
+pub const FEATURES_MAX: usize = 16;
+/// Buffers in a checkpoint: what passes change, which is less than what they read.
+pub const CHECKPOINT_BUFFERS_MAX: usize = 16;
+/// Bytes of a checkpoint. It is copied while the job goes on, and travels each time;
+/// a worker's memory holds it beside all else.
+pub const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
+/// Time from one checkpoint that is kept to the next: what is lost with a worker is
+/// little more than that, and copies stay far below what a disk can take.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// Outputs of a graph.
 pub const OUTPUTS_MAX: usize = 32;
 /// Bytes of an output, and of all together where they come back in the worker's

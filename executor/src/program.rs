@@ -5,9 +5,10 @@
 //! only one of them has is the business of [`crate::spec`] and
 //! [`crate::command`].
 
-use suanli_protocol::registry::Runtime;
+use suanli_protocol::registry::{Feature, Runtime};
 
 use crate::{
+    checkpoint::Checkpoints,
     command::Command,
     spec::{Graph, SpecError},
 };
@@ -82,6 +83,15 @@ impl Program {
         }
     }
 
+    /// What it needs of a device, beyond what every device has.
+    #[must_use]
+    pub fn features(&self) -> &[Feature] {
+        match self {
+            Self::Wgsl(graph) => &graph.features,
+            Self::Wasm(_) => &[],
+        }
+    }
+
     /// Bytes of memory that it asks for.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
@@ -123,6 +133,23 @@ impl Program {
             }
             Self::Wasm(command) => command.planned_outputs(),
         }
+    }
+
+    /// What its checkpoints keep, if it has any.
+    pub(crate) fn checkpoints(&self) -> Option<Checkpoints> {
+        let Self::Wgsl(graph) = self else {
+            return None;
+        };
+        let state = graph.state().map(|buffer| Planned {
+            name: buffer.name.to_string(),
+            bytes_max: buffer.size,
+            is_exact: true,
+        });
+        graph.checkpoint.as_ref().map(|checkpoint| Checkpoints {
+            state: state.collect(),
+            every: checkpoint.every,
+            total: graph.dispatches(),
+        })
     }
 
     /// Bytes of all outputs together, at most.

@@ -12,29 +12,42 @@
 use std::collections::BTreeSet;
 
 use bincode::{Decode, Encode};
-use suanli_protocol::wire::{self, List, Utf8, Wire, WireError};
+use suanli_protocol::{
+    registry::Feature,
+    wire::{self, List, Utf8, Wire, WireError},
+};
 
 use crate::limits::{
-    BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CONSTANTS_MAX, DISPATCHES_MAX, INLINE_BYTES_MAX,
-    INPUTS_MAX, NAME_BYTES_MAX, OUTPUT_MEMORY_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX,
-    SPEC_BYTES_MAX, WORKGROUPS_MAX,
+    BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, CHECKPOINT_BUFFERS_MAX, CHECKPOINT_BYTES_MAX,
+    CONSTANTS_MAX, DISPATCHES_MAX, FEATURES_MAX, INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX,
+    OUTPUT_MEMORY_MAX, OUTPUTS_MAX, PASSES_MAX, SOURCE_BYTES_MAX, SPEC_BYTES_MAX, WORKGROUPS_MAX,
 };
 
 /// A name inside a graph: letters, digits and `_`, not starting with a digit
 /// (output names may also hold `-` and `.`).
 pub type Name = Utf8<NAME_BYTES_MAX>;
 
+/// What graphs can ask of a device, in the order in which they name it: 16-bit
+/// floats and subgroup operations in the source, and that the device's own clock
+/// meters the job, also where the executor's would do.
+pub const FEATURES: [Feature; 3] = [Feature::F16, Feature::SUBGROUPS, Feature::TIMESTAMPS];
+
 /// A `wgsl` job.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Graph {
     /// One WGSL module.
     pub source: Utf8<SOURCE_BYTES_MAX>,
+    /// What it needs of a device, of [`FEATURES`] and in their order. A source may
+    /// use no other.
+    pub features: List<Feature, FEATURES_MAX>,
     /// The buffers that passes bind.
     pub buffers: List<Buffer, BUFFERS_MAX>,
     /// What runs, in order.
     pub passes: List<Pass, PASSES_MAX>,
     /// What is read back, in order.
     pub outputs: List<Output, OUTPUTS_MAX>,
+    /// What to keep on the way, if it is to be gone on with.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// A storage (or uniform) buffer.
@@ -100,6 +113,16 @@ pub struct Output {
     pub name: Name,
 }
 
+/// What an execution keeps on its way, so that another can go on from there.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Checkpoint {
+    /// What passes change and read again later, in ascending order. All other
+    /// buffers begin anew, as the graph says.
+    pub buffers: List<u32, CHECKPOINT_BUFFERS_MAX>,
+    /// It may be kept after so many dispatches in all, and after each multiple.
+    pub every: u64,
+}
+
 /// What is wrong with a graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -144,6 +167,7 @@ impl Graph {
         rule(!self.outputs.is_empty(), || {
             "the graph has no output".to_owned()
         })?;
+        self.validate_features()?;
         self.validate_buffers()?;
         for (index, pass) in self.passes.iter().enumerate() {
             self.validate_pass(index, pass)?;
@@ -154,7 +178,11 @@ impl Graph {
                 self.dispatches()
             )
         })?;
-        self.validate_outputs()
+        self.validate_outputs()?;
+        match &self.checkpoint {
+            Some(checkpoint) => self.validate_checkpoint(checkpoint),
+            None => Ok(()),
+        }
     }
 
     /// Dispatches of the whole graph, repeats included.
@@ -191,6 +219,13 @@ impl Graph {
         self.buffer(output.buffer).map_or(0, |buffer| buffer.size)
     }
 
+    /// The buffers of its checkpoints, in their order; none if it has no such.
+    pub fn state(&self) -> impl Iterator<Item = &Buffer> {
+        let checkpoint = self.checkpoint.iter();
+        let indices = checkpoint.flat_map(|checkpoint| checkpoint.buffers.iter());
+        indices.filter_map(|index| self.buffer(*index))
+    }
+
     /// The buffer with this index.
     #[must_use]
     pub fn buffer(&self, index: u32) -> Option<&Buffer> {
@@ -219,6 +254,23 @@ impl Graph {
             least[index] = least[index].max(offset.saturating_add(length));
         }
         least
+    }
+
+    fn validate_features(&self) -> Result<(), SpecError> {
+        for feature in &self.features {
+            rule(FEATURES.contains(feature), || {
+                format!(
+                    "the graph names the feature `{feature}`; there are: {}",
+                    feature_names()
+                )
+            })?;
+        }
+        rule(self.features.is_sorted_by(|a, b| a < b), || {
+            format!(
+                "the graph names its features twice, or not in this order: {}",
+                feature_names()
+            )
+        })
     }
 
     fn validate_buffers(&self) -> Result<(), SpecError> {
@@ -305,6 +357,27 @@ impl Graph {
         Ok(())
     }
 
+    fn validate_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), SpecError> {
+        rule(
+            checkpoint.every > 0 && !checkpoint.buffers.is_empty(),
+            || "a checkpoint after 0 dispatches, or of no buffer".to_owned(),
+        )?;
+        rule(checkpoint.buffers.is_sorted_by(|a, b| a < b), || {
+            "the checkpoint names a buffer twice, or not in ascending order".to_owned()
+        })?;
+        for index in &checkpoint.buffers {
+            rule(self.buffer(*index).is_some(), || {
+                format!("the checkpoint keeps buffer {index}, which does not exist")
+            })?;
+        }
+        let bytes = self
+            .state()
+            .fold(0_u64, |sum, buffer| sum.saturating_add(buffer.size));
+        rule(bytes <= CHECKPOINT_BYTES_MAX, || {
+            format!("the checkpoint has {bytes} bytes, at most {CHECKPOINT_BYTES_MAX} are allowed")
+        })
+    }
+
     fn validate_outputs(&self) -> Result<(), SpecError> {
         let mut names = BTreeSet::new();
         for output in &self.outputs {
@@ -322,6 +395,11 @@ impl Graph {
         }
         Ok(())
     }
+}
+
+/// Names of all features, for messages.
+pub(crate) fn feature_names() -> String {
+    FEATURES.map(|feature| feature.to_string()).join(", ")
 }
 
 /// A spec's bytes, if they are not too many.
@@ -381,6 +459,7 @@ mod tests {
     fn graph() -> Graph {
         Graph {
             source: Utf8::cut("@compute @workgroup_size(1) fn main() {}"),
+            features: List::default(),
             buffers: vec![Buffer {
                 name: name("out"),
                 content: Content::Zeroed,
@@ -403,6 +482,7 @@ mod tests {
             }]
             .try_into()
             .unwrap(),
+            checkpoint: None,
         }
     }
 
@@ -440,6 +520,51 @@ mod tests {
         };
         assert!(refused(|g| g.passes = vec![wide].try_into().unwrap()).contains("65535"));
         assert!(refused(|g| g.passes = vec![long].try_into().unwrap()).contains("1000000"));
+    }
+
+    #[test]
+    fn features_are_known_and_named_once_in_order() {
+        let named =
+            |features: &[Feature]| refused(|g| g.features = List::truncated(features.to_vec()));
+        assert!(
+            named(&[Feature(77)]).contains("`feature-77`; there are: f16, subgroups, timestamps")
+        );
+        assert!(named(&[Feature::F16, Feature::F16]).contains("twice"));
+        assert!(named(&[Feature::SUBGROUPS, Feature::F16]).contains("not in this order"));
+        let mut all = graph();
+        all.features = List::truncated(FEATURES.to_vec());
+        assert_eq!(Graph::decode(&all.encode().unwrap()), Ok(all));
+    }
+
+    #[test]
+    fn checkpoints_keep_buffers_that_exist_once_and_not_too_many_bytes() {
+        let keeps = |buffers: &[u32], every| {
+            Some(Checkpoint {
+                buffers: List::truncated(buffers.to_vec()),
+                every,
+            })
+        };
+        for (buffers, every, says) in [
+            (&[0_u32][..], 0, "after 0 dispatches"),
+            (&[], 1, "of no buffer"),
+            (&[0, 0], 1, "twice"),
+            (&[0, 1], 1, "buffer 1, which does not exist"),
+        ] {
+            assert!(refused(|g| g.checkpoint = keeps(buffers, every)).contains(says));
+        }
+        let large = Buffer {
+            name: name("out"),
+            content: Content::Zeroed,
+            size: CHECKPOINT_BYTES_MAX + 4,
+        };
+        let too_large = refused(|g| {
+            g.buffers = vec![large].try_into().unwrap();
+            g.checkpoint = keeps(&[0], 1);
+        });
+        assert!(too_large.contains("at most 268435456"), "{too_large}");
+        let mut good = graph();
+        good.checkpoint = keeps(&[0], 7);
+        assert_eq!(Graph::decode(&good.encode().unwrap()), Ok(good));
     }
 
     #[test]

@@ -310,7 +310,7 @@ fn offer_of(
         region,
         addresses: List::default(),
         devices: List::truncated(measured.devices(adapter, provide)),
-        runtimes: List::truncated(runtimes_of(provide)),
+        runtimes: List::truncated(runtimes_of(provide, adapter)),
         models: List::default(),
         prices: List::truncated(provide.prices()),
         slots: provide.slots,
@@ -334,21 +334,25 @@ fn offer_of(
     })
 }
 
-/// What it can run: what it has a price for.
-fn runtimes_of(provide: &Provide) -> Vec<RuntimeOffer> {
+/// What it can run: what it has a price for. Features are the device's.
+fn runtimes_of(provide: &Provide, adapter: &Adapter) -> Vec<RuntimeOffer> {
     let prices = provide.prices();
     let priced = |runtime| {
         let meter = Meter::of(runtime);
         prices.iter().any(|price| price.meter == meter)
     };
-    let runtimes = [(Runtime::WGSL, WGSL_VERSION), (Runtime::WASM, WASM_VERSION)];
-    let sold = runtimes.into_iter().filter(|(runtime, _)| priced(*runtime));
-    sold.map(|(runtime, version)| RuntimeOffer {
+    let of_the_device = List::truncated(adapter.features.to_vec());
+    let runtimes = [
+        (Runtime::WGSL, WGSL_VERSION, of_the_device),
+        (Runtime::WASM, WASM_VERSION, List::default()),
+    ];
+    let all = runtimes.into_iter();
+    let all = all.map(|(runtime, version, features)| RuntimeOffer {
         runtime,
         version,
-        features: List::default(),
-    })
-    .collect()
+        features,
+    });
+    all.filter(|offered| priced(offered.runtime)).collect()
 }
 
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {

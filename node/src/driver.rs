@@ -985,6 +985,10 @@ impl Driver {
                 self.execution(id, ExecutionEvent::Progress { done, total })
                     .await;
             }
+            // None is asked for, so there are no files to remove.
+            Theirs::Checkpoint { id, done, .. } => {
+                tracing::debug!(execution = %id, done, "a checkpoint that nobody asked for");
+            }
             Theirs::Log { id, line } => self.execution(id, ExecutionEvent::Log(line)).await,
             Theirs::Finished { id, outputs, .. } if self.challenges.has(id) => {
                 if let Some(challenge) = self.challenges.take(id) {

@@ -15,7 +15,7 @@ use suanli_protocol::{
     peer::{ChannelView, JobView, Unanswered, WorkView},
     rank::Plan,
     record::JobOrder,
-    registry::Reason,
+    registry::{Feature, Reason},
     standing::{Outcome, Standing},
     units::Amount,
 };
@@ -329,7 +329,30 @@ pub fn decline_words(decline: &Decline) -> (String, String) {
             let (need, have) = (Amount::from_micros(need), Amount::from_micros(have));
             format!("{} (needs {need}, there is {have})", reason.sentence())
         }
+        (need, _) if *reason == Reason::NO_FEATURE => {
+            let feature = Feature(u16::try_from(need).unwrap_or(u16::MAX));
+            format!("{} ({feature})", reason.sentence())
+        }
         (need, have) => format!("{} (needs {need}, there is {have})", reason.sentence()),
     };
     (reason.to_string(), sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decline_names_the_feature_that_is_missing() {
+        let decline = Decline {
+            reason: Reason::NO_FEATURE,
+            need: Feature::SUBGROUPS.0.into(),
+            have: 0,
+        };
+        let (name, sentence) = decline_words(&decline);
+        assert_eq!(name, "no-feature");
+        assert!(sentence.ends_with("asks for (subgroups)"), "{sentence}");
+        let (_, sentence) = decline_words(&Reason::NO_FEATURE.into());
+        assert_eq!(sentence, Reason::NO_FEATURE.sentence());
+    }
 }

@@ -162,7 +162,12 @@ impl PreparedJob {
             runtime: self.runtime.to_string(),
             spec: self.spec_blob(),
             inputs,
-            features: Vec::new(),
+            features: self
+                .program
+                .features()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             device: self.device.clone(),
             sandbox: self.sandbox.clone(),
             memory_bytes: self.memory_bytes,
@@ -510,6 +515,15 @@ buffer = "out"
         assert_eq!(submission.device.as_deref(), Some("gpu"));
         assert_eq!(submission.sandbox.as_deref(), Some("confined"));
         assert_eq!(submission.spec.blob, BlobId(Hash::of(&job.spec)));
+    }
+
+    #[test]
+    fn features_that_a_program_needs_are_asked_of_providers() {
+        let source = "source = \"noop.wgsl\"";
+        let features = format!("{source}\nfeatures = [\"timestamps\", \"f16\"]");
+        let job = prepare_text(&GOOD.replacen(source, &features, 1)).unwrap();
+        let submission = job.submission(JobId::from_bytes([7; 16]), Vec::new());
+        assert_eq!(submission.features, ["f16", "timestamps"]);
     }
 
     #[test]

@@ -104,12 +104,13 @@ pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<
         .iter()
         .find(|offered| offered.runtime == needs.runtime)
         .ok_or(Reason::NO_RUNTIME)?;
-    if needs
-        .features
-        .iter()
-        .any(|feature| !runtime.features.contains(feature))
-    {
-        return Err(Reason::NO_FEATURE.into());
+    let mut features = needs.features.iter();
+    if let Some(lacking) = features.find(|feature| !runtime.features.contains(feature)) {
+        return Err(Decline {
+            reason: Reason::NO_FEATURE,
+            need: lacking.0.into(),
+            have: 0,
+        });
     }
     device_for(offer, needs)?;
     if offer.sandbox < needs.sandbox {

@@ -3,11 +3,16 @@
 
 use std::time::Duration;
 
-use suanli_executor::{ExecutorConfig, Failure, limits::PASSES_MAX, spec::Content};
-use suanli_protocol::wire::List;
+use suanli_executor::{
+    ExecutorConfig, Failure,
+    limits::PASSES_MAX,
+    spec::{Content, Graph},
+};
+use suanli_protocol::{registry::Feature, wire::List};
 
 use crate::support::{
-    bench, buffer, constant, file_with, graph, name, noop, pass, process_exists, program, words,
+    Bench, bench, buffer, constant, file_with, graph, name, noop, pass, process_exists, program,
+    words,
 };
 
 #[tokio::test]
@@ -116,7 +121,7 @@ async fn an_invalid_shader_is_shown_with_its_line() {
 
 #[tokio::test]
 async fn a_check_holds_passes_against_the_source() {
-    let check = async |change: &dyn Fn(&mut suanli_executor::spec::Graph)| {
+    let check = async |change: &dyn Fn(&mut Graph)| {
         let mut graph = noop();
         change(&mut graph);
         program()
@@ -292,10 +297,20 @@ async fn warm_overhead_is_reported() {
     let Some(mut bench) = bench(ExecutorConfig::default()).await else {
         return;
     };
+    let mut timed = noop();
+    timed.features = List::truncated(vec![Feature::TIMESTAMPS]);
+    for (what, graph) in [("no-op", noop()), ("no-op by the device's clock", timed)] {
+        if bench.executor.adapter().offers(&graph.features).is_ok() {
+            report_overhead(&mut bench, what, &graph).await;
+        }
+    }
+}
+
+async fn report_overhead(bench: &mut Bench, what: &str, graph: &Graph) {
     let mut beyond = Vec::new();
     let (mut gpu, mut worker) = (Vec::new(), Vec::new());
     for _ in 0..200 {
-        let request = bench.request(1, &noop());
+        let request = bench.request(1, graph);
         let began = std::time::Instant::now();
         let end = bench.run(request).await;
         let took = began.elapsed();
@@ -308,7 +323,7 @@ async fn warm_overhead_is_reported() {
     gpu.sort_unstable();
     worker.sort_unstable();
     println!(
-        "warm no-op: p50 {:?}, p99 {:?} beyond the device; device p50 {} µs, order to last word p50 {} µs",
+        "warm {what}: p50 {:?}, p99 {:?} beyond the device; device p50 {} µs, order to last word p50 {} µs",
         beyond[100], beyond[198], gpu[100], worker[100]
     );
 }

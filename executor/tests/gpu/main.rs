@@ -7,7 +7,9 @@
     reason = "helpers of tests fail as tests do; clippy knows only functions marked as tests"
 )]
 
+mod checkpoints;
 mod executions;
+mod features;
 mod kernels;
 mod sandbox;
 #[allow(dead_code, reason = "shared with the tests of what jobs must not do")]

@@ -10,7 +10,8 @@ use suanli_executor::{CheckError, ExecutorConfig, Failure, WorkerProgram, ipc, l
 use suanli_protocol::registry::SandboxLevel;
 
 use crate::support::{
-    bench, endless, lying_worker, missing_layers, noop, process_exists, program, worker_path,
+    bench, endless, lying_worker, missing_layers, noop, own_groups, process_exists, program,
+    worker_path,
 };
 
 /// Where the example of that name is, built as it stands.
@@ -57,23 +58,6 @@ async fn is_capped() -> bool {
     // Never without the locks, and never less with them.
     assert!(!is_capped || confinement.level() != SandboxLevel::CONFINED);
     is_capped
-}
-
-/// Control groups of workers of this process, in every hierarchy.
-fn own_groups() -> Vec<PathBuf> {
-    let prefix = format!("suanli-{}-", std::process::id());
-    let (mut folders, mut own) = (vec![PathBuf::from("/sys/fs/cgroup")], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(&prefix) && !name.ends_with("daemon") {
-                own.push(entry.path());
-            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(entry.path());
-            }
-        }
-    }
-    own
 }
 
 #[tokio::test]
@@ -177,6 +161,24 @@ async fn abuse_36_threads_without_end_stop_at_the_cap() {
     let started: u32 = said_by(&bomb).await.unwrap().parse().unwrap();
     let most = limits::WORKER_THREADS_MAX;
     assert!((most / 2..most).contains(&started), "{started}");
+    assert!(own_groups().is_empty(), "{:?}", own_groups());
+}
+
+/// Inside the sandbox nothing can fork (`abuse_35`, `abuse_37`). Were that layer not
+/// there, the group still holds.
+#[tokio::test]
+async fn abuse_36_forks_without_end_stop_at_the_cap_and_end_with_their_worker() {
+    if !is_capped().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let bomb = dir.path().join("forks");
+    symlink(attacker(), &bomb).unwrap();
+    let started: u32 = said_by(&bomb).await.unwrap().parse().unwrap();
+    let most = limits::WORKER_THREADS_MAX;
+    println!("{started} processes until one was refused");
+    assert!((most / 2..most).contains(&started), "{started}");
+    // A group can't go while somebody is in it.
     assert!(own_groups().is_empty(), "{:?}", own_groups());
 }
 

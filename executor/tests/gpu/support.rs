@@ -38,6 +38,8 @@ pub(crate) struct Bench {
 pub(crate) struct End {
     pub(crate) pid: Option<u32>,
     pub(crate) progress: Vec<(u64, u64)>,
+    /// What it took, however it ended.
+    pub(crate) usage: Usage,
     pub(crate) result: Result<(Vec<OutputBlob>, Usage), (Failure, String)>,
 }
 
@@ -100,6 +102,8 @@ impl Bench {
             output_bytes_max: 1 << 28,
             fresh: false,
             outputs_dir: self.dir.path().to_owned(),
+            checkpoints: false,
+            resume: None,
         }
     }
 
@@ -166,6 +170,7 @@ impl Bench {
                     return End {
                         pid,
                         progress,
+                        usage,
                         result: Ok((outputs, usage)),
                     };
                 }
@@ -173,11 +178,12 @@ impl Bench {
                     id,
                     failure,
                     detail,
-                    ..
+                    usage,
                 } if id == wanted => {
                     return End {
                         pid,
                         progress,
+                        usage,
                         result: Err((failure, detail)),
                     };
                 }
@@ -228,6 +234,7 @@ pub(crate) fn constant(called: &str, value: f64) -> Constant {
 pub(crate) fn graph(source: &str, buffers: Vec<Buffer>, passes: Vec<Pass>) -> Graph {
     Graph {
         source: source.to_owned().try_into().unwrap(),
+        features: List::default(),
         buffers: buffers.try_into().unwrap(),
         passes: passes.try_into().unwrap(),
         outputs: vec![Output {
@@ -236,6 +243,7 @@ pub(crate) fn graph(source: &str, buffers: Vec<Buffer>, passes: Vec<Pass>) -> Gr
         }]
         .try_into()
         .unwrap(),
+        checkpoint: None,
     }
 }
 
@@ -289,6 +297,23 @@ pub(crate) fn file_with(bytes: &[u8]) -> InputSource {
 /// Whether a process is still there (a zombie counts).
 pub(crate) fn process_exists(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+/// Control groups of workers of this process, in every hierarchy.
+pub(crate) fn own_groups() -> Vec<PathBuf> {
+    let prefix = format!("suanli-{}-", std::process::id());
+    let (mut folders, mut own) = (vec![PathBuf::from("/sys/fs/cgroup")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&prefix) && !name.ends_with("daemon") {
+                own.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+        }
+    }
+    own
 }
 
 /// Layers that a worker says are missing; without control groups, which not every

@@ -7,8 +7,12 @@ use suanli_executor::{
     spec::{Content, Graph},
 };
 
-use crate::support::{
-    Bench, bench, buffer, endless, graph, huge_dispatch, noop, pass, process_exists, program, words,
+use crate::{
+    cases::text,
+    support::{
+        Bench, bench, buffer, endless, graph, huge_dispatch, noop, pass, process_exists, program,
+        words,
+    },
 };
 
 /// Short for a person, long for a machine that is busy with other tests.
@@ -224,6 +228,54 @@ async fn abuse_40_writes_out_of_bounds_leave_sentinels_intact() {
             .iter()
             .all(|byte| *byte == 0)
     );
+}
+
+#[tokio::test]
+async fn abuse_40_arrays_in_every_kind_of_memory_are_guarded() {
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    let beyond = graph(
+        &text("out-of-bounds.wgsl"),
+        vec![buffer("out", 20, Content::Zeroed)],
+        vec![pass("main", &[0], 1)],
+    );
+    let end = bench.run_graph(1, &beyond).await;
+    // Changed in local, private and workgroup memory; and whether a sentinel was read.
+    assert_eq!(end.words(), [0; 5]);
+}
+
+#[tokio::test]
+async fn abuse_41_sixty_four_gigabytes_are_refused_at_once() {
+    let config = ExecutorConfig {
+        memory_max: 8 << 30,
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let mut vast = noop();
+    let four = |n: u32| buffer(&format!("b{n}"), 4 << 30, Content::Zeroed);
+    let mut buffers = vec![buffer("out", 4, Content::Zeroed)];
+    buffers.extend((0..16).map(four));
+    vast.buffers = buffers.try_into().unwrap();
+    let mut request = bench.request(1, &vast);
+    request.memory_max = u64::MAX;
+    let refusal = bench.executor.run(request).unwrap_err();
+    let asked = (64 << 30) + 4;
+    let allowed = 8 << 30;
+    assert_eq!(refusal.failure, Failure::TooLarge { asked, allowed });
+    // One that is large alone, and one whose sum no integer holds.
+    for size in [64 << 30, u64::MAX - 3] {
+        let mut vast = noop();
+        vast.buffers = vec![buffer("out", size, Content::Zeroed)]
+            .try_into()
+            .unwrap();
+        let request = bench.request(1, &vast);
+        let refusal = bench.executor.run(request).unwrap_err();
+        assert_eq!(refusal.failure, Failure::InvalidSpec, "{refusal}");
+    }
+    assert_eq!(bench.run_graph(1, &noop()).await.words(), [7]);
 }
 
 #[tokio::test]

@@ -9,13 +9,14 @@ use std::{
 use suanli_executor::{
     ExecutorConfig, ExecutorError, Failure,
     ipc::{Reply, Used},
+    spec::{Checkpoint, Content, Graph},
 };
 use suanli_protocol::wire::{self, Utf8};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
-    Bench, LONG, bench, endless, huge_dispatch, lying_worker, missing_layers, noop, process_exists,
-    program,
+    Bench, LONG, bench, buffer, endless, file_with, graph, huge_dispatch, lying_worker,
+    missing_layers, noop, own_groups, pass, process_exists, program, worker_path,
 };
 
 #[tokio::test]
@@ -88,6 +89,113 @@ async fn abuse_44_a_killed_worker_is_a_typed_failure_and_leaves_no_orphan() {
     assert!(end.detail().contains("signal: 9"), "{}", end.detail());
     assert!(!process_exists(pid));
     assert_eq!(bench.run_graph(1, &noop()).await.words(), [7]);
+}
+
+/// Some milliseconds of everything that an execution does: an input, a program to
+/// compile, passes that tell their progress, outputs large enough for files.
+fn busy() -> Graph {
+    let mut busy = graph(
+        "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+         @group(0) @binding(1) var<storage, read> data: array<u32>;
+         @compute @workgroup_size(64) fn first(@builtin(global_invocation_id) at: vec3u) {
+             out[at.x] += data[at.x];
+         }
+         @compute @workgroup_size(64) fn last(@builtin(global_invocation_id) at: vec3u) {
+             var x = out[at.x];
+             for (var i = 0u; i < 50u; i++) { x = x * 1664525u + 1013904223u; }
+             out[at.x] = x;
+         }",
+        vec![
+            buffer("out", 64 << 10, Content::Zeroed),
+            buffer(
+                "data",
+                64 << 10,
+                Content::Input {
+                    index: 0,
+                    offset: 0,
+                    length: 64 << 10,
+                },
+            ),
+        ],
+        vec![pass("first", &[0, 1], 256), pass("last", &[0, 1], 256)],
+    );
+    let mut passes = busy.passes.to_vec();
+    passes.iter_mut().for_each(|pass| pass.repeat = 5);
+    passes.extend(passes.clone());
+    busy.passes = passes.try_into().unwrap();
+    busy
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Which moments follows from this number: change it to try others.
+const MOMENTS: u64 = 44;
+
+#[tokio::test]
+async fn abuse_44_a_worker_killed_at_a_hundred_random_moments_leaves_nothing() {
+    let open_before = open_descriptors();
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    let ask = |bench: &mut Bench| {
+        let mut request = bench.request(1, &busy());
+        request.inputs = vec![file_with(&[3; 64 << 10])];
+        request.fresh = true;
+        request
+    };
+    let request = ask(&mut bench);
+    let undisturbed = bench.run(request).await;
+    let whole = Duration::from_micros(undisturbed.usage.wall_us);
+    let expected = undisturbed.words();
+    let (mut crashed, mut chance) = (0, MOMENTS);
+    for moment in 0..100 {
+        let request = ask(&mut bench);
+        let id = request.id;
+        bench.executor.run(request).unwrap();
+        let pid = bench.started(id).await;
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty());
+        // A linear generator: its upper bits are as random as this needs.
+        chance = chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let part = u32::try_from(chance >> 48).unwrap();
+        tokio::time::sleep(whole * part / 60_000).await;
+        if let Ok(process) = process {
+            let kill = rustix::process::Signal::KILL;
+            let _ = rustix::process::pidfd_send_signal(process, kill);
+        }
+        let end = bench.end(id).await;
+        let usage = end.usage;
+        assert!(usage.gpu_us <= usage.wall_us, "moment {moment}: {usage:?}");
+        match &end.result {
+            Ok(_) => assert_eq!(end.words(), expected, "moment {moment}"),
+            Err((failure, detail)) => {
+                assert_eq!(
+                    failure,
+                    &Failure::WorkerCrashed,
+                    "moment {moment}: {detail}"
+                );
+                crashed += 1;
+                // It pays for what it was told of, and nothing else.
+                let was_told = !end.progress.is_empty();
+                assert!(was_told || usage.gpu_us == 0, "moment {moment}: {usage:?}");
+            }
+        }
+        assert!(!process_exists(pid), "moment {moment}");
+    }
+    println!("{crashed} of 100 killed before they were done, a whole one takes {whole:?}");
+    assert!(crashed >= 20, "{crashed}");
+    assert_eq!(bench.run_graph(1, &noop()).await.words(), [7]);
+    bench.executor.clone().stop().await;
+    assert!(own_groups().is_empty(), "{:?}", own_groups());
+    drop(bench);
+    // The pool's own thread closes what is left of it.
+    while open_descriptors() != open_before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
@@ -189,6 +297,99 @@ async fn abuse_42_the_third_lost_device_quarantines_the_adapter() {
 }
 
 #[tokio::test]
+async fn abuse_42_after_a_lost_device_another_worker_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let lost = Reply::Failed {
+        failure: Failure::DeviceLost,
+        detail: Utf8::cut("gone"),
+        used: Used::default(),
+    };
+    let Some(liar) = said_after_ready(&dir, &[lost]).await else {
+        return;
+    };
+    // The first worker lies, those after it are real.
+    let both = tempfile::tempdir().unwrap();
+    let serves = format!(
+        "mkdir {} 2>/dev/null && exec {} serve; exec {} serve",
+        both.path().join("once").display(),
+        liar.display(),
+        worker_path().display()
+    );
+    let config = ExecutorConfig {
+        worker: Some(lying_worker(&both, &serves)),
+        pool_size: 1,
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let end = bench.run_graph(1, &noop()).await;
+    assert_eq!(end.failure(), &Failure::DeviceLost);
+    let next = bench.run_graph(1, &noop()).await;
+    assert_eq!(next.words(), [7]);
+    assert_ne!(next.pid, end.pid);
+}
+
+/// Address space that a process has now.
+fn address_space(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kilobytes = line.unwrap().trim().trim_end_matches("kB").trim();
+    kilobytes.parse::<u64>().unwrap() << 10
+}
+
+/// A device with little memory is made by a worker that may map little more than one
+/// that rests has mapped.
+#[tokio::test]
+async fn abuse_41_memory_that_is_not_there_is_typed_and_what_was_taken_is_given_back() {
+    let Some(mut resting) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    if !resting.executor.adapter().is_software() {
+        println!("skipped: the memory of a device can't be taken from it");
+        return;
+    }
+    let pid = resting.run_graph(1, &noop()).await.pid.unwrap();
+    let kilobytes = (address_space(pid) >> 10) + (160 << 10);
+    resting.executor.stop().await;
+    let dir = tempfile::tempdir().unwrap();
+    let serves = format!(
+        "mkdir {} 2>/dev/null && ulimit -v {kilobytes}; exec {} serve",
+        dir.path().join("once").display(),
+        worker_path().display()
+    );
+    let config = ExecutorConfig {
+        worker: Some(lying_worker(&dir, &serves)),
+        pool_size: 1,
+        ..Default::default()
+    };
+    let Some(mut bench) = bench(config).await else {
+        return;
+    };
+    let pid = bench.run_graph(1, &noop()).await.pid.unwrap();
+    let mut greedy = noop();
+    let large = |n: u32| buffer(&format!("b{n}"), 64 << 20, Content::Zeroed);
+    let mut buffers = vec![buffer("out", 4, Content::Zeroed)];
+    buffers.extend((0..8).map(large));
+    greedy.buffers = buffers.try_into().unwrap();
+    let end = bench.run_graph(1, &greedy).await;
+    println!("{}: {}", end.failure(), end.detail());
+    assert_eq!(
+        (end.pid, end.failure()),
+        (Some(pid), &Failure::OutOfMemory),
+        "{}",
+        end.detail()
+    );
+    assert!(!process_exists(pid), "with the worker went what it had");
+    // As much again is there for the next.
+    let next = bench.run_graph(1, &greedy).await;
+    assert_eq!(next.words(), [7]);
+    assert_ne!(next.pid, Some(pid));
+    bench.executor.stop().await;
+    assert!(own_groups().is_empty(), "{:?}", own_groups());
+}
+
+#[tokio::test]
 async fn a_worker_cannot_make_an_output_longer_or_shorter() {
     for bytes in [vec![], vec![1, 2, 3], vec![0; 5], vec![0; 32 << 10]] {
         let dir = tempfile::tempdir().unwrap();
@@ -231,6 +432,42 @@ async fn abuse_49_a_worker_cannot_claim_more_time_than_passed() {
     assert_eq!(end.words(), [9]);
     let (_, usage) = end.result.unwrap();
     assert!(usage.gpu_us <= usage.wall_us);
+}
+
+#[tokio::test]
+async fn a_worker_that_keeps_its_parent_copying_is_ended() {
+    let mut kept = noop();
+    let mut only = kept.passes[0].clone();
+    only.repeat = 1000;
+    kept.passes = vec![only].try_into().unwrap();
+    kept.checkpoint = Some(Checkpoint {
+        buffers: vec![0].try_into().unwrap(),
+        every: 10,
+    });
+    let says = |done| Reply::Checkpoint {
+        done,
+        used: Used::default(),
+    };
+    // Without being told to go on, backwards, between two points, and of the end.
+    for words in [vec![10, 20], vec![7], vec![0], vec![1000], vec![u64::MAX]] {
+        let dir = tempfile::tempdir().unwrap();
+        let words = words.into_iter().map(says).collect::<Vec<_>>();
+        let Some(mut bench) = bench_of_a_liar(&dir, &words).await else {
+            return;
+        };
+        let mut request = bench.request(1, &kept);
+        request.checkpoints = true;
+        let end = bench.run(request).await;
+        assert_eq!(end.failure(), &Failure::WorkerCrashed);
+        assert!(end.detail().contains("out of place"), "{}", end.detail());
+        assert!(!process_exists(end.pid.unwrap()));
+    }
+    // Nobody asked for any.
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(mut bench) = bench_of_a_liar(&dir, &[says(10)]).await {
+        let end = bench.run_graph(1, &kept).await;
+        assert_eq!(end.failure(), &Failure::WorkerCrashed);
+    }
 }
 
 #[tokio::test]

@@ -265,7 +265,9 @@ async fn standard_error_goes_to_the_log_line_by_line() {
             ExecutionEvent::Log { line, .. } => lines.push(line),
             ExecutionEvent::Finished { .. } => break,
             ExecutionEvent::Failed { detail, .. } => panic!("{detail}"),
-            ExecutionEvent::Started { .. } | ExecutionEvent::Progress { .. } => {}
+            ExecutionEvent::Started { .. }
+            | ExecutionEvent::Progress { .. }
+            | ExecutionEvent::Checkpoint { .. } => {}
         }
     }
     assert_eq!(lines, ["first", "second", "no end"]);

@@ -187,6 +187,8 @@ pub struct OfferInfo {
     pub addresses: Vec<String>,
     pub devices: Vec<DeviceInfo>,
     pub runtimes: Vec<String>,
+    #[serde(default)]
+    pub features: Vec<String>,
     pub prices: Vec<PriceInfo>,
     pub slots: u32,
     pub slots_free: u32,

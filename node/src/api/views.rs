@@ -154,6 +154,11 @@ pub fn offer_info(offer: &Verified<Offer>, me: PeerId) -> OfferInfo {
             .iter()
             .map(|r| r.runtime.to_string())
             .collect(),
+        features: body
+            .runtimes
+            .iter()
+            .flat_map(|r| r.features.iter().map(ToString::to_string))
+            .collect(),
         prices: body
             .prices
             .iter()

@@ -105,6 +105,7 @@ fn show(offer: &OfferInfo) -> String {
         ("region", offer.region.clone()),
         ("addresses", offer.addresses.join(" ")),
         ("runtimes", offer.runtimes.join(", ")),
+        ("features", offer.features.join(", ")),
         ("prices", prices(&offer.prices)),
         (
             "slots",

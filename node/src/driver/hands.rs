@@ -380,6 +380,8 @@ impl Worker {
                 output_bytes_max: order.output_bytes_max,
                 fresh: false,
                 outputs_dir: self.folder.join(number.to_string()),
+                checkpoints: false,
+                resume: None,
             })
             .map_err(|refusal| (reason_of(&refusal.failure), refusal.detail))
     }
@@ -483,6 +485,7 @@ pub(super) const fn reason_of(failure: &Failure) -> Reason {
         Failure::Exited { .. } => Reason::EXIT_CODE,
         Failure::OutputTooLarge => Reason::OUTPUT_TOO_LARGE,
         Failure::OutputMissing => Reason::OUTPUT_MISSING,
+        Failure::MissingFeature => Reason::NO_FEATURE,
         Failure::TooLarge { .. } => Reason::OUT_OF_MEMORY,
         Failure::DeadlineExceeded => Reason::DEADLINE,
         Failure::Cancelled => Reason::CANCELLED,

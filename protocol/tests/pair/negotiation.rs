@@ -9,7 +9,7 @@ use suanli_protocol::{
     message::{Frame, Message},
     peer::{Command, Event, JobEvent},
     record::JobEnd,
-    registry::Reason,
+    registry::{Feature, Reason},
     units::{Millis, Wall},
     wire::List,
 };
@@ -53,6 +53,27 @@ fn a_decline_ends_the_job_with_the_providers_reason() {
     let end = world.job(1).end;
     assert_eq!(end, Some(JobEnd::Declined(Reason::NOT_ALLOWED)));
     assert_eq!(world.job(1).declined[0].1.reason, Reason::NOT_ALLOWED);
+}
+
+/// The cheapest lacks what the job needs, and is not asked.
+#[test]
+fn only_who_offers_a_jobs_features_is_asked() {
+    let mut world = World::new(2);
+    let mut able = world.config_of(2).offer.runtimes.to_vec();
+    able[0].features = List::truncated(vec![Feature::F16, Feature::TIMESTAMPS]);
+    world.config_of(2).offer.runtimes = List::truncated(able);
+    let mut world = world.start(&[]);
+    let mut half = order(1);
+    half.needs.features = List::truncated(vec![Feature::F16]);
+    world.submit(half);
+    world.run_until_settled();
+    assert_eq!(world.job(1).provider, Some(world.id(2)));
+    let mut more = order(2);
+    more.needs.features = List::truncated(vec![Feature::F16, Feature::SUBGROUPS]);
+    world.submit(more);
+    world.run_until_settled();
+    let end = world.job(2).end;
+    assert_eq!(end, Some(JobEnd::Declined(Reason::NO_OFFER)));
 }
 
 #[test]

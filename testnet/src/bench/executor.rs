@@ -141,6 +141,8 @@ impl Bench {
             output_bytes_max: 1 << 20,
             fresh: false,
             outputs_dir: self.dir.clone(),
+            checkpoints: false,
+            resume: None,
         })?;
         let (mut taken, mut worker) = (Duration::ZERO, 0);
         loop {
@@ -157,7 +159,9 @@ impl Bench {
                     });
                 }
                 ExecutionEvent::Failed { detail, .. } => bail!(detail),
-                ExecutionEvent::Progress { .. } | ExecutionEvent::Log { .. } => {}
+                ExecutionEvent::Progress { .. }
+                | ExecutionEvent::Checkpoint { .. }
+                | ExecutionEvent::Log { .. } => {}
             }
         }
     }
@@ -307,6 +311,7 @@ impl Bench {
 fn graph(source: &str, groups: u32, repeat: u32) -> Job {
     let graph = Graph {
         source: Utf8::cut(source),
+        features: List::default(),
         buffers: List::truncated(vec![Buffer {
             name: Utf8::cut("out"),
             content: Content::Zeroed,
@@ -323,6 +328,7 @@ fn graph(source: &str, groups: u32, repeat: u32) -> Job {
             buffer: 0,
             name: Utf8::cut("out"),
         }]),
+        checkpoint: None,
     };
     Job {
         program: graph.into(),

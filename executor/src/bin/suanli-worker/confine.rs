@@ -95,7 +95,7 @@ const LAYERS: &[Layer] = &[
         name: "no core dumps",
         apply: |_| limit(Resource::Core, 0),
     },
-    // A driver keeps some dozen files open, a job's descriptors are at most 96.
+    // A driver keeps some dozen files open, a job's descriptors are at most 112.
     Layer {
         name: "512 descriptors",
         apply: |_| limit(Resource::Nofile, 512),

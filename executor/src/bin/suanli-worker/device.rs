@@ -16,19 +16,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use suanli_executor::ipc::{Adapter, AdapterKind, Failure};
-use suanli_protocol::wire::Utf8;
+use suanli_executor::{
+    ipc::{Adapter, AdapterKind, Failure},
+    spec::Graph,
+};
+use suanli_protocol::{
+    registry::Feature,
+    wire::{List, Utf8},
+};
 use wgpu::{
-    Backends, DeviceDescriptor, DeviceType, Error, ErrorFilter, Instance, InstanceDescriptor,
-    InstanceFlags, Limits, PollType,
+    Backends, DeviceDescriptor, DeviceType, Error, ErrorFilter, Features, Instance,
+    InstanceDescriptor, InstanceFlags, Limits, PollType,
 };
 
-use crate::{Fault, recent::Recent, run::Program};
+use crate::{Fault, clock::Clock, recent::Recent, run::Program};
 
 /// The interfaces whose shaders wgpu checks for bounds. Not GL.
 const BACKENDS: Backends = Backends::VULKAN
     .union(Backends::METAL)
     .union(Backends::DX12);
+
+/// What graphs can ask for, as wgpu names it. A device is opened with all of these
+/// that it has; which of them a source may use, its graph says.
+const FEATURES: [(Feature, Features); 3] = [
+    (Feature::F16, Features::SHADER_F16),
+    (Feature::SUBGROUPS, Features::SUBGROUP),
+    (Feature::TIMESTAMPS, Features::TIMESTAMP_QUERY),
+];
 
 /// An open device.
 pub(crate) struct Gpu {
@@ -39,6 +53,7 @@ pub(crate) struct Gpu {
     pub(crate) programs: Recent<Program>,
     /// Through which outputs are read back.
     pub(crate) stage: Option<wgpu::Buffer>,
+    clock: Option<Clock>,
     lost: Arc<AtomicBool>,
     uncaught: Arc<AtomicBool>,
 }
@@ -72,6 +87,8 @@ impl Gpu {
         let limits = adapter.limits();
         let opened = at_once(adapter.request_device(&DeviceDescriptor {
             label: None,
+            required_features:
+                offered(&adapter).fold(Features::empty(), |all, (_, feature)| all | feature),
             required_limits: limits.clone(),
             ..DeviceDescriptor::default()
         }));
@@ -85,8 +102,10 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |_| {
             mark_uncaught.store(true, Ordering::Relaxed)
         }));
+        let has_clock = description.features.contains(&Feature::TIMESTAMPS);
         Ok(Self {
             adapter: description,
+            clock: has_clock.then(|| Clock::new(&device, &queue)),
             device,
             queue,
             limits,
@@ -99,6 +118,15 @@ impl Gpu {
 
     pub(crate) const fn adapter(&self) -> &Adapter {
         &self.adapter
+    }
+
+    /// The clock that meters a graph. What a software adapter does takes as long as
+    /// waiting for it, which costs less to know, so its clock is for graphs that ask
+    /// for it.
+    pub(crate) fn clock_of(&self, graph: &Graph) -> Option<&Clock> {
+        let is_asked_for = graph.features.contains(&Feature::TIMESTAMPS);
+        let clock = self.clock.as_ref();
+        clock.filter(|_| is_asked_for || !self.adapter.is_software())
     }
 
     /// Runs device calls and turns what they raise into a fault; what the
@@ -141,11 +169,21 @@ impl Gpu {
         }
     }
 
-    /// Submits and waits; how long the device was busy.
+    /// Submits and waits; how long that took.
     pub(crate) fn run(&self, commands: wgpu::CommandEncoder) -> Result<Duration, Fault> {
+        self.run_and(commands, || ())
+    }
+
+    /// Submits, asks for something that is there when all is done, and waits.
+    pub(crate) fn run_and(
+        &self,
+        commands: wgpu::CommandEncoder,
+        ask: impl FnOnce(),
+    ) -> Result<Duration, Fault> {
         let began = Instant::now();
         let waited = self.scoped(Failure::InvalidShader, || {
             let submission = self.queue.submit([commands.finish()]);
+            ask();
             self.device.poll(PollType::Wait {
                 submission_index: Some(submission),
                 timeout: None,
@@ -154,6 +192,12 @@ impl Gpu {
         waited.map_err(|error| Fault::new(Failure::DeviceLost, error.to_string()))?;
         Ok(began.elapsed())
     }
+}
+
+fn offered(adapter: &wgpu::Adapter) -> impl Iterator<Item = (Feature, Features)> {
+    let has = adapter.features();
+    let known = FEATURES.into_iter();
+    known.filter(move |(_, feature)| has.contains(*feature))
 }
 
 fn describe(index: u32, adapter: &wgpu::Adapter) -> Adapter {
@@ -187,6 +231,7 @@ fn describe(index: u32, adapter: &wgpu::Adapter) -> Adapter {
         memory_bytes,
         binding_bytes_max: limits.max_storage_buffer_binding_size,
         buffer_bytes_max: limits.max_buffer_size,
+        features: List::truncated(offered(adapter).map(|(feature, _)| feature).collect()),
     }
 }
 

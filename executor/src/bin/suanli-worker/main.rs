@@ -22,6 +22,7 @@ use suanli_executor::{
 };
 use suanli_protocol::wire::Utf8;
 
+mod clock;
 mod confine;
 mod device;
 mod measure;
@@ -175,12 +176,18 @@ fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Res
                 spec,
                 inputs,
                 outputs,
+                state,
+                done,
+                checkpoints,
                 memory_max,
                 fuel_max,
             } => {
                 let order = Order {
                     inputs,
                     outputs,
+                    state,
+                    done,
+                    checkpoints,
                     memory_max,
                     fuel_max,
                     descriptors,
@@ -190,8 +197,8 @@ fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Res
                     .and_then(|program| tools.execute(&program, order, parent));
                 parent.send(&end.unwrap_or_else(Fault::into_reply))?;
             }
-            // Came after the end of what it was to cancel.
-            Request::Cancel => {}
+            // Came after the end of what they are about.
+            Request::Cancel | Request::Taken => {}
             check @ Request::Check { .. } => {
                 let checked = self::check(&check, descriptors);
                 parent.send(&checked.unwrap_or_else(Fault::into_reply))?;
@@ -211,6 +218,9 @@ struct Tools {
 struct Order {
     inputs: u32,
     outputs: u32,
+    state: u32,
+    done: u64,
+    checkpoints: bool,
     memory_max: u64,
     fuel_max: u64,
     descriptors: Vec<OwnedFd>,
@@ -226,11 +236,14 @@ impl Tools {
         let needed = program.input_bytes_min().len();
         let (inputs, outputs) = (position(order.inputs), position(order.outputs));
         let passed = order.descriptors.len();
-        if inputs < needed || Some(passed) != inputs.checked_add(outputs) {
+        let announced = inputs.checked_add(outputs);
+        let announced = announced.and_then(|sum| sum.checked_add(position(order.state)));
+        if inputs < needed || Some(passed) != announced {
             let detail = format!("{inputs} inputs came, the program reads {needed}");
             return Err(Fault::new(Failure::InvalidSpec, detail));
         }
         let mut descriptors = order.descriptors;
+        let state = descriptors.split_off(inputs + outputs);
         let outputs = descriptors.split_off(inputs);
         let inputs = descriptors.into_iter().map(File::from).collect();
         match program {
@@ -240,6 +253,9 @@ impl Tools {
                     graph,
                     inputs,
                     outputs,
+                    state: state.into_iter().map(File::from).collect(),
+                    done: order.done,
+                    checkpoints: order.checkpoints,
                     memory_max: order.memory_max,
                 };
                 run::execute(&mut self.gpu, &order, parent)
@@ -275,13 +291,28 @@ fn check(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Reply, Fault> {
     Ok(Reply::Checked)
 }
 
+/// What a parent says to a running execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Stop.
+    Cancel,
+    /// The last checkpoint is taken over.
+    Taken,
+}
+
 /// Whether the parent wants the running execution to stop.
 pub(crate) fn is_cancelled(parent: &WorkerEnd) -> Result<bool, Fault> {
+    Ok(word(parent)? == Some(Word::Cancel))
+}
+
+/// What the parent says now, if anything.
+pub(crate) fn word(parent: &WorkerEnd) -> Result<Option<Word>, Fault> {
     if !parent.has_word()? {
-        return Ok(false);
+        return Ok(None);
     }
     match parent.receive()?.0 {
-        Request::Cancel => Ok(true),
+        Request::Cancel => Ok(Some(Word::Cancel)),
+        Request::Taken => Ok(Some(Word::Taken)),
         Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => Err(Fault::new(
             Failure::Internal,
             "an order came in the middle of an execution",

@@ -3,7 +3,9 @@
 //! Check → compile → fill buffers → dispatch in slices → read back. Between
 //! slices the worker looks for a cancel and tells its progress; inside one
 //! only the parent's deadline helps. Buffers are destroyed at the end however
-//! it ends; compiled programs stay for the same tenant's next execution.
+//! it ends; compiled programs stay for the same tenant's next execution. At a
+//! graph's checkpoints, those that the parent has room for, its state is read back
+//! between two slices, and an execution that goes on begins with such a state.
 
 use std::{
     fs::File,
@@ -19,7 +21,10 @@ use suanli_executor::{
 use suanli_protocol::wire::List;
 use wgpu::{BufferUsages, PollType};
 
-use crate::{Fault, cpu_time, device::Gpu, invalid_shader, is_cancelled, micros, position, shader};
+use crate::{
+    Fault, Word, clock::Clock, cpu_time, device::Gpu, invalid_shader, micros, position, shader,
+    word,
+};
 
 /// Bytes that are staged at once between host and device.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -36,6 +41,11 @@ pub(crate) struct Order<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) inputs: Vec<File>,
     pub(crate) outputs: Vec<File>,
+    /// For the buffers of its checkpoint; none if it keeps nothing and begins.
+    pub(crate) state: Vec<File>,
+    /// Dispatches that are done, with what they left in the state.
+    pub(crate) done: u64,
+    pub(crate) checkpoints: bool,
     pub(crate) memory_max: u64,
 }
 
@@ -97,6 +107,7 @@ fn execute_until(
         let detail = format!("{} output files came", outputs.len());
         return Err(Fault::new(Failure::InvalidSpec, detail));
     }
+    admit_state(order)?;
     admit(graph, gpu, order.memory_max)?;
     let (program, known) = compile(gpu, graph, parent)?;
     if !inputs.is_empty() {
@@ -104,20 +115,23 @@ fn execute_until(
     }
     let buffers = allocate(gpu, graph)?;
     fill(gpu, graph, &buffers, inputs)?;
+    if order.done > 0 {
+        restore(gpu, order, &buffers)?;
+    }
     if !known || !inputs.is_empty() {
         parent.send(&Reply::Stage(Stage::Running))?;
     }
     let stage = stage(gpu)?;
     let small = graph.output_bytes() <= CHUNK_BYTES;
-    dispatch(
+    let work = Work {
         gpu,
-        graph,
-        &program,
-        &buffers,
-        small.then_some(&stage),
-        used,
-        parent,
-    )?;
+        order,
+        program: &program,
+        buffers: &buffers,
+        stage: &stage,
+        stages_outputs: small,
+    };
+    work.dispatch(used, parent)?;
     let mut inline = Vec::new();
     if graph.has_small_outputs() {
         read_stage(
@@ -144,8 +158,26 @@ fn execute_until(
     Ok((List::truncated(lengths.collect()), List::truncated(inline)))
 }
 
+/// Holds the state against the graph that it is of.
+fn admit_state(order: &Order<'_>) -> Result<(), Fault> {
+    let buffers = order.graph.state().count();
+    let has_state = order.checkpoints || order.done > 0;
+    let is_whole = order.state.len() == buffers && buffers > 0;
+    if order.done < order.graph.dispatches() && (is_whole || !has_state) {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} files came for a state of {buffers} buffers after {} dispatches",
+        order.state.len(),
+        order.done
+    );
+    Err(Fault::new(Failure::InvalidSpec, detail))
+}
+
 /// Holds the graph against this device before anything touches it.
 fn admit(graph: &Graph, gpu: &Gpu, memory_max: u64) -> Result<(), Fault> {
+    let offers = gpu.adapter().offers(&graph.features);
+    offers.map_err(|detail| Fault::new(Failure::MissingFeature, detail))?;
     let limits = &gpu.limits;
     fits(
         graph.buffer_bytes(),
@@ -202,6 +234,8 @@ fn fits(asked: u64, allowed: u64, what: String) -> Result<(), Fault> {
 /// The graph's program, and whether it was compiled before.
 fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Program, bool), Fault> {
     let mut hasher = blake3::Hasher::new();
+    // Encoded lists say how long they are, so no two graphs give equal bytes.
+    hasher.update(&suanli_protocol::wire::encode(&graph.features));
     hasher.update(&suanli_protocol::wire::encode(&graph.passes));
     hasher.update(graph.source.as_bytes());
     let key = hasher.finalize();
@@ -335,50 +369,139 @@ fn fill_from(
     Ok(())
 }
 
-/// Runs all passes, and counts how long the device was busy. The last submission copies
-/// the outputs into `stage`, if they fit: another one would cost as much as all
-/// that a small job does.
-fn dispatch(
-    gpu: &Gpu,
-    graph: &Graph,
-    program: &Program,
-    buffers: &Buffers,
-    stage: Option<&wgpu::Buffer>,
-    used: &mut Used,
-    parent: &mut WorkerEnd,
-) -> Result<(), Fault> {
-    let total = graph.dispatches();
-    let (mut done, mut busy, mut told) = (0, Duration::ZERO, Instant::now());
-    for (pass, step) in graph.passes.iter().zip(&program.0) {
-        let bound = bind(gpu, pass, step, buffers)?;
-        let (mut left, mut slice) = (pass.repeat, 1);
-        while left > 0 {
-            if is_cancelled(parent)? {
-                let detail = "stopped between two dispatches";
-                return Err(Fault::new(Failure::Cancelled, detail));
-            }
-            let count = slice.min(left);
-            left -= count;
-            done += u64::from(count);
-            let encoder = slice_of(gpu, pass, step, bound.as_ref(), count)?;
-            let encoder = match stage {
-                Some(stage) if done == total => copy_outputs(gpu, graph, buffers, stage, encoder)?,
-                Some(_) | None => encoder,
-            };
-            let took = gpu.run(encoder)?;
-            busy += took;
-            used.gpu_us = micros(busy);
-            slice = next_slice(slice, took);
-            // The end is told by the last word itself.
-            let is_step = left == 0 || told.elapsed() >= PROGRESS_INTERVAL;
-            if is_step && done < total {
-                let used = *used;
-                parent.send(&Reply::Progress { done, total, used })?;
-                told = Instant::now();
-            }
-        }
+/// Fills the buffers of the checkpoint with what earlier dispatches left in them.
+fn restore(gpu: &Gpu, order: &Order<'_>, buffers: &Buffers) -> Result<(), Fault> {
+    let indices = order.graph.checkpoint.iter();
+    let indices = indices.flat_map(|checkpoint| checkpoint.buffers.iter());
+    for (index, file) in indices.zip(&order.state) {
+        let buffer = &buffers.0[position(*index)];
+        fill_from(gpu, buffer, file, 0, buffer.size())?;
     }
     Ok(())
+}
+
+/// A graph whose buffers are filled.
+struct Work<'a> {
+    gpu: &'a Gpu,
+    order: &'a Order<'a>,
+    program: &'a Program,
+    buffers: &'a Buffers,
+    /// Through which all is read back.
+    stage: &'a wgpu::Buffer,
+    /// Whether the last submission copies the outputs into the stage: another one
+    /// would cost as much as all that a small job does.
+    stages_outputs: bool,
+}
+
+/// When a checkpoint is due: at multiples of a number of dispatches, if the parent
+/// has taken over the one before.
+struct Due {
+    every: u64,
+    has_room: bool,
+}
+
+impl Due {
+    fn at(&self, done: u64) -> bool {
+        self.has_room && done.is_multiple_of(self.every)
+    }
+
+    /// Dispatches until the next.
+    fn after(&self, done: u64) -> u32 {
+        if !self.has_room {
+            return u32::MAX;
+        }
+        u32::try_from(self.every - done % self.every).unwrap_or(u32::MAX)
+    }
+}
+
+impl Work<'_> {
+    /// Runs all passes from where they are, and counts how long the device was busy.
+    fn dispatch(&self, used: &mut Used, parent: &mut WorkerEnd) -> Result<(), Fault> {
+        let (gpu, order) = (self.gpu, self.order);
+        let total = order.graph.dispatches();
+        let checkpoint = order.graph.checkpoint.as_ref();
+        let mut due = Due {
+            every: checkpoint.map_or(u64::MAX, |checkpoint| checkpoint.every),
+            has_room: order.checkpoints,
+        };
+        let (mut done, mut busy, mut told) = (0, Duration::ZERO, Instant::now());
+        for (pass, step) in order.graph.passes.iter().zip(&self.program.0) {
+            let before = order.done.saturating_sub(done).min(pass.repeat.into());
+            done += before;
+            let (mut left, mut slice) = (pass.repeat - u32::try_from(before).unwrap_or(0), 1);
+            if left == 0 {
+                continue;
+            }
+            let bound = bind(gpu, pass, step, self.buffers)?;
+            while left > 0 {
+                match word(parent)? {
+                    Some(Word::Cancel) => {
+                        let detail = "stopped between two dispatches";
+                        return Err(Fault::new(Failure::Cancelled, detail));
+                    }
+                    Some(Word::Taken) => due.has_room = order.checkpoints,
+                    None => {}
+                }
+                let count = slice.min(left).min(due.after(done));
+                left -= count;
+                done += u64::from(count);
+                let took = self.slice(pass, step, bound.as_ref(), count, done == total)?;
+                busy += took;
+                used.gpu_us = micros(busy);
+                // A slice that was cut short says nothing of longer ones.
+                if count == slice || took > SLICE_TARGET {
+                    slice = next_slice(count, took);
+                }
+                if done < total && due.at(done) {
+                    self.keep(done, *used, parent)?;
+                    due.has_room = false;
+                }
+                // The end is told by the last word itself.
+                let is_step = left == 0 || told.elapsed() >= PROGRESS_INTERVAL;
+                if is_step && done < total {
+                    let used = *used;
+                    parent.send(&Reply::Progress { done, total, used })?;
+                    told = Instant::now();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs so many dispatches; how long the device was busy.
+    fn slice(
+        &self,
+        pass: &Pass,
+        step: &Step,
+        bound: Option<&wgpu::BindGroup>,
+        count: u32,
+        is_last: bool,
+    ) -> Result<Duration, Fault> {
+        let (gpu, graph) = (self.gpu, self.order.graph);
+        let clock = gpu.clock_of(graph);
+        let encoder = slice_of(gpu, pass, step, bound, count, clock)?;
+        let encoder = if is_last && self.stages_outputs {
+            copy_outputs(gpu, graph, self.buffers, self.stage, encoder)?
+        } else {
+            encoder
+        };
+        match clock {
+            Some(clock) => clock.busy(gpu.run_and(encoder, || clock.ask())?),
+            None => gpu.run(encoder),
+        }
+    }
+
+    /// Writes the state to where the parent reads it.
+    fn keep(&self, done: u64, used: Used, parent: &mut WorkerEnd) -> Result<(), Fault> {
+        let indices = self.order.graph.checkpoint.iter();
+        let indices = indices.flat_map(|checkpoint| checkpoint.buffers.iter());
+        for (index, file) in indices.zip(&self.order.state) {
+            let buffer = &self.buffers.0[position(*index)];
+            collect(self.gpu, buffer, self.stage, file)?;
+        }
+        parent.send(&Reply::Checkpoint { done, used })?;
+        Ok(())
+    }
 }
 
 fn bind(
@@ -411,12 +534,16 @@ fn slice_of(
     step: &Step,
     bound: Option<&wgpu::BindGroup>,
     count: u32,
+    clock: Option<&Clock>,
 ) -> Result<wgpu::CommandEncoder, Fault> {
     gpu.scoped(Failure::InvalidShader, || {
         let mut encoder = gpu
             .device
             .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: None,
+            timestamp_writes: clock.map(Clock::around),
+        });
         compute.set_pipeline(&step.pipeline);
         if let Some(group) = bound {
             compute.set_bind_group(0, group, &[]);
@@ -426,6 +553,9 @@ fn slice_of(
             compute.dispatch_workgroups(x, y, z);
         }
         drop(compute);
+        if let Some(clock) = clock {
+            clock.note(&mut encoder);
+        }
         encoder
     })
 }

@@ -13,6 +13,7 @@ use suanli_executor::{
     limits::WORK_TOTAL_MAX,
     spec::{Constant, Graph, Pass},
 };
+use suanli_protocol::registry::Feature;
 use wgpu::naga::{
     self, Module, ShaderStage,
     back::{PipelineConstants, pipeline_constants::process_overrides},
@@ -21,6 +22,13 @@ use wgpu::naga::{
 
 mod scan;
 mod weigh;
+
+/// The features that a source can use. Subgroups are as WGSL has them, without the
+/// barrier that only some devices have.
+const IN_SOURCES: [(Feature, Capabilities); 2] = [
+    (Feature::F16, Capabilities::SHADER_FLOAT16),
+    (Feature::SUBGROUPS, Capabilities::SUBGROUP),
+];
 
 /// The name under which messages mark lines of the source.
 const SHOWN_NAME: &str = "wgsl";
@@ -48,9 +56,8 @@ pub(crate) fn check(graph: &Graph) -> Result<Checked, String> {
     scan::scan(source)?;
     let module = naga::front::wgsl::parse_str(source)
         .map_err(|error| error.emit_to_string_with_path(source, SHOWN_NAME))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::default())
-        .validate(&module)
-        .map_err(|error| error.emit_to_string_with_path(source, SHOWN_NAME))?;
+    let info = validate(&module, source, &graph.features)
+        .map_err(|error| unnamed(&module, source, &graph.features).unwrap_or(error))?;
     let weights = weigh::weigh(&module, &info)?;
     let mut used = Vec::<Used>::with_capacity(graph.passes.len());
     let mut work = 0_u64;
@@ -80,6 +87,36 @@ pub(crate) fn check(graph: &Graph) -> Result<Checked, String> {
         ));
     }
     Ok(Checked { module, used })
+}
+
+/// Holds a module to what it may use that names these features, whatever its device
+/// has.
+fn validate(module: &Module, source: &str, features: &[Feature]) -> Result<ModuleInfo, String> {
+    let named = IN_SOURCES.into_iter();
+    let named = named.filter(|(feature, _)| features.contains(feature));
+    let capabilities = named.fold(Capabilities::default(), |all, (_, one)| all | one);
+    Validator::new(ValidationFlags::all(), capabilities)
+        .validate(module)
+        .map_err(|error| error.emit_to_string_with_path(source, SHOWN_NAME))
+}
+
+/// What to say of a source with which nothing is wrong but that it uses features
+/// which its graph does not name.
+fn unnamed(module: &Module, source: &str, named: &[Feature]) -> Option<String> {
+    let all = IN_SOURCES.map(|(feature, _)| feature);
+    let passes = |features: &[Feature]| validate(module, source, features).is_ok();
+    if !passes(&all) {
+        return None;
+    }
+    let needed = all.into_iter().filter(|feature| {
+        let others = all.into_iter().filter(|other| other != feature);
+        !named.contains(feature) && !passes(&others.collect::<Vec<_>>())
+    });
+    let needed = needed.map(|feature| format!("`{feature}`"));
+    Some(format!(
+        "the source uses {}, which the job does not ask for; add it to `features` in [wgsl]",
+        needed.collect::<Vec<_>>().join(" and ")
+    ))
 }
 
 /// Which of the module's entry points a pass runs.
