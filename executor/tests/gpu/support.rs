@@ -39,6 +39,7 @@ pub(crate) struct End {
     pub(crate) pid: Option<u32>,
     pub(crate) progress: Vec<(u64, u64)>,
     pub(crate) result: Result<(Vec<OutputBlob>, Usage), (Failure, String)>,
+    pub(crate) usage: Usage,
 }
 
 impl End {
@@ -167,18 +168,20 @@ impl Bench {
                         pid,
                         progress,
                         result: Ok((outputs, usage)),
+                        usage,
                     };
                 }
                 ExecutionEvent::Failed {
                     id,
                     failure,
                     detail,
-                    ..
+                    usage,
                 } if id == wanted => {
                     return End {
                         pid,
                         progress,
                         result: Err((failure, detail)),
+                        usage,
                     };
                 }
                 _ => {}

@@ -160,7 +160,9 @@ async fn abuse_33_a_compile_bomb_is_refused_or_ended_and_others_are_served() {
         r#"{} (func (export "_start"))"#,
         format!("(func (local i64 i64) {body})").repeat(20)
     ));
-    let mut request = request(&mut bench, &command(), &[&slow]);
+    let mut rich = command();
+    rich.fuel_max = 300 * slow.len() as u64 + 1000;
+    let mut request = request(&mut bench, &rich, &[&slow]);
     request.run_limit = Duration::from_millis(200);
     let id = request.id;
     bench.executor.run(request).unwrap();
