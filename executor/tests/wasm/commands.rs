@@ -71,7 +71,7 @@ pub(crate) fn wat_with(imports: &str, body: &str) -> Vec<u8> {
 /// Fuel that such a module, with its one page of memory, uses before its first
 /// instruction.
 pub(crate) fn ready(module: &[u8]) -> u64 {
-    300 * module.len() as u64 + 255
+    300 * module.len() as u64 + 8192
 }
 
 pub(crate) fn request(bench: &mut Bench, command: &Command, inputs: &[&[u8]]) -> ExecutionRequest {

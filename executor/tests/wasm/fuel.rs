@@ -40,6 +40,22 @@ async fn a_module_is_paid_by_the_byte_before_it_is_compiled() {
     assert_eq!(end.usage.fuel, 300 * invalid.len() as u64);
 }
 
+/// The job file of the example says it to people.
+#[tokio::test]
+async fn the_example_uses_what_it_says() {
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/sieve");
+    let module = wat::parse_file(folder.join("sieve.wat")).unwrap();
+    let end = run(&mut bench, &command(), &[&module]).await;
+    assert!(end.result.is_ok(), "{:?}", end.result);
+    let job = std::fs::read_to_string(folder.join("job.toml")).unwrap();
+    let (_, said) = job.split_once("it uses ").unwrap();
+    let (said, _) = said.split_once(';').unwrap();
+    assert_eq!(said.replace(',', ""), end.usage.fuel.to_string());
+}
+
 #[tokio::test]
 async fn what_an_instance_begins_with_is_paid() {
     let Some(mut bench) = bench(ExecutorConfig::default()).await else {
@@ -54,7 +70,7 @@ async fn what_an_instance_begins_with_is_paid() {
     )
     .unwrap();
     let end = run(&mut bench, &command(), &[&module]).await;
-    let begins = 300 * module.len() as u64 + 3 * 255 + 1000 + 3;
+    let begins = 300 * module.len() as u64 + 3 * 8192 + 1000 + 3;
     // The call, and what the engine counts for the segment.
     let own = end.usage.fuel - begins;
     assert!((1..10).contains(&own), "{own}");
@@ -71,10 +87,15 @@ async fn memory_is_paid_by_the_page() {
             r#"(func (export "_start") (drop (memory.grow (i32.const {pages}))))"#
         ));
         let end = run(&mut bench, &command(), &[&module]).await;
+        assert!(end.result.is_ok());
         used.push(end.usage.fuel - ready(&module));
+        // What is owed at the end is asked for, too.
+        let short = run_with(&mut bench, &module, end.usage.fuel - 1).await;
+        assert_eq!(short.failure(), &Failure::OutOfFuel);
+        assert_eq!(short.usage.fuel, end.usage.fuel - 1);
     }
     // The call, the constant, the instruction, and each page.
-    assert_eq!(used, [2 + 255 + 255, 2 + 255 + 3 * 255]);
+    assert_eq!(used, [2 + 255 + 8192, 2 + 255 + 3 * 8192]);
 }
 
 /// A trap counts up to the last call, return or full slice: the same whatever

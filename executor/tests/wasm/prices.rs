@@ -2,8 +2,7 @@
 //! arguments: a table for people, who compare it with plain instructions.
 //!
 //! ```text
-//! cargo nextest run --release -p suanli-executor --run-ignored only \
-//!     --no-capture prices_of_calls
+//! cargo test --release -p suanli-executor --test wasm prices_of -- --ignored --nocapture
 //! ```
 //!
 //! Nothing is asserted of times.
@@ -46,7 +45,11 @@ const CASES: &[Case] = &[
     ),
     case(
         "load, far apart",
-        "(drop (memory.grow (i32.const 4000)))",
+        "(drop (memory.grow (i32.const 4096)))
+         (loop $touch
+            (i32.store8 (local.get $at) (i32.const 1))
+            (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+            (br_if $touch (i32.lt_u (local.get $at) (i32.const 0x10000000))))",
         "(global.set $n (i64.add (i64.mul (global.get $n) (i64.const 6364136223846793005)) (i64.load
             (i32.and (i32.wrap_i64 (i64.shr_u (global.get $n) (i64.const 30))) (i32.const 0xffffff8)))))
          (global.set $n (i64.add (global.get $n) (i64.const 1442695040888963407)))",
@@ -146,6 +149,48 @@ const CASES: &[Case] = &[
     ),
 ];
 
+/// What the cases call.
+const HELPERS: &str = r#"
+    (table 1 funcref)
+    (data (i32.const 100) "tmp/x")
+    (global $fd (mut i32) (i32.const 0))
+    (global $n (mut i64) (i64.const 1))
+    (func $open (param $at i32) (param $length i32) (param $how i32) (param $rights i64) (result i32)
+        (if (call $path_open (i32.const 3) (i32.const 0) (local.get $at) (local.get $length)
+                (local.get $how) (local.get $rights) (i64.const 0) (i32.const 0) (i32.const 8))
+            (then unreachable))
+        (i32.load (i32.const 8)))
+    (func $vectors (param $length i32) (local $n i32)
+        (loop $again
+            (i32.store (i32.add (i32.const 20000) (local.get $n)) (i32.const 1000))
+            (i32.store (i32.add (i32.const 20004) (local.get $n)) (local.get $length))
+            (local.set $n (i32.add (local.get $n) (i32.const 8)))
+            (br_if $again (i32.lt_u (local.get $n) (i32.const 8192)))))
+    ;; so many files in tmp, the last of which is at 100
+    (func $fill (param $count i32)
+        (i32.store8 (i32.const 104) (i32.const 0x66))
+        (loop $again
+            (i32.store8 (i32.const 105) (i32.add (i32.const 0x61) (i32.and (local.get $count) (i32.const 15))))
+            (i32.store8 (i32.const 106) (i32.add (i32.const 0x61) (i32.and (i32.shr_u (local.get $count) (i32.const 4)) (i32.const 15))))
+            (i32.store8 (i32.const 107) (i32.add (i32.const 0x61) (i32.and (i32.shr_u (local.get $count) (i32.const 8)) (i32.const 15))))
+            (i32.store8 (i32.const 108) (i32.const 0x7a))
+            (drop (call $fd_close (call $open (i32.const 100) (i32.const 9) (i32.const 1) (i64.const 64))))
+            (br_if $again (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
+    ;; folders in one another, below tmp/x; the innermost is $fd
+    (func $deep (param $count i32) (local $at i32)
+        (i32.store8 (i32.const 105) (i32.const 0x78))
+        (drop (call $path_create_directory (i32.const 3) (i32.const 100) (i32.const 5)))
+        (global.set $fd (call $open (i32.const 100) (i32.const 5) (i32.const 0) (i64.const 0)))
+        (loop $again
+            (drop (call $path_create_directory (global.get $fd) (i32.const 105) (i32.const 1)))
+            (if (call $path_open (global.get $fd) (i32.const 0) (i32.const 105) (i32.const 1)
+                    (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 8))
+                (then unreachable))
+            (drop (call $fd_close (global.get $fd)))
+            (global.set $fd (i32.load (i32.const 8)))
+            (br_if $again (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
+"#;
+
 fn module(case: &Case) -> Vec<u8> {
     let imports = [
         ("sched_yield", ""),
@@ -172,45 +217,8 @@ fn module(case: &Case) -> Vec<u8> {
         &imports.concat(),
         &format!(
             r#"
-            (table 1 funcref)
-            (data (i32.const 100) "tmp/x")
+            {HELPERS}
             (data (i32.const 2000) "{}.")
-            (global $fd (mut i32) (i32.const 0))
-            (global $n (mut i64) (i64.const 1))
-            (func $open (param $at i32) (param $length i32) (param $how i32) (param $rights i64) (result i32)
-                (if (call $path_open (i32.const 3) (i32.const 0) (local.get $at) (local.get $length)
-                        (local.get $how) (local.get $rights) (i64.const 0) (i32.const 0) (i32.const 8))
-                    (then unreachable))
-                (i32.load (i32.const 8)))
-            (func $vectors (param $length i32) (local $n i32)
-                (loop $again
-                    (i32.store (i32.add (i32.const 20000) (local.get $n)) (i32.const 1000))
-                    (i32.store (i32.add (i32.const 20004) (local.get $n)) (local.get $length))
-                    (local.set $n (i32.add (local.get $n) (i32.const 8)))
-                    (br_if $again (i32.lt_u (local.get $n) (i32.const 8192)))))
-            ;; so many files in tmp, the last of which is at 100
-            (func $fill (param $count i32)
-                (i32.store8 (i32.const 104) (i32.const 0x66))
-                (loop $again
-                    (i32.store8 (i32.const 105) (i32.add (i32.const 0x61) (i32.and (local.get $count) (i32.const 15))))
-                    (i32.store8 (i32.const 106) (i32.add (i32.const 0x61) (i32.and (i32.shr_u (local.get $count) (i32.const 4)) (i32.const 15))))
-                    (i32.store8 (i32.const 107) (i32.add (i32.const 0x61) (i32.and (i32.shr_u (local.get $count) (i32.const 8)) (i32.const 15))))
-                    (i32.store8 (i32.const 108) (i32.const 0x7a))
-                    (drop (call $fd_close (call $open (i32.const 100) (i32.const 9) (i32.const 1) (i64.const 64))))
-                    (br_if $again (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
-            ;; folders in one another, below tmp/x; the innermost is $fd
-            (func $deep (param $count i32) (local $at i32)
-                (i32.store8 (i32.const 105) (i32.const 0x78))
-                (drop (call $path_create_directory (i32.const 3) (i32.const 100) (i32.const 5)))
-                (global.set $fd (call $open (i32.const 100) (i32.const 5) (i32.const 0) (i64.const 0)))
-                (loop $again
-                    (drop (call $path_create_directory (global.get $fd) (i32.const 105) (i32.const 1)))
-                    (if (call $path_open (global.get $fd) (i32.const 0) (i32.const 105) (i32.const 1)
-                            (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 8))
-                        (then unreachable))
-                    (drop (call $fd_close (global.get $fd)))
-                    (global.set $fd (i32.load (i32.const 8)))
-                    (br_if $again (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
             (func (export "_start") (local $at i32)
                 {}
                 (loop $again {} (br $again)))"#,
@@ -241,8 +249,8 @@ fn measured() -> Command {
     .try_into()
     .unwrap();
     command.memory_max = 1 << 30;
-    command.stderr_max = 1 << 30;
-    command.fuel_max = 400_000_000;
+    command.stderr_max = 1 << 20;
+    command.fuel_max = 120_000_000;
     command
 }
 
@@ -272,11 +280,44 @@ async fn prices_of_calls() {
             taken.push((end.usage.fuel, end.usage.cpu_us));
         }
         let (fuel, cpu_us) = match taken[..] {
-            [short, long] if long.0 > short.0 => (long.0 - short.0, long.1 - short.1),
+            [short, long] if long.0 > 2 * short.0 => {
+                (long.0 - short.0, long.1.saturating_sub(short.1))
+            }
             _ => taken[1],
         };
-        let per_unit = cpu_us as f64 * 1000.0 / fuel as f64;
-        let ms = cpu_us as f64 / 1000.0;
-        println!("{:36} {fuel:>12} {ms:>10.1} {per_unit:>8.2}", case.name);
+        show(case.name, fuel, cpu_us);
+    }
+}
+
+fn show(name: &str, fuel: u64, cpu_us: u64) {
+    let per_unit = cpu_us as f64 * 1000.0 / fuel as f64;
+    let ms = cpu_us as f64 / 1000.0;
+    println!("{name:36} {fuel:>12} {ms:>10.1} {per_unit:>8.2}");
+}
+
+/// What a compiler does for long: much arithmetic over memory in few functions, or
+/// very many of them.
+#[tokio::test]
+#[ignore = "prints a table"]
+async fn prices_of_modules() {
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    let step = "(local.set 0 (i64.mul (i64.add (local.get 0) (local.get 1)) (i64.load (i32.wrap_i64 (local.get 1)))))";
+    let branch = format!("(if (i64.eqz (local.get 0)) (then {step}))");
+    for (name, functions, body) in [
+        ("module, one large function", 1, step.repeat(16_000)),
+        ("module, functions", 500, step.repeat(30)),
+        ("module, branches", 100, branch.repeat(100)),
+        ("module, empty functions", 50_000, String::new()),
+    ] {
+        let functions = format!("(func (local i64 i64) {body})").repeat(functions);
+        let module = wat_with("", &format!(r#"{functions} (func (export "_start"))"#));
+        let mut command = measured();
+        command.fuel_max = 1 << 40;
+        let request = request(&mut bench, &command, &[&module, &[]]);
+        let end = bench.run(request).await;
+        assert!(end.result.is_ok(), "{name}: {:?}", end.result);
+        show(name, end.usage.fuel, end.usage.cpu_us);
     }
 }

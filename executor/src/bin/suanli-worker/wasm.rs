@@ -119,6 +119,10 @@ struct World {
     slept_ns: u64,
     chance: Chance,
     memory_max: u64,
+    /// Of memory, for which the program has paid or owes.
+    pages: u64,
+    /// Fuel that is taken at the next call, or at the end.
+    owed: u64,
     /// Of all tables.
     elements: usize,
     watch: Watch,
@@ -259,6 +263,9 @@ impl ResourceLimiter for World {
             return Ok(false);
         };
         self.files.set_bytes_max(left);
+        let more = (desired / PAGE_BYTES).saturating_sub(self.pages);
+        self.pages += more;
+        self.owed += fuel::of_growth(more);
         Ok(true)
     }
 
@@ -370,7 +377,7 @@ impl Wasm {
         drop(code);
         admit(weight, order.command.memory_max)?;
         pay(left, fuel::of_instance(weight), watch)?;
-        let world = World::new(order, watch.clone(), *left)?;
+        let world = World::new(order, watch.clone(), *left, weight)?;
         let mut store = Store::new(&self.engine, world);
         store.limiter(|world| world);
         let internal = |error: wasmtime::Error| Fault::new(Failure::Internal, error.to_string());
@@ -380,8 +387,9 @@ impl Wasm {
         let ended = watched(run(&module, &mut store), watch);
         *left = store.get_fuel().map_err(internal)?;
         store.data_mut().end_line();
+        let paid = pay(left, store.data().owed, watch);
         ended.map_err(|error| judge(&error, order.fuel_max))?;
-        Ok(store.into_data())
+        paid.map(|()| store.into_data())
     }
 
     fn compile(&mut self, code: &[u8], parent: &mut WorkerEnd) -> Result<Ready, Fault> {
@@ -412,7 +420,8 @@ fn blame(engine: &Engine, code: &[u8], error: &wasmtime::Error) -> Fault {
     }
 }
 
-/// Takes fuel for what comes before the program's first instruction.
+/// Takes fuel for what comes before the program's first instruction, or is owed
+/// after its last.
 fn pay(left: &mut u64, price: u64, watch: &Watch) -> Result<(), Fault> {
     let Some(rest) = left.checked_sub(price) else {
         *left = 0;
@@ -520,7 +529,12 @@ fn read_module(file: &File) -> Result<Vec<u8>, Fault> {
 }
 
 impl World {
-    fn new(order: &Order<'_>, watch: Watch, fuel_at_start: u64) -> Result<Self, Fault> {
+    fn new(
+        order: &Order<'_>,
+        watch: Watch,
+        fuel_at_start: u64,
+        weight: Weight,
+    ) -> Result<Self, Fault> {
         let command = order.command;
         let failed = |error: std::io::Error| Fault::new(Failure::Internal, error.to_string());
         let input = |file: &File| {
@@ -546,6 +560,8 @@ impl World {
             files,
             memory: None,
             fuel_at_start,
+            pages: weight.memory_pages,
+            owed: 0,
             elements: 0,
             arguments: command
                 .arguments

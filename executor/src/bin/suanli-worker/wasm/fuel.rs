@@ -22,9 +22,12 @@ pub(super) const SLICE: u64 = 100_000;
 
 /// A byte of the module: hashing, checking and compiling it.
 const CODE_BYTE: u64 = 300;
-/// A page of memory, at the start or by `memory.grow`: the host's pages below it
+/// A page of memory, at the start or by `memory.grow`: sixteen of the host's
 /// come one by one when they are touched.
-const PAGE: u8 = u8::MAX;
+const PAGE: u64 = 8192;
+/// What of it the instruction takes: the engine allows no more. The program owes
+/// the rest until its next call or its end.
+const PAGE_AT_ONCE: u8 = u8::MAX;
 /// An element that a table has at the start, or of a segment.
 const ELEMENT: u64 = 1;
 
@@ -57,7 +60,7 @@ pub(super) fn operators() -> OperatorCost {
     // They are calls into the host.
     costs.MemoryGrow = u8::MAX;
     costs.TableGrow = u8::MAX;
-    costs.variable.memory_grow_per_page = PAGE;
+    costs.variable.memory_grow_per_page = PAGE_AT_ONCE;
     costs
 }
 
@@ -66,9 +69,14 @@ pub(super) const fn of_code(bytes: u64) -> u64 {
     bytes.saturating_mul(CODE_BYTE)
 }
 
+/// What is owed for so many pages that memory has grown by.
+pub(super) fn of_growth(pages: u64) -> u64 {
+    pages.saturating_mul(PAGE - u64::from(PAGE_AT_ONCE))
+}
+
 /// To make an instance.
 pub(super) fn of_instance(weight: Weight) -> u64 {
-    let pages = weight.memory_pages.saturating_mul(u64::from(PAGE));
+    let pages = weight.memory_pages.saturating_mul(PAGE);
     let elements = weight.elements.saturating_mul(ELEMENT);
     pages.saturating_add(elements)
 }

@@ -57,7 +57,9 @@ fn call(
         world,
         left: fuel,
     };
-    let answer = guest.charge(fuel::CALL).and_then(|()| work(&mut guest));
+    let owed = std::mem::take(&mut guest.world.owed);
+    let paid = guest.charge(owed.saturating_add(fuel::CALL));
+    let answer = paid.and_then(|()| work(&mut guest));
     let left = guest.left;
     let noted = world.watch.note(world.watch.fuel_max.saturating_sub(left));
     caller.set_fuel(left)?;
