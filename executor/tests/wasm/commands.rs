@@ -71,7 +71,11 @@ pub(crate) fn wat_with(imports: &str, body: &str) -> Vec<u8> {
 /// Fuel that such a module, with its one page of memory, uses before its first
 /// instruction.
 pub(crate) fn ready(module: &[u8]) -> u64 {
-    300 * module.len() as u64 + 8192
+    let functions = wasmparser::Parser::new(0)
+        .parse_all(module)
+        .filter(|part| matches!(part, Ok(wasmparser::Payload::CodeSectionEntry(_))))
+        .count();
+    300 * module.len() as u64 + 50_000 * functions as u64 + 8192
 }
 
 pub(crate) fn request(bench: &mut Bench, command: &Command, inputs: &[&[u8]]) -> ExecutionRequest {

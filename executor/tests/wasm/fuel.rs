@@ -70,7 +70,7 @@ async fn what_an_instance_begins_with_is_paid() {
     )
     .unwrap();
     let end = run(&mut bench, &command(), &[&module]).await;
-    let begins = 300 * module.len() as u64 + 3 * 8192 + 1000 + 3;
+    let begins = 300 * module.len() as u64 + 50_000 + 3 * 8192 + 1000 + 3;
     // The call, and what the engine counts for the segment.
     let own = end.usage.fuel - begins;
     assert!((1..10).contains(&own), "{own}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use suanli_executor::{ExecutorConfig, Failure};
 
 use crate::{
-    commands::{command, output, request, run, wat},
+    commands::{command, output, ready, request, run, wat},
     support::{Bench, bench, process_exists},
 };
 
@@ -161,7 +161,7 @@ async fn abuse_33_a_compile_bomb_is_refused_or_ended_and_others_are_served() {
         format!("(func (local i64 i64) {body})").repeat(20)
     ));
     let mut rich = command();
-    rich.fuel_max = 300 * slow.len() as u64 + 1000;
+    rich.fuel_max = ready(&slow) + 1000;
     let mut request = request(&mut bench, &rich, &[&slow]);
     request.run_limit = Duration::from_millis(200);
     let id = request.id;

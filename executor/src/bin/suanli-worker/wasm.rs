@@ -373,10 +373,24 @@ impl Wasm {
         let code = code.ok_or_else(|| Fault::new(Failure::InvalidSpec, "no module came"))?;
         let code = read_module(code)?;
         pay(left, fuel::of_code(length(&code)), watch)?;
-        let Ready { module, weight } = self.compile(&code, parent)?;
-        drop(code);
+        let key = blake3::hash(&code);
+        let known = self.modules.get(&key);
+        let weight = match &known {
+            Some(known) => known.weight,
+            None => weigh::weigh(&code)?,
+        };
         admit(weight, order.command.memory_max)?;
-        pay(left, fuel::of_instance(weight), watch)?;
+        pay(left, fuel::of_module(weight), watch)?;
+        let module = match known {
+            Some(known) => known.module,
+            None => {
+                parent.send(&Reply::Stage(Stage::Compiling))?;
+                let module = self.compile(key, &code, weight)?;
+                parent.send(&Reply::Stage(Stage::Running))?;
+                module
+            }
+        };
+        drop(code);
         let world = World::new(order, watch.clone(), *left, weight)?;
         let mut store = Store::new(&self.engine, world);
         store.limiter(|world| world);
@@ -392,23 +406,21 @@ impl Wasm {
         paid.map(|()| store.into_data())
     }
 
-    fn compile(&mut self, code: &[u8], parent: &mut WorkerEnd) -> Result<Ready, Fault> {
-        let key = blake3::hash(code);
-        if let Some(known) = self.modules.get(&key) {
-            return Ok(known);
-        }
-        parent.send(&Reply::Stage(Stage::Compiling))?;
-        let weight = weigh::weigh(code)?;
+    fn compile(
+        &mut self,
+        key: blake3::Hash,
+        code: &[u8],
+        weight: Weight,
+    ) -> Result<InstancePre<World>, Fault> {
         let module = Module::new(&self.engine, code);
         let module = module.map_err(|error| blame(&self.engine, code, &error))?;
         let linked = self.linker.instantiate_pre(&module);
-        let module = linked.map_err(|error| invalid(&error))?;
-        let image = module.module().image_range();
+        let linked = linked.map_err(|error| invalid(&error))?;
+        let image = module.image_range();
         let bytes = image.end.addr() - image.start.addr();
-        let ready = Ready { module, weight };
-        self.modules.put(key, ready.clone(), bytes);
-        parent.send(&Reply::Stage(Stage::Running))?;
-        Ok(ready)
+        let module = linked.clone();
+        self.modules.put(key, Ready { module, weight }, bytes);
+        Ok(linked)
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) const SLICE: u64 = 100_000;
 
 /// A byte of the module: hashing, checking and compiling it.
 const CODE_BYTE: u64 = 300;
+/// A function of the module: to a compiler an empty one is work, too.
+const FUNCTION: u64 = 50_000;
 /// A page of memory, at the start or by `memory.grow`: sixteen of the host's
 /// come one by one when they are touched.
 const PAGE: u64 = 8192;
@@ -64,7 +66,7 @@ pub(super) fn operators() -> OperatorCost {
     costs
 }
 
-/// To make so many bytes of code ready.
+/// To read so many bytes of code.
 pub(super) const fn of_code(bytes: u64) -> u64 {
     bytes.saturating_mul(CODE_BYTE)
 }
@@ -74,9 +76,10 @@ pub(super) fn of_growth(pages: u64) -> u64 {
     pages.saturating_mul(PAGE - u64::from(PAGE_AT_ONCE))
 }
 
-/// To make an instance.
-pub(super) fn of_instance(weight: Weight) -> u64 {
+/// To make a module's functions, and an instance.
+pub(super) fn of_module(weight: Weight) -> u64 {
+    let functions = weight.functions.saturating_mul(FUNCTION);
     let pages = weight.memory_pages.saturating_mul(PAGE);
     let elements = weight.elements.saturating_mul(ELEMENT);
-    pages.saturating_add(elements)
+    functions.saturating_add(pages).saturating_add(elements)
 }

@@ -16,9 +16,11 @@ use wasmparser::{
 use super::wasi;
 use crate::Fault;
 
-/// What an instance of a module begins with.
+/// What a module takes to compile, beside its bytes, and an instance of it to begin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Weight {
+    /// With a body.
+    pub(super) functions: u64,
     /// Of linear memory, 64 KiB each.
     pub(super) memory_pages: u64,
     /// Of all tables, and items of all element segments.
@@ -43,6 +45,7 @@ pub(super) fn weigh(code: &[u8]) -> Result<Weight, Fault> {
         ));
     }
     Ok(Weight {
+        functions: scales.bodies,
         memory_pages: scales.memory_pages,
         elements: scales.table_elements.saturating_add(scales.items),
     })
@@ -55,6 +58,7 @@ struct Scales {
     types: Vec<bool>,
     /// The types of functions, those of imported ones first.
     functions: Vec<u32>,
+    bodies: u64,
     memory_pages: u64,
     table_elements: u64,
     /// Of element segments.
@@ -96,6 +100,7 @@ impl Scales {
             }
             Payload::FunctionSection(functions) => {
                 at_most(functions.count(), FUNCTIONS_MAX, "functions")?;
+                self.bodies = functions.count().into();
                 for of in functions {
                     self.functions.push(of.map_err(|error| malformed(&error))?);
                 }
@@ -212,11 +217,16 @@ mod tests {
             (elem (i32.const 0) func 0 0) (elem funcref (ref.func 0))"
         );
         let wanted = Weight {
+            functions: 1,
             memory_pages: 3,
             elements: 5 + 7 + (2 + 1) + (1 + 1),
         };
         assert_eq!(weighed(&body), Ok(wanted));
-        assert_eq!(weighed(START), Ok(Weight::default()));
+        let wanted = Weight {
+            functions: 1,
+            ..Weight::default()
+        };
+        assert_eq!(weighed(START), Ok(wanted));
     }
 
     #[test]
