@@ -127,6 +127,22 @@ async fn abuse_32_tables_and_stacks_are_bounded() {
                 (then (call $exit (i32.const 3)))))
     "#;
     ends_as("table", grows, Failure::Exited { code: 3 }, "exit code 3").await;
+    let together = r#"
+        (table $a 1 funcref)
+        (table $b 1 funcref)
+        (func (export "_start")
+            (if (i32.eq (table.grow $a (ref.null func) (i32.const 600000)) (i32.const -1))
+                (then unreachable))
+            (if (i32.eq (table.grow $b (ref.null func) (i32.const 600000)) (i32.const -1))
+                (then (call $exit (i32.const 4)))))
+    "#;
+    ends_as(
+        "tables",
+        together,
+        Failure::Exited { code: 4 },
+        "exit code 4",
+    )
+    .await;
     let deep = r#"
         (func $f (param i64) (result i64) (i64.add (i64.const 1) (call $f (local.get 0))))
         (func (export "_start") (drop (call $f (i64.const 0))))

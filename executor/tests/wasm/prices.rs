@@ -309,7 +309,7 @@ async fn prices_of_modules() {
         ("module, one large function", 1, step.repeat(16_000)),
         ("module, functions", 500, step.repeat(30)),
         ("module, branches", 100, branch.repeat(100)),
-        ("module, empty functions", 5000, String::new()),
+        ("module, empty functions", 1000, String::new()),
     ] {
         let functions = format!("(func (local i64 i64) {body})").repeat(functions);
         let module = wat_with("", &format!(r#"{functions} (func (export "_start"))"#));

@@ -7,15 +7,15 @@
 //!
 //! Fuel is taken before the work that it is for, by what was asked and not by
 //! what the host happened to do: so nothing is free to a program that runs out
-//! of it, and a cached module costs what a new one does. Figures stand for
-//! about a nanosecond each on a processor of today, measured at the call's worst
-//! arguments (`tests/wasm/prices.rs` prints the table).
+//! of it, and a cached module costs what a new one does. A unit stands for about
+//! a nanosecond on a processor of today; `tests/wasm/prices.rs` prints what it is
+//! at each call's worst arguments, beside the worst of plain instructions.
 
 use wasmtime::OperatorCost;
 
 use super::weigh::Weight;
 
-/// Between two looks at the parent, in fuel. A trap is charged up to the last
+/// After so much the program gives way for a moment. A trap is charged up to the last
 /// call, return or end of a slice before it, and so the slice is a part of the
 /// schedule; it is small, so that hardly anything is left out.
 pub(super) const SLICE: u64 = 100_000;
