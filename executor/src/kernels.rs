@@ -10,7 +10,6 @@
 //! through a worker, from the order to the committed product.
 
 use std::{
-    fmt::Write as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -30,6 +29,7 @@ use crate::{
 
 const FACTORS: &str = include_str!("kernels/factors.wgsl");
 const BLOCKED: &str = include_str!("kernels/product_blocked.wgsl");
+const TILED: &str = include_str!("kernels/product_tiled.wgsl");
 /// Rows and columns of a tile.
 const TILE: u32 = 128;
 /// Invocations of a workgroup that fills a factor.
@@ -133,95 +133,40 @@ pub fn product(challenge: &Challenge, kernel: Kernel) -> Result<Graph, SpecError
     Ok(graph)
 }
 
-/// The kernel for devices, unrolled: which of its numbers an invocation works on must
-/// not depend on a loop, or they would not stay in registers.
+/// The kernel for devices, with its unrolled lines.
 fn tiled() -> String {
-    let mut text = String::from(
-        "
-var<workgroup> tile_a: array<vec4<f32>, 256>; // 8 of depth, by 128 rows
-var<workgroup> tile_b: array<vec4<f32>, 256>; // 8 of depth, by 128 columns
-
-@compute @workgroup_size(16, 16)
-fn multiply(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_id) local: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let depth = DEPTH / 4u;
-    let columns = COLUMNS / 4u;
-    // What this invocation brings into the tiles.
-    let a_row = lane / 2u;
-    let a_half = lane % 2u;
-    let b_line = lane / 32u;
-    let b_column = lane % 32u;
-    var a_at = (group.y * 128u + a_row) * depth + a_half;
-    var b_at = b_line * columns + group.x * 32u + b_column;
-",
-    );
-    let line = |text: &mut String, row: String| {
-        text.push_str("    ");
-        text.push_str(&row);
-        text.push('\n');
-    };
-    for row in 0..8 {
-        line(
-            &mut text,
-            format!("var s{row}l = vec4<f32>(); var s{row}r = vec4<f32>();"),
-        );
-    }
-    text.push_str(
-        "    for (var step = 0u; step < depth / 2u; step++) {
-        let from_a = a[a_at];
-        let from_b = b[b_at];
-        workgroupBarrier();
-        let first = a_half * 128u + a_row / 4u;
-        tile_a[first][a_row % 4u] = from_a.x;
-        tile_a[first + 32u][a_row % 4u] = from_a.y;
-        tile_a[first + 64u][a_row % 4u] = from_a.z;
-        tile_a[first + 96u][a_row % 4u] = from_a.w;
-        tile_b[lane] = from_b;
-        workgroupBarrier();
-",
-    );
-    for k in 0..8 {
+    const ROWS: [(&str, &str); 8] = [
+        ("lo", "x"),
+        ("lo", "y"),
+        ("lo", "z"),
+        ("lo", "w"),
+        ("hi", "x"),
+        ("hi", "y"),
+        ("hi", "z"),
+        ("hi", "w"),
+    ];
+    let each = |line: &dyn Fn(usize) -> String| -> String { (0..8).map(line).collect() };
+    let sums = each(&|row| format!("var l{row} = vec4<f32>(); var r{row} = vec4<f32>();\n"));
+    let products = each(&|k| {
         let at = k * 32;
-        line(
-            &mut text,
+        let rows = ROWS.iter().enumerate().map(|(row, (of, part))| {
             format!(
-                "    {{ let lo = tile_a[{at}u + local.y * 2u]; let hi = tile_a[{at}u + local.y * 2u + 1u];"
-            ),
-        );
-        line(
-            &mut text,
-            format!("    let l = tile_b[{at}u + local.x]; let r = tile_b[{at}u + local.x + 16u];"),
-        );
-        for row in 0..8 {
-            let of = if row < 4 { "lo" } else { "hi" };
-            let part = ["x", "y", "z", "w"][row % 4];
-            line(
-                &mut text,
-                format!(
-                    "    s{row}l = fma(vec4({of}.{part}), l, s{row}l); s{row}r = fma(vec4({of}.{part}), r, s{row}r);"
-                ),
-            );
-        }
-        line(&mut text, "    }".to_owned());
-    }
-    text.push_str(
-        "        a_at += 2u;
-        b_at += 8u * columns;
-    }
-    let out = (group.y * 128u + local.y * 8u) * columns + group.x * 32u + local.x;
-",
-    );
-    for row in 0..8 {
-        let _ = writeln!(
-            text,
-            "    c[out + {row}u * columns] = s{row}l; c[out + {row}u * columns + 16u] = s{row}r;"
-        );
-    }
-    text.push_str("}\n");
-    text
+                "l{row} = fma(vec4({of}.{part}), l, l{row}); r{row} = fma(vec4({of}.{part}), r, r{row});\n"
+            )
+        });
+        let rows: String = rows.collect();
+        format!(
+            "{{ let lo = tile_a[{at}u + local.y * 2u]; let hi = tile_a[{at}u + local.y * 2u + 1u];\n\
+             let l = tile_b[{at}u + local.x]; let r = tile_b[{at}u + local.x + 16u];\n{rows}}}\n"
+        )
+    });
+    let stores = each(&|row| {
+        format!("c[out + {row}u * columns] = l{row}; c[out + {row}u * columns + 16u] = r{row};\n")
+    });
+    TILED
+        .replace("UNROLLED_SUMS", &sums)
+        .replace("UNROLLED_PRODUCTS", &products)
+        .replace("UNROLLED_STORES", &stores)
 }
 
 /// What a challenge's answer takes of a provider.

@@ -93,9 +93,12 @@ pub const FUNCTIONS_MAX: u32 = 100_000;
 /// Bytes of one function's body. A compiler's time grows faster than they do;
 /// the largest that people write, loops of interpreters, have some 100 KB.
 pub const FUNCTION_BYTES_MAX: usize = 1 << 20;
-/// Elements of all tables of an instance. A table of functions has as many as
-/// the module has functions; 16 bytes each.
+/// Elements of all tables of an instance together, and items of all element
+/// segments of a module. A table of functions has as many as the module has
+/// functions; 16 bytes each.
 pub const TABLE_ELEMENTS_MAX: usize = 1 << 20;
+/// Tables of a module: compilers make one or two.
+pub const TABLES_MAX: usize = 16;
 /// Bytes of a command's memory: what 32-bit addresses reach, and its files.
 pub const LINEAR_MEMORY_MAX: u64 = 8 << 30;
 /// Bytes of stack of a running module; deep recursion traps here.

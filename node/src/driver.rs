@@ -39,7 +39,7 @@ use suanli_protocol::{
     offer::Offer,
     peer::{
         Command, Config, Event, ExecutionEvent, ExecutionId, Input, JobEvent, Output, Peer,
-        ProviderConfig, Unanswered,
+        ProviderConfig,
     },
     record::{JobOrder, Lsn as CoreLsn, Record},
     units::{Mono, Now},
@@ -590,24 +590,10 @@ impl Driver {
                 self.hands.give(Chore::Store { blob, bytes, kept }).await;
             }
             Output::Retain { blob, until } => self.hands.give(Chore::Retain { blob, until }).await,
-            Output::Compute {
-                challenge, run_max, ..
-            } => self.compute(challenge, run_max).await,
-            Output::OpenProduct {
-                challenge,
-                open,
-                to,
-            } => self.challenges.open(challenge, open, to),
-            Output::ForgetProduct(seed) => self.challenges.forget(seed),
-            Output::Verify {
-                provider,
-                challenge,
-                root,
-                seed,
-                opening,
-            } => self
-                .challenges
-                .verify(provider, challenge, root, (seed, opening)),
+            output @ (Output::Compute { .. }
+            | Output::OpenProduct { .. }
+            | Output::ForgetProduct(_)
+            | Output::Verify { .. }) => self.on_challenge(output).await,
             Output::Misbehaved { peer, what } => self.strike(peer, what).await,
             Output::Event(event) => self.on_event(event),
         }
@@ -1086,17 +1072,7 @@ impl Driver {
                 }
                 self.when_durable(reply, open);
             }
-            Ask::Challenge(provider, reply) => {
-                // An asker that has gone away makes room for the next.
-                self.challenging.retain(|_, reply| !reply.is_closed());
-                if self.challenging.contains_key(&provider) {
-                    let _ = reply.send(Err(Unanswered::TooMany));
-                } else {
-                    self.challenging.insert(provider, reply);
-                    self.step(Input::Command(Command::Challenge(provider)))
-                        .await;
-                }
-            }
+            Ask::Challenge(provider, reply) => self.challenge(provider, reply).await,
             Ask::Standing(provider, reply) => {
                 let _ = reply.send(self.peer.standing(provider).cloned());
             }

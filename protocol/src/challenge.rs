@@ -163,6 +163,11 @@ impl Challenge {
         2.0 * f64::from(self.columns).sqrt() * f64::from(self.depth) * ROUND_OFF
     }
 
+    /// Whether two sums are the same but for rounding. What is no number never is.
+    fn is_near(&self, one: f64, other: f64) -> bool {
+        (one - other).abs() <= self.tolerance()
+    }
+
     /// The words that entries of A (0 and 1) and of B (2 and 3) follow from.
     pub fn words(&self) -> [u32; 4] {
         words(self.seed)
@@ -204,8 +209,7 @@ impl Challenge {
                 return Err(Wrong::Changed(index));
             }
             let stated = sums.get(position(index)).copied().unwrap_or(f64::NAN);
-            // Also refuses what is no number.
-            if !((row_sum(&row.entries, &r) - stated).abs() <= self.tolerance()) {
+            if !self.is_near(row_sum(&row.entries, &r), stated) {
                 return Err(Wrong::Sum(index));
             }
         }
@@ -226,7 +230,7 @@ impl Challenge {
             .collect();
         for (i, sum) in (0..self.rows).zip(sums) {
             let expected = line(i * self.depth, &b_r, a0, a1);
-            if !((expected - sum).abs() <= self.tolerance()) {
+            if !self.is_near(expected, *sum) {
                 return Err(Wrong::Product(i));
             }
         }

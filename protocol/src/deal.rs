@@ -22,6 +22,7 @@ use crate::{
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, RequestId},
     limits::{FEATURES_MAX, HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX},
     offer::{Name, Offer, Prices, Terms, check_prices},
+    rank,
     registry::{Confidentiality, DeviceKind, Feature, Runtime, SandboxLevel, Verification, kind},
     units::{Amount, Meter, Millis, Wall},
     wire::List,
@@ -161,6 +162,14 @@ impl Needs {
     }
 }
 
+impl Request {
+    /// What the client pays for each execution, if all cost the same.
+    pub fn unit_budget(&self) -> Amount {
+        let units = u64::from(self.work.unit_count().max(1));
+        Amount::from_micros(self.budget.as_micros() / units)
+    }
+}
+
 /// A client's ask to one provider.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Request {
@@ -274,6 +283,17 @@ pub struct Quote {
     pub extensions: Extensions,
 }
 
+impl Quote {
+    /// What one execution may use of its runtime's own meter: see
+    /// [`Needs::quantity_max`].
+    pub fn quantity_max(&self, runtime: Runtime) -> u64 {
+        match Meter::of(runtime) {
+            Meter::WASM_FUEL => self.fuel_max,
+            _ => self.run_max.get(),
+        }
+    }
+}
+
 impl Body for Quote {
     const KIND: Kind = kind::QUOTE;
 
@@ -327,6 +347,10 @@ pub enum Mismatch {
     /// The quote changes what was asked.
     #[error("the quote is for other work than was asked for")]
     OtherWork,
+    /// The quote allows less than the client's budget buys at its prices: a job
+    /// that is cut short is paid as the job's fault.
+    #[error("the quote allows less than the budget pays for")]
+    TooLittle,
     /// The quote is over what the client pays.
     #[error("the quote's cap is over the client's budget")]
     OverBudget,
@@ -476,8 +500,23 @@ pub fn check_quote(
     if quoted.cap > asked.budget {
         return Err(Mismatch::OverBudget);
     }
+    if quoted.quantity_max(asked.needs.runtime) < least_quantity(asked, quoted) {
+        return Err(Mismatch::TooLittle);
+    }
     if asked.take && (quoted.prices != offer.body().prices || quoted.terms != offer.body().terms) {
         return Err(Mismatch::NotAsOffered);
     }
     Ok(())
+}
+
+/// What a quote has to allow one execution.
+fn least_quantity(asked: &Request, quoted: &Quote) -> u64 {
+    match &asked.work {
+        Work::Lease { .. } => asked.needs.quantity_max(),
+        Work::Job | Work::Array { .. } => {
+            let bought = rank::affordable(&quoted.prices, &asked.needs, asked.unit_budget());
+            // A cap below its own prices is the provider's gift.
+            bought.map_or(0, |(quantity, _)| quantity)
+        }
+    }
 }

@@ -112,6 +112,10 @@ pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<
             have: 0,
         });
     }
+    // Allowed nothing it could only fail.
+    if needs.quantity_max() == 0 {
+        return Err(Reason::NO_SUCH_WORK.into());
+    }
     device_for(offer, needs)?;
     if offer.sandbox < needs.sandbox {
         return Err(Decline {
@@ -143,6 +147,44 @@ pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<
         });
     }
     Ok(())
+}
+
+/// How much of its runtime's meter a budget pays for one execution, up to what
+/// is needed, and what that costs at most. What a provider quotes, and the least
+/// that its client takes.
+///
+/// # Errors
+/// If it pays for nothing at all.
+pub fn affordable(
+    prices: &[Price],
+    needs: &Needs,
+    budget: Amount,
+) -> Result<(u64, Amount), Decline> {
+    let meter = Meter::of(needs.runtime);
+    let most = needs.quantity_max();
+    let cap_of = |quantity| cost(&crate::offer::usage_of(needs.runtime, quantity), prices);
+    if let Some(cap) = cap_of(most).filter(|cap| *cap <= budget) {
+        return Ok((most, cap));
+    }
+    let fixed = cap_of(0).unwrap_or(Amount::MAX);
+    let over = Decline {
+        reason: Reason::OVER_BUDGET,
+        need: fixed.as_micros(),
+        have: budget.as_micros(),
+    };
+    let price = prices
+        .iter()
+        .find(|price| price.meter == meter)
+        .ok_or(over)?;
+    let left = u128::from(budget.saturating_sub(fixed).as_micros()) * u128::from(price.per);
+    let quantity = left
+        .checked_div(u128::from(price.amount.as_micros()))
+        .unwrap_or(0);
+    let quantity = u64::try_from(quantity).unwrap_or(u64::MAX).min(most);
+    match cap_of(quantity).filter(|cap| *cap <= budget && quantity > 0) {
+        Some(cap) => Ok((quantity, cap)),
+        None => Err(over),
+    }
 }
 
 /// The offer's device that would run it, by position: the fastest that will do.

@@ -156,8 +156,8 @@ pub enum ReceiptFault {
         /// What follows.
         due: Amount,
     },
-    /// More device time than passed, or more than the agreement allows.
-    #[error("more is metered than the time allows")]
+    /// More than the agreement allows, or on a meter that the work has no part in.
+    #[error("more is metered than the agreement allows")]
     ImpossibleUsage,
     /// Outputs over the agreed size.
     #[error("the outputs are larger than agreed")]
@@ -192,9 +192,13 @@ impl Receipt {
         if self.program != request.spec.blob || self.inputs != inputs_hash(&request.inputs) {
             return Err(ReceiptFault::OtherWork);
         }
+        // Each runtime has its own meter, and nothing on another's.
+        let runtime = request.needs.runtime;
         let over = |line: &Usage| match line.meter {
-            Meter::GPU_MS => line.quantity > quote.run_max.get(),
-            Meter::WASM_FUEL => line.quantity > quote.fuel_max,
+            Meter::JOB => line.quantity > 1,
+            Meter::GPU_MS | Meter::WASM_FUEL => {
+                line.meter != Meter::of(runtime) || line.quantity > quote.quantity_max(runtime)
+            }
             _ => false,
         };
         if self.usage.iter().any(over) {

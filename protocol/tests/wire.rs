@@ -732,6 +732,16 @@ fn what_a_later_version_signed_is_forwarded_and_forgeries_of_it_are_not() {
 }
 
 #[test]
+fn a_receipt_with_two_lines_for_one_meter_is_refused() {
+    let mut twice = sample_receipt().body().clone();
+    twice.usage = List::truncated([usage(100), usage(1)].concat());
+    assert!(matches!(
+        verify_any(sign(PROVIDER, twice).bytes(), network()),
+        Err(EnvelopeError::OutOfRange("two lines for one meter"))
+    ));
+}
+
+#[test]
 fn an_inline_blob_must_be_what_it_is_called() {
     let wrong = List::truncated(vec![InlineBlob {
         blob: blob(b"spec").blob,

@@ -39,6 +39,11 @@ pub(crate) fn command() -> Command {
 
 /// WebAssembly from text, with the imports that most programs here need.
 pub(crate) fn wat(body: &str) -> Vec<u8> {
+    wat_with("", body)
+}
+
+/// The same, with more imports.
+pub(crate) fn wat_with(imports: &str, body: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
             (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
@@ -50,6 +55,7 @@ pub(crate) fn wat(body: &str) -> Vec<u8> {
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
             (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "sock_shutdown" (func $shutdown (param i32 i32) (result i32)))
+            {imports}
             (memory (export "memory") 1)
             ;; writes `length` bytes at `at` to a descriptor
             (func $say (param $fd i32) (param $at i32) (param $length i32)
@@ -60,6 +66,16 @@ pub(crate) fn wat(body: &str) -> Vec<u8> {
             {body})"#
     );
     wat::parse_str(text).unwrap()
+}
+
+/// Fuel that such a module, with its one page of memory, uses before its first
+/// instruction.
+pub(crate) fn ready(module: &[u8]) -> u64 {
+    let functions = wasmparser::Parser::new(0)
+        .parse_all(module)
+        .filter(|part| matches!(part, Ok(wasmparser::Payload::CodeSectionEntry(_))))
+        .count();
+    300 * module.len() as u64 + 50_000 * functions as u64 + 8192
 }
 
 pub(crate) fn request(bench: &mut Bench, command: &Command, inputs: &[&[u8]]) -> ExecutionRequest {
@@ -214,9 +230,10 @@ async fn the_same_command_uses_the_same_fuel_everywhere() {
         request.fresh = fresh;
         let end = bench.run(request).await;
         let (_, usage) = end.result.unwrap();
-        // Eight operations a round, and one for the call. Another figure is
-        // another version of the runtime, in offers and in docs/job-spec.md.
-        assert_eq!(usage.fuel, 8001);
+        // Eight operations a round, and one for the call, whether the module was
+        // compiled before or not. Another figure is another version of the
+        // runtime, in offers and in docs/job-spec.md.
+        assert_eq!(usage.fuel, ready(&module) + 8001);
         assert_eq!(usage.gpu_us, 0);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use suanli_executor::{ExecutorConfig, Failure};
 
 use crate::{
-    commands::{command, output, request, run, wat},
+    commands::{command, output, ready, request, run, wat},
     support::{Bench, bench, process_exists},
 };
 
@@ -127,6 +127,22 @@ async fn abuse_32_tables_and_stacks_are_bounded() {
                 (then (call $exit (i32.const 3)))))
     "#;
     ends_as("table", grows, Failure::Exited { code: 3 }, "exit code 3").await;
+    let together = r#"
+        (table $a 1 funcref)
+        (table $b 1 funcref)
+        (func (export "_start")
+            (if (i32.eq (table.grow $a (ref.null func) (i32.const 600000)) (i32.const -1))
+                (then unreachable))
+            (if (i32.eq (table.grow $b (ref.null func) (i32.const 600000)) (i32.const -1))
+                (then (call $exit (i32.const 4)))))
+    "#;
+    ends_as(
+        "tables",
+        together,
+        Failure::Exited { code: 4 },
+        "exit code 4",
+    )
+    .await;
     let deep = r#"
         (func $f (param i64) (result i64) (i64.add (i64.const 1) (call $f (local.get 0))))
         (func (export "_start") (drop (call $f (i64.const 0))))
@@ -160,7 +176,9 @@ async fn abuse_33_a_compile_bomb_is_refused_or_ended_and_others_are_served() {
         r#"{} (func (export "_start"))"#,
         format!("(func (local i64 i64) {body})").repeat(20)
     ));
-    let mut request = request(&mut bench, &command(), &[&slow]);
+    let mut rich = command();
+    rich.fuel_max = ready(&slow) + 1000;
+    let mut request = request(&mut bench, &rich, &[&slow]);
     request.run_limit = Duration::from_millis(200);
     let id = request.id;
     bench.executor.run(request).unwrap();

@@ -16,4 +16,7 @@
 mod support;
 
 mod commands;
+mod files;
+mod fuel;
 mod hostile;
+mod prices;

@@ -5,7 +5,7 @@
 //! runtime's blocking threads, as many as the core has challenges at once.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -16,13 +16,16 @@ use suanli_protocol::{
     challenge::{Challenge, Commitment, Opening, Seed},
     ids::{Hash, PeerId, hex},
     message::Frame,
-    peer::Input,
+    peer::{Command, Input, Output, Unanswered},
     units::Millis,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Driver, intake::channel_of, key_of};
-use crate::transport::{TransportCommand, TransportHandle};
+use crate::{
+    handle::Challenged,
+    transport::{TransportCommand, TransportHandle},
+};
 
 /// What the driver keeps of challenges.
 #[derive(Debug)]
@@ -128,8 +131,48 @@ impl Challenges {
 }
 
 impl Driver {
+    /// What the core wants of a challenge.
+    pub(super) async fn on_challenge(&mut self, output: Output) {
+        match output {
+            Output::Compute {
+                challenge, run_max, ..
+            } => self.compute(challenge, run_max).await,
+            Output::OpenProduct {
+                challenge,
+                open,
+                to,
+            } => self.challenges.open(challenge, open, to),
+            Output::ForgetProduct(seed) => self.challenges.forget(seed),
+            Output::Verify {
+                provider,
+                challenge,
+                root,
+                seed,
+                opening,
+            } => self
+                .challenges
+                .verify(provider, challenge, root, (seed, opening)),
+            // Of something else: its own handler has it.
+            _ => {}
+        }
+    }
+
+    /// Somebody wants a provider challenged, and waits for what that comes to.
+    pub(super) async fn challenge(&mut self, provider: PeerId, reply: oneshot::Sender<Challenged>) {
+        // An asker that has gone away makes room for the next.
+        self.challenging.retain(|_, reply| !reply.is_closed());
+        match self.challenging.entry(provider) {
+            Entry::Occupied(_) => drop(reply.send(Err(Unanswered::TooMany))),
+            Entry::Vacant(free) => {
+                free.insert(reply);
+                let command = Command::Challenge(provider);
+                self.step(Input::Command(command)).await;
+            }
+        }
+    }
+
     /// Starts the execution of a challenge's product.
-    pub(super) async fn compute(&mut self, challenge: Challenge, run_max: Millis) {
+    async fn compute(&mut self, challenge: Challenge, run_max: Millis) {
         self.next_number += 1;
         let number = ExecutionId(self.next_number);
         let folder = self.challenges.folder.join(number.to_string());

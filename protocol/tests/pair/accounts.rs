@@ -314,6 +314,8 @@ fn a_disputed_receipt_does_not_block_the_channel() {
         Lie::Unit,
         Lie::Attempt,
         Lie::Usage,
+        Lie::Meter,
+        Lie::Jobs,
     ] {
         let mut world = World::new(0);
         let liar = world.add(None);

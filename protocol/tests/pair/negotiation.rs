@@ -8,15 +8,16 @@ use suanli_protocol::{
     ids::JobId,
     message::{Frame, Message},
     peer::{Command, Event, JobEvent},
-    record::JobEnd,
+    receipt::Verdict,
+    record::{JobEnd, Record},
     registry::{Feature, Reason},
     units::{Millis, Wall},
     wire::List,
 };
 
 use crate::{
-    puppet::Client,
-    world::{Fate, Run, World, account_signer, micros, order},
+    puppet::{Client, Provider},
+    world::{Fate, Run, World, account_signer, micros, order, sell_fuel, wasm_order},
 };
 
 #[test]
@@ -516,4 +517,80 @@ fn an_offer_that_nobody_would_accept_is_not_announced() {
     world.submit(order(1));
     world.run_until_settled();
     assert_eq!(world.job(1).provider, Some(world.id(2)));
+}
+
+#[test]
+fn a_quote_for_less_fuel_than_the_budget_buys_is_refused() {
+    let agreed = |world: &World| world.count_sent(|frame| matches!(frame, Frame::Agree(..)));
+    for (fuel_max, agreements) in [(u64::MAX, 1), (999, 0), (1, 0), (0, 0)] {
+        let mut world = World::new(0);
+        let liar = world.add(None);
+        let mut world = world.start(&[liar]);
+        let mut offer = world.provider(liar).offer;
+        sell_fuel(&mut offer, 1);
+        let mut provider = Provider::offering(&mut world, liar, offer);
+        provider.fuel_max = fuel_max;
+        world.submit(wasm_order(1, 1000));
+        provider.answer(&mut world);
+        world.pass(Duration::from_secs(2));
+        assert_eq!(agreed(&world).min(1), agreements, "{fuel_max}");
+        assert_eq!(world.blamed.is_empty(), agreements == 1, "{fuel_max}");
+    }
+}
+
+#[test]
+fn a_cap_that_pays_for_half_a_job_is_no_bargain() {
+    let mut world = World::new(2);
+    // The first sells all that is asked for 1000 + 1000 · 10, the second a single
+    // unit for 2000 + 6000, and that within the budget.
+    sell_fuel(world.offer_of(1), 10);
+    sell_fuel(world.offer_of(2), 6000);
+    let mut world = world.start(&[]);
+    let mut order = wasm_order(1, 1000);
+    order.budget = micros(12_000);
+    world.submit(order);
+    let agreed = |frame: &Frame| matches!(frame, Frame::Agree(..));
+    assert!(world.run_until(Duration::from_secs(5), |world| world.count_sent(agreed) > 0));
+    let quoted = |frame: &Frame| matches!(frame, Frame::Quoted(_));
+    assert_eq!(world.count_sent(quoted), 2, "both had a say");
+    assert_eq!(world.job(1).provider, Some(world.id(1)));
+}
+
+#[test]
+fn work_that_may_use_nothing_is_declined() {
+    let mut world = World::new(1);
+    let client = world.add(None);
+    sell_fuel(world.offer_of(1), 1);
+    let mut world = world.start(&[client]);
+    let mut client = Client::new(client, 1);
+    let refused = client.ask_for(&mut world, wasm_order(1, 0)).map(|_| ());
+    assert_eq!(refused, Err(Reason::NO_SUCH_WORK));
+    let mut order = order(2);
+    order.needs.run_max = Millis::new(0);
+    let refused = client.ask_for(&mut world, order).map(|_| ());
+    assert_eq!(refused, Err(Reason::NO_SUCH_WORK));
+    let quote = client.ask_for(&mut world, wasm_order(3, 1)).unwrap();
+    assert_eq!(quote.body().fuel_max, 1);
+}
+
+#[test]
+fn a_wasm_receipt_that_charges_for_a_device_is_disputed() {
+    let mut world = World::new(1);
+    sell_fuel(world.offer_of(1), 1);
+    let mut world = world.start(&[]);
+    // The executor here reports device time, whatever it runs.
+    world.submit(wasm_order(1, 1000));
+    let disputes = |world: &World| {
+        let disputed = |record: &Record| {
+            matches!(record, Record::HeardOf(acceptance)
+                if acceptance.body().verdict == Verdict::Disputed(Reason::WRONG_AMOUNT))
+        };
+        world
+            .records(1)
+            .iter()
+            .filter(|record| disputed(record))
+            .count()
+    };
+    assert!(world.run_until(Duration::from_secs(60), |world| disputes(world) > 0));
+    assert_eq!(world.job(1).spent, micros(0));
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use suanli_protocol::{
     deal::{Agreement, Quote, Request},
     envelope::{Body, Extensions, Verified},
-    ids::{AgreementId, BlobId, Hash, JobId, OfferId, QuoteId, ReceiptId, RequestId},
+    ids::{AgreementId, BlobId, Hash, OfferId, QuoteId, ReceiptId, RequestId},
     message::{Frame, Message},
     offer::Offer,
     receipt::{Acceptance, Outcome, Receipt, ReceiptKey, Verdict, inputs_hash},
+    record::JobOrder,
     registry::{Reason, Verification},
-    units::{Meter, Millis, Total, Wall},
+    units::{Meter, Millis, Total, Usage, Wall},
     voucher::{NO_ROOT, Parties, Voucher, next_root},
     wire::List,
 };
@@ -59,8 +60,16 @@ impl Client {
     }
 
     pub(crate) fn ask(&mut self, world: &mut World, job: u8) -> Result<Verified<Quote>, Reason> {
+        self.ask_for(world, order(job))
+    }
+
+    pub(crate) fn ask_for(
+        &mut self,
+        world: &mut World,
+        order: JobOrder,
+    ) -> Result<Verified<Quote>, Reason> {
         self.now = world.now(self.number).wall;
-        let request = self.request(world, job);
+        let request = self.request(world, order);
         world.nodes[self.number].inbox.clear();
         self.say(world, Frame::Ask(request.raw()));
         self.await_message(world, |message| match message {
@@ -95,17 +104,16 @@ impl Client {
         find(world).unwrap()
     }
 
-    fn request(&self, world: &World, job: u8) -> Verified<Request> {
+    fn request(&self, world: &World, order: JobOrder) -> Verified<Request> {
         let provider = world.id(self.provider);
         let offer = world.peer(self.provider).book().of(provider).unwrap();
-        let order = order(job);
         let request = Request {
             account: account_signer(self.number).public().account(),
             delegation: delegate(self.number),
             principal: order.principal,
             provider,
             offer: OfferId(offer.hash()),
-            job: JobId::from_bytes([job; 16]),
+            job: order.job,
             attempt: 1,
             work: order.work,
             spec: order.spec,
@@ -199,12 +207,16 @@ pub(crate) enum Lie {
     Unit,
     Attempt,
     Usage,
+    /// A line of another runtime's meter.
+    Meter,
+    /// More than one execution.
+    Jobs,
 }
 
 impl Lie {
     pub(crate) fn reason(self) -> Reason {
         match self {
-            Self::Amount | Self::Usage => Reason::WRONG_AMOUNT,
+            Self::Amount | Self::Usage | Self::Meter | Self::Jobs => Reason::WRONG_AMOUNT,
             Self::Program | Self::Unit | Self::Attempt => Reason::CONTRADICTS_AGREEMENT,
         }
     }
@@ -216,13 +228,19 @@ pub(crate) struct Provider {
     offer: Verified<Offer>,
     quote: Option<Verified<Quote>>,
     pub(crate) duration: Millis,
+    /// The most that it allows of fuel, whatever is asked.
+    pub(crate) fuel_max: u64,
     now: Wall,
 }
 
 impl Provider {
     /// Announces its offer.
     pub(crate) fn new(world: &mut World, number: usize) -> Self {
-        let mut offer = world.provider(number).offer;
+        let offer = world.provider(number).offer;
+        Self::offering(world, number, offer)
+    }
+
+    pub(crate) fn offering(world: &mut World, number: usize, mut offer: Offer) -> Self {
         offer.sequence = 1;
         let now = world.now(number).wall;
         let offer = node_signer(number).sign(now, now.after(Duration::from_secs(900)), offer);
@@ -233,6 +251,7 @@ impl Provider {
             offer,
             quote: None,
             duration: Millis::new(1000),
+            fuel_max: u64::MAX,
             now,
         }
     }
@@ -285,6 +304,17 @@ impl Provider {
         verdict
     }
 
+    /// Answers the next request with its quote, and nothing else.
+    pub(crate) fn answer(&mut self, world: &mut World) {
+        let request = self.await_message(world, |message| match message {
+            Message::Ask(request) => Some(request.clone()),
+            _ => None,
+        });
+        self.now = world.now(self.number).wall;
+        let quote = self.quote(&request);
+        self.say(world, Frame::Quoted(quote.raw()));
+    }
+
     fn await_message<T>(&self, world: &mut World, want: impl Fn(&Message) -> Option<T>) -> T {
         let number = self.number;
         let find = |world: &World| {
@@ -310,7 +340,7 @@ impl Provider {
             unit_cap: micros(11_000),
             cap: micros(11_000),
             run_max: asked.needs.run_max,
-            fuel_max: asked.needs.fuel_max,
+            fuel_max: asked.needs.fuel_max.min(self.fuel_max),
             transfer_max: Millis::new(10_000),
             collect_max: Millis::new(10_000),
             start_expected: self.now,
@@ -335,6 +365,15 @@ impl Provider {
             usage[1].quantity = 1001;
         }
         assert_eq!(usage[1].meter, Meter::GPU_MS);
+        if lies(Lie::Meter) {
+            usage.push(Usage {
+                meter: Meter::WASM_FUEL,
+                quantity: 1,
+            });
+        }
+        if lies(Lie::Jobs) {
+            usage[0].quantity = 2;
+        }
         self.sign(Receipt {
             key: ReceiptKey {
                 agreement: AgreementId(quote.hash()),

@@ -403,6 +403,32 @@ pub(crate) fn order(number: u8) -> JobOrder {
     }
 }
 
+/// The same for the processor, with so much fuel.
+pub(crate) fn wasm_order(number: u8, fuel_max: u64) -> JobOrder {
+    let mut order = order(number);
+    order.needs.runtime = Runtime::WASM;
+    order.needs.fuel_max = fuel_max;
+    order
+}
+
+/// Sells fuel at so much a unit, beside what it sells.
+pub(crate) fn sell_fuel(offer: &mut Offer, price: u64) {
+    let mut runtimes = offer.runtimes.to_vec();
+    runtimes.push(RuntimeOffer {
+        runtime: Runtime::WASM,
+        version: 1,
+        features: List::default(),
+    });
+    offer.runtimes = List::truncated(runtimes);
+    let mut prices = offer.prices.to_vec();
+    prices.push(Price {
+        meter: Meter::WASM_FUEL,
+        amount: micros(price),
+        per: 1,
+    });
+    offer.prices = List::truncated(prices);
+}
+
 /// Asking.
 impl World {
     pub(crate) fn now(&self, node: usize) -> Now {

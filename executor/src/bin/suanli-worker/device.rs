@@ -31,6 +31,9 @@ use wgpu::{
 
 use crate::{Fault, clock::Clock, recent::Recent, run::Program};
 
+/// Bytes of source whose pipelines are kept for the tenant.
+const KEPT_SOURCE_BYTES_MAX: usize = 4 << 20;
+
 /// The interfaces whose shaders wgpu checks for bounds. Not GL.
 const BACKENDS: Backends = Backends::VULKAN
     .union(Backends::METAL)
@@ -109,7 +112,7 @@ impl Gpu {
             device,
             queue,
             limits,
-            programs: Recent::default(),
+            programs: Recent::new(KEPT_SOURCE_BYTES_MAX),
             stage: None,
             lost,
             uncaught,

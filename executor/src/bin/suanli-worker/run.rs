@@ -266,7 +266,7 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Prog
         });
     }
     let program = Program(steps);
-    gpu.programs.put(key, program.clone());
+    gpu.programs.put(key, program.clone(), graph.source.len());
     Ok((program, false))
 }
 

@@ -12,11 +12,14 @@
 //! so of the runtime's version in offers.
 //!
 //! A program stops to look up after a slice of fuel, not after a time: so what
-//! it has used is known to the unit whenever it is stopped.
+//! it has used is known to the unit whenever it is stopped. A failure that is
+//! this machine's is never an answer to the program, which would go on from it
+//! elsewhere than on other machines: it ends the execution, as ours.
 //!
 //! Absent: deadlines (the parent's), components, threads.
 
 mod files;
+mod fuel;
 mod wasi;
 mod weigh;
 
@@ -36,27 +39,31 @@ use suanli_executor::{
     command::{Command, SIEVE},
     ipc::{Detail, Failure, IpcError, Reply, Stage, Used, WorkerEnd, are_sent_in_frame},
     limits::{
-        DETAIL_BYTES_MAX, LOG_BYTES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX, WASM_STACK_BYTES,
+        DETAIL_BYTES_MAX, LOG_BYTES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
+        WASM_STACK_BYTES,
     },
 };
 use suanli_protocol::wire::{List, Utf8};
 use wasmtime::{
-    Config, Engine, InstancePre, Linker, Module, ResourceLimiter, Store, Trap, WasmBacktrace,
+    Config, Engine, InstancePre, Linker, Memory, Module, ResourceLimiter, Store, Trap,
+    WasmBacktrace,
 };
 
-use self::files::{Files, Input, Refused};
+use self::{
+    files::{Files, Input, Refused},
+    weigh::Weight,
+};
 use crate::{Fault, cpu_time, is_cancelled, micros, position, recent::Recent};
 
-/// Fuel between two looks at the parent: some milliseconds.
-const SLICE: u64 = 4_000_000;
-/// A program that calls out often looks up then, after this time.
+/// A program looks up at the parent after this time, at the end of a slice or
+/// in a call.
 const LOOK_UP_INTERVAL: Duration = Duration::from_millis(10);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// Tables of an instance.
-const TABLES_MAX: usize = 16;
 /// What a line of the log counts beside its text.
 const LOG_LINE_BYTES: usize = 64;
 const PAGE_BYTES: u64 = 64 << 10;
+/// Bytes of compiled code that are kept for the tenant.
+const KEPT_BYTES_MAX: usize = 128 << 20;
 
 /// Error numbers of WASI preview 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,19 +102,29 @@ enum Stop {
     #[error("the module exports no memory named `memory`")]
     NoMemory,
     #[error("{0}")]
-    Parent(String),
+    Host(String),
 }
 
 /// Everything that one program sees, and the way to its parent.
 struct World {
     files: Files,
-    arguments: Vec<String>,
+    /// Found at the first call.
+    memory: Option<Memory>,
+    arguments: Arc<[String]>,
     /// `name=value`.
-    variables: Vec<String>,
+    variables: Arc<[String]>,
+    /// What was left when the program began; clocks start there.
+    fuel_at_start: u64,
     clock_ns: u64,
     slept_ns: u64,
     chance: Chance,
     memory_max: u64,
+    /// Of memory, for which the program has paid or owes.
+    pages: u64,
+    /// Fuel that is taken at the next call, or at the end.
+    owed: u64,
+    /// Of all tables.
+    elements: usize,
     watch: Watch,
     /// The line of standard error that has not ended yet.
     line: Vec<u8>,
@@ -129,20 +146,17 @@ struct Watch {
 }
 
 /// Random numbers that follow from a seed.
-#[derive(Default)]
-struct Chance {
-    seed: u64,
-    given: u64,
-}
+struct Chance(blake3::OutputReader);
 
 impl Chance {
-    fn fill(&mut self, bytes: &mut [u8]) {
+    fn new(seed: u64) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("suanli 2026 wasm random numbers");
-        hasher.update(&self.seed.to_le_bytes());
-        let mut stream = hasher.finalize_xof();
-        stream.set_position(self.given);
-        stream.fill(bytes);
-        self.given += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        hasher.update(&seed.to_le_bytes());
+        Self(hasher.finalize_xof())
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        self.0.fill(bytes);
     }
 }
 
@@ -192,7 +206,7 @@ impl Watch {
         })
     }
 
-    /// From inside a call: so much fuel is used by now.
+    /// So much fuel is used by now.
     fn note(&self, fuel_used: u64) -> Result<(), Stop> {
         self.fuel_used.store(fuel_used, Ordering::Relaxed);
         let since = micros(self.began.elapsed()) - self.looked_us.load(Ordering::Relaxed);
@@ -206,7 +220,7 @@ impl Watch {
     fn look_up(&self) -> Result<(), Stop> {
         let now_us = micros(self.began.elapsed());
         self.looked_us.store(now_us, Ordering::Relaxed);
-        if is_cancelled(&self.parent).map_err(|fault| Stop::Parent(fault.detail))? {
+        if is_cancelled(&self.parent).map_err(|fault| Stop::Host(fault.detail))? {
             return Err(Stop::Cancelled);
         }
         if now_us - self.told_us.load(Ordering::Relaxed) >= micros(PROGRESS_INTERVAL) {
@@ -217,7 +231,7 @@ impl Watch {
                 total: self.fuel_max,
                 used: self.used(done),
             };
-            let gone = |error: IpcError| Stop::Parent(error.to_string());
+            let gone = |error: IpcError| Stop::Host(error.to_string());
             self.parent.send(&progress).map_err(gone)?;
         }
         Ok(())
@@ -249,16 +263,36 @@ impl ResourceLimiter for World {
             return Ok(false);
         };
         self.files.set_bytes_max(left);
+        let more = (desired / PAGE_BYTES).saturating_sub(self.pages);
+        self.pages += more;
+        self.owed += fuel::of_growth(more);
         Ok(true)
+    }
+
+    /// Nothing but the host can fail what was allowed.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(wasmtime::Error::new(Stop::Host(format!("{error:#}"))))
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS_MAX)
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let all = (self.elements - current).saturating_add(desired);
+        if all > TABLE_ELEMENTS_MAX {
+            return Ok(false);
+        }
+        self.elements = all;
+        Ok(true)
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(wasmtime::Error::new(Stop::Host(format!("{error:#}"))))
     }
 
     fn instances(&self) -> usize {
@@ -278,7 +312,14 @@ impl ResourceLimiter for World {
 pub(crate) struct Wasm {
     engine: Engine,
     linker: Linker<World>,
-    modules: Recent<InstancePre<World>>,
+    modules: Recent<Ready>,
+}
+
+/// A module that only needs to be instantiated, and what that takes.
+#[derive(Clone)]
+struct Ready {
+    module: InstancePre<World>,
+    weight: Weight,
 }
 
 /// What the parent asked for.
@@ -299,7 +340,7 @@ impl Wasm {
         Ok(Self {
             engine,
             linker,
-            modules: Recent::default(),
+            modules: Recent::new(KEPT_BYTES_MAX),
         })
     }
 
@@ -309,48 +350,110 @@ impl Wasm {
         order: Order<'_>,
         parent: &mut WorkerEnd,
     ) -> Result<Reply, Fault> {
-        let cpu_before = cpu_time();
-        let module = self.compile(&order, parent)?;
-        let watch = Watch::new(order.fuel_max, parent, cpu_before)?;
-        let world = World::new(&order, watch.clone())?;
-        let mut store = Store::new(&self.engine, world);
-        store.limiter(|world| world);
-        let internal = |error: wasmtime::Error| Fault::new(Failure::Internal, error.to_string());
-        store.set_fuel(order.fuel_max).map_err(internal)?;
-        let sliced = store.fuel_async_yield_interval(Some(SLICE));
-        sliced.map_err(internal)?;
-        let ended = watched(run(&module, &mut store), &watch);
-        let fuel = order.fuel_max.saturating_sub(store.get_fuel().unwrap_or(0));
-        store.data_mut().end_line();
-        let (world, used) = (store.data(), watch.used(fuel));
-        let end = ended.map_err(|error| judge(&error, world)).and_then(|()| {
-            let outputs = collect(order.command, world)?;
+        let watch = Watch::new(order.fuel_max, parent, cpu_time())?;
+        let mut left = order.fuel_max;
+        let end = self.start(&order, &watch, &mut left, parent);
+        let used = watch.used(order.fuel_max - left);
+        let end = end.and_then(|world| {
+            let outputs = collect(order.command, &world)?;
             finish(&outputs, &order.outputs, used)
         });
         end.map_err(|fault| fault.after(used))
     }
 
-    fn compile(
+    /// Runs a command to its good end. Says also what fuel is left.
+    fn start(
         &mut self,
         order: &Order<'_>,
+        watch: &Watch,
+        left: &mut u64,
         parent: &mut WorkerEnd,
-    ) -> Result<InstancePre<World>, Fault> {
+    ) -> Result<World, Fault> {
         let code = order.inputs.get(position(order.command.module));
         let code = code.ok_or_else(|| Fault::new(Failure::InvalidSpec, "no module came"))?;
         let code = read_module(code)?;
+        pay(left, fuel::of_code(length(&code)), watch)?;
         let key = blake3::hash(&code);
-        if let Some(known) = self.modules.get(&key) {
-            return Ok(known);
-        }
-        parent.send(&Reply::Stage(Stage::Compiling))?;
-        weigh::weigh(&code)?;
-        let module = Module::new(&self.engine, &code).map_err(|error| invalid(&error))?;
+        let known = self.modules.get(&key);
+        let weight = match &known {
+            Some(known) => known.weight,
+            None => weigh::weigh(&code)?,
+        };
+        admit(weight, order.command.memory_max)?;
+        pay(left, fuel::of_module(weight), watch)?;
+        let module = match known {
+            Some(known) => known.module,
+            None => {
+                parent.send(&Reply::Stage(Stage::Compiling))?;
+                let module = self.compile(key, &code, weight)?;
+                parent.send(&Reply::Stage(Stage::Running))?;
+                module
+            }
+        };
+        drop(code);
+        let world = World::new(order, watch.clone(), *left, weight)?;
+        let mut store = Store::new(&self.engine, world);
+        store.limiter(|world| world);
+        let internal = |error: wasmtime::Error| Fault::new(Failure::Internal, error.to_string());
+        store.set_fuel(*left).map_err(internal)?;
+        let sliced = store.fuel_async_yield_interval(Some(fuel::SLICE));
+        sliced.map_err(internal)?;
+        let ended = watched(run(&module, &mut store), watch);
+        *left = store.get_fuel().map_err(internal)?;
+        store.data_mut().end_line();
+        let paid = pay(left, store.data().owed, watch);
+        ended.map_err(|error| judge(&error, order.fuel_max))?;
+        paid.map(|()| store.into_data())
+    }
+
+    fn compile(
+        &mut self,
+        key: blake3::Hash,
+        code: &[u8],
+        weight: Weight,
+    ) -> Result<InstancePre<World>, Fault> {
+        let module = Module::new(&self.engine, code);
+        let module = module.map_err(|error| blame(&self.engine, code, &error))?;
         let linked = self.linker.instantiate_pre(&module);
         let linked = linked.map_err(|error| invalid(&error))?;
-        self.modules.put(key, linked.clone());
-        parent.send(&Reply::Stage(Stage::Running))?;
+        let image = module.image_range();
+        let bytes = image.end.addr() - image.start.addr();
+        let module = linked.clone();
+        self.modules.put(key, Ready { module, weight }, bytes);
         Ok(linked)
     }
+}
+
+/// Whether it is the module's fault or ours that it was not compiled.
+fn blame(engine: &Engine, code: &[u8], error: &wasmtime::Error) -> Fault {
+    match Module::validate(engine, code) {
+        Err(error) => invalid(&error),
+        Ok(()) => Fault::new(Failure::Internal, format!("compiling: {error:#}")),
+    }
+}
+
+/// Takes fuel for what comes before the program's first instruction, or is owed
+/// after its last.
+fn pay(left: &mut u64, price: u64, watch: &Watch) -> Result<(), Fault> {
+    let Some(rest) = left.checked_sub(price) else {
+        *left = 0;
+        return Err(no_fuel(watch.fuel_max));
+    };
+    *left = rest;
+    watch
+        .fuel_used
+        .store(watch.fuel_max - rest, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Refuses what begins with more memory than the job allows.
+fn admit(weight: Weight, allowed: u64) -> Result<(), Fault> {
+    let asked = weight.memory_pages.saturating_mul(PAGE_BYTES);
+    if asked <= allowed {
+        return Ok(());
+    }
+    let detail = format!("the module starts with {asked} bytes of memory, {allowed} are allowed");
+    Err(Fault::new(Failure::TooLarge { asked, allowed }, detail))
 }
 
 /// Validates a module without compiling it.
@@ -407,6 +510,7 @@ fn engine() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .consume_fuel(true)
+        .operator_cost(fuel::operators())
         .max_wasm_stack(WASM_STACK_BYTES)
         // Else a NaN's bits would tell one processor from another.
         .cranelift_nan_canonicalization(true)
@@ -437,7 +541,12 @@ fn read_module(file: &File) -> Result<Vec<u8>, Fault> {
 }
 
 impl World {
-    fn new(order: &Order<'_>, watch: Watch) -> Result<Self, Fault> {
+    fn new(
+        order: &Order<'_>,
+        watch: Watch,
+        fuel_at_start: u64,
+        weight: Weight,
+    ) -> Result<Self, Fault> {
         let command = order.command;
         let failed = |error: std::io::Error| Fault::new(Failure::Internal, error.to_string());
         let input = |file: &File| {
@@ -454,12 +563,18 @@ impl World {
                 format!("making the job's files: {errno:?}"),
             ),
             Refused::Stop(stop) => Fault::new(Failure::Internal, stop.to_string()),
+            Refused::NoFuel => no_fuel(watch.fuel_max),
         })?;
         let variable = |variable: &suanli_executor::command::Variable| {
             format!("{}={}", &*variable.name, &*variable.value)
         };
         Ok(Self {
             files,
+            memory: None,
+            fuel_at_start,
+            pages: weight.memory_pages,
+            owed: 0,
+            elements: 0,
             arguments: command
                 .arguments
                 .iter()
@@ -468,10 +583,7 @@ impl World {
             variables: command.variables.iter().map(variable).collect(),
             clock_ns: command.clock_ns,
             slept_ns: 0,
-            chance: Chance {
-                seed: command.seed,
-                given: 0,
-            },
+            chance: Chance::new(command.seed),
             memory_max: command.memory_max,
             watch,
             line: Vec::new(),
@@ -491,61 +603,43 @@ fn watched(
         match program.as_mut().poll(&mut context) {
             Poll::Ready(end) => return end,
             Poll::Pending => {
-                watch.fuel_used.fetch_add(SLICE, Ordering::Relaxed);
-                watch.look_up().map_err(wasmtime::Error::new)?;
+                let before = watch.fuel_used.load(Ordering::Relaxed);
+                let noted = watch.note(before.saturating_add(fuel::SLICE));
+                noted.map_err(wasmtime::Error::new)?;
             }
         }
     }
 }
 
+/// The module's start function, if it has one, and then `_start`. Either may end
+/// the program.
 async fn run(module: &InstancePre<World>, store: &mut Store<World>) -> wasmtime::Result<()> {
-    let needs = module.module().resources_required();
-    let asked = needs
-        .max_initial_memory_size
-        .unwrap_or(0)
-        .saturating_mul(PAGE_BYTES);
-    let allowed = store.data().memory_max;
-    if asked > allowed {
-        return Err(wasmtime::Error::new(TooLarge { asked, allowed }));
-    }
-    let instance = module.instantiate_async(&mut *store).await?;
-    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-    match start.call_async(&mut *store, ()).await {
+    let ended = async {
+        let instance = module.instantiate_async(&mut *store).await?;
+        let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+        start.call_async(&mut *store, ()).await
+    };
+    match ended.await {
         Err(error) if matches!(error.downcast_ref(), Some(Stop::Exit(0))) => Ok(()),
         end => end,
     }
 }
 
-/// The module wants more memory at its start than it may have.
-#[derive(Debug, thiserror::Error)]
-#[error("the module starts with {asked} bytes of memory, {allowed} are allowed")]
-struct TooLarge {
-    asked: u64,
-    allowed: u64,
-}
-
 /// What an error of the engine says of the program. What the program said
 /// itself is in the log already.
-fn judge(error: &wasmtime::Error, world: &World) -> Fault {
+fn judge(error: &wasmtime::Error, fuel_max: u64) -> Fault {
     if let Some(stop) = error.downcast_ref::<Stop>() {
         let failure = match stop {
             Stop::Exit(code) => Failure::Exited { code: *code },
             Stop::Cancelled => Failure::Cancelled,
             Stop::OutputTooLarge { .. } => Failure::OutputTooLarge,
             Stop::NoMemory => Failure::InvalidModule,
-            Stop::Parent(_) => Failure::Internal,
+            Stop::Host(_) => Failure::Internal,
         };
         return Fault::new(failure, stop.to_string());
     }
-    if let Some(TooLarge { asked, allowed }) = error.downcast_ref() {
-        let (asked, allowed) = (*asked, *allowed);
-        return Fault::new(Failure::TooLarge { asked, allowed }, error.to_string());
-    }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => {
-            let detail = format!("all {} units of fuel are used", world.watch.fuel_max);
-            Fault::new(Failure::OutOfFuel, detail)
-        }
+        Some(Trap::OutOfFuel) => no_fuel(fuel_max),
         Some(trap) => {
             let place = error.downcast_ref::<WasmBacktrace>().and_then(|trace| {
                 let frame = trace.frames().first()?;
@@ -557,8 +651,14 @@ fn judge(error: &wasmtime::Error, world: &World) -> Fault {
             let detail = format!("{trap}{}", place.unwrap_or_default());
             Fault::new(Failure::Trapped, detail)
         }
-        None => Fault::new(Failure::InvalidModule, format!("{error:#}")),
+        // All that a module can do wrong was looked at before it ran.
+        None => Fault::new(Failure::Internal, format!("{error:#}")),
     }
+}
+
+fn no_fuel(fuel_max: u64) -> Fault {
+    let detail = format!("all {fuel_max} units of fuel are used");
+    Fault::new(Failure::OutOfFuel, detail)
 }
 
 /// What comes back, in the command's order.
@@ -606,4 +706,22 @@ fn invalid(error: &wasmtime::Error) -> Fault {
 
 fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_here_is_no_fault_of_the_program() {
+        let host = Stop::Host("mmap: no memory".to_owned());
+        let unknown = wasmtime::Error::msg("something else");
+        for error in [wasmtime::Error::new(host), unknown] {
+            assert_eq!(judge(&error, 1).failure, Failure::Internal);
+        }
+        let trap = wasmtime::Error::from(Trap::StackOverflow);
+        assert_eq!(judge(&trap, 1).failure, Failure::Trapped);
+        let trap = wasmtime::Error::from(Trap::OutOfFuel);
+        assert_eq!(judge(&trap, 1).failure, Failure::OutOfFuel);
+    }
 }

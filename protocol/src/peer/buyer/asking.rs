@@ -522,7 +522,9 @@ fn build_request(
     }
 }
 
-/// The best quote that still has time to be taken.
+/// The best quote that still has time to be taken. One that allows less than the
+/// work is expected to take comes after all that allow more: its low cap is the
+/// price of half a job.
 pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<usize> {
     let score = |ask: &Ask, quote: &Quote| {
         let units = quote.work.unit_count();
@@ -530,7 +532,8 @@ pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<us
         let quantity = rank::expected_quantity(needs, ask.expected);
         let price = rank::expected_price(&quote.prices, needs.runtime, quantity, units);
         let price = price.min(quote.cap);
-        rank::score(policy, price, ask.expected)
+        let lacking = quantity.saturating_sub(quote.quantity_max(needs.runtime));
+        (lacking, rank::score(policy, price, ask.expected))
     };
     asking
         .asks

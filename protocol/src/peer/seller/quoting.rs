@@ -189,12 +189,12 @@ impl Seller {
             None => offer.body().prices.clone(),
         };
         let units = asked.work.unit_count().max(1);
-        let unit_budget = Amount::from_micros(asked.budget.as_micros() / u64::from(units));
+        let unit_budget = asked.unit_budget();
         let (quantity, unit_cap, cap) = match &asked.work {
             // A lease runs until its budget is used up.
             Work::Lease { .. } => (asked.needs.quantity_max(), asked.budget, asked.budget),
             Work::Job | Work::Array { .. } => {
-                let (quantity, cap) = affordable(&prices, &asked.needs, unit_budget)?;
+                let (quantity, cap) = rank::affordable(&prices, &asked.needs, unit_budget)?;
                 (quantity, cap, times(cap, units))
             }
         };
@@ -364,43 +364,6 @@ fn check_terms(offer: &Verified<Offer>, request: &Request) -> Result<(), Decline
         });
     }
     Ok(())
-}
-
-/// How much of its runtime's meter the budget pays for one execution, and what
-/// that costs at most.
-fn affordable(
-    prices: &Prices,
-    needs: &crate::deal::Needs,
-    budget: Amount,
-) -> Result<(u64, Amount), Decline> {
-    let meter = Meter::of(needs.runtime);
-    let most = needs.quantity_max();
-    let cap_of = |quantity| {
-        let usage = crate::offer::usage_of(needs.runtime, quantity);
-        crate::units::cost(&usage, prices)
-    };
-    if let Some(cap) = cap_of(most).filter(|cap| *cap <= budget) {
-        return Ok((most, cap));
-    }
-    let fixed = cap_of(0).unwrap_or(Amount::MAX);
-    let over = Decline {
-        reason: Reason::OVER_BUDGET,
-        need: fixed.as_micros(),
-        have: budget.as_micros(),
-    };
-    let price = prices
-        .iter()
-        .find(|price| price.meter == meter)
-        .ok_or(over)?;
-    let left = u128::from(budget.saturating_sub(fixed).as_micros()) * u128::from(price.per);
-    let quantity = left
-        .checked_div(u128::from(price.amount.as_micros()))
-        .unwrap_or(0);
-    let quantity = u64::try_from(quantity).unwrap_or(u64::MAX).min(most);
-    match cap_of(quantity).filter(|cap| *cap <= budget && quantity > 0) {
-        Some(cap) => Ok((quantity, cap)),
-        None => Err(over),
-    }
 }
 
 /// Prices scaled down to a proposal, if that is within the operator's bounds.

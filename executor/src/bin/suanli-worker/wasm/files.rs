@@ -6,11 +6,14 @@
 //! to its cap: who writes past that is ended, so that the client hears of it.
 //!
 //! Names, numbers and times of files follow from the job alone, so a program
-//! sees the same everywhere. Absent: links, owners, permissions, clocks.
+//! sees the same everywhere. Where the standard is silent a call fails as it
+//! does on Linux. What fails here and not by the program's doing ends it, since
+//! it would go on elsewhere. Absent: links, owners, permissions, clocks.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs::File,
+    ops::Bound,
     os::unix::fs::FileExt as _,
     sync::Arc,
 };
@@ -34,8 +37,16 @@ const OUT: &str = "out";
 pub(super) enum Refused {
     /// The program is told, and goes on.
     Errno(Errno),
+    /// It could not pay for it.
+    NoFuel,
     /// The program is ended.
     Stop(Stop),
+}
+
+impl From<Stop> for Refused {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
 }
 
 impl From<Errno> for Refused {
@@ -57,20 +68,19 @@ pub(super) struct Files {
     bytes: u64,
     /// What files and linear memory may be together, less the latter.
     bytes_max: u64,
+    /// Folders that there are.
+    folders: u64,
 }
 
 struct Node {
     content: Content,
-    /// Whether a folder names it; the root names itself.
-    linked: bool,
+    /// The folder that names it; the root names itself.
+    parent: Option<NodeId>,
     opened: usize,
 }
 
 enum Content {
-    Folder {
-        entries: BTreeMap<String, NodeId>,
-        writable: bool,
-    },
+    Folder(Folder),
     Input(Input),
     Written(Vec<u8>),
     Stream {
@@ -78,6 +88,37 @@ enum Content {
         bytes: Vec<u8>,
         bytes_max: u64,
     },
+}
+
+/// What a folder names. A node has one name, so its number tells entries apart
+/// for good: a listing goes on behind it, whatever was removed meanwhile.
+#[derive(Default)]
+struct Folder {
+    by_name: BTreeMap<Arc<str>, NodeId>,
+    by_node: BTreeMap<NodeId, Arc<str>>,
+    writable: bool,
+}
+
+impl Folder {
+    fn put(&mut self, name: &str, node: NodeId) {
+        let name: Arc<str> = name.into();
+        self.by_name.insert(Arc::clone(&name), node);
+        self.by_node.insert(node, name);
+    }
+
+    fn remove(&mut self, name: &str) -> Option<NodeId> {
+        let node = self.by_name.remove(name)?;
+        self.by_node.remove(&node);
+        Some(node)
+    }
+}
+
+/// Where a path leads: a name in a folder, or the folder itself.
+struct Place<'a> {
+    folder: NodeId,
+    name: Option<&'a str>,
+    /// It ends as only paths of folders do.
+    is_folder: bool,
 }
 
 /// An input of the job.
@@ -137,6 +178,7 @@ impl Files {
             open: BTreeMap::new(),
             bytes: 0,
             bytes_max: command.memory_max,
+            folders: 0,
         };
         let input = |index: u32| {
             let index = usize::try_from(index).unwrap_or(usize::MAX);
@@ -163,7 +205,7 @@ impl Files {
             files.hold(number, node, false, write);
         }
         if let Some(root) = files.nodes.get_mut(&ROOT_NODE) {
-            root.linked = true;
+            root.parent = Some(ROOT_NODE);
         }
         for (name, writable) in [("in", false), (OUT, true), ("tmp", true)] {
             let node = files.add(folder(writable))?;
@@ -181,9 +223,9 @@ impl Files {
         self.bytes
     }
 
-    /// Files and folders that there are: what a walk through all of them costs.
-    pub(super) fn count(&self) -> u64 {
-        u64::try_from(self.nodes.len()).unwrap_or(u64::MAX)
+    /// Folders that there are: the longest way up to the root.
+    pub(super) const fn folders(&self) -> u64 {
+        self.folders
     }
 
     /// Linear memory has grown: so much is left for what is kept here.
@@ -201,7 +243,7 @@ impl Files {
     pub(super) fn stream(&self, number: NodeId) -> &[u8] {
         match self.nodes.get(&number).map(|node| &node.content) {
             Some(Content::Stream { bytes, .. }) => bytes,
-            Some(Content::Folder { .. } | Content::Input(_) | Content::Written(_)) | None => &[],
+            Some(Content::Folder(_) | Content::Input(_) | Content::Written(_)) | None => &[],
         }
     }
 
@@ -211,63 +253,89 @@ impl Files {
         let node = self.find(out, name).ok()?;
         match &self.nodes.get(&node)?.content {
             Content::Written(bytes) => Some(bytes),
-            Content::Folder { .. } | Content::Input(_) | Content::Stream { .. } => None,
+            Content::Folder(_) | Content::Input(_) | Content::Stream { .. } => None,
         }
     }
 
     // ---- descriptors --------------------------------------------------
 
+    /// Bytes that can be read where the last read ended, or from `at` on.
+    pub(super) fn left(&self, number: u32, at: Option<u64>) -> Answer<u64> {
+        let open = self.open.get(&number).ok_or(Errno::BadDescriptor)?;
+        let node = self.nodes.get(&open.node).ok_or(Errno::Io)?;
+        match &node.content {
+            Content::Folder(_) => Err(Errno::IsFolder.into()),
+            Content::Stream { .. } if at.is_some() => Err(Errno::NoSeek.into()),
+            Content::Stream { .. } => Err(Errno::BadDescriptor.into()),
+            Content::Input(_) | Content::Written(_) => {
+                let from = at.unwrap_or(open.at);
+                Ok(self.size_of(open.node).saturating_sub(from))
+            }
+        }
+    }
+
     /// Reads where the last read ended, or at `at`; so many bytes came.
     pub(super) fn read(&mut self, number: u32, at: Option<u64>, into: &mut [u8]) -> Answer<usize> {
+        let left = usize::try_from(self.left(number, at)?).unwrap_or(usize::MAX);
         let open = self.open.get(&number).ok_or(Errno::BadDescriptor)?;
-        let from = at.unwrap_or(open.at);
         let node = self.nodes.get(&open.node).ok_or(Errno::Io)?;
-        let count = match &node.content {
-            Content::Folder { .. } => return Err(Errno::IsFolder.into()),
-            Content::Stream { .. } => return Err(Errno::BadDescriptor.into()),
+        let (from, count) = (at.unwrap_or(open.at), left.min(into.len()));
+        let into = &mut into[..count];
+        match &node.content {
+            Content::Input(input) => {
+                let read = input.file.read_exact_at(into, from);
+                read.map_err(|error| Stop::Host(format!("reading an input: {error}")))?;
+            }
             Content::Written(bytes) => {
                 let from = usize::try_from(from).unwrap_or(usize::MAX);
                 let rest = bytes.get(from..).unwrap_or_default();
-                let count = rest.len().min(into.len());
-                into[..count].copy_from_slice(&rest[..count]);
-                count
+                into.copy_from_slice(&rest[..count]);
             }
-            Content::Input(input) => input.read(from, into)?,
-        };
+            Content::Folder(_) | Content::Stream { .. } => return Err(Errno::Io.into()),
+        }
         if at.is_none() {
             self.advance(number, from, count);
         }
         Ok(count)
     }
 
-    /// Writes where the last write ended, or at `at`.
-    pub(super) fn write(&mut self, number: u32, at: Option<u64>, what: &[u8]) -> Answer<()> {
+    /// Whether there may be writes, at a place of the program's choice too.
+    pub(super) fn check_write(&self, number: u32, at: Option<u64>) -> Answer<()> {
         let open = self.open.get(&number).ok_or(Errno::BadDescriptor)?;
-        if !open.write {
-            return Err(Errno::BadDescriptor.into());
+        match self.nodes.get(&open.node).map(|node| &node.content) {
+            Some(Content::Stream { .. }) if at.is_some() => Err(Errno::NoSeek.into()),
+            Some(Content::Stream { .. } | Content::Written(_)) if open.write => Ok(()),
+            Some(_) | None => Err(Errno::BadDescriptor.into()),
         }
-        let (id, append, here) = (open.node, open.append, at.unwrap_or(open.at));
-        let size = self.size_of(id);
-        let node = self.nodes.get_mut(&id).ok_or(Errno::Io)?;
-        let begin = match &mut node.content {
-            Content::Folder { .. } | Content::Input(_) => return Err(Errno::BadDescriptor.into()),
-            Content::Stream {
-                name, bytes_max, ..
-            } => {
-                let wanted = size.saturating_add(length(what));
-                if wanted > *bytes_max {
-                    return Err(Refused::Stop(Stop::OutputTooLarge {
-                        name: (*name).to_owned(),
-                        bytes_max: *bytes_max,
-                    }));
-                }
-                size
-            }
-            Content::Written(_) if append => size,
-            Content::Written(_) => here,
-        };
+    }
+
+    /// Bytes by which a write of so many lets a file grow.
+    pub(super) fn growth(&self, number: u32, at: Option<u64>, count: u64) -> Answer<u64> {
+        let open = self.open.get(&number).ok_or(Errno::BadDescriptor)?;
+        let size = self.size_of(open.node);
+        let end = self.begin_of(open, at).checked_add(count);
+        Ok(end.ok_or(Errno::FileTooLarge)?.saturating_sub(size))
+    }
+
+    /// Where a write begins.
+    fn begin_of(&self, open: &Open, at: Option<u64>) -> u64 {
+        match self.nodes.get(&open.node).map(|node| &node.content) {
+            Some(Content::Written(_)) if !open.append => at.unwrap_or(open.at),
+            _ => self.size_of(open.node),
+        }
+    }
+
+    /// Writes where the last write ended, or at `at`. Nothing at all changes
+    /// nothing.
+    pub(super) fn write(&mut self, number: u32, at: Option<u64>, what: &[u8]) -> Answer<()> {
+        self.check_write(number, at)?;
+        if what.is_empty() {
+            return Ok(());
+        }
+        let open = self.open.get(&number).ok_or(Errno::BadDescriptor)?;
+        let (id, begin) = (open.node, self.begin_of(open, at));
         let end = begin.checked_add(length(what)).ok_or(Errno::FileTooLarge)?;
-        if end > size {
+        if end > self.size_of(id) {
             self.resize(id, end)?;
         }
         let node = self.nodes.get_mut(&id).ok_or(Errno::Io)?;
@@ -315,18 +383,21 @@ impl Files {
         Ok(())
     }
 
+    /// Bytes by which a file grows that gets this size, if it may be given one.
+    pub(super) fn check_size(&self, number: u32, size: u64) -> Answer<u64> {
+        let open = self.open.get(&number).ok_or(Errno::BadDescriptor)?;
+        match self.nodes.get(&open.node).map(|node| &node.content) {
+            Some(Content::Written(_)) if open.write => {
+                Ok(size.saturating_sub(self.size_of(open.node)))
+            }
+            Some(_) | None => Err(Errno::Invalid.into()),
+        }
+    }
+
     /// Cuts a file, or lets it grow by zeros.
     pub(super) fn set_size(&mut self, number: u32, size: u64) -> Answer<()> {
-        let open = self.open.get(&number).ok_or(Errno::BadDescriptor)?;
-        let id = open.node;
-        let is_file = matches!(
-            self.nodes.get(&id).map(|node| &node.content),
-            Some(Content::Written(_))
-        );
-        if !open.write || !is_file {
-            return Err(Errno::Invalid.into());
-        }
-        self.resize(id, size)
+        self.check_size(number, size)?;
+        self.resize(self.node_of(number)?, size)
     }
 
     pub(super) fn close(&mut self, number: u32) -> Answer<()> {
@@ -352,102 +423,122 @@ impl Files {
         Ok(())
     }
 
-    /// A folder's entries, by name.
-    pub(super) fn entries(&self, number: u32) -> Answer<Vec<(&str, Stat)>> {
-        let node = self.nodes.get(&self.node_of(number)?).ok_or(Errno::Io)?;
-        let Content::Folder { entries, .. } = &node.content else {
+    /// The entry of a folder that follows a cookie, with its own; 0 is before
+    /// the first. A cookie is the entry's number; those of the two that every
+    /// folder has are no other node's.
+    pub(super) fn entry(&self, number: u32, after: u64) -> Answer<Option<(&str, Stat, u64)>> {
+        let own = self.node_of(number)?;
+        let Content::Folder(folder) = &self.nodes.get(&own).ok_or(Errno::Io)?.content else {
             return Err(Errno::NotFolder.into());
         };
-        let stat = |(name, id): (_, &NodeId)| Ok((String::as_str(name), self.stat_of(*id)?));
-        entries.iter().map(stat).collect()
+        let parent = self.nodes.get(&own).and_then(|node| node.parent);
+        match after {
+            0 => return Ok(Some((".", self.stat_of(own)?, 1))),
+            1 => return Ok(Some(("..", self.stat_of(parent.unwrap_or(own))?, 2))),
+            _ => {}
+        }
+        let last = NodeId::try_from(after - 1).unwrap_or(NodeId::MAX);
+        let rest = (Bound::Excluded(last), Bound::Unbounded);
+        let Some((node, name)) = folder.by_node.range(rest).next() else {
+            return Ok(None);
+        };
+        let stat = self.stat_of(*node)?;
+        Ok(Some((name, stat, stat.number)))
     }
 
     // ---- paths --------------------------------------------------------
 
     pub(super) fn open(&mut self, from: u32, path: &str, how: Opening) -> Answer<u32> {
-        let (folder, name) = self.walk(from, path)?;
-        let found = match name {
-            None => Some(folder),
-            Some(name) => self.find(folder, name).ok(),
-        };
-        let node = match (found, name) {
-            (Some(_), _) if how.create && how.exclusive => return Err(Errno::Exists.into()),
-            (Some(node), _) => node,
-            (None, Some(name)) if how.create && !how.folder => {
-                self.make(folder, name, Content::Written(Vec::new()))?
+        if self.open.len() >= COMMAND_OPEN_MAX {
+            return Err(Errno::TooManyOpen.into());
+        }
+        let place = self.walk(from, path)?;
+        let node = match (self.found(&place), place.name) {
+            (Ok(_), _) if how.create && how.exclusive => return Err(Errno::Exists.into()),
+            (Ok(node), _) => node,
+            (Err(_), Some(_)) if how.create && place.is_folder => {
+                return Err(Errno::IsFolder.into());
             }
-            (None, _) => return Err(Errno::NotFound.into()),
+            (Err(_), Some(name)) if how.create && !how.folder => {
+                self.make(place.folder, name, Content::Written(Vec::new()))?
+            }
+            (Err(refused), _) => return Err(refused),
         };
         let content = &self.nodes.get(&node).ok_or(Errno::Io)?.content;
         match content {
-            Content::Folder { .. } if how.write || how.truncate => {
+            Content::Folder(_) if how.write || how.truncate => {
                 return Err(Errno::IsFolder.into());
             }
-            Content::Folder { .. } => {}
-            _ if how.folder => return Err(Errno::NotFolder.into()),
+            Content::Folder(_) => {}
+            _ if how.folder || place.is_folder => return Err(Errno::NotFolder.into()),
             Content::Input(_) if how.write || how.truncate => return Err(Errno::ReadOnly.into()),
             Content::Input(_) | Content::Written(_) | Content::Stream { .. } => {}
         }
         if how.truncate {
             self.resize(node, 0)?;
         }
-        let number = (0..).find(|number| !self.open.contains_key(number));
-        let number = number.filter(|_| self.open.len() < COMMAND_OPEN_MAX);
-        let number = number.ok_or(Errno::TooManyOpen)?;
+        let free = (0..)
+            .zip(self.open.keys())
+            .find(|(free, used)| free != *used);
+        let all = u32::try_from(self.open.len()).map_err(|_| Errno::TooManyOpen)?;
+        let number = free.map_or(all, |(free, _)| free);
         self.hold(number, node, how.append, how.write);
         Ok(number)
     }
 
     pub(super) fn stat_path(&self, from: u32, path: &str) -> Answer<Stat> {
-        let (folder, name) = self.walk(from, path)?;
-        self.stat_of(match name {
-            None => folder,
-            Some(name) => self.find(folder, name)?,
-        })
+        let place = self.walk(from, path)?;
+        self.stat_of(self.found(&place)?)
     }
 
     pub(super) fn make_folder(&mut self, from: u32, path: &str) -> Answer<()> {
-        let (parent, name) = self.walk_to_name(from, path)?;
-        self.make(parent, name, folder(true)).map(|_| ())
+        let place = self.walk(from, path)?;
+        let name = place.name.ok_or(Errno::Exists)?;
+        self.make(place.folder, name, folder(true)).map(|_| ())
     }
 
     /// Removes a file, or an empty folder.
     pub(super) fn remove(&mut self, from: u32, path: &str, is_folder: bool) -> Answer<()> {
-        let (parent, name) = self.walk_to_name(from, path)?;
-        let node = self.find(parent, name)?;
+        let place = self.walk(from, path)?;
+        let name = place.name.ok_or(Errno::Invalid)?;
+        let node = self.found(&place)?;
+        self.check_removal(node, is_folder)?;
+        self.unlink(place.folder, name)
+    }
+
+    fn check_removal(&self, node: NodeId, is_folder: bool) -> Answer<()> {
         match &self.nodes.get(&node).ok_or(Errno::Io)?.content {
-            Content::Folder { entries, .. } if is_folder && !entries.is_empty() => {
-                return Err(Errno::NotEmpty.into());
-            }
-            Content::Folder { .. } if !is_folder => return Err(Errno::IsFolder.into()),
-            Content::Folder { .. } => {}
-            _ if is_folder => return Err(Errno::NotFolder.into()),
-            Content::Input(_) | Content::Written(_) | Content::Stream { .. } => {}
+            Content::Folder(_) if !is_folder => Err(Errno::IsFolder.into()),
+            Content::Folder(folder) if !folder.by_name.is_empty() => Err(Errno::NotEmpty.into()),
+            Content::Folder(_) => Ok(()),
+            _ if is_folder => Err(Errno::NotFolder.into()),
+            Content::Input(_) | Content::Written(_) | Content::Stream { .. } => Ok(()),
         }
-        self.unlink(parent, name)
     }
 
     pub(super) fn rename(&mut self, from: (u32, &str), to: (u32, &str)) -> Answer<()> {
-        let (old_parent, old_name) = self.walk_to_name(from.0, from.1)?;
-        let (new_parent, new_name) = self.walk_to_name(to.0, to.1)?;
-        let node = self.find(old_parent, old_name)?;
-        self.entries_of(old_parent)?;
-        self.entries_of(new_parent)?;
-        if self.is_within(new_parent, node) {
+        let (old, new) = (self.walk(from.0, from.1)?, self.walk(to.0, to.1)?);
+        let old_name = old.name.ok_or(Errno::Invalid)?;
+        let new_name = new.name.ok_or(Errno::Invalid)?;
+        let node = self.found(&old)?;
+        let is_folder = self.is_folder(node);
+        if new.is_folder && !is_folder {
+            return Err(Errno::NotFolder.into());
+        }
+        self.entries_of(old.folder)?;
+        self.entries_of(new.folder)?;
+        if self.is_within(new.folder, node) {
             return Err(Errno::Invalid.into());
         }
-        if let Ok(target) = self.find(new_parent, new_name) {
+        if let Ok(target) = self.find(new.folder, new_name) {
             if target == node {
                 return Ok(());
             }
-            let is_folder = |id| self.stat_of(id).map(|stat| stat.kind == Kind::Folder);
-            if is_folder(node)? != is_folder(target)? {
-                return Err(Errno::Exists.into());
-            }
-            self.remove(to.0, to.1, is_folder(target)?)?;
+            self.check_removal(target, is_folder)?;
+            self.unlink(new.folder, new_name)?;
         }
-        self.entries_of(old_parent)?.remove(old_name);
-        self.link(new_parent, new_name, node)
+        self.entries_of(old.folder)?.remove(old_name);
+        self.link(new.folder, new_name, node)
     }
 
     // ---- nodes --------------------------------------------------------
@@ -459,21 +550,23 @@ impl Files {
 
     fn find(&self, folder: NodeId, name: &str) -> Answer<NodeId> {
         match self.nodes.get(&folder).map(|node| &node.content) {
-            Some(Content::Folder { entries, .. }) => entries
-                .get(name)
-                .copied()
-                .ok_or_else(|| Errno::NotFound.into()),
+            Some(Content::Folder(folder)) => {
+                let found = folder.by_name.get(name).copied();
+                found.ok_or_else(|| Errno::NotFound.into())
+            }
             Some(_) | None => Err(Errno::NotFolder.into()),
         }
     }
 
-    /// Follows a path to the folder of its last name. Without a name it leads
-    /// to the folder itself.
-    fn walk<'a>(&self, from: u32, path: &'a str) -> Answer<(NodeId, Option<&'a str>)> {
+    /// Follows a path to the folder of its last name.
+    fn walk<'a>(&self, from: u32, path: &'a str) -> Answer<Place<'a>> {
+        if path.is_empty() {
+            return Err(Errno::NotFound.into());
+        }
         if path.starts_with('/') {
             return Err(Errno::NotCapable.into());
         }
-        let mut above = vec![self.node_of(from)?];
+        let mut above = vec![self.folder_of(self.node_of(from)?)?];
         let mut names = path.split('/').filter(|name| !matches!(*name, "" | "."));
         let mut last = names.next();
         while let Some(name) = last {
@@ -488,40 +581,69 @@ impl Files {
                 }
             } else if next.is_some() {
                 let inside = above.last().copied().ok_or(Errno::NotCapable)?;
-                above.push(self.find(inside, name)?);
+                above.push(self.folder_of(self.find(inside, name)?)?);
             } else {
                 break;
             }
             last = next;
         }
-        let folder = above.last().copied().ok_or(Errno::NotCapable)?;
-        if self.stat_of(folder)?.kind != Kind::Folder {
-            return Err(Errno::NotFolder.into());
+        Ok(Place {
+            folder: above.last().copied().ok_or(Errno::NotCapable)?,
+            name: last,
+            is_folder: path.ends_with('/') || path.ends_with("/."),
+        })
+    }
+
+    /// What is at a place now.
+    fn found(&self, place: &Place<'_>) -> Answer<NodeId> {
+        match place.name {
+            None => Ok(place.folder),
+            Some(name) => {
+                let node = self.find(place.folder, name)?;
+                if place.is_folder {
+                    return self.folder_of(node);
+                }
+                Ok(node)
+            }
         }
-        Ok((folder, last))
     }
 
-    fn walk_to_name<'a>(&self, from: u32, path: &'a str) -> Answer<(NodeId, &'a str)> {
-        let (folder, name) = self.walk(from, path)?;
-        Ok((folder, name.ok_or(Errno::Invalid)?))
+    fn is_folder(&self, node: NodeId) -> bool {
+        matches!(
+            self.nodes.get(&node).map(|node| &node.content),
+            Some(Content::Folder(_))
+        )
     }
 
-    /// The entries of a folder that may be changed.
-    fn entries_of(&mut self, folder: NodeId) -> Answer<&mut BTreeMap<String, NodeId>> {
-        match self.nodes.get_mut(&folder).map(|node| &mut node.content) {
-            Some(Content::Folder {
-                entries,
-                writable: true,
-            }) => Ok(entries),
-            Some(Content::Folder { .. }) => Err(Errno::ReadOnly.into()),
-            Some(_) | None => Err(Errno::NotFolder.into()),
+    /// The node itself, if it is a folder.
+    fn folder_of(&self, node: NodeId) -> Answer<NodeId> {
+        if self.is_folder(node) {
+            return Ok(node);
+        }
+        Err(Errno::NotFolder.into())
+    }
+
+    /// A folder's entries, if they may be changed. One that was removed while it
+    /// was open stays empty.
+    fn entries_of(&mut self, folder: NodeId) -> Answer<&mut Folder> {
+        let node = self.nodes.get_mut(&folder).ok_or(Errno::Io)?;
+        match &mut node.content {
+            Content::Folder(folder) if folder.writable => {
+                node.parent.ok_or(Errno::NotFound)?;
+                Ok(folder)
+            }
+            Content::Folder(_) => Err(Errno::ReadOnly.into()),
+            Content::Input(_) | Content::Written(_) | Content::Stream { .. } => {
+                Err(Errno::NotFolder.into())
+            }
         }
     }
 
     fn make(&mut self, parent: NodeId, name: &str, content: Content) -> Answer<NodeId> {
-        if self.entries_of(parent)?.contains_key(name) {
+        if self.find(parent, name).is_ok() {
             return Err(Errno::Exists.into());
         }
+        self.entries_of(parent)?;
         let node = self.add(content)?;
         self.link(parent, name, node)?;
         Ok(node)
@@ -533,9 +655,10 @@ impl Files {
         }
         let id = self.next;
         self.next += 1;
+        self.folders += u64::from(matches!(content, Content::Folder(_)));
         let node = Node {
             content,
-            linked: false,
+            parent: None,
             opened: 0,
         };
         self.nodes.insert(id, node);
@@ -544,10 +667,10 @@ impl Files {
 
     fn link(&mut self, parent: NodeId, name: &str, node: NodeId) -> Answer<()> {
         let linked = self.nodes.get_mut(&node).ok_or(Errno::Io)?;
-        linked.linked = true;
+        linked.parent = Some(parent);
         match self.nodes.get_mut(&parent).map(|node| &mut node.content) {
-            Some(Content::Folder { entries, .. }) => {
-                entries.insert(name.to_owned(), node);
+            Some(Content::Folder(folder)) => {
+                folder.put(name, node);
                 Ok(())
             }
             Some(_) | None => Err(Errno::NotFolder.into()),
@@ -558,7 +681,7 @@ impl Files {
         let entries = self.entries_of(parent)?;
         let node = entries.remove(name).ok_or(Errno::NotFound)?;
         if let Some(gone) = self.nodes.get_mut(&node) {
-            gone.linked = false;
+            gone.parent = None;
         }
         self.forget(node);
         Ok(())
@@ -569,15 +692,17 @@ impl Files {
         let Entry::Occupied(entry) = self.nodes.entry(node) else {
             return;
         };
-        if entry.get().linked || entry.get().opened > 0 {
+        if entry.get().parent.is_some() || entry.get().opened > 0 {
             return;
         }
         // A standard stream comes back even if the program closed it.
         if let Content::Stream { .. } = entry.get().content {
             return;
         }
-        if let Content::Written(bytes) = entry.remove().content {
-            self.bytes -= length(&bytes);
+        match entry.remove().content {
+            Content::Written(bytes) => self.bytes -= length(&bytes),
+            Content::Folder(_) => self.folders -= 1,
+            Content::Input(_) | Content::Stream { .. } => {}
         }
     }
 
@@ -626,7 +751,7 @@ impl Files {
         Ok(Stat {
             number: u64::try_from(id).unwrap_or(u64::MAX).saturating_add(1),
             kind: match &node.content {
-                Content::Folder { .. } => Kind::Folder,
+                Content::Folder(_) => Kind::Folder,
                 Content::Stream { .. } => Kind::Stream,
                 Content::Input(_) | Content::Written(_) => Kind::File,
             },
@@ -638,11 +763,12 @@ impl Files {
         match self.nodes.get(&id).map(|node| &node.content) {
             Some(Content::Input(input)) => input.bytes,
             Some(Content::Written(bytes) | Content::Stream { bytes, .. }) => length(bytes),
-            Some(Content::Folder { .. }) | None => 0,
+            Some(Content::Folder(_)) | None => 0,
         }
     }
 
-    /// Changes the size of what was written, within the program's memory.
+    /// Changes the size of what was written, within the program's memory or the
+    /// stream's cap.
     fn resize(&mut self, id: NodeId, size: u64) -> Answer<()> {
         let old = self.size_of(id);
         let node = self.nodes.get_mut(&id).ok_or(Errno::Io)?;
@@ -652,12 +778,21 @@ impl Files {
                 let all = all.filter(|all| *all <= self.bytes_max);
                 (bytes, all.ok_or(Errno::NoSpace)?)
             }
+            Content::Stream {
+                name, bytes_max, ..
+            } if size > *bytes_max => {
+                return Err(Refused::Stop(Stop::OutputTooLarge {
+                    name: (*name).to_owned(),
+                    bytes_max: *bytes_max,
+                }));
+            }
             Content::Stream { bytes, .. } => (bytes, self.bytes),
-            Content::Folder { .. } | Content::Input(_) => return Err(Errno::ReadOnly.into()),
+            Content::Folder(_) | Content::Input(_) => return Err(Errno::ReadOnly.into()),
         };
         let size = usize::try_from(size).map_err(|_| Errno::FileTooLarge)?;
         let more = size.saturating_sub(bytes.len());
-        bytes.try_reserve(more).map_err(|_| Errno::NoSpace)?;
+        let reserved = bytes.try_reserve(more);
+        reserved.map_err(|error| Stop::Host(format!("keeping a file: {error}")))?;
         bytes.resize(size, 0);
         if size == 0 {
             // A cut file must give its memory back: it no longer counts.
@@ -669,39 +804,21 @@ impl Files {
         Ok(())
     }
 
-    /// Whether a folder is another one, or lies somewhere below it. Folders may
-    /// be nested as deep as there are nodes, so this does not recurse.
+    /// Whether a folder is another one, or lies somewhere below it.
     fn is_within(&self, folder: NodeId, other: NodeId) -> bool {
-        let mut left = vec![other];
-        while let Some(node) = left.pop() {
-            if node == folder {
-                return true;
-            }
-            if let Some(Content::Folder { entries, .. }) =
-                self.nodes.get(&node).map(|node| &node.content)
-            {
-                left.extend(entries.values());
-            }
-        }
-        false
+        let parent = |node: &NodeId| self.nodes.get(node)?.parent;
+        let mut above = std::iter::successors(Some(folder), |node| {
+            parent(node).filter(|_| *node != ROOT_NODE)
+        });
+        above.any(|node| node == other)
     }
 }
 
-impl Input {
-    fn read(&self, from: u64, into: &mut [u8]) -> Answer<usize> {
-        let left = usize::try_from(self.bytes.saturating_sub(from)).unwrap_or(usize::MAX);
-        let count = left.min(into.len());
-        let read = self.file.read_exact_at(&mut into[..count], from);
-        read.map_err(|_| Errno::Io)?;
-        Ok(count)
-    }
-}
-
-const fn folder(writable: bool) -> Content {
-    Content::Folder {
-        entries: BTreeMap::new(),
+fn folder(writable: bool) -> Content {
+    Content::Folder(Folder {
         writable,
-    }
+        ..Folder::default()
+    })
 }
 
 fn length(bytes: &[u8]) -> u64 {
@@ -757,9 +874,19 @@ mod tests {
     fn errno<T>(answer: Answer<T>) -> Errno {
         match answer {
             Err(Refused::Errno(errno)) => errno,
-            Err(Refused::Stop(stop)) => panic!("{stop:?}"),
+            Err(refused) => panic!("{refused:?}"),
             Ok(_) => panic!("it was done"),
         }
+    }
+
+    fn names(files: &Files, number: u32) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut after = 0;
+        while let Some((name, _, cookie)) = files.entry(number, after).unwrap() {
+            names.push(name.to_owned());
+            after = cookie;
+        }
+        names
     }
 
     const READ: Opening = Opening {
@@ -877,15 +1004,9 @@ mod tests {
         assert_eq!(errno(files.remove(ROOT, "out", true)), Errno::NotEmpty);
         files.remove(ROOT, "tmp/a", true).unwrap();
         assert_eq!(errno(files.remove(ROOT, "tmp", true)), Errno::ReadOnly);
-        let names: Vec<_> = {
-            let out = files.open(ROOT, "out", READ).unwrap();
-            let entries = files.entries(out).unwrap();
-            entries
-                .into_iter()
-                .map(|(name, _)| name.to_owned())
-                .collect()
-        };
-        assert_eq!(names, ["b"]);
+        let out = files.open(ROOT, "out", READ).unwrap();
+        let names = names(&files, out);
+        assert_eq!(names, [".", "..", "b"]);
         assert_eq!(errno(files.make_folder(ROOT, "out/b")), Errno::Exists);
     }
 
@@ -900,7 +1021,152 @@ mod tests {
             }
         }
         assert_eq!(errno(last), Errno::NoSpace);
+        files.remove(ROOT, "tmp/1", false).unwrap();
         let opened = (0..COMMAND_OPEN_MAX).map(|_| files.open(ROOT, "tmp/0", READ));
         assert_eq!(errno(opened.last().unwrap()), Errno::TooManyOpen);
+        // Nothing is made or cut that can't be opened.
+        assert_eq!(errno(files.open(ROOT, "tmp/1", WRITE)), Errno::TooManyOpen);
+        assert_eq!(errno(files.stat_path(ROOT, "tmp/1")), Errno::NotFound);
+    }
+
+    #[test]
+    fn the_lowest_free_number_is_given() {
+        let mut files = files(100);
+        let numbers: Vec<_> = (0..3)
+            .map(|_| files.open(ROOT, "in", READ).unwrap())
+            .collect();
+        assert_eq!(numbers, [4, 5, 6]);
+        files.close(5).unwrap();
+        files.close(0).unwrap();
+        let numbers = [(); 3].map(|()| files.open(ROOT, "in", READ).unwrap());
+        assert_eq!(numbers, [0, 5, 7]);
+    }
+
+    #[test]
+    fn a_listing_goes_on_where_it_was_whatever_is_removed() {
+        let mut files = files(100);
+        for name in ["c", "a", "d", "b"] {
+            files.make_folder(ROOT, &format!("tmp/{name}")).unwrap();
+        }
+        let tmp = files.open(ROOT, "tmp", READ).unwrap();
+        let mut seen = Vec::new();
+        let mut after = 0;
+        while let Some((name, _, cookie)) = files.entry(tmp, after).unwrap() {
+            let name = name.to_owned();
+            // As `rm -r` does it: each is removed once it was seen.
+            if !name.starts_with('.') {
+                files.remove(tmp, &name, true).unwrap();
+            }
+            seen.push(name);
+            after = cookie;
+        }
+        assert_eq!(seen, [".", "..", "c", "a", "d", "b"]);
+        assert_eq!(names(&files, tmp), [".", ".."]);
+        let (_, above, _) = files.entry(tmp, 1).unwrap().unwrap();
+        assert_eq!(above, files.stat(ROOT).unwrap());
+    }
+
+    #[test]
+    fn writing_nothing_changes_nothing() {
+        let mut files = files(100);
+        let file = files.open(ROOT, "tmp/f", WRITE).unwrap();
+        files.write(file, Some(50), b"").unwrap();
+        assert_eq!(files.stat(file).unwrap().bytes, 0);
+        let reading = files.open(ROOT, "tmp/f", READ).unwrap();
+        assert_eq!(errno(files.write(reading, None, b"")), Errno::BadDescriptor);
+    }
+
+    #[test]
+    fn streams_have_no_places() {
+        let mut files = files(100);
+        assert_eq!(errno(files.write(1, Some(0), b"x")), Errno::NoSeek);
+        assert_eq!(errno(files.left(1, Some(0))), Errno::NoSeek);
+        assert_eq!(errno(files.left(1, None)), Errno::BadDescriptor);
+        assert_eq!(errno(files.seek(1, 0, Whence::Here)), Errno::NoSeek);
+        assert_eq!(
+            files.left(0, Some(4)).unwrap(),
+            6,
+            "standard input is a file"
+        );
+    }
+
+    #[test]
+    fn paths_end_as_what_they_name() {
+        let mut files = files(100);
+        let file = files.open(ROOT, "tmp/f", WRITE).unwrap();
+        files.make_folder(ROOT, "tmp/d/").unwrap();
+        for path in ["tmp/f/", "tmp/f/.", "tmp/f/..", "tmp/f/x"] {
+            assert_eq!(
+                errno(files.stat_path(ROOT, path)),
+                Errno::NotFolder,
+                "{path}"
+            );
+            assert_eq!(
+                errno(files.open(ROOT, path, READ)),
+                Errno::NotFolder,
+                "{path}"
+            );
+        }
+        assert_eq!(errno(files.open(ROOT, "tmp/new/", WRITE)), Errno::IsFolder);
+        assert_eq!(errno(files.open(ROOT, "tmp/new/", READ)), Errno::NotFound);
+        assert_eq!(errno(files.remove(ROOT, "tmp/f/", false)), Errno::NotFolder);
+        assert_eq!(
+            errno(files.rename((ROOT, "tmp/f"), (ROOT, "tmp/new/"))),
+            Errno::NotFolder
+        );
+        files.rename((ROOT, "tmp/d/"), (ROOT, "tmp/e/")).unwrap();
+        assert_eq!(files.stat_path(ROOT, "tmp/e/.").unwrap().kind, Kind::Folder);
+        assert_eq!(errno(files.stat_path(ROOT, "")), Errno::NotFound);
+        assert_eq!(errno(files.open(ROOT, "", WRITE)), Errno::NotFound);
+        files.close(file).unwrap();
+    }
+
+    #[test]
+    fn making_what_exists_says_so_even_where_nothing_can_be_made() {
+        let mut files = files(100);
+        for path in [".", "./", "tmp", "tmp/", "in", "tmp/..", "in/a/digits"] {
+            assert_eq!(
+                errno(files.make_folder(ROOT, path)),
+                Errno::Exists,
+                "{path}"
+            );
+        }
+        assert_eq!(errno(files.make_folder(ROOT, "new")), Errno::ReadOnly);
+    }
+
+    #[test]
+    fn a_rename_replaces_only_its_like() {
+        let mut files = files(100);
+        let file = files.open(ROOT, "tmp/file", WRITE).unwrap();
+        let other = files.open(ROOT, "tmp/other", WRITE).unwrap();
+        files.write(other, None, b"other").unwrap();
+        for folder in ["tmp/empty", "tmp/full", "tmp/full/x"] {
+            files.make_folder(ROOT, folder).unwrap();
+        }
+        let mut rename = |from: &str, to: &str| files.rename((ROOT, from), (ROOT, to));
+        assert_eq!(errno(rename("tmp/file", "tmp/empty")), Errno::IsFolder);
+        assert_eq!(errno(rename("tmp/empty", "tmp/file")), Errno::NotFolder);
+        assert_eq!(errno(rename("tmp/empty", "tmp/full")), Errno::NotEmpty);
+        assert_eq!(errno(rename("tmp/full/x", "tmp/full")), Errno::NotEmpty);
+        assert_eq!(errno(rename("tmp/full", "tmp/full/x")), Errno::Invalid);
+        rename("tmp/full", "tmp/empty").unwrap();
+        rename("tmp/other", "tmp/file").unwrap();
+        assert_eq!(files.stat_path(ROOT, "tmp/file").unwrap().bytes, 5);
+        assert!(files.stat_path(ROOT, "tmp/empty/x").is_ok());
+        files.close(file).unwrap();
+        let folders = files.folders();
+        files.remove(ROOT, "tmp/empty/x", true).unwrap();
+        assert_eq!(files.folders(), folders - 1);
+    }
+
+    #[test]
+    fn a_removed_folder_takes_nothing_in() {
+        let mut files = files(100);
+        files.make_folder(ROOT, "tmp/d").unwrap();
+        let folder = files.open(ROOT, "tmp/d", READ).unwrap();
+        files.remove(ROOT, "tmp/d", true).unwrap();
+        assert_eq!(errno(files.open(folder, "x", WRITE)), Errno::NotFound);
+        assert_eq!(errno(files.make_folder(folder, "x")), Errno::NotFound);
+        assert_eq!(names(&files, folder), [".", ".."]);
     }
 }

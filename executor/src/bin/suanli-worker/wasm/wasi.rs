@@ -6,39 +6,37 @@
 //! the job says and go on with the fuel that is used (and with sleeps, which
 //! take no time), random numbers come from the job's seed.
 //!
+//! A call first checks every pointer that it will follow, then pays (see
+//! [`fuel`]), then does the work: nothing is done that was not paid.
+//!
 //! Absent: sockets (never supported), links, the host's files, clock and
 //! randomness.
 
-use wasmtime::{AsContextMut as _, Caller, Extern, Linker, Trap};
+use wasmtime::{AsContextMut as _, Caller, Extern, Linker, Memory, Trap};
 
 use super::{
     Errno, Stop, World,
     files::{Kind, Opening, Refused, Stat, Whence},
+    fuel,
 };
 
 /// The name under which modules import these.
 pub(super) const MODULE: &str = "wasi_snapshot_preview1";
-/// What a call costs, beside one unit for each byte that it moves. A part of
-/// the fuel schedule: another value is another version of the runtime.
-const FUEL_PER_CALL: u64 = 100;
-/// What a look at each file or folder costs, in calls that look at many. A part
-/// of the schedule, too.
-const FUEL_PER_NODE: u64 = 20;
-/// Buffers of one scattered read or write.
+/// Buffers of one scattered read or write: `IOV_MAX`, more are invalid.
 const VECTORS_MAX: u32 = 1024;
 /// Subscriptions of one poll.
 const SUBSCRIPTIONS_MAX: u32 = 1024;
 
-type Answer = Result<(), Refused>;
+type Answer<T = ()> = Result<T, Refused>;
 
 /// One call: the guest's memory, and its world.
 struct Guest<'a> {
     memory: &'a mut [u8],
     world: &'a mut World,
     /// What clocks have gone on by, from fuel.
-    fuel_used: u64,
-    /// Bytes that the call moves.
-    moved: u64,
+    elapsed: u64,
+    /// Fuel that is left.
+    left: u64,
 }
 
 /// Runs a call, and takes its fuel.
@@ -47,32 +45,40 @@ fn call(
     work: impl FnOnce(&mut Guest<'_>) -> Answer,
 ) -> wasmtime::Result<i32> {
     let fuel = caller.get_fuel()?;
-    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-        return Err(wasmtime::Error::new(Stop::NoMemory));
+    let memory = match caller.data().memory {
+        Some(memory) => memory,
+        None => exported(caller)?,
     };
     let mut context = caller.as_context_mut();
     let (memory, world) = memory.data_and_store_mut(&mut context);
-    let fuel_max = world.watch.fuel_max;
     let mut guest = Guest {
-        fuel_used: fuel_max.saturating_sub(fuel),
+        elapsed: world.fuel_at_start.saturating_sub(fuel),
         memory,
         world,
-        moved: 0,
+        left: fuel,
     };
-    let answer = work(&mut guest);
-    let cost = guest.moved.saturating_add(FUEL_PER_CALL);
-    let noted = world.watch.note(fuel_max.saturating_sub(fuel));
-    let Some(left) = fuel.checked_sub(cost) else {
-        caller.set_fuel(0)?;
-        return Err(Trap::OutOfFuel.into());
-    };
+    let owed = std::mem::take(&mut guest.world.owed);
+    let paid = guest.charge(owed.saturating_add(fuel::CALL));
+    let answer = paid.and_then(|()| work(&mut guest));
+    let left = guest.left;
+    let noted = world.watch.note(world.watch.fuel_max.saturating_sub(left));
     caller.set_fuel(left)?;
     noted.map_err(wasmtime::Error::new)?;
     match answer {
         Ok(()) => Ok(0),
         Err(Refused::Errno(errno)) => Ok(errno as i32),
+        Err(Refused::NoFuel) => Err(Trap::OutOfFuel.into()),
         Err(Refused::Stop(stop)) => Err(wasmtime::Error::new(stop)),
     }
+}
+
+/// The instance's memory, which stays the same.
+fn exported(caller: &mut Caller<'_, World>) -> wasmtime::Result<Memory> {
+    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+        return Err(wasmtime::Error::new(Stop::NoMemory));
+    };
+    caller.data_mut().memory = Some(memory);
+    Ok(memory)
 }
 
 macro_rules! functions {
@@ -92,7 +98,13 @@ macro_rules! functions {
                     call(&mut caller, |guest| guest.$name($($argument),*))
                 },
             )?;)*
-            $(linker.func_wrap(MODULE, stringify!($fixed), |$(_: $fixed_type),*| $answer)?;)*
+            $(linker.func_wrap(
+                MODULE,
+                stringify!($fixed),
+                |mut caller: Caller<'_, World>, $(_: $fixed_type),*| {
+                    call(&mut caller, |_| $answer)
+                },
+            )?;)*
             Ok(())
         }
     };
@@ -140,14 +152,14 @@ functions! {
     }
     // What there is none of here.
     answered {
-        sched_yield() => 0;
-        proc_raise(u32) => Errno::NotSupported as i32;
-        path_link(u32, u32, u32, u32, u32, u32, u32) => Errno::NotSupported as i32;
-        path_symlink(u32, u32, u32, u32, u32) => Errno::NotSupported as i32;
-        sock_accept(u32, u32, u32) => Errno::NotSocket as i32;
-        sock_recv(u32, u32, u32, u32, u32, u32) => Errno::NotSocket as i32;
-        sock_send(u32, u32, u32, u32, u32) => Errno::NotSocket as i32;
-        sock_shutdown(u32, u32) => Errno::NotSocket as i32;
+        sched_yield() => Ok(());
+        proc_raise(u32) => Err(Errno::NotSupported.into());
+        path_link(u32, u32, u32, u32, u32, u32, u32) => Err(Errno::NotSupported.into());
+        path_symlink(u32, u32, u32, u32, u32) => Err(Errno::NotSupported.into());
+        sock_accept(u32, u32, u32) => Err(Errno::NotSocket.into());
+        sock_recv(u32, u32, u32, u32, u32, u32) => Err(Errno::NotSocket.into());
+        sock_send(u32, u32, u32, u32, u32) => Err(Errno::NotSocket.into());
+        sock_shutdown(u32, u32) => Err(Errno::NotSocket.into());
     }
 }
 
@@ -160,19 +172,31 @@ pub(super) fn offer(linker: &mut Linker<World>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-// ---- memory ---------------------------------------------------------------
+// ---- fuel and memory ------------------------------------------------------
 
 impl Guest<'_> {
-    fn bytes(&mut self, at: u32, length: u32) -> Result<&mut [u8], Errno> {
+    /// Pays for what is done next.
+    fn charge(&mut self, units: u64) -> Answer {
+        let left = self.left.checked_sub(units);
+        self.left = left.unwrap_or(0);
+        left.map(|_| ()).ok_or(Refused::NoFuel)
+    }
+
+    /// Pays for so many of something.
+    fn charge_each(&mut self, count: u32, units: u64) -> Answer {
+        self.charge(u64::from(count).saturating_mul(units))
+    }
+
+    fn bytes(&mut self, at: u32, length: u32) -> Answer<&mut [u8]> {
         let (at, length) = (index(at), index(length));
         let end = at.checked_add(length).ok_or(Errno::Fault)?;
-        self.memory.get_mut(at..end).ok_or(Errno::Fault)
+        Ok(self.memory.get_mut(at..end).ok_or(Errno::Fault)?)
     }
 
     fn put(&mut self, at: u32, what: &[u8]) -> Answer {
         let length = u32::try_from(what.len()).map_err(|_| Errno::Overflow)?;
+        self.charge_each(length, fuel::BYTE)?;
         self.bytes(at, length)?.copy_from_slice(what);
-        self.moved += u64::from(length);
         Ok(())
     }
 
@@ -184,68 +208,72 @@ impl Guest<'_> {
         self.put(at, &value.to_le_bytes())
     }
 
-    fn get<const N: usize>(&mut self, at: u32) -> Result<[u8; N], Errno> {
+    fn get<const N: usize>(&mut self, at: u32) -> Answer<[u8; N]> {
         let length = u32::try_from(N).map_err(|_| Errno::Overflow)?;
         let bytes = self.bytes(at, length)?;
-        bytes.first_chunk().copied().ok_or(Errno::Fault)
+        Ok(bytes.first_chunk().copied().ok_or(Errno::Fault)?)
     }
 
-    fn get_u32(&mut self, at: u32) -> Result<u32, Errno> {
+    fn get_u32(&mut self, at: u32) -> Answer<u32> {
         self.get(at).map(u32::from_le_bytes)
     }
 
-    fn path(&mut self, at: u32, length: u32) -> Result<String, Errno> {
+    /// Pays for looking it up, too.
+    fn path(&mut self, at: u32, length: u32) -> Answer<String> {
         if index(length) > suanli_executor::limits::PATH_BYTES_MAX {
-            return Err(Errno::NameTooLong);
+            return Err(Errno::NameTooLong.into());
         }
-        self.moved += u64::from(length);
+        self.charge(fuel::PATH)?;
+        self.charge_each(length, fuel::PATH_BYTE)?;
         let bytes = self.bytes(at, length)?;
         let path = str::from_utf8(bytes).map_err(|_| Errno::IllegalBytes)?;
-        if path.is_empty() || path.contains('\0') {
-            return Err(Errno::Invalid);
+        if path.contains('\0') {
+            return Err(Errno::Invalid.into());
         }
         Ok(path.to_owned())
     }
 
-    /// The pieces of memory that a scattered read or write names.
-    fn vectors(&mut self, at: u32, count: u32) -> Result<Vec<(u32, u32)>, Errno> {
+    /// The pieces of memory that a scattered read or write names, all of them
+    /// checked; empty ones are left out.
+    fn vectors(&mut self, at: u32, count: u32) -> Answer<Vec<(u32, u32)>> {
         if count > VECTORS_MAX {
-            return Err(Errno::Invalid);
+            return Err(Errno::Invalid.into());
         }
-        let piece = |n: u32| {
+        self.charge_each(count, fuel::VECTOR)?;
+        let mut pieces = Vec::with_capacity(index(count));
+        let mut all = 0_u32;
+        for n in 0..count {
             let entry = offset(at, n, 8)?;
-            Ok((self.get_u32(entry)?, self.get_u32(offset(entry, 1, 4)?)?))
-        };
-        (0..count).map(piece).collect()
+            let (start, length) = (self.get_u32(entry)?, self.get_u32(offset(entry, 1, 4)?)?);
+            self.bytes(start, length)?;
+            all = all.checked_add(length).ok_or(Errno::Invalid)?;
+            if length > 0 {
+                pieces.push((start, length));
+            }
+        }
+        Ok(pieces)
     }
 
-    fn put_list<'a>(
-        &mut self,
-        list: u32,
-        bytes: u32,
-        texts: impl Iterator<Item = &'a str>,
-    ) -> Answer {
+    fn put_list(&mut self, list: u32, bytes: u32, texts: &[String]) -> Answer {
+        let count = u32::try_from(texts.len()).map_err(|_| Errno::Overflow)?;
+        self.charge_each(count, fuel::TEXT)?;
         let mut at = bytes;
         for (n, text) in (0..).zip(texts) {
+            let length = u32::try_from(text.len()).map_err(|_| Errno::Overflow)?;
             self.put_u32(offset(list, n, 4)?, at)?;
             self.put(at, text.as_bytes())?;
-            let end = offset(
-                at,
-                1,
-                u32::try_from(text.len()).map_err(|_| Errno::Overflow)?,
-            )?;
+            let end = offset(at, 1, length)?;
             self.put(end, &[0])?;
             at = offset(end, 1, 1)?;
         }
         Ok(())
     }
 
-    fn put_sizes(&mut self, count: u32, bytes: u32, lengths: &[usize]) -> Answer {
-        let all: usize = lengths.iter().map(|length| length + 1).sum();
-        self.put_u32(
-            count,
-            u32::try_from(lengths.len()).map_err(|_| Errno::Overflow)?,
-        )?;
+    fn put_sizes(&mut self, count: u32, bytes: u32, texts: &[String]) -> Answer {
+        let texts_count = u32::try_from(texts.len()).map_err(|_| Errno::Overflow)?;
+        self.charge_each(texts_count, fuel::TEXT)?;
+        let all: usize = texts.iter().map(|text| text.len() + 1).sum();
+        self.put_u32(count, texts_count)?;
         self.put_u32(bytes, u32::try_from(all).map_err(|_| Errno::Overflow)?)
     }
 }
@@ -255,22 +283,22 @@ impl Guest<'_> {
 impl Guest<'_> {
     fn args_get(&mut self, list: u32, bytes: u32) -> Answer {
         let texts = self.world.arguments.clone();
-        self.put_list(list, bytes, texts.iter().map(String::as_str))
+        self.put_list(list, bytes, &texts)
     }
 
     fn args_sizes_get(&mut self, count: u32, bytes: u32) -> Answer {
-        let lengths: Vec<_> = self.world.arguments.iter().map(String::len).collect();
-        self.put_sizes(count, bytes, &lengths)
+        let texts = self.world.arguments.clone();
+        self.put_sizes(count, bytes, &texts)
     }
 
     fn environ_get(&mut self, list: u32, bytes: u32) -> Answer {
         let texts = self.world.variables.clone();
-        self.put_list(list, bytes, texts.iter().map(String::as_str))
+        self.put_list(list, bytes, &texts)
     }
 
     fn environ_sizes_get(&mut self, count: u32, bytes: u32) -> Answer {
-        let lengths: Vec<_> = self.world.variables.iter().map(String::len).collect();
-        self.put_sizes(count, bytes, &lengths)
+        let texts = self.world.variables.clone();
+        self.put_sizes(count, bytes, &texts)
     }
 
     fn clock_res_get(&mut self, clock: u32, out: u32) -> Answer {
@@ -285,7 +313,7 @@ impl Guest<'_> {
 
     /// The wall clock starts where the job says, the others at zero.
     fn now(&self, clock: u32) -> Result<u64, Errno> {
-        let gone = self.fuel_used.saturating_add(self.world.slept_ns);
+        let gone = self.elapsed.saturating_add(self.world.slept_ns);
         match clock {
             0 => Ok(self.world.clock_ns.saturating_add(gone)),
             1..=3 => Ok(gone),
@@ -294,11 +322,11 @@ impl Guest<'_> {
     }
 
     fn random_get(&mut self, buffer: u32, length: u32) -> Answer {
-        let mut chance = std::mem::take(&mut self.world.chance);
-        let filled = self.bytes(buffer, length).map(|bytes| chance.fill(bytes));
-        self.world.chance = chance;
-        filled?;
-        self.moved += u64::from(length);
+        self.bytes(buffer, length)?;
+        self.charge_each(length, fuel::BYTE)?;
+        let (start, end) = (index(buffer), index(buffer) + index(length));
+        let bytes = self.memory.get_mut(start..end).ok_or(Errno::Fault)?;
+        self.world.chance.fill(bytes);
         Ok(())
     }
 
@@ -307,8 +335,9 @@ impl Guest<'_> {
         if count == 0 || count > SUBSCRIPTIONS_MAX {
             return Err(Errno::Invalid.into());
         }
+        self.charge_each(count, fuel::SUBSCRIPTION)?;
         let asked = (0..count).map(|n| self.subscription(offset(subscriptions, n, 48)?));
-        let asked = asked.collect::<Result<Vec<_>, Errno>>()?;
+        let asked = asked.collect::<Answer<Vec<_>>>()?;
         let is_file = |subscription: &Subscription| subscription.wait_ns.is_none();
         let first = if asked.iter().any(is_file) {
             0
@@ -331,7 +360,7 @@ impl Guest<'_> {
         self.put_u32(out, happened)
     }
 
-    fn subscription(&mut self, at: u32) -> Result<Subscription, Errno> {
+    fn subscription(&mut self, at: u32) -> Answer<Subscription> {
         let raw: [u8; 48] = self.get(at)?;
         let word = |from: usize| {
             raw.get(from..)
@@ -350,7 +379,7 @@ impl Guest<'_> {
                 })
             }
             1 | 2 => None,
-            _ => return Err(Errno::Invalid),
+            _ => return Err(Errno::Invalid.into()),
         };
         Ok(Subscription {
             user_data: word(0).to_le_bytes(),
@@ -383,10 +412,8 @@ impl Guest<'_> {
 
     fn fd_allocate(&mut self, fd: u32, offset: u64, length: u64) -> Answer {
         let size = offset.checked_add(length).ok_or(Errno::FileTooLarge)?;
-        if self.world.files.stat(fd)?.bytes < size {
-            self.set_size(fd, size)?;
-        }
-        Ok(())
+        let before = self.world.files.stat(fd)?.bytes;
+        self.set_size(fd, size.max(before))
     }
 
     fn fd_close(&mut self, fd: u32) -> Answer {
@@ -437,10 +464,9 @@ impl Guest<'_> {
 
     /// Zeroing a file costs as much as writing it.
     fn set_size(&mut self, fd: u32, size: u64) -> Answer {
-        let before = self.world.files.stat(fd)?.bytes;
-        self.world.files.set_size(fd, size)?;
-        self.moved += size.saturating_sub(before);
-        Ok(())
+        let grown = self.world.files.check_size(fd, size)?;
+        self.charge(grown.saturating_mul(fuel::BYTE))?;
+        self.world.files.set_size(fd, size)
     }
 
     /// Files have no times.
@@ -478,20 +504,25 @@ impl Guest<'_> {
         self.read(fd, vectors, count, Some(at), out)
     }
 
+    /// What fails late has read what came before.
     fn read(&mut self, fd: u32, vectors: u32, count: u32, at: Option<u64>, out: u32) -> Answer {
+        let pieces = self.vectors(vectors, count)?;
+        self.bytes(out, 4)?;
+        let mut left = self.world.files.left(fd, at)?;
         let mut done = 0_u32;
-        for (into, length) in self.vectors(vectors, count)? {
-            let place = at.map(|at| at.saturating_add(u64::from(done)));
-            let (start, end) = (index(into), index(into).saturating_add(index(length)));
-            let bytes = self.memory.get_mut(start..end).ok_or(Errno::Fault)?;
-            let read = self.world.files.read(fd, place, bytes)?;
-            let read = u32::try_from(read).map_err(|_| Errno::Overflow)?;
-            done = done.checked_add(read).ok_or(Errno::Overflow)?;
-            if read < length {
+        for (into, length) in pieces {
+            let count = u32::try_from(left).unwrap_or(u32::MAX).min(length);
+            if count == 0 {
                 break;
             }
+            self.charge_each(count, fuel::BYTE)?;
+            let place = at.map(|at| at.saturating_add(u64::from(done)));
+            let (start, end) = (index(into), index(into) + index(count));
+            let bytes = self.memory.get_mut(start..end).ok_or(Errno::Fault)?;
+            self.world.files.read(fd, place, bytes)?;
+            left -= u64::from(count);
+            done += count;
         }
-        self.moved += u64::from(done);
         self.put_u32(out, done)
     }
 
@@ -503,21 +534,38 @@ impl Guest<'_> {
         self.write(fd, vectors, count, Some(at), out)
     }
 
+    /// What fails late has written what came before, and says how much.
     fn write(&mut self, fd: u32, vectors: u32, count: u32, at: Option<u64>, out: u32) -> Answer {
+        let pieces = self.vectors(vectors, count)?;
+        self.bytes(out, 4)?;
+        self.world.files.check_write(fd, at)?;
         let mut done = 0_u32;
-        let before = self.world.files.stat(fd)?.bytes;
-        for (from, length) in self.vectors(vectors, count)? {
+        for (from, length) in pieces {
             let place = at.map(|at| at.saturating_add(u64::from(done)));
-            let (start, end) = (index(from), index(from).saturating_add(index(length)));
-            let bytes = self.memory.get(start..end).ok_or(Errno::Fault)?;
-            self.world.files.write(fd, place, bytes)?;
-            self.world.tell(fd, bytes);
-            done = done.checked_add(length).ok_or(Errno::Overflow)?;
+            match self.write_piece(fd, place, (from, length)) {
+                Err(Refused::Errno(_)) if done > 0 => break,
+                written => written?,
+            }
+            done += length;
         }
-        // A write far behind the end fills what is between.
-        let grown = self.world.files.stat(fd)?.bytes.saturating_sub(before);
-        self.moved += grown.max(u64::from(done));
         self.put_u32(out, done)
+    }
+
+    fn write_piece(&mut self, fd: u32, at: Option<u64>, (from, length): (u32, u32)) -> Answer {
+        // A write far behind the end fills what is between.
+        let grown = self.world.files.growth(fd, at, u64::from(length))?;
+        let cost = grown.max(length.into()).saturating_mul(fuel::BYTE);
+        self.charge(cost)?;
+        let (start, end) = (index(from), index(from) + index(length));
+        if self.world.files.is_stderr(fd) {
+            let bytes = self.memory.get(start..end).ok_or(Errno::Fault)?;
+            let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+            self.charge(u64::try_from(lines).unwrap_or(u64::MAX) * fuel::LINE)?;
+        }
+        let bytes = self.memory.get(start..end).ok_or(Errno::Fault)?;
+        self.world.files.write(fd, at, bytes)?;
+        self.world.tell(fd, bytes);
+        Ok(())
     }
 
     fn fd_seek(&mut self, fd: u32, delta: i64, whence: u32, out: u32) -> Answer {
@@ -540,21 +588,20 @@ impl Guest<'_> {
         self.world.files.renumber(from, to)
     }
 
-    /// Entries from `cookie` on; the last may be cut, as the standard has it.
+    /// Entries after `cookie`; the last may be cut, as the standard has it.
     fn fd_readdir(&mut self, fd: u32, buffer: u32, length: u32, cookie: u64, out: u32) -> Answer {
+        self.bytes(buffer, length)?;
+        self.bytes(out, 4)?;
         let mut listing = Vec::new();
-        // All entries are looked at, wherever it begins.
-        self.moved += FUEL_PER_NODE * self.world.files.count();
-        let own = self.world.files.stat(fd)?;
-        let entries = self.world.files.entries(fd)?;
-        let dots = [(".", own), ("..", own)];
-        let numbered = (1_u64..).zip(dots.into_iter().chain(entries));
-        for (next, (name, stat)) in numbered.filter(|(next, _)| *next > cookie) {
-            if listing.len() >= index(length) {
+        let mut after = cookie;
+        while listing.len() < index(length) {
+            self.charge(fuel::ENTRY)?;
+            let Some((name, stat, cookie)) = self.world.files.entry(fd, after)? else {
                 break;
-            }
+            };
+            after = cookie;
             let name_length = u32::try_from(name.len()).map_err(|_| Errno::Overflow)?;
-            listing.extend_from_slice(&next.to_le_bytes());
+            listing.extend_from_slice(&cookie.to_le_bytes());
             listing.extend_from_slice(&stat.number.to_le_bytes());
             listing.extend_from_slice(&name_length.to_le_bytes());
             listing.extend_from_slice(&u32::from(stat.kind as u8).to_le_bytes());
@@ -595,6 +642,7 @@ impl Guest<'_> {
         flags: u32,
         out: u32,
     ) -> Answer {
+        self.bytes(out, 4)?;
         let path = self.path(path, length)?;
         let opening = Opening {
             create: how & 1 != 0,
@@ -662,8 +710,7 @@ impl Guest<'_> {
         new_length: u32,
     ) -> Answer {
         let (path, new) = (self.path(path, length)?, self.path(new, new_length)?);
-        // It looks through what lies below.
-        self.moved += FUEL_PER_NODE * self.world.files.count();
+        self.charge(self.world.files.folders().saturating_mul(fuel::FOLDER))?;
         self.world.files.rename((fd, &path), (to, &new))
     }
 
