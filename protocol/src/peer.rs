@@ -1002,7 +1002,8 @@ impl Peer {
                 seller.on_challenge(core, from, device, challenge);
             }
             Message::ChallengeDeclined(seed, decline) => {
-                challenger.on_declined(core, from, seed, decline);
+                let standings = &mut buyer.standings;
+                challenger.on_declined(core, standings, from, (seed, decline));
             }
             Message::Committed(seed, root) => challenger.on_committed(core, from, seed, root),
             Message::OpenCommitment(seed, open) => {

@@ -11,6 +11,7 @@ use std::{fmt::Write as _, sync::LazyLock};
 use proptest::prelude::*;
 use suanli_protocol::{
     bundle::Bundle,
+    challenge::{Challenge, OpenedRow, Opening},
     deal::{Agreement, Quote, Request, UnitRange, Work},
     delegation::{Delegation, Revocation},
     envelope::{Body, Envelope, EnvelopeError, Extension, Extensions, Kind, PublicKey, Verified},
@@ -334,7 +335,47 @@ const DECLINE: Decline = Decline {
 };
 
 fn frames() -> Vec<(&'static str, usize, Frame)> {
-    [negotiate_frames(), exec_frames(), settle_frames()].concat()
+    [
+        negotiate_frames(),
+        exec_frames(),
+        settle_frames(),
+        challenge_frames(),
+    ]
+    .concat()
+}
+
+fn challenge_frames() -> Vec<(&'static str, usize, Frame)> {
+    let seed = [7; 16];
+    let challenge = Challenge {
+        rows: 128,
+        depth: 64,
+        columns: 256,
+        seed,
+    };
+    let row = OpenedRow {
+        entries: Bytes::new(vec![1, 2, 3, 4]).unwrap(),
+        path: List::truncated(vec![Hash::of(b"beside")]),
+    };
+    let opening = Opening {
+        sums: Bytes::new(vec![8; 8]).unwrap(),
+        rows: List::truncated(vec![row]),
+    };
+    let declined = Frame::ChallengeDeclined(seed, DECLINE);
+    vec![
+        ("Challenge", CLIENT, Frame::Challenge(0, challenge)),
+        ("ChallengeDeclined", PROVIDER, declined),
+        (
+            "Committed",
+            PROVIDER,
+            Frame::Committed(seed, Hash::of(b"root")),
+        ),
+        (
+            "OpenCommitment",
+            CLIENT,
+            Frame::OpenCommitment(seed, [9; 16]),
+        ),
+        ("Opened", PROVIDER, Frame::Opened(seed, Box::new(opening))),
+    ]
 }
 
 fn negotiate_frames() -> Vec<(&'static str, usize, Frame)> {

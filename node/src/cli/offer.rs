@@ -205,6 +205,12 @@ fn challenged(outcome: &OutcomeInfo) -> String {
         let wrong = outcome.wrong.as_deref().unwrap_or("the product was wrong");
         return format!("WRONG: {wrong} ({})", outcome.device);
     }
+    if outcome.shown_per_second == 0 {
+        return format!(
+            "FAILED: it began and had no product after {} ms ({})",
+            outcome.took_ms, outcome.device
+        );
+    }
     let percent =
         u128::from(outcome.shown_per_second) * 100 / u128::from(outcome.claimed_per_second.max(1));
     let word = if outcome.kept { "kept" } else { "SLOW" };

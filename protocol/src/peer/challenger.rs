@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The clock runs from the first question to the commitment, the way there and back
-//! with it: what is shown is a lower bound. Silence is no lie and changes nobody's
-//! standing; a wrong product does, and is written down. The check is heavy and runs
+//! with it: what is shown is a lower bound. Silence and a refusal are no lies and change
+//! nobody's standing; a wrong product does, and none where one was begun. The check is heavy and runs
 //! off the driver.
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
     message::{Decline, Frame},
     offer::Name,
     record::Record,
-    registry::SpeedKind,
+    registry::{Reason, SpeedKind},
     standing::{Outcome, Standings},
     units::{Millis, Mono},
 };
@@ -120,13 +120,29 @@ impl Challenger {
     pub(crate) fn on_declined(
         &mut self,
         core: &mut Core,
+        standings: &mut Standings,
         from: PeerId,
-        seed: Seed,
-        decline: Decline,
+        (seed, decline): (Seed, Decline),
     ) {
-        if self.open_with(from, seed).is_some() {
-            self.end(core, from, Err(Unanswered::Declined(decline)));
+        let now = core.now;
+        let Some(open) = self.open_with(from, seed) else {
+            return;
+        };
+        if decline.reason != Reason::PROVIDER_FAULT {
+            return self.end(core, from, Err(Unanswered::Declined(decline)));
         }
+        // It took what its own offer says that it can do, and could not.
+        let outcome = Outcome {
+            provider: from,
+            at: now.wall,
+            device: open.device.1.clone(),
+            claimed: open.claimed,
+            shown: 0,
+            took: Millis::from(now.mono.since(open.asked)),
+            right: true,
+        };
+        standings.challenged(outcome.clone());
+        self.end(core, from, Ok((outcome, None)));
     }
 
     pub(crate) fn on_committed(&mut self, core: &mut Core, from: PeerId, named: Seed, root: Hash) {

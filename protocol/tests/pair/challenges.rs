@@ -150,9 +150,6 @@ fn a_slow_provider_is_believed_what_it_showed() {
 fn silence_and_refusal_are_no_lies() {
     let mut world = world(1);
     let provider = world.id(1);
-    world.nodes[1].solver = Solver::Broken;
-    let refused = world.challenged().unwrap_err();
-    assert!(matches!(refused, Unanswered::Declined(no) if no.reason == Reason::PROVIDER_FAULT));
     world.link = Box::new(|sent| match sent.frame {
         Frame::Challenge(..) => Fate::Drop,
         _ => Fate::Deliver,
@@ -235,4 +232,14 @@ fn abuse_82_who_is_quick_only_when_challenged_is_found_out_by_real_work() {
     assert_eq!(standing.believed(), Some(rate), "real work counts more");
     let plan = world.peer(0).plan(&order(4), world.now(0).wall);
     assert_eq!(plan.candidates[0].believed, rate);
+}
+
+#[test]
+fn who_takes_a_challenge_and_has_no_product_is_not_believed() {
+    let mut world = world(CLAIMED);
+    world.nodes[1].solver = Solver::Broken;
+    let (outcome, wrong) = world.challenged().unwrap();
+    assert_eq!((outcome.shown, outcome.is_kept(), wrong), (0, false, None));
+    let standing = world.peer(0).standing(world.id(1)).unwrap();
+    assert_eq!(standing.believed(), Some(1));
 }
