@@ -444,7 +444,7 @@ impl ParentEnd {
     /// The next frame. Safe to drop and call again: nothing is lost.
     pub(crate) async fn receive(&mut self) -> Result<Reply, IpcError> {
         loop {
-            if let Some(reply) = self.take_frame()? {
+            if let Some(reply) = take_reply(&mut self.received)? {
                 return Ok(reply);
             }
             if self.socket.read_buf(&mut self.received).await? == 0 {
@@ -452,19 +452,23 @@ impl ParentEnd {
             }
         }
     }
+}
 
-    fn take_frame(&mut self) -> Result<Option<Reply>, IpcError> {
-        let Some(header) = self.received.first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = frame_length(*header, REPLY_FRAME_BYTES_MAX)?;
-        let Some(body) = self.received.get(4..4 + length) else {
-            return Ok(None);
-        };
-        let reply = wire::decode(body, REPLY_FRAME_BYTES_MAX)?;
-        self.received.drain(..4 + length);
-        Ok(Some(reply))
-    }
+/// Takes the first frame out of what a worker has said, once all of it is there.
+///
+/// # Errors
+/// If the frame is too long, which its first four bytes say, or no [`Reply`].
+pub fn take_reply(received: &mut Vec<u8>) -> Result<Option<Reply>, IpcError> {
+    let Some(header) = received.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = frame_length(*header, REPLY_FRAME_BYTES_MAX)?;
+    let Some(body) = received.get(4..4 + length) else {
+        return Ok(None);
+    };
+    let reply = wire::decode(body, REPLY_FRAME_BYTES_MAX)?;
+    received.drain(..4 + length);
+    Ok(Some(reply))
 }
 
 /// The worker's end, blocking.
@@ -481,9 +485,13 @@ impl WorkerEnd {
     pub fn from_stdin() -> io::Result<Self> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
         rustix::net::sockopt::socket_type(&socket)?;
-        Ok(Self {
-            socket: socket.into(),
-        })
+        Ok(Self::new(socket.into()))
+    }
+
+    /// Talks over this socket.
+    #[must_use]
+    pub const fn new(socket: UnixStream) -> Self {
+        Self { socket }
     }
 
     /// A second handle, for a last word when the first is busy.
@@ -616,10 +624,7 @@ mod tests {
 
     fn pair() -> (ParentEnd, WorkerEnd) {
         let (parent, worker) = UnixStream::pair().unwrap();
-        (
-            ParentEnd::new(parent).unwrap(),
-            WorkerEnd { socket: worker },
-        )
+        (ParentEnd::new(parent).unwrap(), WorkerEnd::new(worker))
     }
 
     fn progress() -> Reply {

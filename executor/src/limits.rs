@@ -122,6 +122,10 @@ pub const LOG_BYTES_MAX: usize = 1 << 20;
 /// Adapters that one probe reports.
 pub const ADAPTERS_MAX: usize = 32;
 
+/// Bytes of stack of a worker's first thread. The compiler recurses into nested
+/// expressions; with this much any that people write, and all that [`NESTING_MAX`]
+/// lets through, go through also in unoptimised builds.
+pub const WORKER_STACK_BYTES: usize = 64 << 20;
 /// Threads of a worker. A software driver starts no more than some three dozen,
 /// however many processors there are; compilers and the runtime a few.
 pub const WORKER_THREADS_MAX: u32 = 512;

@@ -343,7 +343,7 @@ impl Wasm {
             return Ok(known);
         }
         parent.send(&Reply::Stage(Stage::Compiling))?;
-        weigh::weigh(&code)?;
+        weigh(&code)?;
         let module = Module::new(&self.engine, &code).map_err(|error| invalid(&error))?;
         let linked = self.linker.instantiate_pre(&module);
         let linked = linked.map_err(|error| invalid(&error))?;
@@ -356,9 +356,17 @@ impl Wasm {
 /// Validates a module without compiling it.
 pub(crate) fn check(module: &File) -> Result<(), Fault> {
     let code = read_module(module)?;
-    weigh::weigh(&code)?;
+    weigh(&code)?;
     let engine = engine().map_err(|error| Fault::new(Failure::Internal, error.to_string()))?;
     Module::validate(&engine, &code).map_err(|error| invalid(&error))
+}
+
+fn weigh(code: &[u8]) -> Result<(), Fault> {
+    let offered = weigh::Offered {
+        module: wasi::MODULE,
+        functions: wasi::NAMES,
+    };
+    weigh::weigh(code, offered).map_err(|detail| Fault::new(Failure::InvalidModule, detail))
 }
 
 /// The shortest run that is believed.

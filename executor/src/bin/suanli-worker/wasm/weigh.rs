@@ -4,22 +4,25 @@
 //! A compiler's time grows faster than a function does, so the parts of a
 //! module are bounded one by one. Messages name what to do: most modules that
 //! are refused here were built for another world.
+//!
+//! [`weigh`] is a function of a module and of what is offered to it, and says why
+//! not in words; nothing here knows of the worker, so that a fuzzer can have this
+//! module by its path.
 
-use suanli_executor::{
-    ipc::Failure,
-    limits::{FUNCTION_BYTES_MAX, FUNCTIONS_MAX, TABLE_ELEMENTS_MAX},
-};
+use suanli_executor::limits::{FUNCTION_BYTES_MAX, FUNCTIONS_MAX, TABLE_ELEMENTS_MAX};
 use wasmparser::{ExternalKind, Parser, Payload};
 
-use super::wasi;
-use crate::Fault;
+/// What a host offers to modules: the name that they import it by, and its functions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offered<'a> {
+    pub(crate) module: &'a str,
+    pub(crate) functions: &'a [&'a str],
+}
 
 /// Refuses what is too large, or built for another host.
-pub(super) fn weigh(code: &[u8]) -> Result<(), Fault> {
+pub(crate) fn weigh(code: &[u8], offered: Offered<'_>) -> Result<(), String> {
     if !code.starts_with(b"\0asm") {
-        return Err(invalid(
-            "the file is no WebAssembly module (those begin with \\0asm)",
-        ));
+        return Err("the file is no WebAssembly module (those begin with \\0asm)".to_owned());
     }
     let mut starts = false;
     for payload in Parser::new(0).parse_all(code) {
@@ -28,14 +31,15 @@ pub(super) fn weigh(code: &[u8]) -> Result<(), Fault> {
                 encoding: wasmparser::Encoding::Component,
                 ..
             } => {
-                return Err(invalid(
-                    "the file is a component; build a core module for WASI preview 1 (target wasm32-wasip1)",
-                ));
+                return Err(
+                    "the file is a component; build a core module for WASI preview 1 (target wasm32-wasip1)"
+                        .to_owned(),
+                );
             }
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let import = import.map_err(|error| malformed(&error))?;
-                    offered(import.module, import.name)?;
+                    offered.check(import.module, import.name)?;
                 }
             }
             Payload::FunctionSection(functions) => {
@@ -65,33 +69,30 @@ pub(super) fn weigh(code: &[u8]) -> Result<(), Fault> {
     if starts {
         return Ok(());
     }
-    Err(invalid(
-        "the module exports no function `_start`: build a command, not a library",
-    ))
+    Err("the module exports no function `_start`: build a command, not a library".to_owned())
 }
 
-fn offered(module: &str, name: &str) -> Result<(), Fault> {
-    if module == wasi::MODULE && wasi::NAMES.contains(&name) {
-        return Ok(());
+impl Offered<'_> {
+    fn check(self, module: &str, name: &str) -> Result<(), String> {
+        if module == self.module && self.functions.contains(&name) {
+            return Ok(());
+        }
+        Err(format!(
+            "the module imports `{}.{}`, which is not offered; programs get the functions of {} (WASI preview 1) and nothing else",
+            module.escape_debug(),
+            name.escape_debug(),
+            self.module
+        ))
     }
-    let (module, name) = (module.escape_debug(), name.escape_debug());
-    Err(invalid(&format!(
-        "the module imports `{module}.{name}`, which is not offered; programs get the functions of {} (WASI preview 1) and nothing else",
-        wasi::MODULE
-    )))
 }
 
-fn at_most<T: PartialOrd + std::fmt::Display>(have: T, most: T, what: &str) -> Result<(), Fault> {
+fn at_most<T: PartialOrd + std::fmt::Display>(have: T, most: T, what: &str) -> Result<(), String> {
     if have <= most {
         return Ok(());
     }
-    Err(invalid(&format!("{have} {what}, {most} are allowed")))
+    Err(format!("{have} {what}, {most} are allowed"))
 }
 
-fn malformed(error: &wasmparser::BinaryReaderError) -> Fault {
-    invalid(&format!("the module is malformed: {error}"))
-}
-
-fn invalid(detail: &str) -> Fault {
-    Fault::new(Failure::InvalidModule, detail)
+fn malformed(error: &wasmparser::BinaryReaderError) -> String {
+    format!("the module is malformed: {error}")
 }
