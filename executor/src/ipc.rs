@@ -25,6 +25,7 @@ use std::{
 use bincode::{Decode, Encode};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
+    io::retry_on_intr,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags,
@@ -519,10 +520,8 @@ impl WorkerEnd {
     /// If the parent is gone, or talks nonsense.
     pub fn receive(&self) -> Result<(Request, Vec<OwnedFd>), IpcError> {
         let mut header = [0; 4];
-        let (mut read, descriptors) = receive_descriptors(self.socket.as_fd(), &mut header)?;
-        while read < header.len() {
-            read += read_some(&self.socket, &mut header[read..])?;
-        }
+        let (read, descriptors) = receive_descriptors(self.socket.as_fd(), &mut header)?;
+        (&self.socket).read_exact(&mut header[read..])?;
         let length = frame_length(header, REQUEST_FRAME_BYTES_MAX)?;
         let mut body = vec![0; length];
         (&self.socket).read_exact(&mut body)?;
@@ -541,13 +540,6 @@ impl WorkerEnd {
         };
         let ready = rustix::event::poll(&mut sockets, Some(&at_once)).map_err(io::Error::from)?;
         Ok(ready > 0)
-    }
-}
-
-fn read_some(mut socket: &UnixStream, into: &mut [u8]) -> Result<usize, IpcError> {
-    match socket.read(into)? {
-        0 => Err(IpcError::Closed),
-        read => Ok(read),
     }
 }
 
@@ -585,12 +577,14 @@ fn send_with_descriptors(
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(rustix::io::Errno::NOBUFS);
     }
-    rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )
+    retry_on_intr(|| {
+        rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+    })
 }
 
 fn receive_descriptors(
@@ -599,12 +593,14 @@ fn receive_descriptors(
 ) -> Result<(usize, Vec<OwnedFd>), IpcError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(into)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )
+    let message = retry_on_intr(|| {
+        rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut *into)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })
     .map_err(io::Error::from)?;
     if message.bytes == 0 {
         return Err(IpcError::Closed);
