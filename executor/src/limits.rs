@@ -15,6 +15,10 @@ pub const TOKENS_MAX: usize = 1 << 18;
 /// Functions, types, constants and variables of a WGSL source, and types that it
 /// implies. The parser looks at all of them for each: so many take half a second.
 pub const DECLARATIONS_MAX: usize = 4096;
+/// Words and signs of a WGSL source when constants, structures and aliases are put in
+/// place of their names, as the parser does in part: a million took it three seconds
+/// and 700 MB. Large tables in unrolled kernels have under 100,000.
+pub const EXPANDED_TOKENS_MAX: u64 = 1 << 18;
 /// Operators, brackets, template lists and `else if` that stand in one another.
 /// The parser overflows a stack of 64 MiB somewhere above 32,000.
 pub const NESTING_MAX: usize = 4096;
