@@ -19,8 +19,9 @@ use suanli_executor::{
 use suanli_executor_fuzz::{cursor::Cursor, memory::most_held, show};
 use suanli_protocol::wire;
 
-/// A socket's buffer holds so much without a reader.
+/// A socket's buffer holds so much without a reader, and so many pieces.
 const BYTES_MAX: usize = 64 << 10;
+const PIECES_MAX: usize = 64;
 /// Elements are wider in memory than on the wire, and lists grow by doubling; text is
 /// read in steps of 64 KiB.
 const MEMORY_FACTOR: usize = 64;
@@ -84,6 +85,7 @@ fn replies(stream: &[u8], piece: usize) -> (Vec<Reply>, Option<String>) {
 fn from_parent(stream: &[u8], piece: usize) {
     let (parent, worker) = UnixStream::pair().expect("there are sockets");
     let worker = WorkerEnd::new(worker);
+    let piece = piece.max(stream.len().div_ceil(PIECES_MAX));
     for (number, piece) in stream.chunks(piece).enumerate() {
         // Where a descriptor comes with a piece, a read ends.
         send(&parent, piece, number % 2 == 0);
