@@ -137,9 +137,9 @@ impl Grammar<'_, '_> {
             let mut members = Vec::new();
             for member in 0..=self.cursor.below(5) {
                 let ty = self.constructible(2);
-                let attribute = match self.cursor.below(16) {
-                    14 => "@align(16) ",
-                    15 => "@size(64) ",
+                let attribute = match (self.cursor.below(16), &ty) {
+                    (14, _) => "@align(16) ",
+                    (15, Ty::Scalar(_)) => "@size(64) ",
                     _ => "",
                 };
                 let _ = writeln!(text, "    {attribute}m{member}: {},", name(&ty));
@@ -780,8 +780,8 @@ impl Grammar<'_, '_> {
                 let function = self.cursor.pick(&["dot", "distance"]);
                 format!("{function}({a}, {b})")
             }
-            _ if is_float => format!("-{a}"),
-            _ => format!("~{a}"),
+            _ if is_float => format!("-({a})"),
+            _ => format!("~({a})"),
         }
     }
 
