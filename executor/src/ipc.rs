@@ -25,6 +25,7 @@ use std::{
 use bincode::{Decode, Encode};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
+    io::retry_on_intr,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags,
@@ -491,7 +492,7 @@ impl ParentEnd {
     /// The next frame. Safe to drop and call again: nothing is lost.
     pub(crate) async fn receive(&mut self) -> Result<Reply, IpcError> {
         loop {
-            if let Some(reply) = self.take_frame()? {
+            if let Some(reply) = take_reply(&mut self.received)? {
                 return Ok(reply);
             }
             if self.socket.read_buf(&mut self.received).await? == 0 {
@@ -499,19 +500,23 @@ impl ParentEnd {
             }
         }
     }
+}
 
-    fn take_frame(&mut self) -> Result<Option<Reply>, IpcError> {
-        let Some(header) = self.received.first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = frame_length(*header, REPLY_FRAME_BYTES_MAX)?;
-        let Some(body) = self.received.get(4..4 + length) else {
-            return Ok(None);
-        };
-        let reply = wire::decode(body, REPLY_FRAME_BYTES_MAX)?;
-        self.received.drain(..4 + length);
-        Ok(Some(reply))
-    }
+/// Takes the first frame out of what a worker has said, once all of it is there.
+///
+/// # Errors
+/// If the frame is too long, which its first four bytes say, or no [`Reply`].
+pub fn take_reply(received: &mut Vec<u8>) -> Result<Option<Reply>, IpcError> {
+    let Some(header) = received.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = frame_length(*header, REPLY_FRAME_BYTES_MAX)?;
+    let Some(body) = received.get(4..4 + length) else {
+        return Ok(None);
+    };
+    let reply = wire::decode(body, REPLY_FRAME_BYTES_MAX)?;
+    received.drain(..4 + length);
+    Ok(Some(reply))
 }
 
 /// The worker's end, blocking.
@@ -528,9 +533,13 @@ impl WorkerEnd {
     pub fn from_stdin() -> io::Result<Self> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
         rustix::net::sockopt::socket_type(&socket)?;
-        Ok(Self {
-            socket: socket.into(),
-        })
+        Ok(Self::new(socket.into()))
+    }
+
+    /// Talks over this socket.
+    #[must_use]
+    pub const fn new(socket: UnixStream) -> Self {
+        Self { socket }
     }
 
     /// A second handle, for a last word when the first is busy.
@@ -558,10 +567,8 @@ impl WorkerEnd {
     /// If the parent is gone, or talks nonsense.
     pub fn receive(&self) -> Result<(Request, Vec<OwnedFd>), IpcError> {
         let mut header = [0; 4];
-        let (mut read, descriptors) = receive_descriptors(self.socket.as_fd(), &mut header)?;
-        while read < header.len() {
-            read += read_some(&self.socket, &mut header[read..])?;
-        }
+        let (read, descriptors) = receive_descriptors(self.socket.as_fd(), &mut header)?;
+        (&self.socket).read_exact(&mut header[read..])?;
         let length = frame_length(header, REQUEST_FRAME_BYTES_MAX)?;
         let mut body = vec![0; length];
         (&self.socket).read_exact(&mut body)?;
@@ -580,13 +587,6 @@ impl WorkerEnd {
         };
         let ready = rustix::event::poll(&mut sockets, Some(&at_once)).map_err(io::Error::from)?;
         Ok(ready > 0)
-    }
-}
-
-fn read_some(mut socket: &UnixStream, into: &mut [u8]) -> Result<usize, IpcError> {
-    match socket.read(into)? {
-        0 => Err(IpcError::Closed),
-        read => Ok(read),
     }
 }
 
@@ -624,12 +624,14 @@ fn send_with_descriptors(
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(rustix::io::Errno::NOBUFS);
     }
-    rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )
+    retry_on_intr(|| {
+        rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+    })
 }
 
 fn receive_descriptors(
@@ -638,12 +640,14 @@ fn receive_descriptors(
 ) -> Result<(usize, Vec<OwnedFd>), IpcError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(into)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )
+    let message = retry_on_intr(|| {
+        rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut *into)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })
     .map_err(io::Error::from)?;
     if message.bytes == 0 {
         return Err(IpcError::Closed);
@@ -663,10 +667,7 @@ mod tests {
 
     fn pair() -> (ParentEnd, WorkerEnd) {
         let (parent, worker) = UnixStream::pair().unwrap();
-        (
-            ParentEnd::new(parent).unwrap(),
-            WorkerEnd { socket: worker },
-        )
+        (ParentEnd::new(parent).unwrap(), WorkerEnd::new(worker))
     }
 
     fn progress() -> Reply {

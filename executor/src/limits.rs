@@ -15,6 +15,10 @@ pub const TOKENS_MAX: usize = 1 << 18;
 /// Functions, types, constants and variables of a WGSL source, and types that it
 /// implies. The parser looks at all of them for each: so many take half a second.
 pub const DECLARATIONS_MAX: usize = 4096;
+/// Words and signs of a WGSL source when constants, structures and aliases are put in
+/// place of their names, as the parser does in part: a million took it three seconds
+/// and 700 MB. Large tables in unrolled kernels have under 100,000.
+pub const EXPANDED_TOKENS_MAX: u64 = 1 << 18;
 /// Operators, brackets, template lists and `else if` that stand in one another.
 /// The parser overflows a stack of 64 MiB somewhere above 32,000.
 pub const NESTING_MAX: usize = 4096;
@@ -135,6 +139,10 @@ pub const LOG_BYTES_MAX: usize = 1 << 20;
 /// Adapters that one probe reports.
 pub const ADAPTERS_MAX: usize = 32;
 
+/// Bytes of stack of a worker's first thread. The compiler recurses into nested
+/// expressions; with this much any that people write, and all that [`NESTING_MAX`]
+/// lets through, go through also in unoptimised builds.
+pub const WORKER_STACK_BYTES: usize = 64 << 20;
 /// Threads of a worker. A software driver starts no more than some three dozen,
 /// however many processors there are; compilers and the runtime a few.
 pub const WORKER_THREADS_MAX: u32 = 512;

@@ -283,11 +283,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         None => (None, None),
     };
     let (inputs, hands_events) = mpsc::channel(256);
-    let challenges = Challenges::new(
-        parts.scratch.clone(),
-        inputs.clone(),
-        parts.transport.clone(),
-    );
+    let challenges = Challenges::new(&parts.scratch, &inputs, &parts.transport);
     let hands = Hands::start(
         parts.store.blobs().clone(),
         parts.cache,

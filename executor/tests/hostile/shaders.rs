@@ -108,6 +108,22 @@ async fn abuse_38_doubling_calls_are_refused_without_being_made() {
 }
 
 #[tokio::test]
+async fn abuse_38_what_doubles_with_each_line_is_refused_before_it_is_made() {
+    let Some(mut bench) = bench(ExecutorConfig::default()).await else {
+        return;
+    };
+    let mut source = "struct S0 { a: u32, }\nconst c0 = S0(1u);\n".to_owned();
+    for level in 1..=28 {
+        let below = level - 1;
+        source += &format!("struct S{level} {{ a: S{below}, b: S{below}, }}\n");
+        source += &format!("const c{level} = S{level}(c{below}, c{below});\n");
+    }
+    let mut bomb = noop();
+    bomb.source = format!("{source}{}", &*bomb.source).try_into().unwrap();
+    refused_at_once(&mut bench, &bomb, "put in place of their names").await;
+}
+
+#[tokio::test]
 async fn abuse_39_what_is_over_the_caps_is_refused_at_once() {
     let Some(mut bench) = bench(ExecutorConfig::default()).await else {
         return;

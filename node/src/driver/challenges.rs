@@ -38,15 +38,15 @@ pub(super) struct Challenges {
 }
 
 impl Challenges {
-    pub(super) const fn new(
-        folder: PathBuf,
-        inputs: mpsc::Sender<Input>,
-        transport: TransportHandle,
+    pub(super) fn new(
+        folder: &Path,
+        inputs: &mpsc::Sender<Input>,
+        transport: &TransportHandle,
     ) -> Self {
         Self {
-            folder,
-            inputs,
-            transport,
+            folder: folder.to_owned(),
+            inputs: inputs.clone(),
+            transport: transport.clone(),
             computing: BTreeMap::new(),
         }
     }

@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use suanli_executor::{
     Program,
     ipc::{Confinement, Failure, IpcError, Reply, Request, Start, Used, WorkerEnd},
+    limits::WORKER_STACK_BYTES,
 };
 use suanli_protocol::wire::Utf8;
 
@@ -31,10 +32,6 @@ mod root;
 mod run;
 mod shader;
 mod wasm;
-
-/// The compiler recurses into nested expressions; with this much stack any
-/// that people write go through also in unoptimised builds.
-const STACK_BYTES: usize = 64 << 20;
 
 /// Why an execution, a check or a start failed.
 #[derive(Debug)]
@@ -99,7 +96,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let worker = std::thread::Builder::new()
-        .stack_size(STACK_BYTES)
+        .stack_size(WORKER_STACK_BYTES)
         .spawn(move || work(role, &start, confinement, &mut parent));
     match worker.map(std::thread::JoinHandle::join) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,

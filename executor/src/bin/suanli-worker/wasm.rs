@@ -377,7 +377,7 @@ impl Wasm {
         let known = self.modules.get(&key);
         let weight = match &known {
             Some(known) => known.weight,
-            None => weigh::weigh(&code)?,
+            None => weigh(&code)?,
         };
         admit(weight, order.command.memory_max)?;
         pay(left, fuel::of_module(weight), watch)?;
@@ -446,6 +446,14 @@ fn pay(left: &mut u64, price: u64, watch: &Watch) -> Result<(), Fault> {
     Ok(())
 }
 
+fn weigh(code: &[u8]) -> Result<Weight, Fault> {
+    let offered = weigh::Offered {
+        module: wasi::MODULE,
+        functions: wasi::NAMES,
+    };
+    weigh::weigh(code, offered).map_err(|detail| Fault::new(Failure::InvalidModule, detail))
+}
+
 /// Refuses what begins with more memory than the job allows.
 fn admit(weight: Weight, allowed: u64) -> Result<(), Fault> {
     let asked = weight.memory_pages.saturating_mul(PAGE_BYTES);
@@ -459,7 +467,7 @@ fn admit(weight: Weight, allowed: u64) -> Result<(), Fault> {
 /// Validates a module without compiling it.
 pub(crate) fn check(module: &File) -> Result<(), Fault> {
     let code = read_module(module)?;
-    weigh::weigh(&code)?;
+    weigh(&code)?;
     let engine = engine().map_err(|error| Fault::new(Failure::Internal, error.to_string()))?;
     Module::validate(&engine, &code).map_err(|error| invalid(&error))
 }

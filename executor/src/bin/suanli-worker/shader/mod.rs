@@ -1,6 +1,6 @@
 //! Static checks of a graph's WGSL, by naga, against the graph's passes.
 //!
-//! Look at the tokens ([`scan`]) → parse and validate → weigh what drivers will
+//! Look at the tokens ([`scan`], [`names`]) → parse and validate → weigh what drivers will
 //! make of it ([`weigh`]) → hold each pass against it. naga recurses and loops
 //! over what strangers wrote: it runs in a worker process only, and its crash is
 //! the worker's. What passes here may still be refused by the device (workgroup
@@ -20,6 +20,7 @@ use wgpu::naga::{
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
 
+mod names;
 mod scan;
 mod weigh;
 

@@ -5,36 +5,41 @@
 //! bound of its own for most of them. This counts them on the way, in one pass
 //! and with no recursion: at each place how deep the parser can be there at
 //! most. Comments end where the parser ends them; in doubt (is this `<` a
-//! comparison?) the larger number counts.
+//! comparison?) the larger number counts. What names stand for is the business of
+//! [`super::names`], which sees the same tokens.
 //!
 //! Absent: grammar. What this passes may be no WGSL at all.
 
-use std::{iter::Peekable, str::Chars};
+use std::{iter::Peekable, str::CharIndices};
 
 use suanli_executor::limits::{DECLARATIONS_MAX, NESTING_MAX, TOKENS_MAX};
+
+use super::names::Names;
 
 /// Refuses sources that would cost the parser its stack, or too much time.
 pub(super) fn scan(source: &str) -> Result<(), String> {
     let mut scan = Scan {
-        rest: source.chars().peekable(),
+        source,
+        rest: source.char_indices().peekable(),
         line: 1,
         tokens: 0,
         declarations: 0,
         open: Vec::new(),
         here: Level::default(),
     };
+    let mut names = Names::default();
     while let Some(token) = scan.next_token() {
         scan.take(token);
+        names.take(token, scan.open.len());
         scan.check()?;
     }
-    Ok(())
+    names.check()
 }
 
-enum Token {
-    /// `else`, `if`, or any other word or number.
-    Else,
-    If,
-    Word,
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Token<'a> {
+    Word(&'a str),
+    Number,
     Open,
     Close {
         is_block: bool,
@@ -43,7 +48,8 @@ enum Token {
     Greater,
     Comma,
     Semicolon,
-    Operator,
+    /// With its first sign.
+    Operator(char),
 }
 
 /// What is open at one level of brackets.
@@ -67,7 +73,8 @@ impl Level {
 }
 
 struct Scan<'a> {
-    rest: Peekable<Chars<'a>>,
+    source: &'a str,
+    rest: Peekable<CharIndices<'a>>,
     line: usize,
     tokens: usize,
     declarations: usize,
@@ -75,18 +82,17 @@ struct Scan<'a> {
     here: Level,
 }
 
-impl Scan<'_> {
-    fn take(&mut self, token: Token) {
+impl<'a> Scan<'a> {
+    fn take(&mut self, token: Token<'_>) {
         self.tokens += 1;
         let after_else = std::mem::take(&mut self.here.after_else);
         match token {
-            Token::Word => {}
-            Token::Else => {
+            Token::Word("else") => {
                 self.here.elses += 1;
                 self.here.after_else = true;
             }
-            Token::If if after_else => {}
-            Token::If => self.here.elses = 0,
+            Token::Word("if") if !after_else => self.here.elses = 0,
+            Token::Word(_) | Token::Number => {}
             Token::Open => self.open(),
             Token::Close { is_block } => self.close(is_block),
             Token::Less => {
@@ -106,7 +112,7 @@ impl Scan<'_> {
                 };
                 self.declared();
             }
-            Token::Operator => self.here.operators += 1,
+            Token::Operator(_) => self.here.operators += 1,
         }
     }
 
@@ -159,15 +165,15 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn next_token(&mut self) -> Option<Token> {
+    fn next_token(&mut self) -> Option<Token<'a>> {
         loop {
-            let first = self.next_char()?;
+            let (at, first) = self.next_char()?;
             return Some(match first {
-                '/' if self.rest.peek() == Some(&'/') => {
-                    while self.next_char().is_some_and(|c| !ends_line(c)) {}
+                '/' if self.peek() == Some('/') => {
+                    while self.next_char().is_some_and(|(_, c)| !ends_line(c)) {}
                     continue;
                 }
-                '/' if self.rest.peek() == Some(&'*') => {
+                '/' if self.peek() == Some('*') => {
                     self.skip_block_comment();
                     continue;
                 }
@@ -178,42 +184,33 @@ impl Scan<'_> {
                 '>' => Token::Greater,
                 ',' => Token::Comma,
                 ';' => Token::Semicolon,
-                '-' if self.rest.peek() == Some(&'>') => {
+                '-' if self.peek() == Some('>') => {
                     self.next_char();
-                    Token::Operator
+                    Token::Operator('-')
                 }
                 '0'..='9' => {
                     self.skip_number();
-                    Token::Word
+                    Token::Number
                 }
-                _ if is_word(first) => self.word(first),
+                _ if is_word(first) => Token::Word(self.word(at)),
                 _ if first.is_whitespace() => continue,
-                _ => Token::Operator,
+                _ => Token::Operator(first),
             });
         }
     }
 
-    fn word(&mut self, first: char) -> Token {
-        // Longer than the words that matter here, so that no other is one of them.
-        const KEPT: usize = 5;
-        let mut word = String::from(first);
-        while let Some(next) = self.rest.next_if(|next| is_word(*next)) {
-            if word.len() < KEPT {
-                word.push(next);
-            }
-        }
-        match word.as_str() {
-            "else" => Token::Else,
-            "if" => Token::If,
-            _ => Token::Word,
-        }
+    /// The word that begins there; its first letter is read.
+    fn word(&mut self, from: usize) -> &'a str {
+        while self.rest.next_if(|(_, next)| is_word(*next)).is_some() {}
+        let to = self.rest.peek().map_or(self.source.len(), |(to, _)| *to);
+        &self.source[from..to]
     }
 
     /// Block comments hold others. The `/` before is read, the `*` is not.
     fn skip_block_comment(&mut self) {
         self.next_char();
         let (mut depth, mut before) = (1, None);
-        while let Some(next) = self.next_char() {
+        while let Some((_, next)) = self.next_char() {
             before = match (before, next) {
                 (Some('*'), '/') => {
                     depth -= 1;
@@ -234,18 +231,22 @@ impl Scan<'_> {
     /// A second point is no part of a number: what follows is a member of it.
     fn skip_number(&mut self) {
         let mut points = 0;
-        while let Some(next) = self.rest.peek() {
-            points += usize::from(*next == '.');
-            if points > 1 || !(is_word(*next) || *next == '.') {
+        while let Some(next) = self.peek() {
+            points += usize::from(next == '.');
+            if points > 1 || !(is_word(next) || next == '.') {
                 return;
             }
             self.rest.next();
         }
     }
 
-    fn next_char(&mut self) -> Option<char> {
+    fn peek(&mut self) -> Option<char> {
+        self.rest.peek().map(|(_, next)| *next)
+    }
+
+    fn next_char(&mut self) -> Option<(usize, char)> {
         let next = self.rest.next()?;
-        if next == '\n' {
+        if next.1 == '\n' {
             self.line += 1;
         }
         Some(next)

@@ -4,45 +4,48 @@
 //! A compiler's time grows faster than a function does, so the parts of a
 //! module are bounded one by one. Messages name what to do: most modules that
 //! are refused here were built for another world.
+//!
+//! [`weigh`] is a function of a module and of what is offered to it, and says why
+//! not in words; nothing here knows of the worker, so that a fuzzer can have this
+//! module by its path.
 
-use suanli_executor::{
-    ipc::Failure,
-    limits::{FUNCTION_BYTES_MAX, FUNCTIONS_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
-};
+use suanli_executor::limits::{FUNCTION_BYTES_MAX, FUNCTIONS_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use wasmparser::{
     BinaryReaderError, CompositeInnerType, ElementItems, ExternalKind, Parser, Payload, TypeRef,
 };
 
-use super::wasi;
-use crate::Fault;
+/// What a host offers to modules: the name that they import it by, and its functions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offered<'a> {
+    pub(crate) module: &'a str,
+    pub(crate) functions: &'a [&'a str],
+}
 
 /// What a module takes to compile, beside its bytes, and an instance of it to begin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Weight {
+pub(crate) struct Weight {
     /// With a body.
-    pub(super) functions: u64,
+    pub(crate) functions: u64,
     /// Of linear memory, 64 KiB each.
-    pub(super) memory_pages: u64,
+    pub(crate) memory_pages: u64,
     /// Of all tables, and items of all element segments.
-    pub(super) elements: u64,
+    pub(crate) elements: u64,
 }
 
 /// Refuses what is too large, or built for another host. What is left can't fail
 /// to become an instance but by a trap, or through the machine's fault.
-pub(super) fn weigh(code: &[u8]) -> Result<Weight, Fault> {
+pub(crate) fn weigh(code: &[u8], offered: Offered<'_>) -> Result<Weight, String> {
     if !code.starts_with(b"\0asm") {
-        return Err(invalid(
-            "the file is no WebAssembly module (those begin with \\0asm)",
-        ));
+        return Err("the file is no WebAssembly module (those begin with \\0asm)".to_owned());
     }
-    let mut scales = Scales::default();
+    let mut scales = Scales::new(offered);
     for payload in Parser::new(0).parse_all(code) {
         scales.add(payload.map_err(|error| malformed(&error))?)?;
     }
     if !scales.starts {
-        return Err(invalid(
-            "the module exports no function `_start`: build a command, not a library",
-        ));
+        return Err(
+            "the module exports no function `_start`: build a command, not a library".to_owned(),
+        );
     }
     Ok(Weight {
         functions: scales.bodies,
@@ -52,8 +55,8 @@ pub(super) fn weigh(code: &[u8]) -> Result<Weight, Fault> {
 }
 
 /// What is known of a module so far.
-#[derive(Default)]
-struct Scales {
+struct Scales<'a> {
+    offered: Offered<'a>,
     /// Whether a type is that of a function that takes and gives nothing.
     types: Vec<bool>,
     /// The types of functions, those of imported ones first.
@@ -66,16 +69,27 @@ struct Scales {
     starts: bool,
 }
 
-impl Scales {
-    fn add(&mut self, payload: Payload<'_>) -> Result<(), Fault> {
+impl<'a> Scales<'a> {
+    const fn new(offered: Offered<'a>) -> Self {
+        Self {
+            offered,
+            types: Vec::new(),
+            functions: Vec::new(),
+            bodies: 0,
+            memory_pages: 0,
+            table_elements: 0,
+            items: 0,
+            starts: false,
+        }
+    }
+
+    fn add(&mut self, payload: Payload<'_>) -> Result<(), String> {
         match payload {
             Payload::Version {
                 encoding: wasmparser::Encoding::Component,
                 ..
             } => {
-                return Err(invalid(
-                    "the file is a component; build a core module for WASI preview 1 (target wasm32-wasip1)",
-                ));
+                return Err("the file is a component; build a core module for WASI preview 1 (target wasm32-wasip1)".to_owned());
             }
             Payload::TypeSection(groups) => {
                 for group in groups {
@@ -92,7 +106,7 @@ impl Scales {
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let import = import.map_err(|error| malformed(&error))?;
-                    offered(import.module, import.name)?;
+                    self.offered.check(import.module, import.name)?;
                     if let TypeRef::Func(of) | TypeRef::FuncExact(of) = import.ty {
                         self.functions.push(of);
                     }
@@ -124,7 +138,7 @@ impl Scales {
         Ok(())
     }
 
-    fn add_tables_and_exports(&mut self, payload: Payload<'_>) -> Result<(), Fault> {
+    fn add_tables_and_exports(&mut self, payload: Payload<'_>) -> Result<(), String> {
         let elements_max = u64::try_from(TABLE_ELEMENTS_MAX).unwrap_or(u64::MAX);
         match payload {
             Payload::TableSection(tables) => {
@@ -161,42 +175,39 @@ impl Scales {
         Ok(())
     }
 
-    fn check_start(&self, function: u32) -> Result<(), Fault> {
+    fn check_start(&self, function: u32) -> Result<(), String> {
         let at = |index: u32| usize::try_from(index).unwrap_or(usize::MAX);
         let of = self.functions.get(at(function));
         if of.and_then(|of| self.types.get(at(*of))) == Some(&true) {
             return Ok(());
         }
-        Err(invalid(
-            "`_start` is to take no parameters and to give no results: build a command with your compiler's own start code",
+        Err("`_start` is to take no parameters and to give no results: build a command with your compiler's own start code".to_owned())
+    }
+}
+
+impl Offered<'_> {
+    fn check(self, module: &str, name: &str) -> Result<(), String> {
+        if module == self.module && self.functions.contains(&name) {
+            return Ok(());
+        }
+        Err(format!(
+            "the module imports `{}.{}`, which is not offered; programs get the functions of {} (WASI preview 1) and nothing else",
+            module.escape_debug(),
+            name.escape_debug(),
+            self.module
         ))
     }
 }
 
-fn offered(module: &str, name: &str) -> Result<(), Fault> {
-    if module == wasi::MODULE && wasi::NAMES.contains(&name) {
-        return Ok(());
-    }
-    let (module, name) = (module.escape_debug(), name.escape_debug());
-    Err(invalid(&format!(
-        "the module imports `{module}.{name}`, which is not offered; programs get the functions of {} (WASI preview 1) and nothing else",
-        wasi::MODULE
-    )))
-}
-
-fn at_most<T: PartialOrd + std::fmt::Display>(have: T, most: T, what: &str) -> Result<(), Fault> {
+fn at_most<T: PartialOrd + std::fmt::Display>(have: T, most: T, what: &str) -> Result<(), String> {
     if have <= most {
         return Ok(());
     }
-    Err(invalid(&format!("{have} {what}, {most} are allowed")))
+    Err(format!("{have} {what}, {most} are allowed"))
 }
 
-fn malformed(error: &BinaryReaderError) -> Fault {
-    invalid(&format!("the module is malformed: {error}"))
-}
-
-fn invalid(detail: &str) -> Fault {
-    Fault::new(Failure::InvalidModule, detail)
+fn malformed(error: &BinaryReaderError) -> String {
+    format!("the module is malformed: {error}")
 }
 
 #[cfg(test)]
@@ -205,7 +216,11 @@ mod tests {
 
     fn weighed(body: &str) -> Result<Weight, String> {
         let code = wat::parse_str(format!("(module {body})")).unwrap();
-        weigh(&code).map_err(|fault| fault.detail)
+        let offered = Offered {
+            module: "host",
+            functions: &[],
+        };
+        weigh(&code, offered)
     }
 
     const START: &str = r#"(func (export "_start"))"#;
