@@ -6,6 +6,9 @@
 //! bare wasm-fuel MODULE            with fuel and canonical NaNs, as here
 //! bare wgsl SOURCE GROUPS REPEAT   plain wgpu: buffer 0 of 4 bytes, entry `main`
 //! bare wgsl-unchecked …            without bounds checks and loop bounds
+//! bare product ROWS DEPTH COLUMNS THREADS
+//!                                  a challenge's product on the processor, by the crate
+//!                                  `matrixmultiply`; each thread makes as many rows
 //! ```
 //!
 //! Prints the microseconds of the second run; the first warms everything.
@@ -17,6 +20,8 @@
 
 use std::time::{Duration, Instant};
 
+use suanli_protocol::challenge::{Challenge, Commitment, entry};
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -25,6 +30,7 @@ fn main() {
         ["wasm-fuel", module] => wasm(module, true),
         ["wgsl", source, groups, repeat] => wgsl(source, groups, repeat, true),
         ["wgsl-unchecked", source, groups, repeat] => wgsl(source, groups, repeat, false),
+        ["product", ref sides @ ..] => product(sides),
         _ => panic!("see the source for what can be asked"),
     };
     println!("{}", took.as_micros());
@@ -108,6 +114,71 @@ fn wgsl(source: &str, groups: &str, repeat: &str, checked: bool) -> Duration {
     };
     run();
     run()
+}
+
+/// Held against the check that clients make, so that it is the same work.
+fn product(sides: &[&str]) -> Duration {
+    let sides: Vec<u32> = sides.iter().map(|side| side.parse().unwrap()).collect();
+    let [rows, depth, columns, threads] = sides[..] else {
+        panic!("see the source for what can be asked");
+    };
+    let challenge = Challenge {
+        rows,
+        depth,
+        columns,
+        seed: *b"the bare product",
+    };
+    let [a0, a1, b0, b1] = challenge.words();
+    let a: Vec<f32> = (0..rows * depth).map(|n| entry(n, a0, a1)).collect();
+    let b: Vec<f32> = (0..depth * columns).map(|n| entry(n, b0, b1)).collect();
+    let [depth, columns] = [depth, columns].map(|side| usize::try_from(side).unwrap());
+    let mut c = vec![0_f32; usize::try_from(rows).unwrap() * columns];
+    let band = usize::try_from(rows.div_ceil(threads)).unwrap();
+    let mut run = || {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for (a, c) in a.chunks(band * depth).zip(c.chunks_mut(band * columns)) {
+                let b = &b;
+                scope.spawn(move || multiply(a, b, c, [depth, columns]));
+            }
+        });
+        began.elapsed()
+    };
+    run();
+    let took = run();
+    let bytes = c.iter().flat_map(|n| n.to_le_bytes()).collect();
+    let commitment = Commitment::new(challenge, bytes).unwrap();
+    let open = *b"what to open now";
+    let opening = commitment.open(open);
+    challenge.verify(commitment.root(), open, &opening).unwrap();
+    took
+}
+
+/// C = A·B, by rows.
+fn multiply(a: &[f32], b: &[f32], c: &mut [f32], [depth, columns]: [usize; 2]) {
+    let rows = a.len() / depth;
+    assert_eq!((b.len(), c.len()), (depth * columns, rows * columns));
+    let step = |columns: usize| isize::try_from(columns).unwrap();
+    // SAFETY: with these steps between rows it stays within the three slices, whose
+    // lengths were looked at, and writes only the one that is ours alone.
+    unsafe {
+        matrixmultiply::sgemm(
+            rows,
+            depth,
+            columns,
+            1.0,
+            a.as_ptr(),
+            step(depth),
+            1,
+            b.as_ptr(),
+            step(columns),
+            1,
+            0.0,
+            c.as_mut_ptr(),
+            step(columns),
+            1,
+        );
+    }
 }
 
 fn device() -> (wgpu::Device, wgpu::Queue) {

@@ -25,7 +25,10 @@ use std::{
 
 use rustix::process::{Pid, Signal};
 
-use crate::limits::{REAP_TIME_MAX, WORKER_THREADS_MAX};
+use crate::{
+    limits::{REAP_TIME_MAX, WORKER_THREADS_MAX},
+    machine,
+};
 
 const NAME: &str = "suanli-";
 /// More groups than a daemon ever has at once.
@@ -93,7 +96,7 @@ impl Groups {
     /// A new group, with its limits and nobody in it. Memory is limited to what
     /// leaves some of this machine's, too.
     pub(crate) fn make(&self, memory_max: u64) -> io::Result<Group> {
-        let memory_max = memory_max.min(machine_memory() / 8 * 7);
+        let memory_max = memory_max.min(machine::memory_bytes() / 8 * 7);
         for number in 0..NAMES_MAX {
             let name = format!("{NAME}{}-{number}", std::process::id());
             let mut group = Group {
@@ -312,14 +315,6 @@ fn step_aside(own: &Path) -> Result<PathBuf, String> {
         return Err(format!("{}: {error}", own.display()));
     }
     Ok(own.to_owned())
-}
-
-fn machine_memory() -> u64 {
-    let machine = rustix::system::sysinfo();
-    let unit = u64::from(machine.mem_unit).max(1);
-    // As wide as a machine word.
-    #[allow(clippy::useless_conversion, reason = "narrower on 32-bit machines")]
-    u64::from(machine.totalram).saturating_mul(unit)
 }
 
 /// Whether a group has our name, and the process that it was made by is gone.

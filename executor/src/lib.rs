@@ -26,6 +26,7 @@ pub mod file;
 pub mod ipc;
 pub mod kernels;
 pub mod limits;
+pub mod machine;
 pub mod policy;
 mod pool;
 pub mod program;

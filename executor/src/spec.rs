@@ -123,11 +123,11 @@ pub struct Checkpoint {
     pub every: u64,
 }
 
-/// What is wrong with a graph.
+/// What is wrong with a graph, or a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// The bytes are no graph.
-    #[error("the job graph is not well encoded: {0}")]
+    /// The bytes are no program of their runtime.
+    #[error("the job's program is not well encoded: {0}")]
     Codec(#[from] WireError),
     /// A part breaks a rule; the text names part and rule.
     #[error("{0}")]

@@ -304,6 +304,15 @@ fn program<'a>(
                 let message = "runtime = \"wasm\" needs a [wasm] section with a `module`";
                 document.mistake(at.clone(), message)
             })?;
+            if let Some(device) = toml
+                .market
+                .device
+                .as_ref()
+                .filter(|of| of.get_ref() == "gpu")
+            {
+                let message = "`market.device`: wasm jobs run on the processor; leave it out, or write the program for runtime = \"wgsl\"";
+                return Err(document.mistake(Some(device.span()), message));
+            }
             let memory = limits.memory.as_ref();
             let memory = memory.map_or(WASM_MEMORY_DEFAULT, |memory| memory.get_ref().0);
             let (run, _) = limits.times(document)?;
@@ -570,6 +579,15 @@ buffer = "out"
             format!("{wrong}\n  => {}", message.replace(folder, ""))
         });
         insta::assert_snapshot!(messages.join("\n\n"));
+    }
+
+    #[test]
+    fn a_module_asks_for_no_gpu() {
+        let text = "name = \"m\"\nruntime = \"wasm\"\n[market]\ndevice = \"gpu\"\n\
+            [wasm]\nmodule = \"missing.wasm\"\n";
+        let error = prepare_text(text).unwrap_err().to_string();
+        assert!(error.contains("job.toml:4: `market.device`"), "{error}");
+        assert!(error.contains("run on the processor"), "{error}");
     }
 
     #[test]

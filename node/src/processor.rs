@@ -1,6 +1,8 @@
 //! What this machine's processor is called and how much memory there is.
 //!
-//! Read from `/proc`; where that is missing, names are plain and memory is 0.
+//! Names are read from `/proc`; where that is missing, they are plain.
+
+use suanli_executor::machine;
 
 /// The processor, as offers name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,11 +16,11 @@ pub(crate) struct Processor {
 impl Processor {
     /// Asks the kernel.
     pub(crate) fn of_this_machine() -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        Self::from_texts(&read("/proc/cpuinfo"), &read("/proc/meminfo"))
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Self::from_text(&cpuinfo, machine::memory_bytes())
     }
 
-    fn from_texts(cpuinfo: &str, meminfo: &str) -> Self {
+    fn from_text(cpuinfo: &str, memory_bytes: u64) -> Self {
         let maker = match value(cpuinfo, "vendor_id") {
             Some("GenuineIntel") => "Intel",
             Some("AuthenticAMD") => "AMD",
@@ -28,12 +30,10 @@ impl Processor {
             None => "unknown",
         };
         let model = value(cpuinfo, "model name").unwrap_or(std::env::consts::ARCH);
-        let kib = value(meminfo, "MemTotal").and_then(|total| total.split(' ').next());
-        let kib = kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
         Self {
             maker: maker.to_owned(),
             model: model.to_owned(),
-            memory_bytes: kib.saturating_mul(1024),
+            memory_bytes,
         }
     }
 }
@@ -51,12 +51,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_memory_are_found() {
+    fn names_are_found() {
         let cpuinfo = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC 7B13\n";
-        let found = Processor::from_texts(cpuinfo, "MemTotal:       24735004 kB\n");
+        let found = Processor::from_text(cpuinfo, 7);
         assert_eq!((&*found.maker, &*found.model), ("AMD", "EPYC 7B13"));
-        assert_eq!(found.memory_bytes, 24_735_004 * 1024);
-        let nothing = Processor::from_texts("", "");
-        assert_eq!((&*nothing.maker, nothing.memory_bytes), ("unknown", 0));
+        let nothing = Processor::from_text("", 7);
+        assert_eq!((&*nothing.maker, nothing.memory_bytes), ("unknown", 7));
+        assert!(Processor::of_this_machine().memory_bytes > 1 << 24);
     }
 }

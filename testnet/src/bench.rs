@@ -15,6 +15,7 @@
 
 pub mod cli;
 
+mod device;
 mod executor;
 mod figures;
 mod gossip;

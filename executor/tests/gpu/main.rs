@@ -7,6 +7,9 @@
     reason = "helpers of tests fail as tests do; clippy knows only functions marked as tests"
 )]
 
+#[path = "../../examples/attacker/attempts.rs"]
+#[allow(dead_code, reason = "the list is read here; the attacker makes them")]
+mod attempts;
 mod checkpoints;
 mod executions;
 mod features;

@@ -1,6 +1,12 @@
-//! What executor tests have in common: graphs, a started executor, waiting.
+//! What executor tests have in common: graphs, a started executor, waiting. The
+//! example `hostile` shares it.
 
-use std::{io::Write as _, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+use std::{
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use suanli_executor::{
     Confinement, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
@@ -17,8 +23,11 @@ use tokio::sync::mpsc;
 /// Longer than anything here takes on a busy machine; no test waits for it.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
+/// Tests and examples lie one folder below the programs.
 pub(crate) fn worker_path() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_suanli-worker"))
+    let own = std::env::current_exe().unwrap();
+    let folder = own.parent().and_then(Path::parent).unwrap();
+    folder.join(format!("suanli-worker{}", std::env::consts::EXE_SUFFIX))
 }
 
 pub(crate) fn program() -> WorkerProgram {

@@ -10,6 +10,7 @@
 )]
 
 mod cases;
+mod listed;
 mod shaders;
 #[path = "../gpu/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of what jobs are for")]

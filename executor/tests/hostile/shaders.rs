@@ -8,7 +8,7 @@ use suanli_executor::{
 };
 
 use crate::{
-    cases::text,
+    listed::text,
     support::{
         Bench, bench, buffer, endless, graph, huge_dispatch, noop, pass, process_exists, program,
         words,

@@ -15,7 +15,7 @@ use suanli_protocol::{
 };
 
 use crate::{
-    cases::{fixture, text},
+    listed::{fixture, text},
     support::{
         Bench, End, bench, buffer, constant, endless, file_with, graph, noop, pass, process_exists,
         words,

@@ -12,14 +12,14 @@
 //! nobody's standing; a wrong product does, and none where one was begun. The check is heavy and runs
 //! off the driver.
 
-use super::{
-    Event, Output,
-    core::{Core, Timer},
-};
 use std::{collections::BTreeMap, time::Duration};
 
 use rand_core::Rng as _;
 
+use super::{
+    Event, Output,
+    core::{Core, Timer},
+};
 use crate::{
     book::Book,
     challenge::{Challenge, Opening, Seed, Wrong},

@@ -3,8 +3,9 @@
 //!
 //! The executor runs in this process with one warmed worker. Beside it, in turns:
 //! the same kernel and the same loop in a bare program (executor's example
-//! `bare`), and other sandboxes around a program that does nothing, where they
-//! are installed. Absent: nodes, agreements (see `overhead`).
+//! `bare`), a challenge's product by a library for processors, and other sandboxes
+//! around a program that does nothing, where they are installed. Absent: nodes,
+//! agreements (see `overhead`).
 
 use std::{
     ffi::OsStr,
@@ -14,18 +15,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use suanli_executor::{
     ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig, InputSource, Program,
     Tenant, Usage,
     command::{Command, SIEVE},
     file::InputFile,
+    kernels::{self, Kernel},
     spec::{Buffer, Content, Graph, Output, Pass},
 };
-use suanli_protocol::wire::{List, Utf8};
+use suanli_protocol::{
+    challenge::Challenge,
+    wire::{List, Utf8},
+};
 use tokio::sync::mpsc;
 
 use super::{
+    device,
     figures::{Aim, Figure, Report},
     machine::{self, Watch},
 };
@@ -47,6 +53,11 @@ const NOTHING_WAT: &str = r#"(module (memory (export "memory") 1) (func (export 
 
 /// Of the sieve: about half a second.
 const ROUNDS: &str = "1000";
+
+/// So many products more, to know what one takes.
+const PRODUCTS: u32 = 4;
+/// Operations of a product that a processor takes seconds for.
+const LONG_PRODUCT: u64 = 100_000_000_000;
 
 /// A started execution may cost this much beyond its work.
 const AIM_START_MS: f64 = 1.0;
@@ -85,7 +96,10 @@ pub(super) async fn run(plan: Plan, dir: &Path) -> anyhow::Result<Report> {
     let mut figures = bench.warm(plan.starts).await?;
     figures.extend(bench.cold(plan.starts.min(50)).await?);
     match &plan.bare {
-        Some(bare) => figures.extend(bench.long(bare, plan.turns).await?),
+        Some(bare) => {
+            figures.extend(bench.long(bare, plan.turns).await?);
+            figures.extend(bench.product(bare, plan.turns).await?);
+        }
         None => figures.push(Figure::skipped(
             "sandbox, long kernel",
             "%",
@@ -136,9 +150,9 @@ impl Bench {
             spec: job.program.encode()?,
             inputs: inputs.into_iter().map(InputSource::File).collect(),
             run_limit: Duration::from_secs(60),
-            memory_max: 1 << 30,
+            memory_max: 4 << 30,
             fuel_max: u64::MAX,
-            output_bytes_max: 1 << 20,
+            output_bytes_max: 1 << 28,
             fresh: false,
             outputs_dir: self.dir.clone(),
             checkpoints: false,
@@ -181,7 +195,13 @@ impl Bench {
             module.push(ms(self.run(&wasm).await?.all));
             worker = ran.worker;
         }
-        let memory = machine::memory_mib(worker).map(|(_, share)| share);
+        let memory = machine::parts_mib(worker);
+        let split = memory.map_or_else(String::new, |parts| {
+            format!(
+                "{:.0} MiB written by it, {:.0} of drivers and libraries, {:.0} of its program; what is not written, workers share",
+                parts.written, parts.libraries, parts.program
+            )
+        });
         Ok(vec![
             Figure::of("wgsl, warm start beyond its work", "ms", kernel)
                 .aim(Aim::Below(AIM_START_MS)),
@@ -190,9 +210,11 @@ impl Bench {
             Figure::of(
                 "a warm worker's memory",
                 "MiB",
-                memory.into_iter().collect(),
+                memory.iter().map(|parts| parts.all()).collect(),
             )
-            .note("its share of pages that others use, too"),
+            .note(split),
+            device::memory(),
+            device::idle_watts(),
         ])
     }
 
@@ -284,6 +306,76 @@ impl Bench {
         ])
     }
 
+    /// The kernel that answers challenges, and a library for processors, at one size:
+    /// what a challenge to this adapter would have.
+    async fn product(&mut self, bare: &Path, turns: u32) -> anyhow::Result<Vec<Figure>> {
+        let measured = kernels::measure(&self.executor, &mut self.events, &self.dir).await;
+        let whole = measured.map_err(|error| anyhow!(error))?;
+        let adapter = self.executor.adapter();
+        let (software, memory) = (adapter.is_software(), adapter.memory_bytes);
+        let challenge = Challenge::sized(whole, memory, *b"the shipped one.");
+        let Challenge {
+            rows,
+            depth,
+            columns,
+            ..
+        } = challenge;
+        let once = kernels::product(&challenge, Kernel::of(software))?;
+        let mut passes = once.passes.to_vec();
+        if let Some(multiply) = passes.last_mut() {
+            multiply.repeat += PRODUCTS;
+        }
+        let often = Graph {
+            passes: List::truncated(passes),
+            ..once.clone()
+        };
+        let [once, often] = [once, often].map(|graph| Job {
+            program: graph.into(),
+            module: None,
+        });
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let sides = [rows, depth, columns].map(|side| side.to_string());
+        let by_library = |threads: usize| {
+            let threads = threads.to_string();
+            let [rows, depth, columns] = &sides;
+            let arguments = ["product", rows, depth, columns, &threads];
+            ask(bare, &arguments.map(OsStr::new))
+        };
+        // Minutes on a processor for what takes a device a second.
+        let turns = if challenge.operations() > LONG_PRODUCT {
+            1
+        } else {
+            turns
+        };
+        let rate = |ms: f64| giga(challenge.operations()) / ms * 1000.0;
+        let mut samples: [Vec<f64>; 3] = Default::default();
+        for _ in 0..turns {
+            let short = self.run(&once).await?.usage.gpu_us;
+            let long = self.run(&often).await?.usage.gpu_us;
+            let each = micros_as_ms(long.saturating_sub(short)) / f64::from(PRODUCTS);
+            samples[0].push(rate(each));
+            samples[1].push(rate(by_library(1)?));
+            samples[2].push(rate(by_library(cores)?));
+        }
+        let [kernel, one, all] = samples;
+        let size = format!("{rows} × {depth} × {columns}, FP32");
+        Ok(vec![
+            Figure::of("product, the shipped kernel alone", "GFLOP/s", kernel)
+                .note(format!("{size}; the device's time for one product more")),
+            Figure::one("product, end to end", "GFLOP/s", giga(whole)).note(
+                "as a challenge sees it: order, factors, product, readback, commitment; the middle of three",
+            ),
+            Figure::of("product, crate matrixmultiply, one thread", "GFLOP/s", one)
+                .note("on the processor, factors ready"),
+            Figure::of(
+                format!("product, crate matrixmultiply, {cores} threads"),
+                "GFLOP/s",
+                all,
+            )
+            .note("a band of rows for each thread"),
+        ])
+    }
+
     fn command(&self, name: &str, text: &str) -> anyhow::Result<Job> {
         let path = self.dir.join(format!("{name}.wasm"));
         std::fs::write(&path, wat::parse_str(text)?)?;
@@ -367,6 +459,12 @@ fn ask(bare: &Path, arguments: &[&OsStr]) -> anyhow::Result<f64> {
     );
     let micros: u64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
     Ok(micros_as_ms(micros))
+}
+
+/// Thousands of millions.
+fn giga(operations: u64) -> f64 {
+    // Seconds hold as many nanoseconds.
+    Duration::from_nanos(operations).as_secs_f64()
 }
 
 fn percent(one: f64, other: f64) -> f64 {

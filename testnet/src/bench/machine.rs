@@ -84,6 +84,57 @@ pub(super) fn memory_mib(pid: u32) -> Option<(f64, f64)> {
     Some((of("Rss:")?, of("Pss:")?))
 }
 
+/// Where a process's memory is, in MiB; pages that others use, too, by share.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Parts {
+    /// Pages that it has written, wherever they are: nobody else's.
+    pub(super) written: f64,
+    /// Pages of shared libraries as they are on disk.
+    pub(super) libraries: f64,
+    /// Pages of the program itself as it is on disk, and what is left.
+    pub(super) program: f64,
+}
+
+impl Parts {
+    pub(super) fn all(&self) -> f64 {
+        self.written + self.libraries + self.program
+    }
+}
+
+/// Where a process's memory is.
+pub(super) fn parts_mib(pid: u32) -> Option<Parts> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    Some(parts_of(&text))
+}
+
+/// See proc_pid_smaps(5): a head for each mapping, its path last, and below it
+/// `Key: number kB`.
+fn parts_of(smaps: &str) -> Parts {
+    let (mut parts, mut is_library) = (Parts::default(), false);
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (key, value) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let mib = value
+            .parse()
+            .map_or(0.0, |kib: u32| f64::from(kib) / 1024.0);
+        let rest = if is_library {
+            &mut parts.libraries
+        } else {
+            &mut parts.program
+        };
+        match key {
+            "Pss:" => *rest += mib,
+            "Private_Dirty:" => {
+                *rest -= mib;
+                parts.written += mib;
+            }
+            head if !head.ends_with(':') => is_library = line.contains(".so"),
+            _ => {}
+        }
+    }
+    parts
+}
+
 fn load_1m() -> Option<f64> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
     text.split(' ').next()?.parse().ok()
@@ -150,6 +201,20 @@ mod tests {
         let own = "7 (a b) S 1 7 7 0 -1 4194560 1 0 0 0 50 5 3 2 20 0 1 0 4242 1 1";
         let end = Ticks::parse("cpu  160 0 100 840 0 0 0 0 90 0", own).unwrap();
         assert_eq!(end.others_percent_since(begin), 20);
+    }
+
+    #[test]
+    fn memory_is_told_by_what_it_is_of() {
+        let smaps = "55-56 r-xp 0 08:01 7  /usr/bin/suanli-worker\nSize: 9999 kB\nPss: 3072 kB\n\
+            Private_Dirty: 1024 kB\n56-57 r--p 0 08:01 8  /usr/lib/libLLVM-15.so.1\nPss: 8192 kB\n\
+            Private_Dirty: 2048 kB\n57-58 rw-p 0 00:00 0 \nPss: 1024 kB\nPrivate_Dirty: 1024 kB\n";
+        let parts = parts_of(smaps);
+        let wanted = Parts {
+            written: 4.0,
+            libraries: 6.0,
+            program: 2.0,
+        };
+        assert_eq!((parts, parts.all()), (wanted, 12.0));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::{
 
 use suanli_executor::{
     ipc::{Adapter, AdapterKind, Failure},
+    machine,
     spec::Graph,
 };
 use suanli_protocol::{
@@ -213,12 +214,8 @@ fn describe(index: u32, adapter: &wgpu::Adapter) -> Adapter {
         DeviceType::Cpu => AdapterKind::Software,
         DeviceType::Other => AdapterKind::Other,
     };
-    let main_memory = || {
-        let system = rustix::system::sysinfo();
-        u64::from(system.mem_unit).saturating_mul(system.totalram)
-    };
     let memory_bytes = match kind {
-        AdapterKind::Software => main_memory(),
+        AdapterKind::Software => machine::memory_bytes(),
         AdapterKind::Discrete
         | AdapterKind::Integrated
         | AdapterKind::Virtual

@@ -11,6 +11,8 @@
 //! by a slot, which it takes while it computes like any job. Any peer may give one:
 //! who has not bought here yet is who wants to know.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
     challenge::{Challenge, Seed},
@@ -19,8 +21,6 @@ use crate::{
     registry::SpeedKind,
     units::Now,
 };
-
-use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long a product waits to be opened.

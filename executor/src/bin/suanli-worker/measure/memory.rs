@@ -6,11 +6,11 @@
 
 use std::time::{Duration, Instant};
 
+use suanli_executor::ipc::Failure;
 use wgpu::{BufferUsages, PollType};
 
 use super::{GROUPS_FIRST, GROUPS_MAX, Kernel, TARGET, buffer, not_in_full, per_second, read_back};
 use crate::{Fault, device::Gpu};
-use suanli_executor::ipc::Failure;
 
 const INVOCATIONS_PER_GROUP: u64 = 256;
 /// Bytes of an array for each workgroup: each invocation has a four-vector.
