@@ -191,16 +191,25 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
         | Message::Settlement(_) => describe_account(message, channel),
         Message::Pull(pull) => (format!("pull, knowing {}", pull.known.len()), vec![]),
         Message::Offers { offers, .. } => (format!("{} offers", offers.len()), vec![]),
-        Message::Challenge(_, challenge) => (
-            format!("challenge of {} operations", challenge.operations()),
-            vec![],
-        ),
-        Message::ChallengeDeclined(_, decline) => {
-            (format!("challenge declined: {}", decline.reason), vec![])
+        Message::Challenge(..)
+        | Message::ChallengeDeclined(..)
+        | Message::Committed(..)
+        | Message::OpenCommitment(..)
+        | Message::Opened(..) => (describe_challenge(message), vec![]),
+    }
+}
+
+fn describe_challenge(message: &Message) -> String {
+    match message {
+        Message::Challenge(_, challenge) => {
+            format!("challenge of {} operations", challenge.operations())
         }
-        Message::Committed(_, root) => (format!("committed to {root}"), vec![]),
-        Message::OpenCommitment(..) => ("open the commitment".to_owned(), vec![]),
-        Message::Opened(_, opening) => (format!("{} rows opened", opening.rows.len()), vec![]),
+        Message::ChallengeDeclined(_, decline) => {
+            format!("challenge declined: {}", decline.reason)
+        }
+        Message::Committed(_, root) => format!("committed to {root}"),
+        Message::Opened(_, opening) => format!("{} rows opened", opening.rows.len()),
+        _ => "open the commitment".to_owned(),
     }
 }
 
