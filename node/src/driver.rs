@@ -81,6 +81,8 @@ const GATHER_MAX: usize = 64;
 const WRITE_AGAIN: Duration = Duration::from_millis(200);
 /// Answers that wait for the journal at once.
 const PROMISED_MAX: usize = 4096;
+/// Bytes of a blob whose time says something about the network.
+const BANDWIDTH_BYTES_MIN: u64 = 4 << 20;
 /// How often expired blobs are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
 /// How often an offer that nobody could hear is gossiped again.
@@ -155,6 +157,8 @@ pub struct Driver {
     executor: Option<Executor>,
     hands: Hands,
     provider: Option<ProviderConfig>,
+    /// The fastest that a large blob has come here, in bytes per second.
+    bandwidth_in: u64,
     listen: Vec<Multiaddr>,
     listen_changed: Option<Instant>,
     unwritten: Unwritten,
@@ -185,6 +189,7 @@ struct Fetch {
     blob: BlobId,
     file: PathBuf,
     durable: bool,
+    began: Instant,
 }
 
 /// Records that the journal has not taken yet, in order.
@@ -308,6 +313,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         executor,
         hands,
         provider: parts.provider,
+        bandwidth_in: 0,
         listen: Vec::new(),
         listen_changed: None,
         unwritten: Unwritten::default(),
@@ -497,8 +503,24 @@ impl Driver {
             .filter_map(|at| Text::new(at.to_string()).ok())
             .collect();
         provider.offer.addresses = List::truncated(addresses);
+        provider.offer.bandwidth_in = self.bandwidth_in;
         self.step(Input::Command(Command::Provide(Box::new(provider))))
             .await;
+    }
+
+    /// A blob came: one that is large enough says how fast bytes come here, at least.
+    /// The offer says it anew when it has grown by half.
+    async fn learn_bandwidth(&mut self, bytes: u64, took: Duration) {
+        if bytes < BANDWIDTH_BYTES_MIN {
+            return;
+        }
+        let rate = u128::from(bytes) * 1_000_000 / took.as_micros().max(1);
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        let offered = self.bandwidth_in;
+        self.bandwidth_in = rate.max(offered);
+        if rate > offered.saturating_add(offered / 2) && self.stopping.is_none() {
+            Box::pin(self.provide()).await;
+        }
     }
 
     /// Withdraws the offer, waits for what is written to be on disk, and ends.
@@ -739,6 +761,7 @@ impl Driver {
                 blob: blob.blob,
                 file: file.clone(),
                 durable,
+                began: Instant::now(),
             },
         );
         self.say(TransportCommand::FetchBlob(FetchBlob {
@@ -906,13 +929,15 @@ impl Driver {
             } => {
                 let _ = reply.send(self.serve(&from, hash, under));
             }
-            TransportEvent::BlobDone { id, .. } => {
+            TransportEvent::BlobDone { id, bytes } => {
                 if let Some(fetch) = self.fetches.remove(&id.0) {
+                    self.learn_bandwidth(bytes, fetch.began.elapsed()).await;
                     let Fetch {
                         agreement,
                         blob,
                         file,
                         durable,
+                        began: _,
                     } = fetch;
                     self.hands
                         .give(Chore::Fetched {

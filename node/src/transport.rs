@@ -191,8 +191,10 @@ pub enum Channel {
 }
 
 impl Channel {
+    /// How many there are.
+    pub const COUNT: usize = 5;
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; Self::COUNT] = [
         Self::Negotiate,
         Self::Exec,
         Self::Settle,

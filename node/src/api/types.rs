@@ -221,6 +221,9 @@ pub struct OfferInfo {
     pub slots: u32,
     pub slots_free: u32,
     pub storage_bytes: u64,
+    /// Bytes per second to it, as it has seen them; 0 where unknown.
+    #[serde(default)]
+    pub bandwidth_in: u64,
     pub run_max_ms: u64,
     pub sandbox: String,
     pub firm: bool,

@@ -172,6 +172,7 @@ pub fn offer_info(offer: &Verified<Offer>, me: PeerId) -> OfferInfo {
         slots: body.slots,
         slots_free: body.slots_free,
         storage_bytes: body.storage_bytes,
+        bandwidth_in: body.bandwidth_in,
         run_max_ms: body.run_max.get(),
         sandbox: body.sandbox.to_string(),
         firm: body.firm,

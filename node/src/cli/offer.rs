@@ -119,6 +119,13 @@ fn show(offer: &OfferInfo) -> String {
             "storage",
             format!("{} for a job", bytes(offer.storage_bytes)),
         ),
+        (
+            "network",
+            match offer.bandwidth_in {
+                0 => "not measured yet: no large blob has come to it".to_owned(),
+                rate => format!("{}/s to it, the fastest seen", bytes(rate)),
+            },
+        ),
         ("sandbox", offer.sandbox.clone()),
         ("firm", yes(offer.firm)),
         ("strangers", strangers),
@@ -158,7 +165,7 @@ fn measured(of: &SpeedInfo) -> String {
         _ => speed(of.per_second),
     };
     format!(
-        "{:<9} {amount:<18} measured {}",
+        "{:<9} {amount:<20} measured {}",
         of.kind,
         age(of.measured_ms)
     )

@@ -65,7 +65,7 @@ pub(super) enum OpenError {
 /// The protocol names of one network.
 #[derive(Debug, Clone)]
 pub(super) struct Protocols {
-    channels: [StreamProtocol; 5],
+    channels: [StreamProtocol; Channel::COUNT],
     blob: StreamProtocol,
 }
 

@@ -11,11 +11,11 @@ use suanli_protocol::{
     record::Record,
     registry::{Reason, SpeedKind},
     standing::Outcome,
-    units::Wall,
+    units::{Millis, Wall},
     wire::List,
 };
 
-use crate::world::{Fate, Solver, World, order};
+use crate::world::{Fate, Run, Solver, World, order};
 
 impl World {
     /// Has the client challenge provider 1; what that came to.
@@ -211,4 +211,28 @@ fn what_a_provider_never_claimed_is_not_computed() {
         });
         assert_eq!(declined, Some(reason));
     }
+}
+
+#[test]
+fn abuse_82_who_is_quick_only_when_challenged_is_found_out_by_real_work() {
+    let mut world = world(CLAIMED);
+    world.nodes[1].solver = Solver::Honest { ms: 400 };
+    assert!(world.challenged().unwrap().0.is_kept());
+    // A tenth of the operations per second that its offer claims for jobs.
+    world.nodes[1].run = Run::Done { ms: 990 };
+    for number in 1..=3 {
+        let mut order = order(number);
+        order.flops = 100_000_000;
+        order.needs.run_max = Millis::new(5000);
+        world.submit(order);
+        world.run_until_settled();
+    }
+    let provider = world.id(1);
+    let standing = world.peer(0).standing(provider).unwrap();
+    let (rate, count) = standing.work().unwrap();
+    assert_eq!(count, 3);
+    assert!((8..=10).contains(&rate), "{rate}%");
+    assert_eq!(standing.believed(), Some(rate), "real work counts more");
+    let plan = world.peer(0).plan(&order(4), world.now(0).wall);
+    assert_eq!(plan.candidates[0].believed, rate);
 }

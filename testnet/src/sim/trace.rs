@@ -191,11 +191,7 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
         | Message::Settlement(_) => describe_account(message, channel),
         Message::Pull(pull) => (format!("pull, knowing {}", pull.known.len()), vec![]),
         Message::Offers { offers, .. } => (format!("{} offers", offers.len()), vec![]),
-        Message::Challenge(..)
-        | Message::ChallengeDeclined(..)
-        | Message::Committed(..)
-        | Message::OpenCommitment(..)
-        | Message::Opened(..) => (describe_challenge(message), vec![]),
+        challenge => (describe_challenge(challenge), vec![]),
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod accuracy;
 mod bench;
+mod challenges;
 mod disk;
 mod jobs;
 mod kills;

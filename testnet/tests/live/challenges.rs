@@ -1,0 +1,62 @@
+//! A provider that claims more than its device does, seen by a client.
+
+use serde_json::Value;
+use suanli_node::{api::types::OfferInfo, measured::Measured};
+
+use crate::network::{CLIENT, Network, said};
+
+const PROVIDER: &str = "provider";
+const NOT_VERIFIED: i32 = 6;
+
+/// The provider's offer, in the client's book.
+fn offer(network: &Network) -> OfferInfo {
+    let offers: Vec<OfferInfo> = network.api(CLIENT).get("/v1/offers").unwrap();
+    offers.into_iter().next().unwrap()
+}
+
+fn claims(offer: &OfferInfo) -> u64 {
+    let speeds = offer.devices.iter().flat_map(|device| &device.speeds);
+    let products = speeds.filter(|speed| speed.kind == "matmul");
+    products.map(|speed| speed.per_second).max().unwrap_or(0)
+}
+
+#[test]
+fn live_a_claim_of_thirty_times_the_speed_is_found_out_and_remembered() {
+    let mut network = Network::start(&[PROVIDER]);
+    let measured = claims(&offer(&network));
+    if measured == 0 {
+        println!("skipped: no adapter was measured");
+        return;
+    }
+    // What an operator who lies would do: the offer says what this file says.
+    network.testnet.node_mut(PROVIDER).unwrap().stop().unwrap();
+    let dir = network.node(PROVIDER).data_dir();
+    let mut lie = Measured::read(&dir);
+    for adapter in &mut lie.adapters {
+        adapter.matmul = measured * 30;
+        adapter.fp32 *= 30;
+    }
+    lie.write(&dir).unwrap();
+    network.testnet.restart(PROVIDER).unwrap();
+    network.testnet.wait_ready().unwrap();
+    let lying = offer(&network);
+    assert_eq!(claims(&lying), measured * 30);
+
+    let peer = format!("{:#}", lying.peer);
+    let words = said(
+        &network.suanli(CLIENT, &["offer", "challenge", &peer]),
+        NOT_VERIFIED,
+    );
+    assert!(words.contains("SLOW: at least"), "{words}");
+    let shown = said(&network.suanli(CLIENT, &["offer", "show", &peer]), 0);
+    assert!(shown.contains("SLOW: at least"), "{shown}");
+
+    // It outlives the client's node, and counts when jobs are placed.
+    network.testnet.node_mut(CLIENT).unwrap().kill().unwrap();
+    network.testnet.restart(CLIENT).unwrap();
+    network.testnet.wait_ready().unwrap();
+    let shown = network.suanli(CLIENT, &["offer", "show", &peer, "--json"]);
+    let shown: Value = serde_json::from_str(&said(&shown, 0)).unwrap();
+    let believed = shown["standing"]["believed_percent"].as_u64().unwrap();
+    assert!(believed < 50, "{shown}");
+}
