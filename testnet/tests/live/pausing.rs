@@ -101,9 +101,9 @@ fn live_a_pause_now_costs_the_client_nothing_and_the_job_goes_elsewhere() {
         assert!(!found.is_over(), "it ended too soon: {found:?}");
         (found.done > 0).then_some(found)
     });
-    let names = ["cheap", "dear"].into_iter();
-    let paused = names.filter(|name| Some(status(&network, name).peer) == first.provider);
-    let paused = paused.last().unwrap();
+    let mut names = ["cheap", "dear"].into_iter();
+    let paused = names.find(|name| Some(status(&network, name).peer) == first.provider);
+    let paused = paused.unwrap();
     said(&network.suanli(paused, &["pause", "--now"]), 0);
     eventually("no worker", || {
         (workers(&network, paused) == 0).then_some(())
