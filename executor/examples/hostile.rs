@@ -81,8 +81,10 @@ async fn main() -> ExitCode {
 
 /// What is attacked.
 fn describe(bench: &Bench, confinement: &Confinement) {
-    let adapter = bench.executor.adapter();
-    println!("jobs run on: {}", &*adapter.name);
+    match bench.executor.adapter() {
+        Some(adapter) => println!("jobs run on: {}", &*adapter.name),
+        None => println!("jobs run on: the processor, there is no adapter"),
+    }
     println!("sandbox level: {}", confinement.level());
     for layer in &confinement.missing {
         println!("this machine lacks: {}", &**layer);

@@ -120,7 +120,7 @@ impl WorkerProgram {
     /// # Errors
     /// If the child gives no answer in time.
     pub async fn probe(&self) -> Result<(Vec<Adapter>, Confinement), CheckError> {
-        let start = self.start(0, DEVICE_ADDRESS_SPACE, None);
+        let start = self.start(None, DEVICE_ADDRESS_SPACE, None);
         match self.ask("probe", start, None, START_TIME_MAX).await? {
             Reply::Adapters {
                 adapters,
@@ -134,14 +134,27 @@ impl WorkerProgram {
         }
     }
 
-    /// Measures an adapter, and the processor beside it, in about two seconds.
+    /// Measures an adapter, in about two seconds.
     ///
     /// # Errors
     /// If the adapter fails, or the child gives no answer in time.
     pub async fn measure(&self, adapter: &Adapter) -> Result<Measurement, CheckError> {
-        let start = self.start(adapter.index, DEVICE_ADDRESS_SPACE, None);
+        let start = self.start(Some(adapter.index), DEVICE_ADDRESS_SPACE, None);
         match self.ask("measure", start, None, MEASURE_TIME_MAX).await? {
             Reply::Measured(measurement) => Ok(measurement),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Units of WebAssembly fuel per second of the processor, in one program. No
+    /// device is touched.
+    ///
+    /// # Errors
+    /// If the child gives no answer in time.
+    pub async fn measure_processor(&self) -> Result<u64, CheckError> {
+        let start = self.start(None, DEVICE_ADDRESS_SPACE, None);
+        match self.ask("measure", start, None, MEASURE_TIME_MAX).await? {
+            Reply::Processor { fuel_per_second } => Ok(fuel_per_second),
             other => Err(unexpected(other)),
         }
     }
@@ -159,7 +172,7 @@ impl WorkerProgram {
         };
         program.validate().map_err(rejected)?;
         let spec = List::try_from(program.encode().map_err(rejected)?).unwrap_or_default();
-        let start = self.start(0, CHECK_ADDRESS_SPACE, Some(CHECK_TIME_MAX.as_secs()));
+        let start = self.start(None, CHECK_ADDRESS_SPACE, Some(CHECK_TIME_MAX.as_secs()));
         let runtime = program.runtime();
         let question = Request::Check { runtime, spec };
         let module = match program {
@@ -216,7 +229,7 @@ impl WorkerProgram {
         })
     }
 
-    fn start(&self, adapter: u32, address_space_max: u64, cpu_s_max: Option<u64>) -> Start {
+    fn start(&self, adapter: Option<u32>, address_space_max: u64, cpu_s_max: Option<u64>) -> Start {
         Start {
             parent: std::process::id(),
             address_space_max,

@@ -495,6 +495,7 @@ impl Watch {
                 return Err(fault.after(self.usage(used)));
             }
             other @ (Reply::Ready { .. }
+            | Reply::Processor { .. }
             | Reply::Adapters { .. }
             | Reply::Measured(_)
             | Reply::Checkpoint { .. }

@@ -18,6 +18,7 @@ use crate::{
     limits::{EVENTS_MAX, INPUTS_MAX, POOL_MAX, QUEUE_MAX},
     pool::{Command, Pool, PoolConfig},
     program::Program,
+    quantity::ByteSize,
 };
 
 /// Address space that a software driver needs beside the job's buffers:
@@ -40,10 +41,15 @@ pub struct ExecutorConfig {
     pub adapter: AdapterSelection,
     /// Bytes that one execution's buffers may take together.
     pub memory_max: u64,
+    /// Bytes of the adapter's memory that no execution gets. What is left is shared by
+    /// as many as may run at once.
+    pub memory_reserve: u64,
     /// Bytes of one execution's outputs together.
     pub output_bytes_max: u64,
     /// A tenant's worker ends after resting this long.
     pub idle_max: Duration,
+    /// After so long without an execution no worker is kept warm; never if not given.
+    pub rest_after: Option<Duration>,
 }
 
 impl Default for ExecutorConfig {
@@ -53,8 +59,10 @@ impl Default for ExecutorConfig {
             pool_size: 2,
             adapter: AdapterSelection::Best,
             memory_max: 4 << 30,
+            memory_reserve: 0,
             output_bytes_max: 1 << 30,
             idle_max: Duration::from_secs(30),
+            rest_after: None,
         }
     }
 }
@@ -62,8 +70,11 @@ impl Default for ExecutorConfig {
 /// Which of a machine's adapters serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdapterSelection {
-    /// Discrete before integrated before virtual before software.
+    /// Discrete before integrated before virtual before software; none where there
+    /// is none.
     Best,
+    /// None: programs for the processor only.
+    None,
     /// The first whose name contains this, whatever its case.
     Named(String),
     /// The one with this [`Adapter::index`].
@@ -278,6 +289,16 @@ pub enum ExecutorError {
         "no adapter {0}: install a Vulkan driver (Mesa's software driver is `mesa-vulkan-drivers` on Debian), or choose another adapter; `suanli doctor` lists them"
     )]
     NoAdapter(String),
+    /// The operator keeps all of an adapter's memory.
+    #[error("a reserve of {reserve} leaves nothing of the {has} that {adapter} has; reserve less")]
+    Reserve {
+        /// Bytes kept.
+        reserve: ByteSize,
+        /// Bytes that there are.
+        has: ByteSize,
+        /// Its name.
+        adapter: String,
+    },
     /// A pool without workers, or with too many.
     #[error("a pool of {0} workers: 1 to {POOL_MAX} are allowed")]
     PoolSize(usize),
@@ -292,7 +313,7 @@ pub struct Executor {
     commands: mpsc::Sender<Command>,
     events: mpsc::Sender<ExecutionEvent>,
     program: WorkerProgram,
-    adapter: Adapter,
+    adapter: Option<Adapter>,
     confinement: Confinement,
     memory_max: u64,
     output_bytes_max: u64,
@@ -302,7 +323,7 @@ impl Executor {
     /// Looks for an adapter and starts warming workers.
     ///
     /// # Errors
-    /// If there is no worker binary or no adapter to run on.
+    /// If there is no worker binary, or not the adapter that is asked for.
     pub async fn start(
         config: ExecutorConfig,
     ) -> Result<(Self, mpsc::Receiver<ExecutionEvent>), ExecutorError> {
@@ -312,11 +333,13 @@ impl Executor {
         let program = WorkerProgram::find(config.worker.as_deref())?;
         let (adapters, confinement) = program.probe().await?;
         let adapter = config.adapter.pick(adapters)?;
+        let memory_max = memory_for_each(&config, adapter.as_ref())?;
         let pool = PoolConfig {
             program: program.clone(),
-            start: worker_limits(&adapter, config.memory_max, config.output_bytes_max),
+            start: worker_limits(adapter.as_ref(), memory_max, config.output_bytes_max),
             size: config.pool_size,
             idle_max: config.idle_max,
+            rest_after: config.rest_after,
         };
         let (commands, commands_in) = mpsc::channel(QUEUE_MAX);
         let (events, events_out) = mpsc::channel(EVENTS_MAX);
@@ -327,16 +350,22 @@ impl Executor {
             program,
             adapter,
             confinement,
-            memory_max: config.memory_max,
+            memory_max,
             output_bytes_max: config.output_bytes_max,
         };
         Ok((executor, events_out))
     }
 
-    /// What executions run on.
+    /// What passes of graphs run on; none where only the processor serves.
     #[must_use]
-    pub const fn adapter(&self) -> &Adapter {
-        &self.adapter
+    pub const fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// Bytes that one execution may take.
+    #[must_use]
+    pub const fn memory_max(&self) -> u64 {
+        self.memory_max
     }
 
     /// How far workers are confined on this machine.
@@ -373,6 +402,26 @@ impl Executor {
             .map_err(|_| queue_full())
     }
 
+    /// Ends the workers that no execution uses, and keeps none warm until
+    /// [`Executor::wake`]. What runs goes on, and what still comes is run, from cold.
+    pub async fn rest(&self) {
+        // Fails only when the pool has ended, and its workers with it.
+        let _ = self.commands.send(Command::Rest).await;
+    }
+
+    /// Keeps workers warm again.
+    pub async fn wake(&self) {
+        // As above.
+        let _ = self.commands.send(Command::Wake).await;
+    }
+
+    /// An execution may come soon: workers that ended because nobody used them are
+    /// warmed again. A pool that was told to rest goes on resting.
+    pub fn expect(&self) {
+        // A queue that is full has executions in it, which do the same.
+        let _ = self.commands.try_send(Command::Expect);
+    }
+
     /// Cancels everything and returns when every worker is gone.
     pub async fn stop(self) {
         let (stopped, wait) = oneshot::channel();
@@ -384,9 +433,12 @@ impl Executor {
     fn plan(&self, request: ExecutionRequest) -> Result<Plan, Refusal> {
         let program = Program::decode(request.runtime, &request.spec)
             .map_err(|error| refusal(Failure::InvalidSpec, error.to_string()))?;
-        self.adapter
-            .offers(program.features())
-            .map_err(|detail| refusal(Failure::MissingFeature, detail))?;
+        if matches!(program, Program::Wgsl(_)) {
+            let adapter = self.adapter.as_ref().ok_or_else(no_adapter)?;
+            adapter
+                .offers(program.features())
+                .map_err(|detail| refusal(Failure::MissingFeature, detail))?;
+        }
         let memory_max = request.memory_max.min(self.memory_max);
         fits(program.memory_bytes(), memory_max, "bytes of memory")?;
         let output_bytes_max = request.output_bytes_max.min(self.output_bytes_max);
@@ -432,29 +484,52 @@ impl Executor {
 }
 
 impl AdapterSelection {
-    fn pick(&self, mut adapters: Vec<Adapter>) -> Result<Adapter, ExecutorError> {
+    fn pick(&self, mut adapters: Vec<Adapter>) -> Result<Option<Adapter>, ExecutorError> {
         let wanted = match self {
-            Self::Best => "at all".to_owned(),
-            Self::Named(name) => format!("with `{name}` in its name"),
-            Self::At(index) => format!("with number {index}"),
-            Self::Software => "in software".to_owned(),
+            Self::Best | Self::None => None,
+            Self::Named(name) => Some(format!("with `{name}` in its name")),
+            Self::At(index) => Some(format!("with number {index}")),
+            Self::Software => Some("in software".to_owned()),
         };
         adapters.retain(|adapter| match self {
             Self::Best => true,
+            Self::None => false,
             Self::Named(name) => adapter.name.to_lowercase().contains(&name.to_lowercase()),
             Self::At(index) => adapter.index == *index,
             Self::Software => adapter.is_software(),
         });
         adapters.sort_by_key(|adapter| (adapter.kind, adapter.index));
-        adapters
-            .into_iter()
-            .next()
-            .ok_or(ExecutorError::NoAdapter(wanted))
+        match (adapters.into_iter().next(), wanted) {
+            (None, Some(wanted)) => Err(ExecutorError::NoAdapter(wanted)),
+            (found, _) => Ok(found),
+        }
     }
 }
 
-fn worker_limits(adapter: &Adapter, memory_max: u64, output_bytes_max: u64) -> Start {
-    let address_space_max = if adapter.is_software() {
+/// Bytes that one execution may take, when as many run as there are workers.
+fn memory_for_each(
+    config: &ExecutorConfig,
+    adapter: Option<&Adapter>,
+) -> Result<u64, ExecutorError> {
+    let (reserve, Some(adapter)) = (config.memory_reserve, adapter) else {
+        return Ok(config.memory_max);
+    };
+    if reserve == 0 {
+        return Ok(config.memory_max);
+    }
+    let workers = u64::try_from(config.pool_size).unwrap_or(u64::MAX).max(1);
+    match adapter.memory_bytes.saturating_sub(reserve) / workers {
+        0 => Err(ExecutorError::Reserve {
+            reserve: ByteSize(reserve),
+            has: ByteSize(adapter.memory_bytes),
+            adapter: adapter.name.to_string(),
+        }),
+        share => Ok(config.memory_max.min(share)),
+    }
+}
+
+fn worker_limits(adapter: Option<&Adapter>, memory_max: u64, output_bytes_max: u64) -> Start {
+    let address_space_max = if adapter.is_none_or(Adapter::is_software) {
         // Buffers, their staging copies, and the driver itself.
         memory_max
             .saturating_mul(2)
@@ -470,7 +545,7 @@ fn worker_limits(adapter: &Adapter, memory_max: u64, output_bytes_max: u64) -> S
             .saturating_add(DRIVER_MEMORY),
         file_bytes_max: memory_max.saturating_add(DRIVER_FILE_BYTES),
         cpu_s_max: None,
-        adapter: adapter.index,
+        adapter: adapter.map(|adapter| adapter.index),
     }
 }
 
@@ -526,6 +601,13 @@ fn fits(asked: u64, allowed: u64, what: &str) -> Result<(), Refusal> {
     }
     let detail = format!("{what}: {asked} asked, {allowed} allowed");
     Err(refusal(Failure::TooLarge { asked, allowed }, detail))
+}
+
+fn no_adapter() -> Refusal {
+    refusal(
+        Failure::Internal,
+        "no adapter serves here: only programs for the processor run",
+    )
 }
 
 fn queue_full() -> Refusal {

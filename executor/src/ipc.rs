@@ -103,8 +103,9 @@ pub struct Start {
     pub file_bytes_max: u64,
     /// Seconds of processor time, for workers that only compile.
     pub cpu_s_max: Option<u64>,
-    /// Which adapter to open, as [`Adapter::index`]; other commands ignore it.
-    pub adapter: u32,
+    /// Which adapter to open or to measure, as [`Adapter::index`]; none for the
+    /// processor alone. Other commands ignore it.
+    pub adapter: Option<u32>,
 }
 
 /// [`OUTPUT_MEMORY_MAX`] as a length.
@@ -120,10 +121,10 @@ pub fn are_sent_in_frame(mut sizes: impl Iterator<Item = u64>) -> bool {
 /// What a worker says.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
-    /// The device is open.
+    /// The device, if there is one, is open.
     Ready {
-        /// What the worker runs on.
-        adapter: Adapter,
+        /// What the worker runs on; none for the processor alone.
+        adapter: Option<Adapter>,
         /// How far it is confined.
         confinement: Confinement,
     },
@@ -134,8 +135,13 @@ pub enum Reply {
         /// How far the probing worker was confined.
         confinement: Confinement,
     },
-    /// Answer of `measure`.
+    /// Answer of `measure`, for an adapter.
     Measured(Measurement),
+    /// Answer of `measure`, for the processor.
+    Processor {
+        /// Units of WebAssembly fuel per second, in one program.
+        fuel_per_second: u64,
+    },
     /// Answer of `check`: nothing to object to.
     Checked,
     /// What the execution is doing now: at first, and until it says otherwise,
@@ -400,7 +406,7 @@ impl Confinement {
     }
 }
 
-/// What `measure` found.
+/// What `measure` found of an adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Measurement {
     /// The adapter measured.
@@ -415,8 +421,6 @@ pub struct Measurement {
     pub upload_bytes_per_second: u64,
     /// Bytes per second from the device to the host.
     pub download_bytes_per_second: u64,
-    /// Units of WebAssembly fuel per second, in one program on the processor.
-    pub fuel_per_second: u64,
     /// Microseconds that all of it took.
     pub took_us: u64,
 }

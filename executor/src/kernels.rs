@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     executor::{ExecutionEvent, ExecutionId, ExecutionRequest, Executor, Refusal, Tenant},
-    ipc::Failure,
+    ipc::{Adapter, Failure},
     spec::{Buffer, Constant, Content, Graph, Output, Pass, SpecError},
 };
 
@@ -237,11 +237,12 @@ pub async fn measure(
     events: &mut mpsc::Receiver<ExecutionEvent>,
     dir: &Path,
 ) -> Result<u64, String> {
-    let memory = executor.adapter().memory_bytes;
+    let adapter = executor.adapter();
+    let adapter = adapter.ok_or_else(|| "there is no adapter".to_owned())?;
     let mut rate = SLOW;
     for _ in 0..SIZES_MAX {
         let before = rate;
-        rate = one_product(executor, events, dir, rate, memory).await?;
+        rate = one_product(executor, events, dir, rate, adapter).await?;
         // The first one compiled as well.
         if rate < before.saturating_mul(2) && before != SLOW {
             break;
@@ -249,7 +250,7 @@ pub async fn measure(
     }
     let mut rates = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
-        rates.push(one_product(executor, events, dir, rate, memory).await?);
+        rates.push(one_product(executor, events, dir, rate, adapter).await?);
     }
     rates.sort_unstable();
     rates
@@ -263,16 +264,17 @@ async fn one_product(
     events: &mut mpsc::Receiver<ExecutionEvent>,
     dir: &Path,
     rate: u64,
-    memory: u64,
+    adapter: &Adapter,
 ) -> Result<u64, String> {
     const SEED: [u8; 16] = *b"suanli measures!";
     const NAME: ExecutionId = ExecutionId(u64::MAX);
+    let memory = adapter.memory_bytes.min(executor.memory_max());
     let challenge = Challenge::sized(rate, memory, SEED);
     let began = Instant::now();
     let wanted = request(
         NAME,
         &challenge,
-        executor.adapter().is_software(),
+        adapter.is_software(),
         Duration::from_secs(30),
         dir,
     );

@@ -10,9 +10,11 @@
 //! ```
 //!
 //! An empty slot is filled at once, so a worker that was ended is replaced
-//! before the next job asks. Nothing here waits: starting, running and ending
-//! are tasks that come back as values, and the events that may not be lost
-//! have their places reserved. There is no lock.
+//! before the next job asks. While the pool rests, by order or because nobody
+//! used it for long, it has no workers but those that executions need: it ends
+//! the others, and starts one for each execution that waits. Nothing here
+//! waits: starting, running and ending are tasks that come back as values, and
+//! the events that may not be lost have their places reserved. There is no lock.
 //!
 //! The pool has a thread of its own with a runtime of its own. The kernel
 //! kills a worker when the *thread* that started it ends, and threads of a
@@ -48,6 +50,12 @@ const TICK_MIN: Duration = Duration::from_millis(10);
 pub(crate) enum Command {
     Run(Box<Plan>),
     Cancel(ExecutionId),
+    /// Keep no worker but those that executions need.
+    Rest,
+    /// Keep workers warm again.
+    Wake,
+    /// An execution may come soon: warm, unless told to rest.
+    Expect,
     /// End all workers, then say so.
     Stop(oneshot::Sender<()>),
 }
@@ -59,6 +67,7 @@ pub(crate) struct PoolConfig {
     pub(crate) start: Start,
     pub(crate) size: usize,
     pub(crate) idle_max: Duration,
+    pub(crate) rest_after: Option<Duration>,
 }
 
 pub(crate) struct Pool {
@@ -73,6 +82,8 @@ pub(crate) struct Pool {
     start_not_before: Option<Instant>,
     device_losses: u32,
     quarantined: bool,
+    told_to_rest: bool,
+    last_used: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,12 +124,15 @@ impl Pool {
             start_not_before: None,
             device_losses: 0,
             quarantined: false,
+            told_to_rest: false,
+            last_used: Instant::now(),
         }
     }
 
     /// Serves until it is stopped or every handle is gone. Workers die with it.
     pub(crate) async fn serve(mut self, mut commands: mpsc::Receiver<Command>) {
-        let period = (self.config.idle_max / 4).clamp(TICK_MIN, TICK_MAX);
+        let period = self.config.rest_after.unwrap_or(TICK_MAX);
+        let period = (period.min(self.config.idle_max) / 4).clamp(TICK_MIN, TICK_MAX);
         let mut tick = tokio::time::interval(period);
         loop {
             self.schedule();
@@ -126,6 +140,12 @@ impl Pool {
                 command = commands.recv() => match command {
                     Some(Command::Run(plan)) => self.take(*plan),
                     Some(Command::Cancel(id)) => self.cancel(id),
+                    Some(Command::Rest) => self.told_to_rest = true,
+                    Some(Command::Wake) => {
+                        self.told_to_rest = false;
+                        self.last_used = Instant::now();
+                    }
+                    Some(Command::Expect) => self.last_used = Instant::now(),
                     Some(Command::Stop(stopped)) => {
                         self.end_all().await;
                         let _ = stopped.send(());
@@ -140,6 +160,7 @@ impl Pool {
     }
 
     fn take(&mut self, plan: Plan) {
+        self.last_used = Instant::now();
         if self.quarantined {
             plan.refuse(quarantine());
         } else if self.queue.len() >= QUEUE_MAX {
@@ -175,8 +196,14 @@ impl Pool {
         }
     }
 
+    /// Whether no worker is kept but those that executions need.
+    fn rests(&self) -> bool {
+        let is_over = |after| self.last_used.elapsed() >= after;
+        self.told_to_rest || self.config.rest_after.is_some_and(is_over)
+    }
+
     /// Gives waiting executions to workers, makes room for those that still
-    /// wait, and fills empty slots.
+    /// wait, fills empty slots, and ends what a resting pool does not need.
     fn schedule(&mut self) {
         let mut waiting = std::mem::take(&mut self.queue);
         while let Some(plan) = waiting.pop_front() {
@@ -186,7 +213,11 @@ impl Pool {
             }
         }
         self.make_room();
-        self.fill();
+        let rests = self.rests();
+        self.fill(rests);
+        if rests {
+            self.end_unused();
+        }
     }
 
     /// A worker for this tenant: its own idle one, else a warmed one that no
@@ -247,12 +278,18 @@ impl Pool {
         }
     }
 
-    fn fill(&mut self) {
+    fn fill(&mut self, rests: bool) {
         let waits = self.start_not_before.is_some_and(|at| at > Instant::now());
         if self.quarantined || waits {
             return;
         }
-        while self.slots.len() < self.config.size {
+        let mut wanted = self.config.size.saturating_sub(self.slots.len());
+        if rests {
+            let starting = self.slots.values();
+            let starting = starting.filter(|slot| matches!(slot, Slot::Starting));
+            wanted = wanted.min(self.queue.len().saturating_sub(starting.count()));
+        }
+        for _ in 0..wanted {
             let id = SlotId(self.slots_made);
             self.slots_made += 1;
             self.slots.insert(id, Slot::Starting);
@@ -293,6 +330,7 @@ impl Pool {
     }
 
     fn ran(&mut self, slot: SlotId, tenant: Tenant, mut outcome: Outcome) {
+        self.last_used = Instant::now();
         if let Some(worker) = outcome.worker.take() {
             self.slots.insert(
                 slot,
@@ -360,6 +398,20 @@ impl Pool {
         self.drop_dead();
     }
 
+    fn end_unused(&mut self) {
+        for id in self.unused() {
+            self.end_slot(id);
+        }
+    }
+
+    fn unused(&self) -> Vec<SlotId> {
+        let unused = self.slots.iter().filter_map(|(id, slot)| match slot {
+            Slot::Ready(_) | Slot::Idle { .. } => Some(*id),
+            Slot::Starting | Slot::Busy { .. } | Slot::Ending => None,
+        });
+        unused.collect()
+    }
+
     /// Workers that died while they waited make room for new ones.
     fn drop_dead(&mut self) {
         self.slots.retain(|_, slot| match slot {
@@ -388,13 +440,7 @@ impl Pool {
                 let _ = cancel.send(());
             }
         }
-        let resting = self.slots.iter().filter_map(|(id, slot)| match slot {
-            Slot::Ready(_) | Slot::Idle { .. } => Some(*id),
-            Slot::Starting | Slot::Busy { .. } | Slot::Ending => None,
-        });
-        for id in resting.collect::<Vec<_>>() {
-            self.end_slot(id);
-        }
+        self.end_unused();
         while let Some(end) = self.tasks.join_next().await {
             match end {
                 Ok(TaskEnd::Started(Ok(worker))) => {

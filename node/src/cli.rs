@@ -16,8 +16,10 @@ mod identity;
 mod job;
 mod node;
 mod offer;
+mod pause;
 mod peer;
 mod receipt;
+mod resume;
 mod run;
 mod screen;
 mod stop;
@@ -111,6 +113,12 @@ enum Command {
     /// The configuration, and where each value came from
     #[command(subcommand)]
     Config(config::Command),
+    Pause(pause::Command),
+    /// Sells again after a pause
+    ///
+    /// Outside of the hours that the configuration names (`provide.hours`) it sells until
+    /// they change next.
+    Resume,
     /// Stops the daemon cleanly
     Stop,
 }
@@ -175,6 +183,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Bench(command) => command.run(context).await,
         Command::Doctor => doctor::run(context).await,
         Command::Config(command) => command.run(context),
+        Command::Pause(command) => command.run(context).await,
+        Command::Resume => resume::run(context).await,
         Command::Stop => stop::run(context).await,
     }
 }

@@ -27,7 +27,7 @@ use suanli_executor::file::InputFile;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
-    api::types::{ApiError, BlobInfo, Submission},
+    api::types::{ApiError, BlobInfo},
     data_dir::{DataDir, DataDirError},
 };
 
@@ -139,16 +139,16 @@ impl Client {
         read_json(response).await
     }
 
-    /// `POST` of a job, to plan or to run it.
+    /// `POST` of JSON.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn post_job<T: DeserializeOwned>(
+    pub async fn post_json<T: DeserializeOwned>(
         &self,
         path: &str,
-        job: &Submission,
+        body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let response = self.send(Method::POST, path, json(job)?).await?;
+        let response = self.send(Method::POST, path, json(body)?).await?;
         read_json(response).await
     }
 

@@ -10,6 +10,7 @@
 //! disagree. An unknown key is refused with the nearest known one. [`load`]
 //! does no IO besides reading the file that it is told.
 
+mod hours;
 mod provide;
 pub mod settings;
 
@@ -31,8 +32,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-pub use self::provide::{KnownAccount, PriceEntry, Provide};
 use self::settings::{Setting, Wrong, setting};
+pub use self::{
+    hours::{Hours, ParseHoursError, UtcOffset},
+    provide::{IdleAfter, KnownAccount, PriceEntry, Provide, Yield},
+};
 use crate::document::{Document, Mistake, Unreadable, allowed, nearest};
 
 /// What an operator sets.

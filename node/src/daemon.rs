@@ -36,12 +36,14 @@ use tokio::{
 use crate::{
     api::{self, token::Token},
     compaction::Keeper,
-    config::{Config, Provide},
+    config::{Config, Provide, Yield},
     data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
     measured::Measured,
+    neighbours::{self, Neighbours, Source},
+    pause::Pauses,
     records,
     store::{self, Store, StoreError, blobs::Blobs},
     transport::{Transport, TransportConfig, TransportError, TransportLimits},
@@ -66,6 +68,11 @@ pub enum DaemonError {
     /// Jobs can't be run.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+    /// What is sold needs an adapter.
+    #[error(
+        "`gpu.ms` has a price, and there is no adapter that could run wgsl jobs: install a Vulkan driver (Debian: mesa-vulkan-drivers; NVIDIA: its own; `suanli doctor` lists adapters), or remove that price to sell wasm only"
+    )]
+    NoAdapter,
     /// The network can't be reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -106,23 +113,18 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let network = NetworkId::of(&config.network);
     let identity = Identity::open_or_create(&dir, network)?;
     let (store, cache) = open_store(&config, &dir, network)?;
-    let (provider, executor, sandbox) = match &config.provide {
+    let (provider, executor) = match &config.provide {
         Some(provide) => {
-            let (executor, mut events) = start_executor(&config, provide).await?;
-            let sandbox = sandbox_of(&executor);
-            let measured = measured(&executor, &mut events, dir.root()).await;
-            let offer = offer_of(&config, provide, executor.adapter(), sandbox, &measured)?;
-            (
-                Some(provider_of(provide, offer)),
-                Some((executor, events)),
-                Some(sandbox),
-            )
+            let (provider, executor) = start_selling(&config, provide, dir.root()).await?;
+            (Some(provider), Some(executor))
         }
-        None => (None, None, None),
+        None => (None, None),
     };
     let (transport, events) = Transport::start(transport_of(&config, &identity))?;
+    let sandbox = provider.as_ref().map(|provider| provider.offer.sandbox);
     let facts = facts(&config, &identity, sandbox);
     let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
+    let neighbours = neighbours_of(&config, executor.as_ref().map(|(executor, _)| executor));
     let listener = TcpListener::bind(config.api)
         .await
         .map_err(|source| DaemonError::ApiBusy {
@@ -145,12 +147,16 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         events,
         executor,
         asks,
+        pauses: pauses_of(&config, &dir),
     };
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let stop = async move { drop(server_stopped.await) };
     let token = Token::new(identity.token.clone());
     let server = tokio::spawn(api::server::serve(handle.clone(), listener, token, stop));
     stop_on_signal(handle.clone());
+    if let Some(neighbours) = neighbours {
+        tokio::spawn(neighbours::watch(handle.clone(), neighbours));
+    }
     dir.write_api_address(&ApiAddress {
         address,
         pid: std::process::id(),
@@ -174,6 +180,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     dir.remove_api_address()?;
     tracing::info!("stopped");
     Ok(ended.map_err(|died| DaemonError::Io("the driver", died.into()))??)
+}
+
+/// What may pause it, if it sells.
+fn pauses_of(config: &Config, dir: &DataDir) -> Option<Pauses> {
+    let provide = config.provide.as_ref()?;
+    Some(Pauses::open(dir.root(), provide.open_hours()))
 }
 
 fn keeper_of(config: &Config, identity: &Identity, store: Store) -> Keeper {
@@ -236,22 +248,44 @@ fn open_store(
     Ok((opened.store, cache))
 }
 
-async fn start_executor(
+/// An executor, and what it says.
+type Started = (Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>);
+
+/// Starts an executor and says what can be sold with it.
+async fn start_selling(
     config: &Config,
     provide: &Provide,
-) -> Result<(Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>), DaemonError> {
+    dir: &Path,
+) -> Result<(ProviderConfig, Started), DaemonError> {
+    let (executor, mut events) = start_executor(config, provide).await?;
+    let sandbox = sandbox_of(&executor);
+    let measured = measured(&executor, &mut events, dir).await;
+    let offer = offer_of(config, provide, &executor, sandbox, &measured)?;
+    Ok((provider_of(provide, offer), (executor, events)))
+}
+
+async fn start_executor(config: &Config, provide: &Provide) -> Result<Started, DaemonError> {
     let count = usize::try_from(provide.workers.max(provide.slots)).unwrap_or(1);
     let mut executor = ExecutorConfig {
         worker: config.worker.clone(),
         pool_size: count,
         adapter: provide.device.clone(),
         output_bytes_max: provide.storage.0,
+        memory_reserve: provide.memory_reserve.0,
+        rest_after: provide.idle_after.0,
         ..ExecutorConfig::default()
     };
     if let Some(memory) = provide.memory {
         executor.memory_max = memory.0;
     }
-    Ok(Executor::start(executor).await?)
+    let started = Executor::start(executor).await?;
+    if started.0.adapter().is_none() {
+        if sells(provide, Runtime::WGSL) {
+            return Err(DaemonError::NoAdapter);
+        }
+        tracing::info!("no adapter serves: wasm is sold, on the processor");
+    }
+    Ok(started)
 }
 
 fn sandbox_of(executor: &Executor) -> SandboxLevel {
@@ -269,14 +303,22 @@ async fn measured(
 ) -> Measured {
     let mut measured = Measured::read(dir);
     let before = measured.clone();
-    let adapter = executor.adapter();
-    if measured.of(adapter).is_none() || measured.processor.is_none() {
+    if let Some(adapter) = executor.adapter()
+        && measured.of(adapter).is_none()
+    {
         tracing::info!(adapter = &*adapter.name, "measuring");
         let scratch = dir.join("scratch");
-        measured.measure_adapter(executor, events, &scratch).await;
+        measured
+            .measure_adapter(adapter, executor, events, &scratch)
+            .await;
         if let Some(trouble) = measured.of(adapter).and_then(|of| of.trouble.as_ref()) {
             tracing::warn!(%trouble, "not all could be measured; the offer does not say it");
         }
+    }
+    if measured.processor.is_none()
+        && let Err(error) = measured.measure_processor(executor.program()).await
+    {
+        tracing::warn!(%error, "the processor could not be measured; the offer does not say it");
     }
     if measured.disk.is_none()
         && let Err(error) = measured.measure_disk(dir)
@@ -294,10 +336,12 @@ async fn measured(
 fn offer_of(
     config: &Config,
     provide: &Provide,
-    adapter: &Adapter,
+    executor: &Executor,
     sandbox: SandboxLevel,
     measured: &Measured,
 ) -> Result<Offer, DaemonError> {
+    let adapter = executor.adapter();
+    let devices = measured.devices(adapter, executor.memory_max());
     let region = Text::new(&*config.region).map_err(|error| DaemonError::Name {
         key: "region",
         value: config.region.clone(),
@@ -309,7 +353,7 @@ fn offer_of(
         sequence: 0,
         region,
         addresses: List::default(),
-        devices: List::truncated(measured.devices(adapter, provide)),
+        devices: List::truncated(devices),
         runtimes: List::truncated(runtimes_of(provide, adapter)),
         models: List::default(),
         prices: List::truncated(provide.prices()),
@@ -334,14 +378,16 @@ fn offer_of(
     })
 }
 
+/// Whether it has a price for a runtime.
+fn sells(provide: &Provide, runtime: Runtime) -> bool {
+    let meter = Meter::of(runtime);
+    provide.price.iter().any(|price| price.meter == meter)
+}
+
 /// What it can run: what it has a price for. Features are the device's.
-fn runtimes_of(provide: &Provide, adapter: &Adapter) -> Vec<RuntimeOffer> {
-    let prices = provide.prices();
-    let priced = |runtime| {
-        let meter = Meter::of(runtime);
-        prices.iter().any(|price| price.meter == meter)
-    };
-    let of_the_device = List::truncated(adapter.features.to_vec());
+fn runtimes_of(provide: &Provide, adapter: Option<&Adapter>) -> Vec<RuntimeOffer> {
+    let features = adapter.map(|adapter| adapter.features.to_vec());
+    let of_the_device = List::truncated(features.unwrap_or_default());
     let runtimes = [
         (Runtime::WGSL, WGSL_VERSION, of_the_device),
         (Runtime::WASM, WASM_VERSION, List::default()),
@@ -352,7 +398,8 @@ fn runtimes_of(provide: &Provide, adapter: &Adapter) -> Vec<RuntimeOffer> {
         version,
         features,
     });
-    all.filter(|offered| priced(offered.runtime)).collect()
+    all.filter(|offered| sells(provide, offered.runtime))
+        .collect()
 }
 
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
@@ -387,6 +434,24 @@ fn facts(config: &Config, identity: &Identity, sandbox: Option<SandboxLevel>) ->
         sandbox: sandbox.map_or_else(|| "none".to_owned(), |level| level.to_string()),
         max_price: config.max_price,
     }
+}
+
+/// Those that a node has to yield to, where anything says that there are some.
+fn neighbours_of(config: &Config, executor: Option<&Executor>) -> Option<Neighbours> {
+    let yields = config.provide.as_ref()?.yields;
+    let adapter = executor?.adapter()?;
+    if adapter.is_software() || yields == Yield::Off {
+        return None;
+    }
+    let neighbours = Neighbours::find(Path::new("/"), adapter);
+    if let Source::None(advice) = neighbours.source() {
+        tracing::warn!(
+            advice,
+            "nothing says here whether other programs use the device"
+        );
+        return None;
+    }
+    Some(neighbours)
 }
 
 fn stop_on_signal(handle: NodeHandle) {

@@ -6,6 +6,7 @@
 //! delegation    the account's word for the node key, signed
 //! api.token     what the API's callers show, hex, 0600
 //! api.json      where the running daemon's API listens; gone when it stopped cleanly
+//! pause.json    what the operator said last of selling, unless that was nothing special
 //! ```
 //!
 //! Journal, index and blobs lie beside them and have modules of their own. A

@@ -22,6 +22,7 @@ mod awaited;
 mod challenges;
 mod hands;
 mod intake;
+mod pausing;
 mod watch;
 
 use std::{
@@ -34,7 +35,7 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use suanli_executor::{Executor, ExecutorError, OutputBlob, Usage};
 use suanli_protocol::{
     envelope::{Signer, Verified},
-    ids::{AgreementId, BlobId, JobId, NetworkId, PeerId},
+    ids::{AgreementId, BlobId, ChannelId, JobId, NetworkId, PeerId},
     message::{Gossip, Message, Verdict as CoreVerdict},
     offer::Offer,
     peer::{
@@ -42,7 +43,7 @@ use suanli_protocol::{
         ProviderConfig,
     },
     record::{JobOrder, Lsn as CoreLsn, Record},
-    units::{Mono, Now},
+    units::{Amount, Mono, Now},
     wire::{List, Text},
 };
 use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
@@ -52,10 +53,12 @@ use self::{
     challenges::Challenges,
     hands::{Chore, Hands},
     intake::{Intake, channel_of, peer_of},
+    pausing::Pausing,
     watch::Lines,
 };
 use crate::{
     handle::{Ask, AskQueue, Challenged, NotTaken, Snapshot},
+    pause::Pauses,
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
     transport::{
         BlobFailure, BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
@@ -114,6 +117,8 @@ pub struct Parts {
     pub executor: Option<(Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>)>,
     /// Questions and orders.
     pub asks: AskQueue,
+    /// What may pause it, if it sells.
+    pub pauses: Option<Pauses>,
 }
 
 /// Why a driver could not start.
@@ -175,6 +180,7 @@ pub struct Driver {
     promised: VecDeque<Promised>,
     stopping: Option<oneshot::Sender<()>>,
     collect_at: Instant,
+    pausing: Pausing,
 }
 
 #[derive(Debug)]
@@ -278,10 +284,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         parts.seed,
         records.into_iter(),
     );
-    let (executor, executor_events) = match parts.executor {
-        Some((executor, events)) => (Some(executor), Some(events)),
-        None => (None, None),
-    };
+    let (executor, executor_events) = parts.executor.unzip();
     let (inputs, hands_events) = mpsc::channel(256);
     let challenges = Challenges::new(&parts.scratch, &inputs, &parts.transport);
     let hands = Hands::start(
@@ -325,6 +328,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         promised: VecDeque::new(),
         stopping: None,
         collect_at: started + COLLECT_EVERY,
+        pausing: Pausing::new(parts.pauses),
     };
     driver.drive(&mut ears).await;
     Ok(())
@@ -349,6 +353,7 @@ fn read_records(store: &Store, network: NetworkId) -> Result<Vec<(CoreLsn, Recor
 impl Driver {
     async fn drive(mut self, ears: &mut Ears) {
         self.step(Input::Tick).await;
+        self.review().await;
         loop {
             let wake = self.wait(ears).await;
             self.quiet = ears.hear_nothing();
@@ -408,7 +413,7 @@ impl Driver {
                 since + GATHER
             }
         });
-        [core, republish, listen, write]
+        [core, republish, listen, write, self.pausing.review_at]
             .into_iter()
             .flatten()
             .fold(self.collect_at, Instant::min)
@@ -463,6 +468,9 @@ impl Driver {
             let bytes = own.bytes.clone();
             self.say(TransportCommand::Publish { bytes }).await;
         }
+        if self.pausing.review_at.is_some_and(|at| at <= now) {
+            self.review().await;
+        }
         if self.collect_at <= now {
             self.collect_at = now + COLLECT_EVERY;
             let needed = self.peer.needed_blobs();
@@ -476,9 +484,13 @@ impl Driver {
         self.step(Input::Tick).await;
     }
 
-    /// Announces the offer with the addresses that are bound.
+    /// Announces the offer with the addresses that are bound, unless it is paused.
     async fn provide(&mut self) {
-        let Some(mut provider) = self.provider.clone() else {
+        let sold = self
+            .provider
+            .as_ref()
+            .filter(|_| self.pausing.now.is_none());
+        let Some(mut provider) = sold.cloned() else {
             return;
         };
         let addresses = self
@@ -555,6 +567,9 @@ impl Driver {
     async fn carry_out(&mut self, output: Output) {
         match output {
             Output::Persist { lsn, record } => {
+                if let (Record::Quoted { .. }, Some(executor)) = (&*record, &self.executor) {
+                    executor.expect();
+                }
                 self.unwritten.push(lsn, record.encode());
             }
             Output::Send { to, frame, .. } => {
@@ -1102,24 +1117,13 @@ impl Driver {
                 let _ = reply.send(self.lines.watch(job, open));
             }
             Ask::Settle(channel, amount, reference, reply) => {
-                let ours = self
-                    .peer
-                    .channels()
-                    .iter()
-                    .any(|known| known.channel == channel && !known.paying);
-                if ours {
-                    let reference = Text::lossy(&reference);
-                    self.step(Input::Command(Command::Settle {
-                        channel,
-                        amount,
-                        reference,
-                    }))
-                    .await;
-                }
+                let ours = self.settle(channel, amount, &reference).await;
                 self.when_durable(reply, ours);
             }
             Ask::Announce(reply) => {
-                self.step(Input::Command(Command::Announce)).await;
+                if self.pausing.now.is_none() {
+                    self.step(Input::Command(Command::Announce)).await;
+                }
                 let _ = reply.send(());
             }
             Ask::Sequence(provider, reply) => {
@@ -1138,8 +1142,32 @@ impl Driver {
                 let _ = reply.send(false);
             }
             Ask::Written(reply) => self.when_durable(reply, true),
+            Ask::Pause { until, now, reply } => {
+                let _ = reply.send(self.pause(until, now).await);
+            }
+            Ask::Resume(reply) => {
+                let _ = reply.send(self.resume().await);
+            }
+            Ask::Neighbour(name) => self.saw_neighbour(name).await,
             Ask::Stop(reply) => self.stopping = Some(reply),
         }
+    }
+
+    /// Whether it is a channel on which this node earns.
+    async fn settle(&mut self, channel: ChannelId, amount: Amount, reference: &str) -> bool {
+        let channels = self.peer.channels();
+        let mut earning = channels.iter().filter(|known| !known.paying);
+        let ours = earning.any(|known| known.channel == channel);
+        if ours {
+            let reference = Text::lossy(reference);
+            self.step(Input::Command(Command::Settle {
+                channel,
+                amount,
+                reference,
+            }))
+            .await;
+        }
+        ours
     }
 
     /// Answers once all that is written so far is on disk: what was said to
@@ -1186,6 +1214,7 @@ impl Driver {
             slots_used: self.peer.slots_used(),
             listen: self.listen.iter().map(ToString::to_string).collect(),
             store_failed: self.store_trouble(),
+            paused: self.pausing.now.clone(),
         }
     }
 

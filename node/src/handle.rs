@@ -17,12 +17,13 @@ use suanli_protocol::{
     record::JobOrder,
     registry::{Feature, Reason},
     standing::{Outcome, Standing},
-    units::Amount,
+    units::{Amount, Wall},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     api::types::JobLine,
+    pause::Pause,
     store::Store,
     transport::{PeerStatus, TransportCommand, TransportHandle},
 };
@@ -100,6 +101,8 @@ pub struct Snapshot {
     pub listen: Vec<String>,
     /// What is wrong with the store, if anything.
     pub store_failed: Option<String>,
+    /// Why nothing new is begun, if so.
+    pub paused: Option<Pause>,
 }
 
 /// Why a job was not taken.
@@ -114,6 +117,19 @@ pub enum NotTaken {
     /// Too many jobs.
     #[error("the node has as many jobs as it takes; wait for some to end")]
     TooMany(Reason),
+}
+
+/// Why an order to pause or to resume did not do all that it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotPaused {
+    /// There is nothing to pause.
+    #[error("this node sells nothing, so there is nothing to pause; buying is not paused")]
+    SellsNothing,
+    /// It holds, but won't survive the process.
+    #[error(
+        "it holds, but could not be kept for the next start: {0}; check the data directory's disk and owner"
+    )]
+    NotKept(String),
 }
 
 /// A question or an order to the driver.
@@ -133,6 +149,13 @@ pub(crate) enum Ask {
     Sequence(PeerId, oneshot::Sender<Option<u64>>),
     Reached(PeerId, u64, oneshot::Sender<()>),
     Written(oneshot::Sender<bool>),
+    Pause {
+        until: Option<Wall>,
+        now: bool,
+        reply: oneshot::Sender<Result<(), NotPaused>>,
+    },
+    Resume(oneshot::Sender<Result<(), NotPaused>>),
+    Neighbour(String),
     Stop(oneshot::Sender<()>),
 }
 
@@ -282,6 +305,35 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn written(&self) -> Result<bool, Gone> {
         self.ask(Ask::Written).await
+    }
+
+    /// Begins nothing new for others, until then or until a resume. With `now`, what
+    /// runs for them ends, as this node's fault.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, what of it was not done.
+    pub async fn pause(
+        &self,
+        until: Option<Wall>,
+        now: bool,
+    ) -> Result<Result<(), NotPaused>, Gone> {
+        self.ask(|reply| Ask::Pause { until, now, reply }).await
+    }
+
+    /// Sells again, whatever the configured hours say until they change.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, what of it was not done.
+    pub async fn resume(&self) -> Result<Result<(), NotPaused>, Gone> {
+        self.ask(Ask::Resume).await
+    }
+
+    /// Says that another program uses the device now.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn neighbour(&self, name: String) -> Result<(), Gone> {
+        self.asks.send(Ask::Neighbour(name)).await.map_err(|_| Gone)
     }
 
     /// The connected peers.

@@ -15,6 +15,8 @@ pub mod handle;
 pub mod identity;
 pub mod jobfile;
 pub mod measured;
+pub mod neighbours;
+pub mod pause;
 mod processor;
 mod rate;
 pub mod records;

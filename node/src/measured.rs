@@ -17,7 +17,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use suanli_executor::{Adapter, ExecutionEvent, Executor, kernels};
+use suanli_executor::{Adapter, CheckError, ExecutionEvent, Executor, WorkerProgram, kernels};
 use suanli_protocol::{
     limits::NAME_BYTES_MAX,
     offer::{Device, Name, Speed},
@@ -27,7 +27,7 @@ use suanli_protocol::{
 };
 use tokio::sync::mpsc;
 
-use crate::{config::Provide, processor::Processor, wall::wall_ms};
+use crate::{processor::Processor, wall::wall_ms};
 
 const FILE: &str = "measured.json";
 /// Bytes written to measure a disk.
@@ -125,15 +125,15 @@ impl Measured {
         self.adapters.iter().find(is_it)
     }
 
-    /// Measures the executor's adapter and the processor. Nothing else may run on it,
-    /// and `events` must be its own.
+    /// Measures the executor's adapter. Nothing else may run on it, and `events` must be
+    /// the executor's own.
     pub async fn measure_adapter(
         &mut self,
+        adapter: &Adapter,
         executor: &Executor,
         events: &mut mpsc::Receiver<ExecutionEvent>,
         dir: &Path,
     ) {
-        let adapter = executor.adapter();
         let mut speeds = AdapterSpeeds {
             name: adapter.name.to_string(),
             driver: adapter.driver.to_string(),
@@ -147,15 +147,6 @@ impl Measured {
                 speeds.memory = measured.memory_bytes_per_second;
                 speeds.upload = measured.upload_bytes_per_second;
                 speeds.download = measured.download_bytes_per_second;
-                let cores = std::thread::available_parallelism();
-                self.processor = Some(ProcessorSpeeds {
-                    at_ms: speeds.at_ms,
-                    cores: cores
-                        .ok()
-                        .and_then(|n| u32::try_from(n.get()).ok())
-                        .unwrap_or(1),
-                    fuel: measured.fuel_per_second,
-                });
             }
             Err(error) => speeds.trouble = Some(error.to_string()),
         }
@@ -165,6 +156,23 @@ impl Measured {
         }
         self.adapters.retain(|kept| kept.name != speeds.name);
         self.adapters.push(speeds);
+    }
+
+    /// Measures the processor. No adapter is needed.
+    ///
+    /// # Errors
+    /// If the worker gives no answer.
+    pub async fn measure_processor(&mut self, worker: &WorkerProgram) -> Result<(), CheckError> {
+        let at_ms = wall_ms();
+        let fuel = worker.measure_processor().await?;
+        let cores = std::thread::available_parallelism().ok();
+        let cores = cores.and_then(|count| u32::try_from(count.get()).ok());
+        self.processor = Some(ProcessorSpeeds {
+            at_ms,
+            cores: cores.unwrap_or(1),
+            fuel,
+        });
+        Ok(())
     }
 
     /// Measures the disk under a folder, with a file that is removed again.
@@ -179,11 +187,26 @@ impl Measured {
         removed
     }
 
-    /// What an offer says of the machine: the adapter, and the processor for modules. A
-    /// software adapter is the processor.
-    pub(crate) fn devices(&self, adapter: &Adapter, provide: &Provide) -> Vec<Device> {
+    /// What an offer says of the machine: the adapter, where there is one, and the
+    /// processor for modules. A software adapter is the processor. `memory_max` is what
+    /// one execution may take.
+    pub(crate) fn devices(&self, adapter: Option<&Adapter>, memory_max: u64) -> Vec<Device> {
         let name = |text: &str| -> Name { Text::<NAME_BYTES_MAX>::lossy(text) };
-        let memory = |has: u64| provide.memory.map_or(has, |memory| memory.0);
+        let of_machine = self.machine_speeds();
+        let processor = |speeds| {
+            let processor = Processor::of_this_machine();
+            Device {
+                kind: DeviceKind::CPU,
+                maker: name(&processor.maker),
+                model: name(&processor.model),
+                driver: Name::default(),
+                memory_bytes: processor.memory_bytes.min(memory_max),
+                speeds: List::truncated(speeds),
+            }
+        };
+        let Some(adapter) = adapter else {
+            return vec![processor(of_machine)];
+        };
         let speeds = self
             .of(adapter)
             .map_or_else(Vec::new, AdapterSpeeds::speeds);
@@ -192,26 +215,16 @@ impl Measured {
             maker: name(maker_of(adapter.vendor)),
             model: name(&adapter.name),
             driver: name(&adapter.driver),
-            memory_bytes: memory(adapter.memory_bytes),
+            memory_bytes: adapter.memory_bytes.min(memory_max),
             speeds: List::truncated(speeds),
         };
-        let of_machine = self.machine_speeds();
         if adapter.is_software() {
             device.kind = DeviceKind::CPU;
             let all = device.speeds.iter().copied().chain(of_machine);
             device.speeds = List::truncated(all.collect());
             return vec![device];
         }
-        let processor = Processor::of_this_machine();
-        let processor = Device {
-            kind: DeviceKind::CPU,
-            maker: name(&processor.maker),
-            model: name(&processor.model),
-            driver: Name::default(),
-            memory_bytes: memory(processor.memory_bytes),
-            speeds: List::truncated(of_machine),
-        };
-        vec![device, processor]
+        vec![device, processor(of_machine)]
     }
 
     fn machine_speeds(&self) -> Vec<Speed> {

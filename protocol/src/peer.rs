@@ -350,6 +350,9 @@ pub enum Command {
     Provide(Box<ProviderConfig>),
     /// Take the offer back and begin nothing new.
     Withdraw,
+    /// End all work for others now, by this node's own fault, and release the quotes
+    /// that nobody took.
+    Abandon,
     /// Declare a part of what is owed on a channel paid.
     Settle {
         /// The channel.
@@ -1085,6 +1088,7 @@ impl Peer {
                 seller.announce(core, book);
             }
             Command::Withdraw => seller.withdraw(core, book),
+            Command::Abandon => seller.abandon(core, ledger),
             Command::Settle {
                 channel,
                 amount,

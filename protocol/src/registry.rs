@@ -214,7 +214,7 @@ registered! {
         CHANNEL_FROZEN = 17, "channel-frozen";
         /// The kind of work is not served.
         NO_SUCH_WORK = 18, "no-such-work";
-        /// The node is stopping.
+        /// The node begins nothing new: it is stopping, or paused.
         DRAINING = 19, "draining";
         /// The provider can't store what it would sign.
         STORE_FULL = 20, "store-full";
@@ -335,7 +335,9 @@ impl Reason {
             Self::QUOTE_UNKNOWN => "the provider does not know the quote; ask again",
             Self::CHANNEL_FROZEN => "the account between you is frozen; see `suanli channel show`",
             Self::NO_SUCH_WORK => "it does not serve this kind of work",
-            Self::DRAINING => "it is stopping",
+            Self::DRAINING => {
+                "it begins nothing new now: it is stopping, or its operator paused it"
+            }
             Self::STORE_FULL => "its disk is full",
             Self::TOO_LARGE => "the inputs or outputs are larger than it takes",
             Self::NOT_FIRM => "its offer can't be taken without a quote",

@@ -98,7 +98,7 @@ fn serve(parent: &mut WorkerEnd, confinement: Confinement) -> ExitCode {
         vendor: 0,
     };
     let ready = Reply::Ready {
-        adapter,
+        adapter: Some(adapter),
         confinement,
     };
     if parent.send(&ready).is_ok()

@@ -281,8 +281,8 @@ async fn the_adapter_is_measured_by_a_kernel_that_proves_itself() {
     let Some(bench) = bench(ExecutorConfig::default()).await else {
         return;
     };
-    let measured = program().measure(bench.executor.adapter()).await.unwrap();
-    assert_eq!(&measured.adapter, bench.executor.adapter());
+    let measured = program().measure(bench.adapter()).await.unwrap();
+    assert_eq!(&measured.adapter, bench.adapter());
     assert!(measured.fp32_flops > 1_000_000, "{measured:?}");
     println!(
         "{} GFLOP/s in {} ms",
@@ -300,7 +300,7 @@ async fn warm_overhead_is_reported() {
     let mut timed = noop();
     timed.features = List::truncated(vec![Feature::TIMESTAMPS]);
     for (what, graph) in [("no-op", noop()), ("no-op by the device's clock", timed)] {
-        if bench.executor.adapter().offers(&graph.features).is_ok() {
+        if bench.adapter().offers(&graph.features).is_ok() {
             report_overhead(&mut bench, what, &graph).await;
         }
     }

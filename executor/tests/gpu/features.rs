@@ -51,7 +51,7 @@ fn subgroups() -> Graph {
 /// A started executor whose adapter has a feature; says so if it has not.
 async fn bench_with(feature: Feature) -> Option<Bench> {
     let bench = bench(ExecutorConfig::default()).await?;
-    let adapter = bench.executor.adapter();
+    let adapter = bench.adapter();
     if adapter.offers(&[feature]).is_err() {
         println!("skipped: {} has no `{feature}`", &*adapter.name);
         return None;

@@ -66,7 +66,7 @@ async fn what_is_measured_is_what_a_challenge_would_show() {
     let rate = kernels::measure(&bench.executor, &mut bench.events, dir.path())
         .await
         .unwrap();
-    let measured = program().measure(bench.executor.adapter()).await.unwrap();
+    let measured = program().measure(bench.adapter()).await.unwrap();
     println!("{} MFLOP/s in products, {measured:?}", rate / 1_000_000);
     assert!(rate > 1_000_000, "{rate}");
     // No product is faster than nothing but multiplying and adding, four times over.

@@ -9,8 +9,9 @@ use std::{
 };
 
 use suanli_executor::{
-    Confinement, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
-    ExecutorError, Failure, InputSource, OutputBlob, Tenant, Usage, WorkerProgram,
+    Adapter, AdapterSelection, Confinement, ExecutionEvent, ExecutionId, ExecutionRequest,
+    Executor, ExecutorConfig, ExecutorError, Failure, InputSource, OutputBlob, Tenant, Usage,
+    WorkerProgram,
     ipc::CAPPED,
     spec::{Buffer, Constant, Content, Graph, Name, Output, Pass},
 };
@@ -81,7 +82,12 @@ pub(crate) async fn bench(config: ExecutorConfig) -> Option<Bench> {
         worker: config.worker.or_else(|| Some(worker_path())),
         ..config
     };
+    let is_any_needed = config.adapter != AdapterSelection::None;
     match Executor::start(config).await {
+        Ok((executor, _)) if is_any_needed && executor.adapter().is_none() => {
+            println!("skipped: no Vulkan adapter");
+            None
+        }
         Ok((executor, events)) => Some(Bench {
             executor,
             events,
@@ -97,6 +103,11 @@ pub(crate) async fn bench(config: ExecutorConfig) -> Option<Bench> {
 }
 
 impl Bench {
+    /// Of a bench that has one.
+    pub(crate) fn adapter(&self) -> &Adapter {
+        self.executor.adapter().unwrap()
+    }
+
     pub(crate) fn request(&mut self, tenant: u8, graph: &Graph) -> ExecutionRequest {
         self.next += 1;
         ExecutionRequest {

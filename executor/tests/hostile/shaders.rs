@@ -165,7 +165,7 @@ async fn abuse_39_a_binding_over_the_adapters_limit_is_typed() {
     let Some(mut bench) = bench(ExecutorConfig::default()).await else {
         return;
     };
-    let allowed = bench.executor.adapter().binding_bytes_max;
+    let allowed = bench.adapter().binding_bytes_max;
     let mut graph = noop();
     let work = buffer("work", allowed + 4, Content::Zeroed);
     graph.buffers = vec![buffer("out", 4, Content::Zeroed), work]

@@ -248,7 +248,7 @@ async fn said_after_ready(dir: &tempfile::TempDir, then: &[Reply]) -> Option<Pat
         return None;
     };
     let ready = Reply::Ready {
-        adapter,
+        adapter: Some(adapter),
         confinement,
     };
     let mut bytes = Vec::new();
@@ -345,7 +345,7 @@ async fn abuse_41_memory_that_is_not_there_is_typed_and_what_was_taken_is_given_
     let Some(mut resting) = bench(ExecutorConfig::default()).await else {
         return;
     };
-    if !resting.executor.adapter().is_software() {
+    if !resting.adapter().is_software() {
         println!("skipped: the memory of a device can't be taken from it");
         return;
     }

@@ -20,3 +20,4 @@ mod files;
 mod fuel;
 mod hostile;
 mod prices;
+mod resting;

@@ -136,6 +136,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/jobs", post(jobs::submit));
     let stops = Router::new()
         .route("/v1/shutdown", post(accounts::shutdown))
+        .route("/v1/pause", post(accounts::pause))
+        .route("/v1/resume", post(accounts::resume))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel));
     let lookups = Router::new()
         .route("/v1/jobs", get(jobs::list))

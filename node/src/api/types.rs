@@ -22,6 +22,8 @@
 //! | `GET /v1/receipts/{id}/bundle` | | the bundle's bytes |
 //! | `GET /v1/channels`, `/v1/channels/{id}` | | list of, one [`ChannelInfo`] |
 //! | `GET /v1/work` | | list of [`WorkInfo`] |
+//! | `POST /v1/pause` | [`PauseOrder`] | [`Status`]: nothing new is begun for others |
+//! | `POST /v1/resume` | | [`Status`]: the node sells again |
 //! | `POST /v1/shutdown` | | [`Status`], and the daemon stops cleanly |
 //!
 //! Every request carries `Authorization: Bearer TOKEN`; the token is in the
@@ -32,7 +34,7 @@
 //!
 //! A prefix is four or more hex digits; of several things: 409, and the
 //! sentence names them; of none: 404. Too much at once or too often: 429 and
-//! `Retry-After`; `cancel` and `shutdown` have places of their own. A request's
+//! `Retry-After`; `cancel`, `pause`, `resume` and `shutdown` have places of their own. A request's
 //! head has ten seconds to come, and so has a JSON body; an upload may fall ten
 //! seconds behind 16 KiB a second: 408. A connection may idle for ten seconds.
 //!
@@ -87,6 +89,32 @@ pub struct Status {
     pub jobs_open: u32,
     /// What is wrong with the store, if anything.
     pub store_failed: Option<String>,
+    /// Why nothing new is begun for others, if so.
+    #[serde(default)]
+    pub paused: Option<PauseInfo>,
+}
+
+/// Why a node that sells begins nothing new.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseInfo {
+    /// `ordered`, `hours` or `neighbour`.
+    pub why: String,
+    /// It as a sentence, with what to do.
+    pub sentence: String,
+    /// Until when, where that is known.
+    pub until_ms: Option<u64>,
+}
+
+/// An order to pause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseOrder {
+    /// For how long; until a resume if not given.
+    #[serde(default)]
+    pub for_ms: Option<u64>,
+    /// Whether what runs for others ends, as this node's fault.
+    #[serde(default)]
+    pub now: bool,
 }
 
 /// A connected peer.

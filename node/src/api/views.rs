@@ -21,17 +21,18 @@ use suanli_protocol::{
         Verification,
     },
     standing::{Outcome as ChallengeOutcome, Standing},
-    units::{Amount, Millis},
+    units::{Amount, Millis, Wall},
     wire::List,
 };
 
 use super::types::{
     BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
-    OutcomeInfo, OutputInfo, PlanInfo, PriceInfo, ReceiptInfo, SpeedInfo, StandingInfo, Submission,
-    WorkInfo,
+    OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, SpeedInfo, StandingInfo,
+    Submission, WorkInfo,
 };
 use crate::{
     handle::decline_words,
+    pause::Pause,
     records::{JobStory, ReceiptStory},
 };
 
@@ -180,6 +181,15 @@ pub fn offer_info(offer: &Verified<Offer>, me: PeerId) -> OfferInfo {
         issued_ms: offer.issued().as_millis(),
         expires_ms: offer.expires().as_millis(),
         standing: None,
+    }
+}
+
+/// Why nothing new is begun.
+pub fn pause_info(pause: &Pause) -> PauseInfo {
+    PauseInfo {
+        why: pause.why.name().to_owned(),
+        sentence: pause.why.sentence(),
+        until_ms: pause.until.map(Wall::as_millis),
     }
 }
 

@@ -83,10 +83,13 @@ async fn measure(config: &Config, dir: &Path) -> Result<Measured, Failure> {
         let started = Executor::start(executor).await;
         let (executor, mut events) = started.map_err(|error| failed(error.to_string()))?;
         measured
-            .measure_adapter(&executor, &mut events, &scratch)
+            .measure_adapter(&adapter, &executor, &mut events, &scratch)
             .await;
         executor.stop().await;
     }
+    print_aside("measuring the processor …\n");
+    let processor = measured.measure_processor(&program).await;
+    processor.map_err(|error| failed(error.to_string()))?;
     // Empty: each product was removed when it had been checked.
     let _ = std::fs::remove_dir(&scratch);
     measured

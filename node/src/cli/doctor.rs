@@ -3,7 +3,7 @@
 //! Each check is a line: what was looked at, what was found, and, where
 //! something is missing, what to do. It changes nothing.
 
-use std::{fmt, net::TcpListener};
+use std::{fmt, net::TcpListener, path::Path};
 
 use serde::Serialize;
 use serde_json::json;
@@ -16,6 +16,7 @@ use suanli_protocol::ids::NetworkId;
 use super::{
     context::Context,
     exit::{Exit, Failure},
+    pause::in_words,
     screen::{Table, bytes},
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     config::Config,
     data_dir::{DataDir, check_private},
     identity::{Identity, IdentityError},
+    neighbours::{Neighbours, Source},
 };
 
 /// One thing that was looked at.
@@ -178,11 +180,11 @@ async fn worker(config: &Config) -> Vec<Check> {
 
 fn adapters(adapters: &[Adapter]) -> Vec<Check> {
     if adapters.is_empty() {
-        let message = "none: buying works; to sell, install a Vulkan driver \
-                       (Debian: mesa-vulkan-drivers; NVIDIA: its own)";
+        let message = "none: buying works, and selling wasm; to sell wgsl, install a Vulkan \
+                       driver (Debian: mesa-vulkan-drivers; NVIDIA: its own)";
         return vec![warning("adapters", message.to_owned())];
     }
-    let lines = adapters.iter().map(|adapter| {
+    let lines = adapters.iter().flat_map(|adapter| {
         let detail = format!(
             "{} ({}, {}), {}, bindings of {} at most",
             &*adapter.name,
@@ -192,15 +194,36 @@ fn adapters(adapters: &[Adapter]) -> Vec<Check> {
             bytes(adapter.binding_bytes_max)
         );
         if adapter.is_software() {
-            warning(
-                "adapter",
-                format!("{detail}; software: sold as cpu, never as gpu"),
-            )
+            let detail = format!("{detail}; software: sold as cpu, never as gpu");
+            vec![warning("adapter", detail)]
         } else {
-            ok("adapter", detail)
+            vec![ok("adapter", detail), neighbours(adapter)]
         }
     });
     lines.collect()
+}
+
+/// What says here whether other programs use an adapter.
+fn neighbours(adapter: &Adapter) -> Check {
+    let what = "yielding";
+    let found = Neighbours::find(Path::new("/"), adapter);
+    let name = &*adapter.name;
+    match found.source() {
+        Source::Drm => {
+            let detail =
+                "/proc/*/fdinfo says which programs use it: those of this user, all for root";
+            ok(what, format!("{name}: {detail}"))
+        }
+        Source::NvidiaSmi(program) => {
+            let program = program.display();
+            let detail = "says which programs have a compute context on it; not graphics";
+            ok(what, format!("{name}: {program} {detail}"))
+        }
+        Source::None(advice) => {
+            let detail = "nothing says whether other programs use it, so a node does not yield";
+            warning(what, format!("{name}: {detail}; {advice}"))
+        }
+    }
 }
 
 /// What to do about a layer that is missing.
@@ -268,6 +291,9 @@ async fn daemon(dir: &DataDir, config: &Config) -> Vec<Check> {
     if status.providing && status.local_only {
         let message = "serves accounts that it does not know only from this machine";
         checks.push(warning("strangers", message.to_owned()));
+    }
+    if let Some(pause) = &status.paused {
+        checks.push(warning("selling", in_words(pause)));
     }
     if let Some(fault) = status.store_failed {
         checks.push(broken("store", fault));

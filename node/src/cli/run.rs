@@ -120,7 +120,7 @@ impl Command {
     async fn go(&self, context: &Context, job: &PreparedJob) -> Result<(), Failure> {
         let client = context.client()?;
         let submission = name_blobs(job).await?;
-        let plan: PlanInfo = client.post_job("/v1/plan", &submission).await?;
+        let plan: PlanInfo = client.post_json("/v1/plan", &submission).await?;
         let candidates = plan::require_candidate(&plan, !job.providers.is_empty());
         if self.dry_run {
             // For programs a refusal holds the plan: one answer, not two.
@@ -137,7 +137,7 @@ impl Command {
         make_folder(&self.out)?;
         self.ask(context)?;
         upload(&client, job, &submission).await?;
-        let Submitted { job: id } = client.post_job("/v1/jobs", &submission).await?;
+        let Submitted { job: id } = client.post_json("/v1/jobs", &submission).await?;
         if self.detach {
             context.answer(&Submitted { job: id }, |_| {
                 format!("job {id}: follow it with `suanli job logs {id} --steps`\n")

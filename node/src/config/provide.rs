@@ -12,7 +12,11 @@ use suanli_protocol::{
     units::{Amount, Meter, Price},
 };
 
+use super::{Hours, UtcOffset};
 use crate::document::allowed;
+
+/// Workers take a part of a second to warm.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 
 /// What a node sells. The section alone is enough to sell; prices have no
 /// default.
@@ -46,9 +50,33 @@ pub struct Provide {
     pub challenges_per_hour: u32,
     /// Bytes of device memory for jobs; what the device has if not given.
     pub memory: Option<ByteSize>,
+    /// Bytes of the device's memory that no job gets.
+    pub memory_reserve: ByteSize,
+    /// When workers that nobody used end.
+    pub idle_after: IdleAfter,
+    /// When it sells, by a clock in UTC.
+    pub hours: Hours,
+    /// What it does while another program uses the device.
+    pub yields: Yield,
+    /// How far the clock of `hours` is ahead of UTC.
+    pub utc_offset: UtcOffset,
     /// The price list.
     pub price: Vec<PriceEntry>,
 }
+
+/// What a node does while another program uses the device that it sells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Yield {
+    /// It begins nothing new, until the device was quiet for a minute.
+    #[default]
+    Pause,
+    /// It goes on.
+    Off,
+}
+
+/// How long workers stay warm that nobody uses; none for ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IdleAfter(pub Option<Duration>);
 
 /// An account that the operator knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +119,11 @@ impl Default for Provide {
             discount_percent_max: 0,
             challenges_per_hour: 12,
             memory: None,
+            memory_reserve: ByteSize(0),
+            idle_after: IdleAfter(None),
+            hours: Hours::default(),
+            utc_offset: UtcOffset::default(),
+            yields: Yield::default(),
             price: Vec::new(),
         }
     }
@@ -107,6 +140,11 @@ impl From<PriceEntry> for Price {
 }
 
 impl Provide {
+    /// When it sells.
+    pub fn open_hours(&self) -> Hours {
+        self.hours.clone().by(self.utc_offset)
+    }
+
     /// The price list, as offers carry it.
     pub fn prices(&self) -> Vec<Price> {
         self.price.iter().copied().map(Price::from).collect()
@@ -126,6 +164,10 @@ impl Provide {
         if self.discount_percent_max > 100 {
             let message = "a discount is 100 percent at most".to_owned();
             return Err(("provide.discount_percent_max", message));
+        }
+        if self.idle_after.0.is_some_and(|after| after < IDLE_MIN) {
+            let message = "1s at least, or \"never\"".to_owned();
+            return Err(("provide.idle_after", message));
         }
         if self.run_max.is_zero() || self.run_max > RUN_MAX {
             return Err(("provide.run_max", "more than 0s, and 7d at most".to_owned()));

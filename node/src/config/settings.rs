@@ -17,7 +17,7 @@ use toml::{
     de::{DeValue, ValueDeserializer},
 };
 
-use super::{Config, KnownAccount, LogFormat, PriceEntry};
+use super::{Config, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry, UtcOffset, Yield};
 use crate::document::with_suggestion;
 
 /// A key.
@@ -64,8 +64,10 @@ macro_rules! top {
 }
 
 macro_rules! provide {
-    ($($field:ident),* $(,)?) => { [$(Setting {
-        key: concat!("provide.", stringify!($field)),
+    (@key $field:ident) => { concat!("provide.", stringify!($field)) };
+    (@key $field:ident $name:literal) => { concat!("provide.", $name) };
+    ($($field:ident $(as $name:literal)?),* $(,)?) => { [$(Setting {
+        key: provide!(@key $field $($name)?),
         set: |config, value| {
             config.provide.get_or_insert_default().$field = Read::read(value)?;
             Ok(())
@@ -101,7 +103,7 @@ static TOP: [Setting; 16] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 15] = provide![
+static PROVIDE: [Setting; 20] = provide![
     slots,
     workers,
     device,
@@ -116,6 +118,11 @@ static PROVIDE: [Setting; 15] = provide![
     discount_percent_max,
     challenges_per_hour,
     memory,
+    memory_reserve,
+    idle_after,
+    hours,
+    utc_offset,
+    yields as "yield",
     price,
 ];
 
@@ -284,8 +291,9 @@ impl Read for LogFormat {
 impl Read for AdapterSelection {
     fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
         parse(value, |text| match text {
-            "" => Err("\"auto\", \"software\", or a part of a device's name is allowed"),
+            "" => Err("\"auto\", \"software\", \"none\", or a part of a device's name is allowed"),
             "auto" => Ok(Self::Best),
+            "none" => Ok(Self::None),
             "software" => Ok(Self::Software),
             text if text.starts_with('#') => match text.trim_start_matches('#').parse() {
                 Ok(index) => Ok(Self::At(index)),
@@ -297,11 +305,68 @@ impl Read for AdapterSelection {
     fn show(&self) -> Option<Value> {
         let text = match self {
             Self::Best => "auto",
+            Self::None => "none",
             Self::Software => "software",
             Self::At(index) => &format!("#{index}"),
             Self::Named(name) => name,
         };
         Some(Value::String(text.to_owned()))
+    }
+}
+
+impl Read for IdleAfter {
+    fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
+        match value.get_ref().as_str() {
+            Some("never") => Ok(Self(None)),
+            Some(_) | None => Duration::read(value).map(|after| Self(Some(after))),
+        }
+    }
+    fn show(&self) -> Option<Value> {
+        match self.0 {
+            Some(after) => after.show(),
+            None => Some(Value::String("never".into())),
+        }
+    }
+}
+
+/// A list, or one text with semicolons: there are commas between days.
+impl Read for Hours {
+    fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
+        let at = value.span();
+        match value.into_inner() {
+            DeValue::Array(entries) => entries.into_iter().map(Self::read).collect(),
+            other => parse(Spanned::new(at, other), str::parse),
+        }
+    }
+    fn show(&self) -> Option<Value> {
+        let entries = self.entries().map(|entry| Value::String(entry.to_owned()));
+        Some(Value::Array(entries.collect()))
+    }
+}
+
+impl Read for Yield {
+    fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
+        parse(value, |text| match text {
+            "pause" => Ok(Self::Pause),
+            "off" => Ok(Self::Off),
+            _ => Err("\"pause\" or \"off\" is allowed"),
+        })
+    }
+    fn show(&self) -> Option<Value> {
+        let text = match self {
+            Self::Pause => "pause",
+            Self::Off => "off",
+        };
+        Some(Value::String(text.into()))
+    }
+}
+
+impl Read for UtcOffset {
+    fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
+        parse(value, str::parse)
+    }
+    fn show(&self) -> Option<Value> {
+        Some(Value::String(self.to_string()))
     }
 }
 

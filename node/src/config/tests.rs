@@ -180,6 +180,54 @@ fn wrong_files_are_refused_in_words() {
 }
 
 #[test]
+fn the_operators_own_use_is_read_and_shown() {
+    let text = r#"
+[provide]
+memory_reserve = "2GiB"
+idle_after = "10m"
+hours = ["mon-fri 19:00-07:00", "sat,sun"]
+utc_offset = "+08:00"
+yield = "off"
+device = "none"
+price = [{ meter = "wasm.fuel", amount = "1" }]
+"#;
+    let loaded = load_text(text).unwrap();
+    let provide = loaded.config.provide.clone().unwrap();
+    assert_eq!(provide.memory_reserve, ByteSize(2 << 30));
+    assert_eq!(provide.idle_after.0, Some(Duration::from_secs(600)));
+    assert_eq!(provide.yields, Yield::Off);
+    let shown = |key| {
+        let row = loaded.rows().find(|(of, _, _)| *of == key);
+        row.unwrap().1.unwrap().to_string()
+    };
+    assert_eq!(
+        shown("provide.hours"),
+        "[\"mon-fri 19:00-07:00\", \"sat,sun\"]"
+    );
+    assert_eq!(shown("provide.idle_after"), "\"10m\"");
+    assert_eq!(shown("provide.utc_offset"), "\"+08:00\"");
+    assert_eq!(shown("provide.yield"), "\"off\"");
+    assert_eq!(shown("provide.device"), "\"none\"");
+    let environment = [("SUANLI_PROVIDE_HOURS", "mon-fri 19:00-07:00; sat,sun")];
+    let loaded = load_with("", &environment, &[("provide.idle_after", "never")]);
+    // Without a price it does not sell; the rest was read.
+    assert!(loaded.unwrap_err().to_string().contains("provide.price"));
+
+    for (line, says) in [
+        ("hours = [\"mo 7-8\"]", "provide.hours: `mo 7-8`"),
+        ("hours = [\"sun\", 5]", "provide.hours: a text in quotes"),
+        ("utc_offset = \"CET\"", "`CET` is no offset from UTC"),
+        ("idle_after = \"1ms\"", "1s at least"),
+        ("yield = \"maybe\"", "\"pause\" or \"off\""),
+    ] {
+        let said = refused(&format!(
+            "[provide]\n{line}\nprice = [{{ meter = \"gpu.ms\", amount = \"1\" }}]"
+        ));
+        assert!(said.contains(says), "{line}: {said}");
+    }
+}
+
+#[test]
 fn every_key_is_documented() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
     let page = std::fs::read_to_string(page).unwrap();

@@ -200,7 +200,9 @@ fn run(
     run_limit: Duration,
     folder: &Path,
 ) -> Result<(), String> {
-    let software = executor.adapter().is_software();
+    let adapter = executor.adapter();
+    let adapter = adapter.ok_or_else(|| "no adapter serves here".to_owned())?;
+    let software = adapter.is_software();
     kernels::request(number, challenge, software, run_limit, folder)
         .and_then(|request| executor.run(request))
         .map_err(|refusal| refusal.to_string())

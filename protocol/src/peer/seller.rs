@@ -276,6 +276,23 @@ impl Seller {
         self.withdrawn = Some(withdrawal);
     }
 
+    /// Ends all open work as this side's fault, and releases what is only quoted.
+    pub(crate) fn abandon(&mut self, core: &mut Core, ledger: &mut Ledger) {
+        for quote in self.holds.keys().copied().collect::<Vec<_>>() {
+            self.release(core, quote);
+        }
+        for id in self.open.clone() {
+            match self.deals.get(&id).map(|deal| deal.stage) {
+                Some(Stage::Fetching | Stage::Running) => {
+                    self.fail_all(core, ledger, id, Reason::PROVIDER_FAULT);
+                }
+                // Nothing is signed for what the client may hold receipts of.
+                Some(Stage::Interrupted) => self.close(core, id, Reason::PROVIDER_LOST),
+                Some(Stage::Reported | Stage::Closed) | None => {}
+            }
+        }
+    }
+
     /// Slots that may be in use of so many on offer.
     pub(crate) fn slots_allowed(&self, offered: u32) -> u32 {
         offered.max(1).max(self.slots_kept)

@@ -511,3 +511,29 @@ fn a_lease_goes_on_after_either_side_restarts() {
         world.assert_conserved();
     }
 }
+
+#[test]
+fn abandoned_work_costs_nothing_and_is_done_elsewhere() {
+    let mut world = World::new(2).start(&[]);
+    for provider in [1, 2] {
+        world.nodes[provider].run = Run::Hangs;
+    }
+    world.submit(order(1));
+    assert!(world.run_until(Duration::from_secs(5), |world| !world.executed.is_empty()));
+    let first = world.executed[0].0;
+    world.nodes[3 - first].run = Run::Done { ms: 10 };
+    world.command(first, Command::Withdraw);
+    world.command(first, Command::Abandon);
+    assert_eq!(world.peer(first).slots_used(), 0);
+    world.run_until_settled();
+    let job = world.job(1);
+    assert_eq!(job.end, Some(JobEnd::Done));
+    assert_eq!(job.provider, Some(world.id(3 - first)));
+    let of_first = world.records(first).into_iter();
+    let amounts = of_first.filter_map(|record| match record {
+        Record::Receipted(receipt) => Some(receipt.body().amount),
+        _ => None,
+    });
+    assert_eq!(amounts.collect::<Vec<_>>(), [micros(0)]);
+    world.assert_conserved();
+}

@@ -312,6 +312,7 @@ impl Bench {
         let measured = kernels::measure(&self.executor, &mut self.events, &self.dir).await;
         let whole = measured.map_err(|error| anyhow!(error))?;
         let adapter = self.executor.adapter();
+        let adapter = adapter.context("the product needs an adapter")?;
         let (software, memory) = (adapter.is_software(), adapter.memory_bytes);
         let challenge = Challenge::sized(whole, memory, *b"the shipped one.");
         let Challenge {

@@ -83,6 +83,7 @@ impl Member {
             events,
             executor: None,
             asks,
+            pauses: None,
         };
         let driver = tokio::spawn(driver::run(parts));
         let address = listening(&handle).await?;

@@ -17,7 +17,7 @@ use crate::network::{CLIENT, Network, channels, eventually, job, receipts, root,
 /// Some seconds on two slow cores, in dispatches of some milliseconds, so that
 /// progress is seen and nothing stalls the device. `STEPS` stays below the
 /// loop iterations that Mesa's software driver allows.
-const SPIN: &str = "
+pub(crate) const SPIN: &str = "
 @group(0) @binding(0) var<storage, read_write> out: array<u32>;
 override STEPS: u32 = 20000u;
 
@@ -31,7 +31,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 ";
 
-const SPIN_JOB: &str = r#"
+pub(crate) const SPIN_JOB: &str = r#"
 name = "spin"
 runtime = "wgsl"
 
@@ -217,7 +217,7 @@ fn live_killed_provider_is_replaced_by_the_next_best() {
     });
 }
 
-fn only_charged(receipts: &[ReceiptInfo]) -> &ReceiptInfo {
+pub(crate) fn only_charged(receipts: &[ReceiptInfo]) -> &ReceiptInfo {
     let mut charged = receipts
         .iter()
         .filter(|receipt| receipt.amount > Amount::ZERO);

@@ -16,4 +16,5 @@ mod disk;
 mod jobs;
 mod kills;
 mod network;
+mod pausing;
 mod starting;

@@ -6,6 +6,8 @@ use std::{
     os::unix::fs::PermissionsExt as _,
 };
 
+use suanli_node::api::types::OfferInfo;
+
 use crate::network::{CLIENT, Network, root, said};
 
 const NO_DAEMON: i32 = 3;
@@ -84,4 +86,43 @@ fn live_own_offer_is_not_bought() {
     assert_eq!(output.status.code(), Some(2));
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(answer["error"].is_string(), "{answer}");
+}
+
+#[test]
+fn live_a_provider_without_an_adapter_sells_wasm_only() {
+    let mut network = Network::start(&["seller"]);
+    network.testnet.node_mut("seller").unwrap().stop().unwrap();
+    let arguments = ["node", "--set", "provide.device=none"];
+    let words = said(&network.suanli("seller", &arguments), UNUSABLE);
+    assert!(words.contains("`gpu.ms` has a price"), "{words}");
+    assert!(words.contains("remove that price"), "{words}");
+
+    let file = network.node("seller").config_file();
+    let mut config: toml::Table = fs::read_to_string(&file).unwrap().parse().unwrap();
+    let provide = config["provide"].as_table_mut().unwrap();
+    provide.insert("device".into(), "none".into());
+    let prices = provide["price"].as_array_mut().unwrap();
+    prices.retain(|price| price["meter"].as_str() == Some("wasm.fuel"));
+    fs::write(&file, config.to_string()).unwrap();
+    network.testnet.restart("seller").unwrap();
+    network.testnet.wait_ready().unwrap();
+    let offers: Vec<OfferInfo> = network.api(CLIENT).get("/v1/offers").unwrap();
+    let [offer] = &*offers else {
+        panic!("not one offer: {offers:?}");
+    };
+    assert_eq!(offer.runtimes, ["wasm"]);
+    let [device] = &*offer.devices else {
+        panic!("not one device: {offer:?}");
+    };
+    assert_eq!(device.kind, "cpu");
+    assert!(device.fuel_per_second > 0, "{device:?}");
+
+    let job = root().join("examples/sieve/job.toml");
+    let job = job.to_str().unwrap();
+    let out = network.dir.path().join("out");
+    let out = out.to_str().unwrap();
+    said(
+        &network.suanli(CLIENT, &["run", job, "-y", "--out", out]),
+        0,
+    );
 }

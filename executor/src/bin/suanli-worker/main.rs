@@ -5,10 +5,10 @@
 //! one thread ([`confine`]), and only then lets a compiler or a driver near
 //! anything:
 //!
-//! - `serve` opens its device, says [`Reply::Ready`], and runs programs of one
+//! - `serve` opens its device, if it is to have one, says [`Reply::Ready`], and runs programs of one
 //!   tenant until its parent ends it;
 //! - `check` parses and validates one program, with no device;
-//! - `probe` lists adapters; `measure` measures one.
+//! - `probe` lists adapters; `measure` measures one, or the processor.
 //!
 //! It may crash or hang in a compiler or a driver: its parent expects that.
 //! Absent: file names, the network, other tenants.
@@ -133,9 +133,19 @@ fn work(
                 confinement,
             })
         }
-        Role::Measure => {
-            let measured = device::Gpu::open(start.adapter).and_then(|gpu| measure::measure(&gpu));
-            parent.send(&measured.map_or_else(Fault::into_reply, Reply::Measured))
+        Role::Measure => parent.send(&measure(start).unwrap_or_else(Fault::into_reply)),
+    }
+}
+
+fn measure(start: &Start) -> Result<Reply, Fault> {
+    match start.adapter {
+        Some(adapter) => {
+            let gpu = device::Gpu::open(adapter)?;
+            measure::measure(&gpu).map(Reply::Measured)
+        }
+        None => {
+            let fuel_per_second = wasm::fuel_per_second()?;
+            Ok(Reply::Processor { fuel_per_second })
         }
     }
 }
@@ -155,16 +165,14 @@ fn report_panics(parent: &WorkerEnd) -> Result<(), IpcError> {
 }
 
 fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Result<(), IpcError> {
-    let opened = device::Gpu::open(start.adapter).and_then(|gpu| Ok((gpu, wasm::Wasm::new()?)));
-    let (gpu, wasm) = match opened {
+    let mut tools = match Tools::open(start.adapter) {
         Ok(tools) => tools,
         Err(fault) => return parent.send(&fault.into_reply()),
     };
     parent.send(&Reply::Ready {
-        adapter: gpu.adapter().clone(),
+        adapter: tools.gpu.as_ref().map(|gpu| gpu.adapter().clone()),
         confinement,
     })?;
-    let mut tools = Tools { gpu, wasm };
     loop {
         let (request, descriptors) = parent.receive()?;
         match request {
@@ -207,7 +215,8 @@ fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Res
 
 /// What a worker has ready before its tenant comes.
 struct Tools {
-    gpu: device::Gpu,
+    /// None where it runs on the processor alone.
+    gpu: Option<device::Gpu>,
     wasm: wasm::Wasm,
 }
 
@@ -224,6 +233,13 @@ struct Order {
 }
 
 impl Tools {
+    fn open(adapter: Option<u32>) -> Result<Self, Fault> {
+        Ok(Self {
+            gpu: adapter.map(device::Gpu::open).transpose()?,
+            wasm: wasm::Wasm::new()?,
+        })
+    }
+
     fn execute(
         &mut self,
         program: &Program,
@@ -255,7 +271,9 @@ impl Tools {
                     checkpoints: order.checkpoints,
                     memory_max: order.memory_max,
                 };
-                run::execute(&mut self.gpu, &order, parent)
+                let no_device = || Fault::new(Failure::Internal, "this worker has no device");
+                let gpu = self.gpu.as_mut().ok_or_else(no_device)?;
+                run::execute(gpu, &order, parent)
             }
             Program::Wasm(command) => {
                 let order = wasm::Order {

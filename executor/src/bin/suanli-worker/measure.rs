@@ -1,14 +1,13 @@
-//! Speeds of an adapter and of the processor, by kernels whose results prove that
-//! they ran.
+//! Speeds of an adapter, by kernels whose results prove that they ran.
 //!
 //! Each is measured for about a third of a second: work grows until a run takes long
 //! enough for its clock, and the last run counts. What an adapter can't do is 0.
 //! - [`arithmetic`]: FP32 and, where there is any, FP16;
-//! - [`memory`]: device memory, and the way between it and the host;
-//! - `wasm`: fuel on the processor.
+//! - [`memory`]: device memory, and the way between it and the host.
 //!
 //! Absent: the matrix product of challenges, which takes an executor
-//! ([`suanli_executor::kernels::measure`]).
+//! ([`suanli_executor::kernels::measure`]), and the processor
+//! ([`crate::wasm::fuel_per_second`]).
 
 mod arithmetic;
 mod memory;
@@ -29,7 +28,7 @@ const GROUPS_MAX: u32 = 65_535;
 const GROUPS_FIRST: u32 = 16;
 const REPEATS_MAX: u32 = 256;
 
-/// Measures the device, and the processor beside it.
+/// Measures the device.
 pub(crate) fn measure(gpu: &Gpu) -> Result<Measurement, Fault> {
     let began = Instant::now();
     let halves = gpu.device.features().contains(wgpu::Features::SHADER_F16);
@@ -45,7 +44,6 @@ pub(crate) fn measure(gpu: &Gpu) -> Result<Measurement, Fault> {
         memory_bytes_per_second: memory::bandwidth(gpu)?,
         upload_bytes_per_second: transfer.up,
         download_bytes_per_second: transfer.down,
-        fuel_per_second: crate::wasm::fuel_per_second()?,
         took_us: micros(began.elapsed()),
     })
 }

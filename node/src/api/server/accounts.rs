@@ -1,7 +1,10 @@
 //! The node itself, its peers and their offers, and who owes whom: what is
 //! only looked at.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use axum::{Json, extract::Path, http::header, response::IntoResponse};
 use suanli_protocol::{
@@ -13,18 +16,21 @@ use suanli_protocol::{
 use super::{
     Api, Shared,
     find::Digits,
-    input::{Page, Params},
+    input::{JsonBody, Page, Params},
     millis,
     problem::Problem,
 };
 use crate::{
     api::{
-        types::{ChannelInfo, OfferInfo, OutcomeInfo, PeerInfo, ReceiptInfo, Status, WorkInfo},
+        types::{
+            ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo, Status,
+            WorkInfo,
+        },
         views,
     },
     records::ReceiptStory,
     transport::PeerStatus,
-    wall::wall_ms,
+    wall::{wall, wall_ms},
 };
 
 const RECEIPTS: usize = 20;
@@ -41,6 +47,18 @@ pub(super) async fn shutdown(api: Shared) -> Answer<Status> {
     let status = status_of(&api).await?;
     api.handle.stop().await?;
     Ok(Json(status))
+}
+
+pub(super) async fn pause(api: Shared, order: JsonBody<PauseOrder>) -> Answer<Status> {
+    let PauseOrder { for_ms, now } = order.0;
+    let until = for_ms.map(|span| wall().after(Duration::from_millis(span)));
+    api.handle.pause(until, now).await??;
+    status(api).await
+}
+
+pub(super) async fn resume(api: Shared) -> Answer<Status> {
+    api.handle.resume().await??;
+    status(api).await
 }
 
 pub(super) async fn peers(api: Shared) -> Answer<Vec<PeerInfo>> {
@@ -204,5 +222,6 @@ async fn status_of(api: &Api) -> Result<Status, Problem> {
         }),
         jobs_open: count(open),
         store_failed: snapshot.store_failed,
+        paused: snapshot.paused.as_ref().map(views::pause_info),
     })
 }

@@ -12,7 +12,7 @@ use suanli_protocol::peer::Unanswered;
 
 use crate::{
     api::{types::ApiError, views},
-    handle::{Gone, NotTaken, decline_words},
+    handle::{Gone, NotPaused, NotTaken, decline_words},
     records::ArchiveError,
     store::{blobs::BlobError, index::FindError},
 };
@@ -141,6 +141,16 @@ impl From<NotTaken> for Problem {
             NotTaken::Store(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, DATA, sentence),
             NotTaken::BlobMissing(_) => Self::usage(StatusCode::CONFLICT, sentence),
             NotTaken::TooMany(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, NO_DAEMON, sentence),
+        }
+    }
+}
+
+impl From<NotPaused> for Problem {
+    fn from(not_paused: NotPaused) -> Self {
+        let sentence = not_paused.to_string();
+        match not_paused {
+            NotPaused::SellsNothing => Self::usage(StatusCode::CONFLICT, sentence),
+            NotPaused::NotKept(_) => Self::internal(sentence),
         }
     }
 }

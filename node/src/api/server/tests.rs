@@ -23,7 +23,7 @@ use crate::{
         ApiError, BlobInfo, ChannelInfo, JobEventInfo, JobInfo, JobLine, OfferInfo, PlanInfo,
         ReceiptInfo, Status, Submitted,
     },
-    handle::{self, Ask, AskQueue, NodeFacts, Snapshot, Watch},
+    handle::{self, Ask, AskQueue, NodeFacts, NotPaused, Snapshot, Watch},
     records::{
         dealt::{self, Dealt, OUTPUT, submission},
         tests::{QUOTA_BYTES, store_of},
@@ -112,6 +112,22 @@ async fn abuse_67_other_sites_can_neither_post_nor_listen() {
         server.with("POST", "/v1/jobs", form, &body).await.status,
         415
     );
+}
+
+#[tokio::test]
+async fn a_pause_is_ordered_in_json_and_refused_in_words() {
+    let server = Server::start().await;
+    let paused = server.post_json("/v1/pause", b"{\"for_ms\":1}").await;
+    assert_eq!(paused.status, 200);
+    let _: Status = paused.json();
+    for (path, body) in [("/v1/pause", &b"{}"[..]), ("/v1/resume", b"")] {
+        let refused = server.post_json(path, body).await;
+        assert_eq!(refused.status, 409, "{path}");
+        let error: ApiError = refused.json();
+        assert!(error.error.contains("sells nothing"), "{}", error.error);
+    }
+    let misspelt = server.post_json("/v1/pause", b"{\"for\":1}").await;
+    assert_eq!(misspelt.status, 422);
 }
 
 #[tokio::test]
@@ -615,6 +631,7 @@ async fn play(
                     slots_used: 0,
                     listen: Vec::new(),
                     store_failed: None,
+                    paused: None,
                 }),
             ),
             // The second job is one of an earlier run.
@@ -641,6 +658,15 @@ async fn play(
             Ask::Sequence(_, reply) => drop(reply.send(None)),
             Ask::Reached(_, _, reply) => drop(reply.send(())),
             Ask::Written(reply) => drop(reply.send(true)),
+            Ask::Pause {
+                until: Some(_),
+                reply,
+                ..
+            } => drop(reply.send(Ok(()))),
+            Ask::Pause { reply, .. } | Ask::Resume(reply) => {
+                drop(reply.send(Err(NotPaused::SellsNothing)));
+            }
+            Ask::Neighbour(_) => {}
             Ask::Stop(reply) => {
                 let _ = reply.send(());
                 drop(stop);
