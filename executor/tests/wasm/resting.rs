@@ -96,7 +96,14 @@ async fn a_resting_pool_keeps_no_worker_and_runs_what_comes() {
     let end = run(&mut bench, &command(), &[&nothing()]).await;
     assert!(end.result.is_ok(), "{end:?}");
     until_there_are(0).await;
-    assert!(!process_exists(end.pid.unwrap()));
+    // A moment later it is reaped as well.
+    let pid = end.pid.unwrap();
+    let reaped = async {
+        while process_exists(pid) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(LONG, reaped).await.is_ok());
 
     bench.executor.wake().await;
     until_there_are(2).await;
