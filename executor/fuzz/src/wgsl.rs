@@ -94,6 +94,8 @@ fn around(source: &str, passes: Vec<Pass>) -> Graph {
         size: BUFFER_BYTES,
     };
     Graph {
+        features: List::default(),
+        checkpoint: None,
         source: Utf8::<SOURCE_BYTES_MAX>::cut(source),
         buffers: List::truncated((0..BUFFERS).map(buffer).collect()),
         passes: List::truncated(passes),
