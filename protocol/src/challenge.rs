@@ -55,9 +55,6 @@ const ROUND_OFF: f64 = 1.0 / 16_777_216.0;
 /// Sixteen bytes that everything else follows from.
 pub type Seed = [u8; 16];
 
-/// Bytes of a product, as it leaves a device: FP32, little endian, by rows.
-pub type Product = [u8];
-
 /// A random matrix product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Challenge {
@@ -248,7 +245,7 @@ pub struct Commitment {
 }
 
 impl Commitment {
-    /// Binds a product; `None` if it has another size than was asked for.
+    /// Binds a product (FP32 in little endian, by rows); `None` if it has another size than was asked for.
     pub fn new(challenge: Challenge, product: Vec<u8>) -> Option<Self> {
         if !challenge.is_valid() || u64::try_from(product.len()) != Ok(challenge.product_bytes()) {
             return None;
@@ -322,23 +319,12 @@ impl OpenedRow {
 }
 
 fn leaf(index: u32, row: &[u8]) -> Hash {
-    hash(b"suanli challenge row", &[&index.to_le_bytes(), row])
+    Hash::derive("suanli challenge row", &[&index.to_le_bytes(), row])
 }
 
 fn node(left: Hash, right: Hash) -> Hash {
-    hash(
-        b"suanli challenge node",
-        &[left.as_bytes(), right.as_bytes()],
-    )
-}
-
-fn hash(domain: &[u8], parts: &[&[u8]]) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(domain);
-    for part in parts {
-        hasher.update(part);
-    }
-    Hash::from_bytes(*hasher.finalize().as_bytes())
+    let children: [&[u8]; 2] = [left.as_bytes(), right.as_bytes()];
+    Hash::derive("suanli challenge node", &children)
 }
 
 /// A row times r.

@@ -142,8 +142,7 @@ fn show(offer: &OfferInfo) -> String {
                 driver(&device.driver)
             ),
         )]));
-        let rows = device.speeds.iter().map(|of| ("", measured(of)));
-        text.push_str(&indented(&rows.collect::<Vec<_>>()));
+        text.extend(device.speeds.iter().map(measured));
     }
     if !offer.own {
         text.push_str(&seen(offer.standing.as_ref()));
@@ -151,13 +150,7 @@ fn show(offer: &OfferInfo) -> String {
     text
 }
 
-fn indented(rows: &[(&str, String)]) -> String {
-    rows.iter()
-        .map(|(_, row)| format!("{:13}{row}\n", ""))
-        .collect()
-}
-
-/// A measured speed, in the unit that people know it by.
+/// A line for a measured speed, in the unit that people know it by.
 fn measured(of: &SpeedInfo) -> String {
     let amount = match &*of.kind {
         "fuel" => format!("{} million fuel/s", of.per_second / 1_000_000),
@@ -165,7 +158,8 @@ fn measured(of: &SpeedInfo) -> String {
         _ => speed(of.per_second),
     };
     format!(
-        "{:<9} {amount:<20} measured {}",
+        "{:13}{:<9} {amount:<20} measured {}\n",
+        "",
         of.kind,
         age(of.measured_ms)
     )
