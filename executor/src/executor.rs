@@ -1,12 +1,15 @@
 //! The executor's face to the node: start, run, cancel, events.
 //!
+//! One executor serves one adapter, or the processor alone. A node with several
+//! devices has one for each ([`Executor::start_on`]); they may share a queue of events.
+//!
 //! Nothing here waits for a worker. [`Executor::run`] checks what can be
 //! checked at once (the program, the inputs' sizes, the caps) and refuses at
 //! once; all that happens later is an [`ExecutionEvent`]. Every execution that
 //! was taken ends in just one `Finished` or `Failed`, whose place in the
 //! bounded queue is reserved when it is taken.
 
-use std::{borrow::Cow, fmt, fs::File, path::PathBuf, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, fmt, fs::File, path::PathBuf, time::Duration};
 
 use suanli_protocol::registry::Runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -14,8 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     child::{CheckError, DEVICE_ADDRESS_SPACE, WorkerProgram},
     execution::Plan,
-    ipc::{Adapter, Confinement, Failure, Start},
+    ipc::{Adapter, AdapterKind, Confinement, Failure, Start},
     limits::{EVENTS_MAX, INPUTS_MAX, POOL_MAX, QUEUE_MAX},
+    machine::Machine,
     pool::{Command, Pool, PoolConfig},
     program::Program,
     quantity::ByteSize,
@@ -37,7 +41,7 @@ pub struct ExecutorConfig {
     pub worker: Option<PathBuf>,
     /// Workers, warmed, busy and idle together. Each runs one execution.
     pub pool_size: usize,
-    /// Which adapter serves.
+    /// Which adapter serves: the first of those that this means.
     pub adapter: AdapterSelection,
     /// Bytes that one execution's buffers may take together.
     pub memory_max: u64,
@@ -67,15 +71,15 @@ impl Default for ExecutorConfig {
     }
 }
 
-/// Which of a machine's adapters serves.
+/// Which of a machine's adapters serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdapterSelection {
-    /// Discrete before integrated before virtual before software; none where there
-    /// is none.
+    /// Every discrete one; where there is none the best, integrated before virtual
+    /// before software; none where there is none.
     Best,
     /// None: programs for the processor only.
     None,
-    /// The first whose name contains this, whatever its case.
+    /// All whose name contains this, whatever its case.
     Named(String),
     /// The one with this [`Adapter::index`].
     At(u32),
@@ -327,33 +331,44 @@ impl Executor {
     pub async fn start(
         config: ExecutorConfig,
     ) -> Result<(Self, mpsc::Receiver<ExecutionEvent>), ExecutorError> {
+        let machine = Machine::look(config.worker.as_deref()).await?;
+        let (events, events_out) = mpsc::channel(EVENTS_MAX);
+        Ok((Self::start_on(&machine, &config, events)?, events_out))
+    }
+
+    /// Starts warming workers on a machine that was looked at, with that machine's
+    /// worker binary. Executions need ids that are unique among all who share `events`.
+    ///
+    /// # Errors
+    /// If the machine has not the adapter that is asked for.
+    pub fn start_on(
+        machine: &Machine,
+        config: &ExecutorConfig,
+        events: mpsc::Sender<ExecutionEvent>,
+    ) -> Result<Self, ExecutorError> {
         if !(1..=POOL_MAX).contains(&config.pool_size) {
             return Err(ExecutorError::PoolSize(config.pool_size));
         }
-        let program = WorkerProgram::find(config.worker.as_deref())?;
-        let (adapters, confinement) = program.probe().await?;
-        let adapter = config.adapter.pick(adapters)?;
-        let memory_max = memory_for_each(&config, adapter.as_ref())?;
+        let adapter = config.adapter.pick(machine.adapters())?.into_iter().next();
+        let memory_max = memory_for_each(config, adapter.as_ref())?;
         let pool = PoolConfig {
-            program: program.clone(),
+            program: machine.program().clone(),
             start: worker_limits(adapter.as_ref(), memory_max, config.output_bytes_max),
             size: config.pool_size,
             idle_max: config.idle_max,
             rest_after: config.rest_after,
         };
         let (commands, commands_in) = mpsc::channel(QUEUE_MAX);
-        let (events, events_out) = mpsc::channel(EVENTS_MAX);
         serve_on_own_thread(Pool::new(pool, events.clone()), commands_in)?;
-        let executor = Self {
+        Ok(Self {
             commands,
             events,
-            program,
+            program: machine.program().clone(),
             adapter,
-            confinement,
+            confinement: machine.confinement().clone(),
             memory_max,
             output_bytes_max: config.output_bytes_max,
-        };
-        Ok((executor, events_out))
+        })
     }
 
     /// What passes of graphs run on; none where only the processor serves.
@@ -484,25 +499,52 @@ impl Executor {
 }
 
 impl AdapterSelection {
-    fn pick(&self, mut adapters: Vec<Adapter>) -> Result<Option<Adapter>, ExecutorError> {
-        let wanted = match self {
-            Self::Best | Self::None => None,
-            Self::Named(name) => Some(format!("with `{name}` in its name")),
-            Self::At(index) => Some(format!("with number {index}")),
-            Self::Software => Some("in software".to_owned()),
+    /// Those that it means, the best first; each device once, also where two drivers
+    /// have it.
+    ///
+    /// # Errors
+    /// If it means one that is not there.
+    pub fn pick(&self, adapters: &[Adapter]) -> Result<Vec<Adapter>, ExecutorError> {
+        let mut picked = adapters.to_vec();
+        picked.sort_by_key(|adapter| (adapter.kind, adapter.index));
+        let mut seen = BTreeSet::new();
+        let mut is_first = |adapter: &Adapter| {
+            adapter.bus.is_empty() || seen.insert((adapter.bus.to_string(), adapter.kind))
         };
-        adapters.retain(|adapter| match self {
-            Self::Best => true,
-            Self::None => false,
-            Self::Named(name) => adapter.name.to_lowercase().contains(&name.to_lowercase()),
-            Self::At(index) => adapter.index == *index,
-            Self::Software => adapter.is_software(),
-        });
-        adapters.sort_by_key(|adapter| (adapter.kind, adapter.index));
-        match (adapters.into_iter().next(), wanted) {
-            (None, Some(wanted)) => Err(ExecutorError::NoAdapter(wanted)),
-            (found, _) => Ok(found),
+        let nothing = |wanted: String| Err(ExecutorError::NoAdapter(wanted));
+        match self {
+            Self::Best => {
+                let best = picked.first().map(|adapter| adapter.kind);
+                picked.retain(|adapter| Some(adapter.kind) == best && is_first(adapter));
+                if best != Some(AdapterKind::Discrete) {
+                    picked.truncate(1);
+                }
+            }
+            Self::None => picked.clear(),
+            Self::Named(name) => {
+                let name = name.to_lowercase();
+                picked.retain(|adapter| {
+                    adapter.name.to_lowercase().contains(&name) && is_first(adapter)
+                });
+                if picked.is_empty() {
+                    return nothing(format!("with `{name}` in its name"));
+                }
+            }
+            Self::At(index) => {
+                picked.retain(|adapter| adapter.index == *index);
+                if picked.is_empty() {
+                    return nothing(format!("with number {index}"));
+                }
+            }
+            Self::Software => {
+                picked.retain(Adapter::is_software);
+                picked.truncate(1);
+                if picked.is_empty() {
+                    return nothing("in software".to_owned());
+                }
+            }
         }
+        Ok(picked)
     }
 }
 
@@ -621,5 +663,63 @@ fn refusal(failure: Failure, detail: impl Into<String>) -> Refusal {
     Refusal {
         failure,
         detail: detail.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use suanli_protocol::wire::{List, Utf8};
+
+    use super::*;
+
+    fn adapter(index: u32, name: &str, kind: AdapterKind, bus: &str) -> Adapter {
+        Adapter {
+            index,
+            name: Utf8::cut(name),
+            driver: Utf8::default(),
+            vendor: 0,
+            bus: Utf8::cut(bus),
+            backend: Utf8::cut("vulkan"),
+            kind,
+            memory_bytes: 1 << 30,
+            binding_bytes_max: 1 << 27,
+            buffer_bytes_max: 1 << 28,
+            features: List::default(),
+        }
+    }
+
+    fn picked(selection: &AdapterSelection, adapters: &[Adapter]) -> Option<Vec<u32>> {
+        let picked = selection.pick(adapters).ok()?;
+        Some(picked.iter().map(|adapter| adapter.index).collect())
+    }
+
+    #[test]
+    fn every_discrete_adapter_is_picked_once_and_of_others_the_best() {
+        let machine = [
+            adapter(0, "llvmpipe", AdapterKind::Software, ""),
+            adapter(1, "Iris", AdapterKind::Integrated, "0000:00:02.0"),
+            adapter(2, "RTX 4090", AdapterKind::Discrete, "0000:01:00.0"),
+            adapter(3, "RTX 4090", AdapterKind::Discrete, "0000:02:00.0"),
+            // The same device by another driver.
+            adapter(
+                4,
+                "NVK AD102 (RTX 4090)",
+                AdapterKind::Discrete,
+                "0000:01:00.0",
+            ),
+        ];
+        let best = AdapterSelection::Best;
+        assert_eq!(picked(&best, &machine), Some(vec![2, 3]));
+        assert_eq!(picked(&best, &machine[..2]), Some(vec![1]));
+        assert_eq!(picked(&best, &machine[..1]), Some(vec![0]));
+        assert_eq!(picked(&best, &[]), Some(vec![]));
+        let named = |name: &str| AdapterSelection::Named(name.to_owned());
+        assert_eq!(picked(&named("rtx"), &machine), Some(vec![2, 3]));
+        assert_eq!(picked(&named("nvk"), &machine), Some(vec![4]));
+        assert_eq!(picked(&named("radeon"), &machine), None);
+        assert_eq!(picked(&AdapterSelection::At(4), &machine), Some(vec![4]));
+        assert_eq!(picked(&AdapterSelection::At(5), &machine), None);
+        assert_eq!(picked(&AdapterSelection::Software, &machine), Some(vec![0]));
+        assert_eq!(picked(&AdapterSelection::None, &machine), Some(vec![]));
     }
 }

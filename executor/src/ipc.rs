@@ -296,6 +296,8 @@ pub struct Adapter {
     pub driver: Utf8<256>,
     /// PCI vendor id, or what the interface uses instead.
     pub vendor: u32,
+    /// Where it is on the PCI bus; empty where that is not known.
+    pub bus: Utf8<32>,
     /// Interface: `vulkan`, `metal`, `dx12`.
     pub backend: Utf8<16>,
     /// What it is.

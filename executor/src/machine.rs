@@ -1,5 +1,55 @@
 //! What there is of the machine.
 
+use std::path::Path;
+
+use crate::{
+    child::{CheckError, WorkerProgram},
+    ipc::{Adapter, Confinement},
+};
+
+/// A machine that a worker has looked at: what executors on it share.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    program: WorkerProgram,
+    adapters: Vec<Adapter>,
+    confinement: Confinement,
+}
+
+impl Machine {
+    /// Has a child look at it. `worker` is the binary; beside the running program if
+    /// not given.
+    ///
+    /// # Errors
+    /// If the binary is missing or does not answer.
+    pub async fn look(worker: Option<&Path>) -> Result<Self, CheckError> {
+        let program = WorkerProgram::find(worker)?;
+        let (adapters, confinement) = program.probe().await?;
+        Ok(Self {
+            program,
+            adapters,
+            confinement,
+        })
+    }
+
+    /// The worker binary, for probing, measuring and checking.
+    #[must_use]
+    pub const fn program(&self) -> &WorkerProgram {
+        &self.program
+    }
+
+    /// Its adapters, in the driver's order.
+    #[must_use]
+    pub fn adapters(&self) -> &[Adapter] {
+        &self.adapters
+    }
+
+    /// How far workers are confined on it.
+    #[must_use]
+    pub const fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+}
+
 /// Bytes of its main memory.
 #[must_use]
 pub fn memory_bytes() -> u64 {

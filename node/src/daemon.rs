@@ -15,17 +15,13 @@ use std::{
     time::Duration,
 };
 
-use suanli_executor::{
-    Adapter, Executor, ExecutorConfig, ExecutorError,
-    program::{WASM_VERSION, WGSL_VERSION},
-};
 use suanli_protocol::{
     envelope::{Extensions, Raw},
     ids::NetworkId,
-    offer::{Charge, Offer, RuntimeOffer, Terms},
+    offer::{Charge, Offer, Terms},
     peer::{Config as CoreConfig, ProviderConfig},
-    registry::{Runtime, SandboxLevel},
-    units::{Amount, Meter, Millis},
+    registry::SandboxLevel,
+    units::{Amount, Millis},
     wire::{List, Text},
 };
 use tokio::{
@@ -38,6 +34,7 @@ use crate::{
     compaction::Keeper,
     config::{Config, Provide, Yield},
     data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
+    devices::{Devices, DevicesError},
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
@@ -67,12 +64,7 @@ pub enum DaemonError {
     Store(#[from] StoreError),
     /// Jobs can't be run.
     #[error(transparent)]
-    Executor(#[from] ExecutorError),
-    /// What is sold needs an adapter.
-    #[error(
-        "`gpu.ms` has a price, and there is no adapter that could run wgsl jobs: install a Vulkan driver (Debian: mesa-vulkan-drivers; NVIDIA: its own; `suanli doctor` lists adapters), or remove that price to sell wasm only"
-    )]
-    NoAdapter,
+    Devices(#[from] DevicesError),
     /// The network can't be reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -113,18 +105,18 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let network = NetworkId::of(&config.network);
     let identity = Identity::open_or_create(&dir, network)?;
     let (store, cache) = open_store(&config, &dir, network)?;
-    let (provider, executor) = match &config.provide {
+    let (provider, (devices, executions)) = match &config.provide {
         Some(provide) => {
-            let (provider, executor) = start_selling(&config, provide, dir.root()).await?;
-            (Some(provider), Some(executor))
+            let (provider, (devices, events)) = start_selling(&config, provide, dir.root()).await?;
+            (Some(provider), (devices, Some(events)))
         }
-        None => (None, None),
+        None => (None, (Devices::default(), None)),
     };
     let (transport, events) = Transport::start(transport_of(&config, &identity))?;
     let sandbox = provider.as_ref().map(|provider| provider.offer.sandbox);
     let facts = facts(&config, &identity, sandbox);
     let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
-    let neighbours = neighbours_of(&config, executor.as_ref().map(|(executor, _)| executor));
+    let neighbours = neighbours_of(&config, &devices);
     let listener = TcpListener::bind(config.api)
         .await
         .map_err(|source| DaemonError::ApiBusy {
@@ -145,7 +137,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         scratch: dir.root().join("scratch"),
         transport,
         events,
-        executor,
+        devices,
+        executions,
         asks,
         pauses: pauses_of(&config, &dir),
     };
@@ -248,100 +241,30 @@ fn open_store(
     Ok((opened.store, cache))
 }
 
-/// An executor, and what it says.
-type Started = (Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>);
+/// Devices, and what they say.
+type Started = (Devices, mpsc::Receiver<suanli_executor::ExecutionEvent>);
 
-/// Starts an executor and says what can be sold with it.
+/// Starts what runs jobs, and says what can be sold with it.
 async fn start_selling(
     config: &Config,
     provide: &Provide,
     dir: &Path,
 ) -> Result<(ProviderConfig, Started), DaemonError> {
-    let (executor, mut events) = start_executor(config, provide).await?;
-    let sandbox = sandbox_of(&executor);
-    let measured = measured(&executor, &mut events, dir).await;
-    let offer = offer_of(config, provide, &executor, sandbox, &measured)?;
-    Ok((provider_of(provide, offer), (executor, events)))
-}
-
-async fn start_executor(config: &Config, provide: &Provide) -> Result<Started, DaemonError> {
-    let count = usize::try_from(provide.workers.max(provide.slots)).unwrap_or(1);
-    let mut executor = ExecutorConfig {
-        worker: config.worker.clone(),
-        pool_size: count,
-        adapter: provide.device.clone(),
-        output_bytes_max: provide.storage.0,
-        memory_reserve: provide.memory_reserve.0,
-        rest_after: provide.idle_after.0,
-        ..ExecutorConfig::default()
-    };
-    if let Some(memory) = provide.memory {
-        executor.memory_max = memory.0;
-    }
-    let started = Executor::start(executor).await?;
-    if started.0.adapter().is_none() {
-        if sells(provide, Runtime::WGSL) {
-            return Err(DaemonError::NoAdapter);
-        }
+    let (devices, mut events) = Devices::start(config, provide).await?;
+    if devices.adapters().next().is_none() {
         tracing::info!("no adapter serves: wasm is sold, on the processor");
     }
-    Ok(started)
-}
-
-fn sandbox_of(executor: &Executor) -> SandboxLevel {
-    for missing in executor.confinement().missing.iter() {
-        tracing::warn!(layer = &**missing, "a layer of the sandbox is missing here");
-    }
-    executor.confinement().level()
-}
-
-/// Reads what was measured before, and measures what is missing.
-async fn measured(
-    executor: &Executor,
-    events: &mut mpsc::Receiver<suanli_executor::ExecutionEvent>,
-    dir: &Path,
-) -> Measured {
-    let mut measured = Measured::read(dir);
-    let before = measured.clone();
-    if let Some(adapter) = executor.adapter()
-        && measured.of(adapter).is_none()
-    {
-        tracing::info!(adapter = &*adapter.name, "measuring");
-        let scratch = dir.join("scratch");
-        measured
-            .measure_adapter(adapter, executor, events, &scratch)
-            .await;
-        if let Some(trouble) = measured.of(adapter).and_then(|of| of.trouble.as_ref()) {
-            tracing::warn!(%trouble, "not all could be measured; the offer does not say it");
-        }
-    }
-    if measured.processor.is_none()
-        && let Err(error) = measured.measure_processor(executor.program()).await
-    {
-        tracing::warn!(%error, "the processor could not be measured; the offer does not say it");
-    }
-    if measured.disk.is_none()
-        && let Err(error) = measured.measure_disk(dir)
-    {
-        tracing::warn!(%error, "the disk could not be measured; the offer does not say it");
-    }
-    if measured != before
-        && let Err(error) = measured.write(dir)
-    {
-        tracing::warn!(%error, "the measurement could not be kept; the next start measures again");
-    }
-    measured
+    let measured = devices.measure(&mut events, dir).await;
+    let offer = offer_of(config, provide, &devices, &measured)?;
+    Ok((provider_of(provide, offer), (devices, events)))
 }
 
 fn offer_of(
     config: &Config,
     provide: &Provide,
-    executor: &Executor,
-    sandbox: SandboxLevel,
+    devices: &Devices,
     measured: &Measured,
 ) -> Result<Offer, DaemonError> {
-    let adapter = executor.adapter();
-    let devices = measured.devices(adapter, executor.memory_max());
     let region = Text::new(&*config.region).map_err(|error| DaemonError::Name {
         key: "region",
         value: config.region.clone(),
@@ -353,17 +276,16 @@ fn offer_of(
         sequence: 0,
         region,
         addresses: List::default(),
-        devices: List::truncated(devices),
-        runtimes: List::truncated(runtimes_of(provide, adapter)),
+        devices: List::truncated(devices.offered(measured)),
         models: List::default(),
         prices: List::truncated(provide.prices()),
-        slots: provide.slots,
-        slots_free: provide.slots,
+        slots: devices.slots(),
+        slots_free: devices.slots(),
         storage_bytes: provide.storage.0,
         bandwidth_in: 0,
         bandwidth_out: 0,
         run_max: Millis::from(provide.run_max),
-        sandbox,
+        sandbox: devices.sandbox().unwrap_or_default(),
         energy: None,
         terms: Terms {
             strangers: provide.strangers,
@@ -376,30 +298,6 @@ fn offer_of(
         firm: provide.firm,
         extensions: Extensions::default(),
     })
-}
-
-/// Whether it has a price for a runtime.
-fn sells(provide: &Provide, runtime: Runtime) -> bool {
-    let meter = Meter::of(runtime);
-    provide.price.iter().any(|price| price.meter == meter)
-}
-
-/// What it can run: what it has a price for. Features are the device's.
-fn runtimes_of(provide: &Provide, adapter: Option<&Adapter>) -> Vec<RuntimeOffer> {
-    let features = adapter.map(|adapter| adapter.features.to_vec());
-    let of_the_device = List::truncated(features.unwrap_or_default());
-    let runtimes = [
-        (Runtime::WGSL, WGSL_VERSION, of_the_device),
-        (Runtime::WASM, WASM_VERSION, List::default()),
-    ];
-    let all = runtimes.into_iter();
-    let all = all.map(|(runtime, version, features)| RuntimeOffer {
-        runtime,
-        version,
-        features,
-    });
-    all.filter(|offered| sells(provide, offered.runtime))
-        .collect()
 }
 
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
@@ -437,12 +335,12 @@ fn facts(config: &Config, identity: &Identity, sandbox: Option<SandboxLevel>) ->
 }
 
 /// Those that a node has to yield to, where anything says that there are some.
-fn neighbours_of(config: &Config, executor: Option<&Executor>) -> Option<Neighbours> {
-    let yields = config.provide.as_ref()?.yields;
-    let adapter = executor?.adapter()?;
-    if adapter.is_software() || yields == Yield::Off {
+/// Of the first device that has any: the sources look at all devices of a maker.
+fn neighbours_of(config: &Config, devices: &Devices) -> Option<Neighbours> {
+    if config.provide.as_ref()?.yields == Yield::Off {
         return None;
     }
+    let adapter = devices.adapters().find(|adapter| !adapter.is_software())?;
     let neighbours = Neighbours::find(Path::new("/"), adapter);
     if let Source::None(advice) = neighbours.source() {
         tracing::warn!(

@@ -32,7 +32,7 @@ use std::{
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use suanli_executor::{Executor, ExecutorError, OutputBlob, Usage};
+use suanli_executor::{OutputBlob, Usage};
 use suanli_protocol::{
     envelope::{Signer, Verified},
     ids::{AgreementId, BlobId, ChannelId, JobId, NetworkId, PeerId},
@@ -57,6 +57,7 @@ use self::{
     watch::Lines,
 };
 use crate::{
+    devices::Devices,
     handle::{Ask, AskQueue, Challenged, NotTaken, Snapshot},
     pause::Pauses,
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
@@ -113,8 +114,10 @@ pub struct Parts {
     pub transport: TransportHandle,
     /// What it says.
     pub events: mpsc::Receiver<TransportEvent>,
-    /// The executor and what it says.
-    pub executor: Option<(Executor, mpsc::Receiver<suanli_executor::ExecutionEvent>)>,
+    /// What runs jobs for others,
+    pub devices: Devices,
+    /// and what that says.
+    pub executions: Option<mpsc::Receiver<suanli_executor::ExecutionEvent>>,
     /// Questions and orders.
     pub asks: AskQueue,
     /// What may pause it, if it sells.
@@ -142,9 +145,6 @@ pub enum DriverError {
         "the node's working folder can't be used: {0}; check the data directory's owner and free space"
     )]
     Io(#[from] std::io::Error),
-    /// The executor could not start.
-    #[error(transparent)]
-    Executor(#[from] ExecutorError),
 }
 
 /// The task that owns the core.
@@ -154,7 +154,7 @@ pub struct Driver {
     started: Instant,
     store: Store,
     transport: TransportHandle,
-    executor: Option<Executor>,
+    devices: Devices,
     hands: Hands,
     provider: Option<ProviderConfig>,
     /// The fastest that a large blob has come here, in bytes per second.
@@ -164,7 +164,7 @@ pub struct Driver {
     unwritten: Unwritten,
     /// Nothing else waits for this task: it may write and sync itself.
     quiet: bool,
-    executions: BTreeMap<u64, ExecutionId>,
+    executions: BTreeMap<u64, Running>,
     next_number: u64,
     fetches: BTreeMap<u64, Fetch>,
     gossip: BTreeMap<u64, (GossipId, PeerKey)>,
@@ -181,6 +181,14 @@ pub struct Driver {
     stopping: Option<oneshot::Sender<()>>,
     collect_at: Instant,
     pausing: Pausing,
+}
+
+/// An execution that an executor has.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    id: ExecutionId,
+    /// By its place in the offer.
+    device: u16,
 }
 
 #[derive(Debug)]
@@ -284,19 +292,18 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         parts.seed,
         records.into_iter(),
     );
-    let (executor, executor_events) = parts.executor.unzip();
     let (inputs, hands_events) = mpsc::channel(256);
     let challenges = Challenges::new(&parts.scratch, &inputs, &parts.transport);
     let hands = Hands::start(
         parts.store.blobs().clone(),
         parts.cache,
         parts.scratch,
-        executor.clone(),
+        parts.devices.clone(),
         inputs,
     )?;
     let mut ears = Ears {
         intake: intake::start(parts.events, network),
-        executor: executor_events,
+        executor: parts.executions,
         hands: hands_events,
         durability: parts.store.durability(),
         asks: parts.asks.0,
@@ -306,7 +313,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         started,
         store: parts.store,
         transport: parts.transport,
-        executor,
+        devices: parts.devices,
         hands,
         provider: parts.provider,
         bandwidth_in: 0,
@@ -540,9 +547,7 @@ impl Driver {
         }
         // Lets the withdrawal leave.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if let Some(executor) = self.executor.take() {
-            executor.stop().await;
-        }
+        std::mem::take(&mut self.devices).stop().await;
         self.store.close().await;
         if let Some(done) = self.stopping.take() {
             let _ = done.send(());
@@ -567,8 +572,8 @@ impl Driver {
     async fn carry_out(&mut self, output: Output) {
         match output {
             Output::Persist { lsn, record } => {
-                if let (Record::Quoted { .. }, Some(executor)) = (&*record, &self.executor) {
-                    executor.expect();
+                if let Record::Quoted { quote, .. } = &*record {
+                    self.devices.expect(quote.body().device);
                 }
                 self.unwritten.push(lsn, record.encode());
             }
@@ -604,7 +609,9 @@ impl Driver {
             }
             Output::Execute(order) => {
                 self.next_number += 1;
-                self.executions.insert(self.next_number, order.id);
+                let (id, device) = (order.id, order.device);
+                self.executions
+                    .insert(self.next_number, Running { id, device });
                 let number = suanli_executor::ExecutionId(self.next_number);
                 if !self.hands.run_now(number, &order) {
                     self.hands.give(Chore::Run { number, order }).await;
@@ -716,13 +723,10 @@ impl Driver {
     }
 
     fn stop_execution(&self, id: ExecutionId) {
-        let number = self
-            .executions
-            .iter()
-            .find(|(_, known)| **known == id)
-            .map(|(n, _)| *n);
-        if let (Some(number), Some(executor)) = (number, &self.executor)
-            && let Err(refusal) = executor.cancel(suanli_executor::ExecutionId(number))
+        let found = self.executions.iter().find(|(_, known)| known.id == id);
+        if let Some((number, running)) = found
+            && let Err(refusal) =
+                (self.devices).cancel(running.device, suanli_executor::ExecutionId(*number))
         {
             tracing::warn!(%refusal, "an execution could not be stopped; its deadline will");
         }
@@ -1030,8 +1034,8 @@ impl Driver {
                 }
             }
             Theirs::Finished { id, outputs, usage } => {
-                if let Some(execution) = self.executions.remove(&id.0) {
-                    self.finished(execution, outputs, usage).await;
+                if let Some(running) = self.executions.remove(&id.0) {
+                    self.finished(running.id, outputs, usage).await;
                 }
             }
             Theirs::Failed {
@@ -1069,7 +1073,7 @@ impl Driver {
     }
 
     async fn execution(&mut self, number: suanli_executor::ExecutionId, event: ExecutionEvent) {
-        if let Some(&id) = self.executions.get(&number.0) {
+        if let Some(&Running { id, .. }) = self.executions.get(&number.0) {
             self.step(Input::Execution { id, event }).await;
         }
     }

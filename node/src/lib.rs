@@ -9,6 +9,7 @@ pub mod compaction;
 pub mod config;
 pub mod daemon;
 pub mod data_dir;
+pub mod devices;
 pub mod document;
 pub mod driver;
 pub mod handle;

@@ -53,6 +53,9 @@ pub struct Measured {
 pub struct AdapterSpeeds {
     /// As the driver calls it.
     pub name: String,
+    /// Where it is on the PCI bus; empty where that is not known.
+    #[serde(default)]
+    pub bus: String,
     /// The driver and its version.
     pub driver: String,
     /// When, in milliseconds since 1970.
@@ -120,8 +123,7 @@ impl Measured {
 
     /// An adapter's speeds, if it still has the driver that was measured.
     pub fn of(&self, adapter: &Adapter) -> Option<&AdapterSpeeds> {
-        let is_it =
-            |kept: &&AdapterSpeeds| kept.name == *adapter.name && kept.driver == *adapter.driver;
+        let is_it = |kept: &&AdapterSpeeds| kept.is_of(adapter) && kept.driver == *adapter.driver;
         self.adapters.iter().find(is_it)
     }
 
@@ -136,6 +138,7 @@ impl Measured {
     ) {
         let mut speeds = AdapterSpeeds {
             name: adapter.name.to_string(),
+            bus: adapter.bus.to_string(),
             driver: adapter.driver.to_string(),
             at_ms: wall_ms(),
             ..AdapterSpeeds::default()
@@ -154,7 +157,7 @@ impl Measured {
             Ok(matmul) => speeds.matmul = matmul,
             Err(trouble) => speeds.trouble = Some(trouble),
         }
-        self.adapters.retain(|kept| kept.name != speeds.name);
+        self.adapters.retain(|kept| !kept.is_of(adapter));
         self.adapters.push(speeds);
     }
 
@@ -187,44 +190,49 @@ impl Measured {
         removed
     }
 
-    /// What an offer says of the machine: the adapter, where there is one, and the
-    /// processor for modules. A software adapter is the processor. `memory_max` is what
-    /// one execution may take.
-    pub(crate) fn devices(&self, adapter: Option<&Adapter>, memory_max: u64) -> Vec<Device> {
+    /// What an offer says of an adapter; of the processor where there is none. With
+    /// `is_machine` it is the device that modules run on, and carries the machine's
+    /// own speeds. `memory_max` is what one execution may take. What it runs, and how
+    /// much at once, is the caller's to fill in.
+    pub(crate) fn device(
+        &self,
+        adapter: Option<&Adapter>,
+        is_machine: bool,
+        memory_max: u64,
+    ) -> Device {
         let name = |text: &str| -> Name { Text::<NAME_BYTES_MAX>::lossy(text) };
-        let of_machine = self.machine_speeds();
-        let processor = |speeds| {
+        let of_adapter = adapter.and_then(|adapter| self.of(adapter));
+        let speeds = of_adapter.map_or_else(Vec::new, AdapterSpeeds::speeds);
+        let of_machine = self.machine_speeds().into_iter().filter(|_| is_machine);
+        let speeds = List::truncated(speeds.into_iter().chain(of_machine).collect());
+        let (slots, runtimes) = (1, List::default());
+        let Some(adapter) = adapter else {
             let processor = Processor::of_this_machine();
-            Device {
+            return Device {
                 kind: DeviceKind::CPU,
                 maker: name(&processor.maker),
                 model: name(&processor.model),
                 driver: Name::default(),
                 memory_bytes: processor.memory_bytes.min(memory_max),
-                speeds: List::truncated(speeds),
-            }
+                slots,
+                runtimes,
+                speeds,
+            };
         };
-        let Some(adapter) = adapter else {
-            return vec![processor(of_machine)];
-        };
-        let speeds = self
-            .of(adapter)
-            .map_or_else(Vec::new, AdapterSpeeds::speeds);
-        let mut device = Device {
-            kind: DeviceKind::GPU,
+        Device {
+            kind: if adapter.is_software() {
+                DeviceKind::CPU
+            } else {
+                DeviceKind::GPU
+            },
             maker: name(maker_of(adapter.vendor)),
             model: name(&adapter.name),
             driver: name(&adapter.driver),
             memory_bytes: adapter.memory_bytes.min(memory_max),
-            speeds: List::truncated(speeds),
-        };
-        if adapter.is_software() {
-            device.kind = DeviceKind::CPU;
-            let all = device.speeds.iter().copied().chain(of_machine);
-            device.speeds = List::truncated(all.collect());
-            return vec![device];
+            slots,
+            runtimes,
+            speeds,
         }
-        vec![device, processor(of_machine)]
     }
 
     fn machine_speeds(&self) -> Vec<Speed> {
@@ -242,6 +250,11 @@ impl Measured {
 }
 
 impl AdapterSpeeds {
+    /// Whether they are this adapter's, with whatever driver.
+    fn is_of(&self, adapter: &Adapter) -> bool {
+        self.name == *adapter.name && self.bus == *adapter.bus
+    }
+
     fn speeds(&self) -> Vec<Speed> {
         let all = [
             (SpeedKind::FP32, self.fp32),

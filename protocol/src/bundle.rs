@@ -63,6 +63,8 @@ pub struct Proof {
     pub provider: (PeerId, AccountId),
     /// Where the provider is.
     pub region: Name,
+    /// The device that ran it, by its place in the offer, and its name there.
+    pub device: (u16, Name),
     /// How it went.
     pub outcome: Outcome,
     /// What came out.
@@ -264,6 +266,7 @@ fn proof(
         principal: request.principal.clone(),
         provider: (deal.provider(), quote.account),
         region: deal.offer().body().region.clone(),
+        device: deal.device(),
         outcome: body.outcome,
         outputs: body.outputs.to_vec(),
         usage: body.usage.to_vec(),

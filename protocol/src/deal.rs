@@ -451,6 +451,14 @@ impl Deal {
     pub const fn provider(&self) -> PeerId {
         self.quote.signer()
     }
+
+    /// The device that runs it, by its place in the offer, and its name there.
+    pub fn device(&self) -> (u16, Name) {
+        let place = self.quote.body().device;
+        let device = self.offer.body().devices.get(usize::from(place));
+        let name = device.map(|device| device.model.clone());
+        (place, name.unwrap_or_default())
+    }
 }
 
 /// Whether a request answers an offer.
@@ -489,7 +497,7 @@ pub fn check_quote(
         || quoted.work != asked.work
         || quoted.run_max > asked.needs.run_max
         || quoted.fuel_max > asked.needs.fuel_max
-        || usize::from(quoted.device) >= offer.body().devices.len().max(1)
+        || !can_run(offer.body(), asked, quoted.device)
         || quoted
             .missing
             .iter()
@@ -507,6 +515,11 @@ pub fn check_quote(
         return Err(Mismatch::NotAsOffered);
     }
     Ok(())
+}
+
+/// Whether a device of the offer is one that could run what is asked.
+fn can_run(offer: &Offer, asked: &Request, device: u16) -> bool {
+    rank::devices_for(offer, &asked.needs).is_ok_and(|able| able.contains(&device))
 }
 
 /// What a quote has to allow one execution.

@@ -41,13 +41,11 @@ pub struct Offer {
     pub addresses: List<Text<128>, ADDRESSES_MAX>,
     /// What computes.
     pub devices: List<Device, DEVICES_MAX>,
-    /// What it can run.
-    pub runtimes: List<RuntimeOffer, RUNTIMES_MAX>,
     /// Language models that it serves.
     pub models: List<ModelOffer, MODELS_MAX>,
     /// What it costs.
     pub prices: Prices,
-    /// Executions that it runs at once.
+    /// Executions that it runs at once, on all devices together.
     pub slots: u32,
     /// Of these, free when the offer was made. Stale by nature.
     pub slots_free: u32,
@@ -88,6 +86,12 @@ impl Body for Offer {
                 "more free slots than slots, or none",
             ));
         }
+        let has_room = |device: &Device| (1..=self.slots).contains(&device.slots);
+        if !self.devices.iter().all(has_room) {
+            return Err(EnvelopeError::OutOfRange(
+                "a device with more slots than the offer, or none",
+            ));
+        }
         self.extensions.check()
     }
 }
@@ -109,16 +113,6 @@ pub fn check_prices(prices: &[Price]) -> Result<(), EnvelopeError> {
         }
     }
     Ok(())
-}
-
-impl Offer {
-    /// The fastest device of a kind, or of any.
-    pub fn fastest(&self, kind: Option<DeviceKind>) -> Option<&Device> {
-        self.devices
-            .iter()
-            .filter(|device| kind.is_none_or(|kind| device.kind == kind))
-            .max_by_key(|device| device.speed(SpeedKind::FP32))
-    }
 }
 
 /// The usage of one execution that takes so much of its runtime's own meter.
@@ -148,6 +142,10 @@ pub struct Device {
     pub driver: Name,
     /// Bytes of memory that jobs can use.
     pub memory_bytes: u64,
+    /// Executions that it runs at once; the offer's own number bounds all devices.
+    pub slots: u32,
+    /// What it can run.
+    pub runtimes: List<RuntimeOffer, RUNTIMES_MAX>,
     /// Measured speeds.
     pub speeds: List<Speed, SPEEDS_MAX>,
 }
@@ -159,6 +157,13 @@ impl Device {
             .iter()
             .find(|speed| speed.kind == kind)
             .map_or(0, |speed| speed.per_second)
+    }
+
+    /// What it says of a runtime, if it has it.
+    pub fn runtime(&self, runtime: Runtime) -> Option<&RuntimeOffer> {
+        self.runtimes
+            .iter()
+            .find(|offered| offered.runtime == runtime)
     }
 }
 
@@ -173,7 +178,7 @@ pub struct Speed {
     pub measured: Wall,
 }
 
-/// A runtime that the provider has.
+/// A runtime that a device has.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct RuntimeOffer {
     /// Which.

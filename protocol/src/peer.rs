@@ -930,14 +930,8 @@ impl Peer {
     /// # Errors
     /// The sentence that does not hold.
     pub fn check_invariants(&self) -> Result<(), String> {
-        if let Some(provider) = &self.core.config.provider
-            && self.seller.slots_used() > self.seller.slots_allowed(provider.offer.slots)
-        {
-            return Err(format!(
-                "{} slots in use of {}",
-                self.seller.slots_used(),
-                provider.offer.slots
-            ));
+        if let Some(provider) = &self.core.config.provider {
+            self.seller.check_slots(&provider.offer)?;
         }
         Ok(())
     }

@@ -7,6 +7,8 @@
 //! bad experience) and sorts by the job's policy. Both are pure functions over
 //! a snapshot.
 
+use std::cmp::Reverse;
+
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -99,24 +101,11 @@ pub struct Plan {
 /// # Errors
 /// The first reason why not.
 pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<(), Decline> {
-    let runtime = offer
-        .runtimes
-        .iter()
-        .find(|offered| offered.runtime == needs.runtime)
-        .ok_or(Reason::NO_RUNTIME)?;
-    let mut features = needs.features.iter();
-    if let Some(lacking) = features.find(|feature| !runtime.features.contains(feature)) {
-        return Err(Decline {
-            reason: Reason::NO_FEATURE,
-            need: lacking.0.into(),
-            have: 0,
-        });
-    }
     // Allowed nothing it could only fail.
     if needs.quantity_max() == 0 {
         return Err(Reason::NO_SUCH_WORK.into());
     }
-    device_for(offer, needs)?;
+    devices_for(offer, needs)?;
     if offer.sandbox < needs.sandbox {
         return Err(Decline {
             reason: Reason::SANDBOX_TOO_WEAK,
@@ -187,40 +176,53 @@ pub fn affordable(
     }
 }
 
-/// The offer's device that would run it, by position: the fastest that will do.
+/// The offer's devices that could run it, by position: the fastest first.
 ///
 /// # Errors
-/// Why none will do.
-pub fn device_for(offer: &Offer, needs: &Needs) -> Result<u16, Decline> {
-    let of_kind = |device: &&Device| needs.device.is_none_or(|kind| device.kind == kind);
-    let mut of_right_kind = offer.devices.iter().filter(of_kind).peekable();
-    if of_right_kind.peek().is_none() {
-        let only_software = offer
-            .devices
+/// Why none can.
+pub fn devices_for(offer: &Offer, needs: &Needs) -> Result<Vec<u16>, Decline> {
+    let mut able: Vec<(u16, &Device)> = (0..).zip(offer.devices.iter()).collect();
+    able.retain(|(_, device)| device.runtime(needs.runtime).is_some());
+    if able.is_empty() {
+        return Err(Reason::NO_RUNTIME.into());
+    }
+    if let Some(kind) = needs.device {
+        let is_software = able
             .iter()
-            .all(|device| device.kind == DeviceKind::CPU);
-        return Err(if only_software && !offer.devices.is_empty() {
-            Reason::SOFTWARE_ONLY.into()
-        } else {
-            Reason::NO_DEVICE.into()
+            .all(|(_, device)| device.kind == DeviceKind::CPU);
+        able.retain(|(_, device)| device.kind == kind);
+        if able.is_empty() && is_software {
+            return Err(Reason::SOFTWARE_ONLY.into());
+        }
+        if able.is_empty() {
+            return Err(Reason::NO_DEVICE.into());
+        }
+    }
+    for feature in needs.features.iter() {
+        able.retain(|(_, device)| {
+            let runtime = device.runtime(needs.runtime);
+            runtime.is_some_and(|runtime| runtime.features.contains(feature))
+        });
+        if able.is_empty() {
+            return Err(Decline {
+                reason: Reason::NO_FEATURE,
+                need: feature.0.into(),
+                have: 0,
+            });
+        }
+    }
+    let largest = able.iter().map(|(_, device)| device.memory_bytes).max();
+    able.retain(|(_, device)| device.memory_bytes >= needs.memory_bytes);
+    if able.is_empty() {
+        return Err(Decline {
+            reason: Reason::TOO_LITTLE_MEMORY,
+            need: needs.memory_bytes,
+            have: largest.unwrap_or(0),
         });
     }
-    let largest = of_right_kind
-        .map(|device| device.memory_bytes)
-        .max()
-        .unwrap_or(0);
-    let best = offer
-        .devices
-        .iter()
-        .enumerate()
-        .filter(|(_, device)| of_kind(device) && device.memory_bytes >= needs.memory_bytes)
-        .max_by_key(|(n, device)| (device.speed(speed_of(needs.runtime)), usize::MAX - n))
-        .and_then(|(n, _)| u16::try_from(n).ok());
-    best.ok_or(Decline {
-        reason: Reason::TOO_LITTLE_MEMORY,
-        need: needs.memory_bytes,
-        have: largest,
-    })
+    let kind = speed_of(needs.runtime);
+    able.sort_by_key(|(n, device)| (Reverse(device.speed(kind)), *n));
+    Ok(able.into_iter().map(|(n, _)| n).collect())
 }
 
 /// An amount, so many times; saturating.
@@ -277,8 +279,10 @@ fn judge<'a>(
     }
     fit(body, want.needs, want.work, want.budget)?;
     let believed = opinion(offer.signer())?;
-    let device = device_for(body, want.needs)?;
-    let device = body.devices.get(usize::from(device));
+    let devices = devices_for(body, want.needs)?;
+    let device = devices
+        .first()
+        .and_then(|first| body.devices.get(usize::from(*first)));
     let device = device.ok_or(Reason::NO_DEVICE)?;
     Ok((device, believed))
 }

@@ -785,6 +785,24 @@ fn a_receipt_with_two_lines_for_one_meter_is_refused() {
 }
 
 #[test]
+fn a_device_has_a_slot_and_no_more_than_the_offer() {
+    let good = sample_offer().body().clone();
+    for (slots, is_valid) in [
+        (0, false),
+        (1, true),
+        (good.slots, true),
+        (good.slots + 1, false),
+    ] {
+        let mut offer = good.clone();
+        let mut device = offer.devices[0].clone();
+        device.slots = slots;
+        offer.devices = List::truncated(vec![device]);
+        let verified = verify_any(sign(PROVIDER, offer).bytes(), network());
+        assert_eq!(verified.is_ok(), is_valid, "{slots}: {verified:?}");
+    }
+}
+
+#[test]
 fn an_inline_blob_must_be_what_it_is_called() {
     let wrong = List::truncated(vec![InlineBlob {
         blob: blob(b"spec").blob,

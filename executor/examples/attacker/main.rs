@@ -88,6 +88,7 @@ fn serve(parent: &mut WorkerEnd, confinement: Confinement) -> ExitCode {
     let adapter = Adapter {
         index: 0,
         name: Utf8::cut("none"),
+        bus: Utf8::default(),
         backend: Utf8::cut("vulkan"),
         driver: Utf8::cut("none"),
         kind: AdapterKind::Other,

@@ -140,6 +140,10 @@ pub struct DeviceInfo {
     pub model: String,
     pub driver: String,
     pub memory_bytes: u64,
+    /// Executions at once.
+    pub slots: u32,
+    /// What it can run.
+    pub runtimes: Vec<RuntimeInfo>,
     /// Measured 32-bit floating-point operations per second; 0 if not measured.
     pub fp32_per_second: u64,
     /// Units of WebAssembly fuel per second, in one program; 0 where unknown.
@@ -148,6 +152,14 @@ pub struct DeviceInfo {
     /// All that was measured.
     #[serde(default)]
     pub speeds: Vec<SpeedInfo>,
+}
+
+/// A runtime of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct RuntimeInfo {
+    pub runtime: String,
+    pub features: Vec<String>,
 }
 
 /// A measured speed of a device.
@@ -214,9 +226,6 @@ pub struct OfferInfo {
     pub region: String,
     pub addresses: Vec<String>,
     pub devices: Vec<DeviceInfo>,
-    pub runtimes: Vec<String>,
-    #[serde(default)]
-    pub features: Vec<String>,
     pub prices: Vec<PriceInfo>,
     pub slots: u32,
     pub slots_free: u32,
@@ -474,6 +483,12 @@ pub struct ReceiptInfo {
     pub client: PeerId,
     pub provider: PeerId,
     pub region: String,
+    /// The device that ran it, as the offer names it,
+    #[serde(default)]
+    pub device: String,
+    /// and its place there.
+    #[serde(default)]
+    pub device_index: u16,
     /// `completed`, `job-fault`, `provider-fault` or `cancelled`.
     pub outcome: String,
     pub reason: Option<String>,

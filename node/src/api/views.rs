@@ -27,8 +27,8 @@ use suanli_protocol::{
 
 use super::types::{
     BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
-    OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, SpeedInfo, StandingInfo,
-    Submission, WorkInfo,
+    OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, RuntimeInfo, SpeedInfo,
+    StandingInfo, Submission, WorkInfo,
 };
 use crate::{
     handle::decline_words,
@@ -150,16 +150,6 @@ pub fn offer_info(offer: &Verified<Offer>, me: PeerId) -> OfferInfo {
         region: body.region.to_string(),
         addresses: body.addresses.iter().map(ToString::to_string).collect(),
         devices: body.devices.iter().map(device_info).collect(),
-        runtimes: body
-            .runtimes
-            .iter()
-            .map(|r| r.runtime.to_string())
-            .collect(),
-        features: body
-            .runtimes
-            .iter()
-            .flat_map(|r| r.features.iter().map(ToString::to_string))
-            .collect(),
         prices: body
             .prices
             .iter()
@@ -201,6 +191,15 @@ pub fn device_info(device: &Device) -> DeviceInfo {
         model: device.model.to_string(),
         driver: device.driver.to_string(),
         memory_bytes: device.memory_bytes,
+        slots: device.slots,
+        runtimes: device
+            .runtimes
+            .iter()
+            .map(|offered| RuntimeInfo {
+                runtime: offered.runtime.to_string(),
+                features: offered.features.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
         fp32_per_second: device.speed(SpeedKind::FP32),
         fuel_per_second: device.speed(SpeedKind::FUEL),
         speeds: device
@@ -354,6 +353,7 @@ pub fn outputs(receipt: &Receipt) -> Vec<OutputInfo> {
 pub fn receipt_info(story: &ReceiptStory, me: PeerId) -> ReceiptInfo {
     let (body, deal) = (story.receipt.body(), &story.deal);
     let (outcome, reason) = outcome_words(body.outcome);
+    let (device_index, device) = deal.device();
     ReceiptInfo {
         receipt: suanli_protocol::ids::ReceiptId(story.receipt.hash()),
         agreement: body.key.agreement,
@@ -366,6 +366,8 @@ pub fn receipt_info(story: &ReceiptStory, me: PeerId) -> ReceiptInfo {
         client: deal.client(),
         provider: deal.provider(),
         region: deal.offer().body().region.to_string(),
+        device: device.to_string(),
+        device_index,
         outcome: outcome.to_owned(),
         reason: reason.map(|reason| reason.to_string()),
         amount: body.amount,

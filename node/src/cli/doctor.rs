@@ -186,7 +186,8 @@ fn adapters(adapters: &[Adapter]) -> Vec<Check> {
     }
     let lines = adapters.iter().flat_map(|adapter| {
         let detail = format!(
-            "{} ({}, {}), {}, bindings of {} at most",
+            "#{} {} ({}, {}), {}, bindings of {} at most",
+            adapter.index,
             &*adapter.name,
             &*adapter.backend,
             &*adapter.driver,

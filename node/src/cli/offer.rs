@@ -104,8 +104,6 @@ fn show(offer: &OfferInfo) -> String {
         ("sequence", offer.sequence.to_string()),
         ("region", offer.region.clone()),
         ("addresses", offer.addresses.join(" ")),
-        ("runtimes", offer.runtimes.join(", ")),
-        ("features", offer.features.join(", ")),
         ("prices", prices(&offer.prices)),
         (
             "slots",
@@ -142,12 +140,26 @@ fn show(offer: &OfferInfo) -> String {
                 driver(&device.driver)
             ),
         )]));
+        text.push_str(&list(&[("           ", runs(device))]));
         text.extend(device.speeds.iter().map(measured));
     }
     if !offer.own {
         text.push_str(&seen(offer.standing.as_ref()));
     }
     text
+}
+
+/// What a device runs, and how much at once.
+fn runs(device: &DeviceInfo) -> String {
+    let each = device.runtimes.iter().map(|offered| {
+        if offered.features.is_empty() {
+            offered.runtime.clone()
+        } else {
+            format!("{} ({})", offered.runtime, offered.features.join(", "))
+        }
+    });
+    let each = each.collect::<Vec<_>>().join(", ");
+    format!("runs {each}; {} at once", device.slots)
 }
 
 /// A line for a measured speed, in the unit that people know it by.

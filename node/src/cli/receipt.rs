@@ -156,6 +156,7 @@ fn what_it_proves(proof: &Proof) -> String {
             "  provider",
             format!("{}, in {}", party(&proof.provider), &*proof.region),
         ),
+        ("  device", device(&proof.device.1, proof.device.0)),
         ("  agreement", format!("{:#}: {deal}", proof.agreement)),
         (
             "  execution",
@@ -256,6 +257,7 @@ fn show(receipt: &ReceiptInfo) -> String {
             "provider",
             format!("{:#}, in {}", receipt.provider, receipt.region),
         ),
+        ("device", device(&receipt.device, receipt.device_index)),
         (
             "outcome",
             match reason {
@@ -310,6 +312,11 @@ fn outcome_word(outcome: Outcome) -> String {
         Outcome::ProviderFault(reason) => format!("provider-fault: {reason}"),
         Outcome::Cancelled => "cancelled".to_owned(),
     }
+}
+
+/// A device of the offer, which may have several of one name.
+fn device(name: &str, index: u16) -> String {
+    format!("{name}, number {index} of the offer's")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
-use suanli_executor::{AdapterSelection, quantity::ByteSize};
+use suanli_executor::{Adapter, AdapterSelection, ExecutorError, quantity::ByteSize};
 use suanli_protocol::{
     ids::AccountId,
     limits::{PRICES_MAX, RUN_MAX},
@@ -27,7 +27,7 @@ pub struct Provide {
     /// Worker processes kept warm.
     pub workers: u32,
     /// Which adapter computes.
-    pub device: AdapterSelection,
+    pub device: DeviceSelection,
     /// Whether the offer can be taken at its prices in one round trip.
     pub firm: bool,
     /// Whether unknown accounts may buy.
@@ -62,6 +62,34 @@ pub struct Provide {
     pub utc_offset: UtcOffset,
     /// The price list.
     pub price: Vec<PriceEntry>,
+}
+
+/// Which adapters a node sells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSelection(pub Vec<AdapterSelection>);
+
+impl Default for DeviceSelection {
+    fn default() -> Self {
+        Self(vec![AdapterSelection::Best])
+    }
+}
+
+impl DeviceSelection {
+    /// Those that it means, each once, in its order.
+    ///
+    /// # Errors
+    /// If it means one that is not there.
+    pub fn pick(&self, adapters: &[Adapter]) -> Result<Vec<Adapter>, ExecutorError> {
+        let mut picked: Vec<Adapter> = Vec::new();
+        for selection in &self.0 {
+            for adapter in selection.pick(adapters)? {
+                if picked.iter().all(|known| known.index != adapter.index) {
+                    picked.push(adapter);
+                }
+            }
+        }
+        Ok(picked)
+    }
 }
 
 /// What a node does while another program uses the device that it sells.
@@ -107,7 +135,7 @@ impl Default for Provide {
         Self {
             slots: 1,
             workers: 1,
-            device: AdapterSelection::Best,
+            device: DeviceSelection::default(),
             firm: true,
             strangers: true,
             stranger_credit: Amount::from_micros(5_000_000),

@@ -17,7 +17,10 @@ use toml::{
     de::{DeValue, ValueDeserializer},
 };
 
-use super::{Config, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry, UtcOffset, Yield};
+use super::{
+    Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry, UtcOffset,
+    Yield,
+};
 use crate::document::with_suggestion;
 
 /// A key.
@@ -288,29 +291,60 @@ impl Read for LogFormat {
     }
 }
 
-impl Read for AdapterSelection {
+/// A list, or one text: a name, or numbers with commas (there are commas in names).
+impl Read for DeviceSelection {
     fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
-        parse(value, |text| match text {
-            "" => Err("\"auto\", \"software\", \"none\", or a part of a device's name is allowed"),
-            "auto" => Ok(Self::Best),
-            "none" => Ok(Self::None),
-            "software" => Ok(Self::Software),
-            text if text.starts_with('#') => match text.trim_start_matches('#').parse() {
-                Ok(index) => Ok(Self::At(index)),
-                Err(_) => Err("after # the number of an adapter is allowed, as in \"#1\""),
-            },
-            name => Ok(Self::Named(name.to_owned())),
-        })
+        let at = value.span();
+        match value.into_inner() {
+            DeValue::Array(entries) if entries.is_empty() => Err(Wrong {
+                at: Some(at),
+                message: "an empty list: \"none\" sells wasm only".to_owned(),
+            }),
+            DeValue::Array(entries) => {
+                let each = entries.into_iter().map(|one| parse(one, device));
+                each.collect::<Result<_, _>>().map(Self)
+            }
+            other => parse(Spanned::new(at, other), |text| {
+                let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+                let all_numbers = parts.iter().all(|part| part.starts_with('#'));
+                let parts = if all_numbers { parts } else { vec![text] };
+                parts
+                    .into_iter()
+                    .map(device)
+                    .collect::<Result<_, _>>()
+                    .map(Self)
+            }),
+        }
     }
     fn show(&self) -> Option<Value> {
-        let text = match self {
-            Self::Best => "auto",
-            Self::None => "none",
-            Self::Software => "software",
-            Self::At(index) => &format!("#{index}"),
-            Self::Named(name) => name,
-        };
-        Some(Value::String(text.to_owned()))
+        let mut texts = self.0.iter().map(|one| {
+            let text = match one {
+                AdapterSelection::Best => "auto",
+                AdapterSelection::None => "none",
+                AdapterSelection::Software => "software",
+                AdapterSelection::At(index) => &format!("#{index}"),
+                AdapterSelection::Named(name) => name,
+            };
+            Value::String(text.to_owned())
+        });
+        match self.0.len() {
+            1 => texts.next(),
+            _ => Some(Value::Array(texts.collect())),
+        }
+    }
+}
+
+fn device(text: &str) -> Result<AdapterSelection, &'static str> {
+    match text {
+        "" => Err("\"auto\", \"software\", \"none\", or a part of a device's name is allowed"),
+        "auto" => Ok(AdapterSelection::Best),
+        "none" => Ok(AdapterSelection::None),
+        "software" => Ok(AdapterSelection::Software),
+        text if text.starts_with('#') => match text.trim_start_matches('#').parse() {
+            Ok(index) => Ok(AdapterSelection::At(index)),
+            Err(_) => Err("after # the number of an adapter is allowed, as in \"#1\""),
+        },
+        name => Ok(AdapterSelection::Named(name.to_owned())),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use suanli_executor::AdapterSelection;
+
 use super::*;
 
 fn load_text(text: &str) -> Result<Loaded, ConfigError> {
@@ -210,6 +212,22 @@ price = [{ meter = "wasm.fuel", amount = "1" }]
     assert_eq!(shown("provide.device"), "\"none\"");
     let environment = [("SUANLI_PROVIDE_HOURS", "mon-fri 19:00-07:00; sat,sun")];
     let loaded = load_with("", &environment, &[("provide.idle_after", "never")]);
+    // A name may have commas; numbers don't.
+    for (value, shown) in [
+        ("#0, #2", "[\"#0\", \"#2\"]"),
+        (
+            "llvmpipe (LLVM 15.0.6, 256 bits)",
+            "\"llvmpipe (LLVM 15.0.6, 256 bits)\"",
+        ),
+    ] {
+        let loaded = load_with(text, &[], &[("provide.device", value)]).unwrap();
+        let row = loaded.rows().find(|(of, _, _)| *of == "provide.device");
+        assert_eq!(row.unwrap().1.unwrap().to_string(), shown);
+    }
+    let listed = text.replace("\"none\"", "[\"#1\", \"radeon\"]");
+    let listed = load_text(&listed).unwrap().config.provide.unwrap();
+    let radeon = AdapterSelection::Named("radeon".to_owned());
+    assert_eq!(listed.device.0, [AdapterSelection::At(1), radeon]);
     // Without a price it does not sell; the rest was read.
     assert!(loaded.unwrap_err().to_string().contains("provide.price"));
 

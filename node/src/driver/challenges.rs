@@ -135,8 +135,10 @@ impl Driver {
     pub(super) async fn on_challenge(&mut self, output: Output) {
         match output {
             Output::Compute {
-                challenge, run_max, ..
-            } => self.compute(challenge, run_max).await,
+                challenge,
+                device,
+                run_max,
+            } => self.compute(challenge, device, run_max).await,
             Output::OpenProduct {
                 challenge,
                 open,
@@ -172,14 +174,12 @@ impl Driver {
     }
 
     /// Starts the execution of a challenge's product.
-    async fn compute(&mut self, challenge: Challenge, run_max: Millis) {
+    async fn compute(&mut self, challenge: Challenge, device: u16, run_max: Millis) {
         self.next_number += 1;
         let number = ExecutionId(self.next_number);
         let folder = self.challenges.folder.join(number.to_string());
-        let asked = self
-            .executor
-            .as_ref()
-            .ok_or_else(|| "this node runs nothing".to_owned());
+        let asked = self.devices.at(device);
+        let asked = asked.ok_or_else(|| format!("there is no device {device} here"));
         let started = asked
             .and_then(|executor| run(executor, number, &challenge, run_max.duration(), &folder));
         match started {

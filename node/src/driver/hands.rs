@@ -10,9 +10,7 @@
 
 use std::{collections::BTreeSet, fs, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
 
-use suanli_executor::{
-    ExecutionRequest, Executor, Failure, InputSource, OutputBlob, OutputContent, Tenant,
-};
+use suanli_executor::{ExecutionRequest, Failure, InputSource, OutputBlob, OutputContent, Tenant};
 use suanli_protocol::{
     deal::BlobRef,
     ids::{AgreementId, BlobId, Hash},
@@ -24,7 +22,10 @@ use suanli_protocol::{
 };
 use tokio::sync::mpsc;
 
-use crate::store::blobs::{BlobError, Blobs, WallMs};
+use crate::{
+    devices::Devices,
+    store::blobs::{BlobError, Blobs, WallMs},
+};
 
 /// Retention is rounded up to a multiple of this.
 const RETAIN_STEP_MS: u64 = 60_000;
@@ -87,7 +88,7 @@ impl Hands {
         kept: Blobs,
         cache: Blobs,
         folder: PathBuf,
-        executor: Option<Executor>,
+        devices: Devices,
         inputs: mpsc::Sender<Input>,
     ) -> std::io::Result<Self> {
         let _ = fs::remove_dir_all(&folder);
@@ -98,7 +99,7 @@ impl Hands {
             kept,
             cache,
             folder,
-            executor,
+            devices,
             inputs,
         };
         let (own, other) = (worker.clone(), worker.clone());
@@ -175,7 +176,7 @@ struct Worker {
     kept: Blobs,
     cache: Blobs,
     folder: PathBuf,
-    executor: Option<Executor>,
+    devices: Devices,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -352,10 +353,6 @@ impl Worker {
         order: &ExecutionOrder,
         spec: Vec<u8>,
     ) -> Result<(), (Reason, String)> {
-        let executor = self
-            .executor
-            .as_ref()
-            .ok_or_else(|| (Reason::NO_RUNTIME, "this node runs nothing".to_owned()))?;
         if order.lease.is_some() {
             return Err((
                 Reason::NO_SUCH_WORK,
@@ -367,22 +364,23 @@ impl Worker {
             .iter()
             .map(|input| self.open(*input).map(InputSource::File))
             .collect::<Result<_, _>>()?;
-        executor
-            .run(ExecutionRequest {
-                id: number,
-                tenant: Tenant(*order.tenant.as_bytes()),
-                runtime: order.runtime,
-                spec,
-                inputs,
-                run_limit: order.run_max.duration().max(Duration::from_millis(1)),
-                memory_max: order.memory_bytes,
-                fuel_max: order.fuel_max,
-                output_bytes_max: order.output_bytes_max,
-                fresh: false,
-                outputs_dir: self.folder.join(number.to_string()),
-                checkpoints: false,
-                resume: None,
-            })
+        let request = ExecutionRequest {
+            id: number,
+            tenant: Tenant(*order.tenant.as_bytes()),
+            runtime: order.runtime,
+            spec,
+            inputs,
+            run_limit: order.run_max.duration().max(Duration::from_millis(1)),
+            memory_max: order.memory_bytes,
+            fuel_max: order.fuel_max,
+            output_bytes_max: order.output_bytes_max,
+            fresh: false,
+            outputs_dir: self.folder.join(number.to_string()),
+            checkpoints: false,
+            resume: None,
+        };
+        self.devices
+            .run(order.device, request)
             .map_err(|refusal| (reason_of(&refusal.failure), refusal.detail))
     }
 

@@ -48,15 +48,11 @@ impl Driver {
                 let until_ms = pause.until.map(Wall::as_millis);
                 tracing::info!(why = pause.why.sentence(), until_ms, "paused");
                 self.step(Input::Command(Command::Withdraw)).await;
-                if let Some(executor) = &self.executor {
-                    executor.rest().await;
-                }
+                self.devices.rest().await;
             }
             (Some(_), None) => {
                 tracing::info!("selling again");
-                if let Some(executor) = &self.executor {
-                    executor.wake().await;
-                }
+                self.devices.wake().await;
                 self.provide().await;
             }
             (None, None) | (Some(_), Some(_)) => {}

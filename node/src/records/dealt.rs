@@ -329,12 +329,13 @@ fn offer() -> Offer {
             model: name("model"),
             driver: name("driver"),
             memory_bytes: 1 << 30,
+            slots: 4,
+            runtimes: List::truncated(vec![RuntimeOffer {
+                runtime: Runtime::WGSL,
+                version: 1,
+                features: List::default(),
+            }]),
             speeds: List::default(),
-        }]),
-        runtimes: List::truncated(vec![RuntimeOffer {
-            runtime: Runtime::WGSL,
-            version: 1,
-            features: List::default(),
         }]),
         models: List::default(),
         prices: List::truncated(vec![price(Meter::JOB, 1000), price(Meter::GPU_MS, 10)]),

@@ -2,8 +2,9 @@
 //!
 //! `receipt.bundle` is a receipt of an exchange between two simulated peers,
 //! exported as `suanli receipt export` does. It stays valid: verification has
-//! no clock. A test that needs a new one, because the formats changed, exports
-//! it anew.
+//! no clock. When the formats change, it is exported anew:
+//! `BUNDLE_OUT=$PWD/node/tests/cli/receipt.bundle cargo test --workspace --test pair
+//! both_sides_keep_the_same_bytes`.
 
 #![forbid(unsafe_code)]
 

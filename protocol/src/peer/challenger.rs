@@ -82,7 +82,7 @@ pub enum Unanswered {
 }
 
 impl Challenger {
-    /// Asks a provider to show the speed of its fastest device.
+    /// Asks a provider to show the speed of a device: any of those that claim one.
     pub(crate) fn challenge(&mut self, core: &mut Core, book: &Book, provider: PeerId) {
         let refuse = |core: &mut Core, why| {
             let event = Err(why);
@@ -94,16 +94,17 @@ impl Challenger {
         if self.open.len() >= CHALLENGES_MAX || self.open.contains_key(&provider) {
             return refuse(core, Unanswered::TooMany);
         }
+        let seed = new_seed(core);
         let claim = book.of(provider).and_then(|offer| {
             let devices = (0_u16..).zip(offer.body().devices.iter());
-            let fastest = devices.max_by_key(|(_, device)| device.speed(SpeedKind::MATMUL))?;
-            let claimed = fastest.1.speed(SpeedKind::MATMUL);
-            (claimed > 0).then_some((fastest, claimed))
+            let claims = devices.map(|(n, device)| (n, device, device.speed(SpeedKind::MATMUL)));
+            let claims: Vec<_> = claims.filter(|(.., claimed)| *claimed > 0).collect();
+            let first = seed.first().copied().map_or(0, usize::from);
+            claims.get(first.checked_rem(claims.len())?).copied()
         });
-        let Some(((index, device), claimed)) = claim else {
+        let Some((index, device, claimed)) = claim else {
             return refuse(core, Unanswered::NothingClaimed);
         };
-        let seed = new_seed(core);
         let challenge = Challenge::sized(claimed, device.memory_bytes, seed);
         let open = Open {
             challenge,

@@ -47,7 +47,7 @@ use crate::{
         LOG_LINE_BYTES_MAX, OUTPUTS_MAX,
     },
     message::{Decline, Frame, InlineBlob, LogLine, Progress},
-    offer::{Offer, Prices, Withdrawal},
+    offer::{Device, Offer, Prices, Withdrawal},
     rank::{self, times},
     receipt::{
         Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, amount_due, inputs_hash,
@@ -69,7 +69,7 @@ pub(crate) struct Seller {
     sequence: u64,
     /// Slots in use when the offer last changed: an operator who takes slots
     /// away breaks no agreement.
-    slots_kept: u32,
+    kept_slots: Slots,
     draining: bool,
     answers: BTreeMap<RequestId, Answer>,
     answers_order: VecDeque<RequestId>,
@@ -195,7 +195,7 @@ impl Seller {
 
     /// Signs and announces the offer anew, unless it was withdrawn.
     pub(crate) fn renew(&mut self, core: &mut Core, book: &mut Book) {
-        self.slots_kept = self.slots_used();
+        self.kept_slots = self.slots_held();
         let Some(provider) = core.config.provider.clone() else {
             return;
         };
@@ -215,6 +215,11 @@ impl Seller {
         body.sequence = self.sequence;
         body.slots = body.slots.max(1);
         body.slots_free = body.slots.saturating_sub(self.slots_used());
+        let mut devices = body.devices.to_vec();
+        for device in &mut devices {
+            device.slots = device.slots.clamp(1, body.slots);
+        }
+        body.devices = List::truncated(devices);
         let expires = core.now.wall.after(core.config.timing.offer_ttl);
         let offer = core.sign_until(expires, body);
         // What nobody would accept is not said, and not written: our own
@@ -293,31 +298,83 @@ impl Seller {
         }
     }
 
-    /// Slots that may be in use of so many on offer.
-    pub(crate) fn slots_allowed(&self, offered: u32) -> u32 {
-        offered.max(1).max(self.slots_kept)
-    }
-
     /// Slots that are held or at work.
     pub(crate) fn slots_used(&self) -> u32 {
-        let is_held = |hold: &&Hold| hold.quote.body().held;
-        self.slots(self.holds.values().filter(is_held).count())
+        self.slots_held().all
+    }
+
+    fn slots_held(&self) -> Slots {
+        self.slots(|hold| hold.quote.body().held)
     }
 
     /// The same, if all that is quoted were taken.
-    fn slots_quoted(&self) -> u32 {
-        self.slots(self.holds.len())
+    fn slots_quoted(&self) -> Slots {
+        self.slots(|_| true)
     }
 
-    fn slots(&self, holds: usize) -> u32 {
+    /// Slots at work, and those of some holds.
+    fn slots(&self, counts: impl Fn(&Hold) -> bool) -> Slots {
+        let held = self.holds.values().filter(|hold| counts(hold));
+        let held = held.map(|hold| hold.quote.body().device);
         let open = self.open.iter().filter_map(|id| self.deals.get(id));
-        let deals = open.filter(|deal| deal.uses_slot()).count();
-        u32::try_from(holds + deals + self.challenged.slots()).unwrap_or(u32::MAX)
+        let at_work = open.filter(|deal| deal.uses_slot());
+        let at_work = at_work.map(|deal| deal.deal.quote().body().device);
+        held.chain(at_work)
+            .chain(self.challenged.devices())
+            .collect()
     }
 
-    fn has_free_slot(&self, core: &Core) -> bool {
+    fn has_free_slot(&self, core: &Core, device: u16) -> bool {
         let offered = core.config.provider.as_ref();
-        offered.is_some_and(|provider| self.slots_used() < provider.offer.slots.max(1))
+        offered.is_some_and(|provider| self.slots_held().have_room(&provider.offer, device))
+    }
+
+    /// That no more is in use than is offered, or was when the offer changed.
+    ///
+    /// # Errors
+    /// Where more is.
+    pub(crate) fn check_slots(&self, offer: &Offer) -> Result<(), String> {
+        let (used, kept) = (self.slots_held(), &self.kept_slots);
+        if used.all > offer.slots.max(1).max(kept.all) {
+            return Err(format!("{} slots in use of {}", used.all, offer.slots));
+        }
+        for (device, used) in &used.devices {
+            let kept = kept.devices.get(device).copied().unwrap_or(0);
+            let slots = offer.devices.get(usize::from(*device));
+            let slots = slots.map_or(1, |device| device.slots);
+            if *used > slots.max(kept) {
+                return Err(format!("{used} slots in use of device {device}'s {slots}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Slots in use, all together and of each device.
+#[derive(Debug, Default)]
+struct Slots {
+    all: u32,
+    devices: BTreeMap<u16, u32>,
+}
+
+impl FromIterator<u16> for Slots {
+    fn from_iter<T: IntoIterator<Item = u16>>(devices: T) -> Self {
+        let mut slots = Self::default();
+        for device in devices {
+            slots.all += 1;
+            *slots.devices.entry(device).or_default() += 1;
+        }
+        slots
+    }
+}
+
+impl Slots {
+    /// Whether one more execution fits on a device.
+    fn have_room(&self, offer: &Offer, device: u16) -> bool {
+        let used = self.devices.get(&device).copied().unwrap_or(0);
+        let has_room = |device: &Device| used < device.slots;
+        let device = offer.devices.get(usize::from(device));
+        self.all < offer.slots.max(1) && device.is_some_and(has_room)
     }
 }
 
@@ -355,7 +412,7 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::QUOTE_EXPIRED.into()));
         };
-        if !deal.quote().body().held && !self.has_free_slot(core) {
+        if !deal.quote().body().held && !self.has_free_slot(core, deal.quote().body().device) {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::BUSY.into()));
         }

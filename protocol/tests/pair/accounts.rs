@@ -410,7 +410,8 @@ fn a_settlement_by_somebody_else_is_refused() {
     assert!(!world.blamed.is_empty());
 }
 
-/// Both sides hold the same bytes of what they signed with each other.
+/// Both sides hold the same bytes of what they signed with each other. `BUNDLE_OUT` is
+/// the file that these are written to, for tests that read such a file.
 #[test]
 fn both_sides_keep_the_same_bytes() {
     let mut world = World::new(1).start(&[]);
@@ -426,6 +427,9 @@ fn both_sides_keep_the_same_bytes() {
             .encode()
     };
     assert_eq!(bundle(0), bundle(1));
+    if let Some(file) = std::env::var_os("BUNDLE_OUT") {
+        std::fs::write(file, bundle(0)).unwrap();
+    }
     let settled = |(_, event): &(usize, Event)| matches!(event, Event::Settled { receipts } if receipts.contains(&receipt));
     assert!(world.events.iter().any(settled));
 }

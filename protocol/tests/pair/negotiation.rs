@@ -7,10 +7,11 @@ use suanli_protocol::{
     envelope::Extensions,
     ids::JobId,
     message::{Frame, Message},
-    peer::{Command, Event, JobEvent},
+    offer::Speed,
+    peer::{Command, Event, ExecutionOrder, JobEvent},
     receipt::Verdict,
     record::{JobEnd, Record},
-    registry::{Feature, Reason},
+    registry::{DeviceKind, Feature, Reason, Runtime},
     units::{Millis, Wall},
     wire::List,
 };
@@ -60,9 +61,11 @@ fn a_decline_ends_the_job_with_the_providers_reason() {
 #[test]
 fn only_who_offers_a_jobs_features_is_asked() {
     let mut world = World::new(2);
-    let mut able = world.config_of(2).offer.runtimes.to_vec();
+    let mut device = world.config_of(2).offer.devices[0].clone();
+    let mut able = device.runtimes.to_vec();
     able[0].features = List::truncated(vec![Feature::F16, Feature::TIMESTAMPS]);
-    world.config_of(2).offer.runtimes = List::truncated(able);
+    device.runtimes = List::truncated(able);
+    world.config_of(2).offer.devices = List::truncated(vec![device]);
     let mut world = world.start(&[]);
     let mut half = order(1);
     half.needs.features = List::truncated(vec![Feature::F16]);
@@ -75,6 +78,71 @@ fn only_who_offers_a_jobs_features_is_asked() {
     world.run_until_settled();
     let end = world.job(2).end;
     assert_eq!(end, Some(JobEnd::Declined(Reason::NO_OFFER)));
+}
+
+/// The fast device, then the slow one, then none; what only one can do waits for it.
+#[test]
+fn each_device_runs_what_it_has_slots_for() {
+    let mut world = World::new(1);
+    let mut slow = world.offer_of(1).devices[0].clone();
+    slow.slots = 1;
+    let mut fast = slow.clone();
+    fast.memory_bytes = 2 << 30;
+    fast.speeds = List::truncated(vec![Speed {
+        per_second: 2 * slow.speeds[0].per_second,
+        ..slow.speeds[0]
+    }]);
+    world.offer_of(1).devices = List::truncated(vec![slow, fast]);
+    world.offer_of(1).slots = 4;
+    world.nodes[1].run = Run::Done { ms: 5000 };
+    let mut world = world.start(&[]);
+    let runs = |count| move |world: &World| world.executed.len() == count;
+    let mut large = order(1);
+    large.needs.memory_bytes = 2 << 30;
+    world.submit(large.clone());
+    assert!(world.run_until(Duration::from_secs(1), runs(1)));
+    world.submit(order(2));
+    assert!(world.run_until(Duration::from_secs(1), runs(2)));
+    let devices: Vec<_> = world.executed.iter().map(|(_, run)| run.device).collect();
+    assert_eq!(devices, [1, 0]);
+    for number in 3..5 {
+        let mut next = if number == 3 { large.clone() } else { order(4) };
+        next.job = order(number).job;
+        world.submit(next);
+    }
+    let busy = |sent: &Frame| matches!(sent, Frame::Declined(_, no) if no.reason == Reason::BUSY);
+    assert!(world.run_until(Duration::from_secs(1), |world| world.count_sent(busy) >= 2));
+    assert_eq!(world.executed.len(), 2);
+    world.run_until_settled();
+    for number in [1, 2] {
+        assert_eq!(world.job(number).end, Some(JobEnd::Done));
+    }
+}
+
+/// A module needs no device that shaders are for, however much memory that has.
+#[test]
+fn a_device_without_the_jobs_runtime_does_not_run_it() {
+    let mut world = World::new(1);
+    let shaders = world.offer_of(1).devices[0].clone();
+    sell_fuel(world.offer_of(1), 1);
+    let mut modules = world.offer_of(1).devices[0].clone();
+    modules.runtimes = List::truncated(modules.runtimes.to_vec().split_off(2));
+    modules.kind = DeviceKind::CPU;
+    world.offer_of(1).devices = List::truncated(vec![shaders, modules]);
+    let mut world = world.start(&[]);
+    world.submit(wasm_order(1, 100));
+    world.submit(order(2));
+    world.run_until_settled();
+    let of = |number| {
+        let is_it = |(_, run): &&(usize, ExecutionOrder)| run.runtime == number;
+        world.executed.iter().find(is_it).unwrap().1.device
+    };
+    assert_eq!((of(Runtime::WASM), of(Runtime::WGSL)), (1, 0));
+    let mut on_shaders = wasm_order(3, 100);
+    on_shaders.needs.device = Some(DeviceKind::GPU);
+    world.submit(on_shaders);
+    world.run_until_settled();
+    assert_eq!(world.job(3).end, Some(JobEnd::Declined(Reason::NO_OFFER)));
 }
 
 #[test]
@@ -290,6 +358,9 @@ fn a_provider_that_knows_nobody_holds_for_strangers() {
 fn abuse_73_one_client_gets_few_holds() {
     let mut world = World::new(1);
     world.offer_of(1).slots = 32;
+    let mut device = world.offer_of(1).devices[0].clone();
+    device.slots = 32;
+    world.offer_of(1).devices = List::truncated(vec![device]);
     let mut world = world.start(&[]);
     world.link = Box::new(|sent| match sent.frame {
         Frame::Quoted(_) => Fate::Drop,

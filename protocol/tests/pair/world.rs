@@ -316,21 +316,22 @@ pub(crate) fn offer(number: usize) -> Offer {
             model: name("model"),
             driver: name("driver"),
             memory_bytes: 1 << 30,
+            slots: 4,
+            runtimes: List::truncated(
+                [Runtime::WGSL, Runtime::MODEL]
+                    .map(|runtime| RuntimeOffer {
+                        runtime,
+                        version: 1,
+                        features: List::default(),
+                    })
+                    .to_vec(),
+            ),
             speeds: List::truncated(vec![Speed {
                 kind: SpeedKind::FP32,
                 per_second: 1_000_000_000,
                 measured: Wall::from_millis(EPOCH_MS),
             }]),
         }]),
-        runtimes: List::truncated(
-            [Runtime::WGSL, Runtime::MODEL]
-                .map(|runtime| RuntimeOffer {
-                    runtime,
-                    version: 1,
-                    features: List::default(),
-                })
-                .to_vec(),
-        ),
         models: List::default(),
         prices: List::truncated(vec![
             price(Meter::JOB, 1000 * k, 1),
@@ -413,13 +414,17 @@ pub(crate) fn wasm_order(number: u8, fuel_max: u64) -> JobOrder {
 
 /// Sells fuel at so much a unit, beside what it sells.
 pub(crate) fn sell_fuel(offer: &mut Offer, price: u64) {
-    let mut runtimes = offer.runtimes.to_vec();
-    runtimes.push(RuntimeOffer {
-        runtime: Runtime::WASM,
-        version: 1,
-        features: List::default(),
-    });
-    offer.runtimes = List::truncated(runtimes);
+    let mut devices = offer.devices.to_vec();
+    for device in &mut devices {
+        let mut runtimes = device.runtimes.to_vec();
+        runtimes.push(RuntimeOffer {
+            runtime: Runtime::WASM,
+            version: 1,
+            features: List::default(),
+        });
+        device.runtimes = List::truncated(runtimes);
+    }
+    offer.devices = List::truncated(devices);
     let mut prices = offer.prices.to_vec();
     prices.push(Price {
         meter: Meter::WASM_FUEL,

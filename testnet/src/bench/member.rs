@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use libp2p::Multiaddr;
 use suanli_node::{
     data_dir::{DataDir, random_secret},
+    devices::Devices,
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
     identity::Identity,
@@ -81,7 +82,8 @@ impl Member {
             scratch: dir.join("scratch"),
             transport,
             events,
-            executor: None,
+            devices: Devices::default(),
+            executions: None,
             asks,
             pauses: None,
         };

@@ -24,11 +24,6 @@ pub(super) fn offer(account: AccountId, delegation: RawDelegation, sequence: u64
                 .collect(),
         ),
         devices: List::truncated(vec![device()]),
-        runtimes: List::truncated(vec![RuntimeOffer {
-            runtime: Runtime::WGSL,
-            version: 1,
-            features: List::default(),
-        }]),
         models: List::default(),
         prices: List::truncated(vec![Price {
             meter: Meter::GPU_MS,
@@ -93,6 +88,12 @@ fn device() -> Device {
         model: Text::lossy("NVIDIA GeForce RTX 4090"),
         driver: Text::lossy("NVIDIA 570.124.06"),
         memory_bytes: 24 << 30,
+        slots: 4,
+        runtimes: List::truncated(vec![RuntimeOffer {
+            runtime: Runtime::WGSL,
+            version: 1,
+            features: List::default(),
+        }]),
         speeds: List::truncated(vec![Speed {
             kind: SpeedKind::FP32,
             per_second: 61_000_000_000_000,

@@ -158,12 +158,13 @@ fn provider(
                 model: Name::lossy("simulated"),
                 driver: Name::lossy("simulated"),
                 memory_bytes: 8 << 30,
+                slots,
+                runtimes: List::truncated(vec![RuntimeOffer {
+                    runtime: Runtime::WGSL,
+                    version: 1,
+                    features: List::default(),
+                }]),
                 speeds: List::default(),
-            }]),
-            runtimes: List::truncated(vec![RuntimeOffer {
-                runtime: Runtime::WGSL,
-                version: 1,
-                features: List::default(),
             }]),
             models: List::default(),
             prices: List::truncated(vec![

@@ -12,6 +12,7 @@
 mod accuracy;
 mod bench;
 mod challenges;
+mod devices;
 mod disk;
 mod jobs;
 mod kills;

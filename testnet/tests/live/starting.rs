@@ -110,10 +110,11 @@ fn live_a_provider_without_an_adapter_sells_wasm_only() {
     let [offer] = &*offers else {
         panic!("not one offer: {offers:?}");
     };
-    assert_eq!(offer.runtimes, ["wasm"]);
     let [device] = &*offer.devices else {
         panic!("not one device: {offer:?}");
     };
+    let runtimes = device.runtimes.iter().map(|offered| &*offered.runtime);
+    assert_eq!(runtimes.collect::<Vec<_>>(), ["wasm"]);
     assert_eq!(device.kind, "cpu");
     assert!(device.fuel_per_second > 0, "{device:?}");
 

@@ -226,6 +226,7 @@ fn describe(index: u32, adapter: &wgpu::Adapter) -> Adapter {
         name: Utf8::cut(&info.name),
         driver: Utf8::cut(format!("{} {}", info.driver, info.driver_info).trim()),
         vendor: info.vendor,
+        bus: Utf8::cut(&info.device_pci_bus_id),
         backend: Utf8::cut(info.backend.to_str()),
         kind,
         memory_bytes,

@@ -38,6 +38,7 @@ pub(crate) struct Challenged {
 #[derive(Debug)]
 struct Taken {
     challenge: Challenge,
+    device: u16,
     since: Mono,
     root: Option<Hash>,
     /// What it was opened with. Another seed would tell its giver nothing more, and
@@ -46,12 +47,10 @@ struct Taken {
 }
 
 impl Challenged {
-    /// Slots that they take.
-    pub(super) fn slots(&self) -> usize {
-        self.open
-            .values()
-            .filter(|taken| taken.root.is_none())
-            .count()
+    /// The devices that compute them now.
+    pub(super) fn devices(&self) -> impl Iterator<Item = u16> {
+        let computing = self.open.values().filter(|taken| taken.root.is_none());
+        computing.map(|taken| taken.device)
     }
 
     fn forget_old(&mut self, now: Mono) {
@@ -114,6 +113,7 @@ impl Seller {
         self.challenged.lately.push_back((since, from));
         let taken = Taken {
             challenge,
+            device,
             since,
             root: None,
             opened: None,
@@ -141,8 +141,8 @@ impl Seller {
         if provider.local_only && !local {
             return Err(Reason::NOT_ALLOWED.into());
         }
-        let device = provider.offer.devices.get(usize::from(device));
-        let claimed = device.map_or(0, |device| device.speed(SpeedKind::MATMUL));
+        let claimed = provider.offer.devices.get(usize::from(device));
+        let claimed = claimed.map_or(0, |device| device.speed(SpeedKind::MATMUL));
         if claimed == 0 {
             return Err(Reason::NO_DEVICE.into());
         }
@@ -167,7 +167,7 @@ impl Seller {
         if of_peer >= CHALLENGES_PER_PEER || self.challenged.lately.len() >= per_hour {
             return Err(Reason::CHALLENGED_ENOUGH.into());
         }
-        if self.challenged.open.len() >= CHALLENGES_MAX || !self.has_free_slot(core) {
+        if self.challenged.open.len() >= CHALLENGES_MAX || !self.has_free_slot(core, device) {
             return Err(Reason::BUSY.into());
         }
         Ok(())

@@ -63,34 +63,42 @@ impl Seller {
         }
         check_terms(offer, body)?;
         rank::fit(offer.body(), &body.needs, &body.work, body.budget)?;
-        self.check_capacity(provider, body)?;
         let countered = self.countered_quote(request)?;
-        let mut quote = self.price(core, provider, offer, request, countered)?;
+        let device = match countered {
+            Some(hold) => hold.quote.body().device,
+            None => self.place(provider, offer.body(), body)?,
+        };
+        let mut quote = self.price(core, provider, offer, request, (device, countered))?;
         quote.held = provider.holds_for(body.account);
         self.check_credit(provider, ledger, body.account, quote.cap)?;
         Ok((offer.clone(), quote))
     }
 
+    /// The device that has room for one more execution: the fastest of those that can
+    /// run it.
+    ///
     /// Quotes are few for each client, and fewer for all strangers together
     /// than there are slots. Those of strangers stand in each other's way, and
     /// never in the way of who is known.
-    fn check_capacity(&self, provider: &ProviderConfig, request: &Request) -> Result<(), Decline> {
-        if request.counter.is_some() {
-            return Ok(());
-        }
-        let slots = provider.offer.slots.max(1);
+    fn place(
+        &self,
+        provider: &ProviderConfig,
+        offer: &Offer,
+        request: &Request,
+    ) -> Result<u16, Decline> {
         let taken = if provider.knows(request.account) {
-            self.slots_used()
+            self.slots_held()
         } else {
             self.slots_quoted()
         };
-        if taken >= slots || self.deals.len() >= AGREEMENTS_MAX {
-            return Err(Decline {
-                reason: Reason::BUSY,
-                need: 1,
-                have: 0,
-            });
-        }
+        let mut able = rank::devices_for(offer, &request.needs)?.into_iter();
+        let device = able.find(|device| taken.have_room(&provider.offer, *device));
+        let device = device.filter(|_| self.deals.len() < AGREEMENTS_MAX);
+        let device = device.ok_or(Decline {
+            reason: Reason::BUSY,
+            need: 1,
+            have: 0,
+        })?;
         let mut of_client = 0;
         let mut of_strangers = 0u32;
         for hold in self.holds.values() {
@@ -101,7 +109,7 @@ impl Seller {
         if of_client >= HOLDS_PER_CLIENT {
             return Err(Reason::TOO_MANY_HOLDS.into());
         }
-        let share = (slots / 2).max(1);
+        let share = (provider.offer.slots / 2).max(1);
         if !provider.knows(request.account) && of_strangers >= share {
             return Err(Decline {
                 reason: Reason::BUSY,
@@ -109,7 +117,7 @@ impl Seller {
                 have: 0,
             });
         }
-        Ok(())
+        Ok(device)
     }
 
     /// Exposure is bounded per account, and for all strangers together.
@@ -181,7 +189,7 @@ impl Seller {
         provider: &ProviderConfig,
         offer: &Verified<Offer>,
         request: &Verified<Request>,
-        countered: Option<&Hold>,
+        (device, countered): (u16, Option<&Hold>),
     ) -> Result<Quote, Decline> {
         let asked = request.body();
         let prices = match countered {
@@ -203,7 +211,6 @@ impl Seller {
             _ => (Millis::new(quantity), asked.needs.fuel_max),
         };
         let timing = &core.config.timing;
-        let device = rank::device_for(offer.body(), &asked.needs)?;
         Ok(Quote {
             request: RequestId(request.hash()),
             offer: OfferId(offer.hash()),

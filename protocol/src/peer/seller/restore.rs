@@ -215,7 +215,7 @@ impl Seller {
                 core.timers.set(Timer::Deal(id), deal.until);
             }
         }
-        self.slots_kept = self.slots_used();
+        self.kept_slots = self.slots_held();
     }
 }
 
