@@ -20,7 +20,6 @@ use suanli_protocol::{
     ids::NetworkId,
     offer::{Charge, Offer, Terms},
     peer::{Config as CoreConfig, ProviderConfig},
-    registry::SandboxLevel,
     units::{Amount, Millis},
     wire::{List, Text},
 };
@@ -113,8 +112,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         None => (None, (Devices::default(), None)),
     };
     let (transport, events) = Transport::start(transport_of(&config, &identity))?;
-    let sandbox = provider.as_ref().map(|provider| provider.offer.sandbox);
-    let facts = facts(&config, &identity, sandbox);
+    let facts = facts(&config, &identity, provider.as_ref());
     let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
     let neighbours = neighbours_of(&config, &devices);
     let listener = TcpListener::bind(config.api)
@@ -301,6 +299,14 @@ fn offer_of(
 }
 
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
+    let local_only = offer.sandbox < provide.sandbox_min;
+    if local_only && provide.strangers {
+        tracing::warn!(
+            sandbox = %offer.sandbox,
+            sandbox_min = %provide.sandbox_min,
+            "accounts that are not known are served only from this machine; `suanli doctor` says what its sandbox lacks"
+        );
+    }
     let known: BTreeMap<_, Amount> = provide
         .known
         .iter()
@@ -312,14 +318,14 @@ fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
         known,
         blocked,
         strangers_budget: provide.strangers_budget,
-        // Until the whole sandbox is there, strangers from elsewhere are not served.
-        local_only: true,
+        local_only,
         discount_percent_max: provide.discount_percent_max,
         challenges_per_hour: provide.challenges_per_hour,
     }
 }
 
-fn facts(config: &Config, identity: &Identity, sandbox: Option<SandboxLevel>) -> NodeFacts {
+fn facts(config: &Config, identity: &Identity, provider: Option<&ProviderConfig>) -> NodeFacts {
+    let sandbox = provider.map(|provider| provider.offer.sandbox);
     NodeFacts {
         network: config.network.clone(),
         unit: config.unit.clone(),
@@ -328,7 +334,7 @@ fn facts(config: &Config, identity: &Identity, sandbox: Option<SandboxLevel>) ->
         account: identity.account,
         started_ms: wall_ms(),
         providing: config.provide.is_some(),
-        local_only: config.provide.is_some(),
+        local_only: provider.is_some_and(|provider| provider.local_only),
         sandbox: sandbox.map_or_else(|| "none".to_owned(), |level| level.to_string()),
         max_price: config.max_price,
     }

@@ -12,7 +12,7 @@ mod mutate;
 
 use suanli_executor::{
     limits::{PASSES_MAX, SOURCE_BYTES_MAX},
-    spec::{Buffer, Constant, Content, Graph, Name, Output, Pass, is_identifier},
+    spec::{Buffer, Constant, Content, FEATURES, Graph, Name, Output, Pass, is_identifier},
 };
 use suanli_protocol::wire::{List, Utf8};
 
@@ -93,8 +93,13 @@ fn around(source: &str, passes: Vec<Pass>) -> Graph {
         content: Content::Zeroed,
         size: BUFFER_BYTES,
     };
+    // What the text enables is asked for, so that the check goes on behind that line.
+    let enabled = FEATURES.into_iter().filter(|feature| {
+        let name = feature.to_string();
+        source.contains(&format!("enable {name};"))
+    });
     Graph {
-        features: List::default(),
+        features: List::truncated(enabled.collect()),
         checkpoint: None,
         source: Utf8::<SOURCE_BYTES_MAX>::cut(source),
         buffers: List::truncated((0..BUFFERS).map(buffer).collect()),

@@ -290,8 +290,12 @@ async fn daemon(dir: &DataDir, config: &Config) -> Vec<Check> {
         checks.push(warning("network", message.to_owned()));
     }
     if status.providing && status.local_only {
-        let message = "serves accounts that it does not know only from this machine";
-        checks.push(warning("strangers", message.to_owned()));
+        let message = format!(
+            "accounts that are not known are served only from this machine: its sandbox is \
+             `{}`, and provide.sandbox_min wants more; the layers that are missing stand above",
+            status.sandbox
+        );
+        checks.push(warning("strangers", message));
     }
     if let Some(pause) = &status.paused {
         checks.push(warning("selling", in_words(pause)));

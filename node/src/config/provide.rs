@@ -8,7 +8,7 @@ use suanli_protocol::{
     ids::AccountId,
     limits::{PRICES_MAX, RUN_MAX},
     offer::check_prices,
-    registry::Runtime,
+    registry::{Runtime, SandboxLevel},
     units::{Amount, Meter, Price},
 };
 
@@ -32,6 +32,8 @@ pub struct Provide {
     pub firm: bool,
     /// Whether unknown accounts may buy.
     pub strangers: bool,
+    /// The sandbox that strangers from other machines are served in, or a stronger one.
+    pub sandbox_min: SandboxLevel,
     /// How much one of them may owe.
     pub stranger_credit: Amount,
     /// How much all of them together may owe.
@@ -138,6 +140,7 @@ impl Default for Provide {
             device: DeviceSelection::default(),
             firm: true,
             strangers: true,
+            sandbox_min: SandboxLevel::CONFINED,
             stranger_credit: Amount::from_micros(5_000_000),
             strangers_budget: Amount::from_micros(50_000_000),
             known: Vec::new(),

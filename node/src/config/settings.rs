@@ -11,7 +11,9 @@ use suanli_executor::{
     AdapterSelection,
     quantity::{ByteSize, Span},
 };
-use suanli_protocol::{ids::AccountId, limits::NAME_BYTES_MAX, offer::Name, units::Amount};
+use suanli_protocol::{
+    ids::AccountId, limits::NAME_BYTES_MAX, offer::Name, registry::SandboxLevel, units::Amount,
+};
 use toml::{
     Spanned, Value,
     de::{DeValue, ValueDeserializer},
@@ -106,12 +108,13 @@ static TOP: [Setting; 16] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 20] = provide![
+static PROVIDE: [Setting; 21] = provide![
     slots,
     workers,
     device,
     firm,
     strangers,
+    sandbox_min,
     stranger_credit,
     strangers_budget,
     known,
@@ -392,6 +395,18 @@ impl Read for Yield {
             Self::Off => "off",
         };
         Some(Value::String(text.into()))
+    }
+}
+
+impl Read for SandboxLevel {
+    fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
+        parse(value, |text| {
+            let allowed = "\"process\", \"confined\" or \"capped\" is allowed";
+            Self::named(text).ok_or(allowed)
+        })
+    }
+    fn show(&self) -> Option<Value> {
+        Some(Value::String(self.to_string()))
     }
 }
 
