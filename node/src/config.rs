@@ -35,7 +35,7 @@ use toml::{
 use self::settings::{Setting, Wrong, setting};
 pub use self::{
     hours::{Hours, ParseHoursError, UtcOffset},
-    provide::{DeviceSelection, IdleAfter, KnownAccount, PriceEntry, Provide, Yield},
+    provide::{Accept, DeviceSelection, IdleAfter, KnownAccount, PriceEntry, Provide, Yield},
 };
 use crate::document::{Document, Mistake, Unreadable, allowed, nearest};
 

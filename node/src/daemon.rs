@@ -293,6 +293,7 @@ fn offer_of(
             on_provider_fault: Charge::Nothing,
             retention: Millis::from(Duration::from_secs(3600)),
         },
+        accept: provide.accept.0.clone(),
         firm: provide.firm,
         extensions: Extensions::default(),
     })

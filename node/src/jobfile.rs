@@ -24,6 +24,7 @@ use suanli_executor::{
     quantity::{ByteSize, Span},
 };
 use suanli_protocol::{
+    expression::{Expression, Scope},
     ids::{BlobId, Hash, JobId, PeerId},
     limits::{NAME_BYTES_MAX, RUN_MAX},
     offer::Name,
@@ -36,6 +37,7 @@ use toml::Spanned;
 use crate::{
     api::types::{BlobInfo, Submission},
     document::{Document, Mistake, Unreadable, allowed},
+    expression,
 };
 
 /// A job file, checked and ready to be sent.
@@ -65,6 +67,10 @@ pub struct PreparedJob {
     pub memory_bytes: u64,
     /// Bytes of all outputs.
     pub output_bytes_max: u64,
+    /// What it wants of an offer, in words that were read.
+    pub condition: Option<String>,
+    /// What is best, in words that were read.
+    pub rank: Option<String>,
     /// How offers are ranked.
     pub policy: Policy,
     /// The most that it may cost, if it says.
@@ -177,6 +183,8 @@ impl PreparedJob {
             max_price: self.max_price,
             regions: self.regions.clone(),
             providers: self.providers.clone(),
+            condition: self.condition.clone(),
+            rank: self.rank.clone(),
             policy: self.policy,
             flops: self.flops,
             fuel_max: self.fuel_max,
@@ -212,6 +220,9 @@ struct LimitsToml {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MarketToml {
+    #[serde(rename = "where")]
+    condition: Option<Spanned<String>>,
+    rank: Option<Spanned<String>>,
     policy: Option<Policy>,
     max_price: Option<Amount>,
     #[serde(default)]
@@ -269,6 +280,18 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         program,
         run,
         total,
+        condition: expression(
+            document,
+            toml.market.condition.as_ref(),
+            "where",
+            expression::condition,
+        )?,
+        rank: expression(
+            document,
+            toml.market.rank.as_ref(),
+            "rank",
+            expression::rank,
+        )?,
         policy: toml.market.policy.unwrap_or_default(),
         max_price: toml.market.max_price,
         regions: toml.market.regions(document)?,
@@ -277,6 +300,25 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         sandbox: toml.market.sandbox(document)?,
         flops: toml.market.flops,
     })
+}
+
+/// An expression's text, once it was read.
+fn expression(
+    document: &Document,
+    text: Option<&Spanned<String>>,
+    key: &str,
+    read: fn(&str, Scope) -> Result<Expression, String>,
+) -> Result<Option<String>, Mistake> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    match read(text.get_ref(), Scope::Offer) {
+        Ok(_) => Ok(Some(text.get_ref().clone())),
+        Err(why) => {
+            let message = format!("`market.{key}`: {why}");
+            Err(document.mistake(Some(text.span()), message))
+        }
+    }
 }
 
 /// The program's section, its file, and what is in it.

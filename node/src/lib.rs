@@ -12,6 +12,7 @@ pub mod data_dir;
 pub mod devices;
 pub mod document;
 pub mod driver;
+pub mod expression;
 pub mod handle;
 pub mod identity;
 pub mod jobfile;

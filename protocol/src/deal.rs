@@ -20,7 +20,9 @@ use crate::{
     delegation::{RawDelegation, Role, check_delegation},
     envelope::{Body, EnvelopeError, Extensions, Header, Kind, Verified},
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, RequestId},
-    limits::{FEATURES_MAX, HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX},
+    limits::{
+        DEVICES_MAX, FEATURES_MAX, HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX,
+    },
     offer::{Name, Offer, Prices, Terms, check_prices},
     rank,
     registry::{Confidentiality, DeviceKind, Feature, Runtime, SandboxLevel, Verification, kind},
@@ -195,6 +197,9 @@ pub struct Request {
     pub inputs: List<BlobRef, INPUTS_MAX>,
     /// What it needs.
     pub needs: Needs,
+    /// Devices of the offer that will do, by position, the best first; empty for all
+    /// that it fits on.
+    pub devices: List<u16, DEVICES_MAX>,
     /// The most that the client pays for it all.
     pub budget: Amount,
     /// Start not before this.
@@ -517,9 +522,10 @@ pub fn check_quote(
     Ok(())
 }
 
-/// Whether a device of the offer is one that could run what is asked.
+/// Whether a device of the offer is one that could run what is asked, and may.
 fn can_run(offer: &Offer, asked: &Request, device: u16) -> bool {
-    rank::devices_for(offer, &asked.needs).is_ok_and(|able| able.contains(&device))
+    let may = asked.devices.is_empty() || asked.devices.contains(&device);
+    may && rank::devices_for(offer, &asked.needs).is_ok_and(|able| able.contains(&device))
 }
 
 /// What a quote has to allow one execution.

@@ -27,6 +27,7 @@ pub mod challenge;
 pub mod deal;
 pub mod delegation;
 pub mod envelope;
+pub mod expression;
 pub mod grant;
 pub mod ids;
 pub mod limits;

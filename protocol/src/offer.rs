@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     delegation::{RawDelegation, Role, check_delegation},
     envelope::{Body, EnvelopeError, Extensions, Header, Kind},
+    expression::Expression,
     ids::{AccountId, BlobId},
     limits::{
         ADDRESSES_MAX, DEVICES_MAX, FEATURES_MAX, MODELS_MAX, NAME_BYTES_MAX, OFFER_BYTES_MAX,
@@ -63,6 +64,8 @@ pub struct Offer {
     pub energy: Option<Energy>,
     /// Who may buy, and what happens when things go wrong.
     pub terms: Terms,
+    /// What it wants of jobs and their clients.
+    pub accept: Option<Expression>,
     /// Whether it can be taken in one round trip at its prices.
     pub firm: bool,
     /// Later additions.

@@ -850,7 +850,14 @@ impl Peer {
         let offers = self.book.iter();
         let standings = &self.buyer.standings;
         let opinion = |peer| standings.believed(peer).ok_or(Reason::FAILED_CHALLENGE);
-        buyer::plan(self.id(), offers, order, (work, budget), opinion, now)
+        buyer::plan(
+            self.core.identity(),
+            offers,
+            order,
+            (work, budget),
+            opinion,
+            now,
+        )
     }
 
     /// What it has seen of a provider itself.

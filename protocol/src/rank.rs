@@ -1,5 +1,11 @@
 //! Which offers fit a job, and in which order to ask.
 //!
+//! ```text
+//! offer ─▶ regions ─▶ fit (runtime, device, memory, …) ─▶ the offer's `accept` ─▶ opinion
+//!                                                  │
+//!                      the job's `where`, on each device that is left ─▶ rank, policy
+//! ```
+//!
 //! [`fit`] is one rule for both sides: the client judges offers by it before
 //! it asks, the provider judges requests by it before it answers, so that what
 //! the client's plan promises is not refused for a reason that the client
@@ -7,19 +13,25 @@
 //! bad experience) and sorts by the job's policy. Both are pure functions over
 //! a snapshot.
 
+mod given;
+
 use std::cmp::Reverse;
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+pub use self::given::{JobFields, OfferFields};
 use crate::{
     deal::{Needs, Work},
     envelope::Verified,
-    ids::{OfferId, PeerId},
+    expression::{Answer, Expression, Number, Value},
+    ids::{AccountId, OfferId, PeerId},
+    limits::DEVICES_MAX,
     message::Decline,
     offer::{Device, Name, Offer},
     registry::{DeviceKind, Reason, Runtime, SpeedKind},
     units::{Amount, Meter, Millis, Price, cost},
+    wire::List,
 };
 
 /// What matters to the client, where several offers fit.
@@ -50,6 +62,14 @@ pub struct Want<'a> {
     pub flops: Option<u64>,
     /// What matters.
     pub policy: Policy,
+    /// What it wants of an offer and its device, beside what it needs.
+    pub condition: Option<&'a Expression>,
+    /// What is best, before the policy: the highest number.
+    pub rank: Option<&'a Expression>,
+    /// The client's account,
+    pub account: AccountId,
+    /// and bytes of all that the job reads.
+    pub inputs_bytes: u64,
 }
 
 /// An offer that fits.
@@ -63,6 +83,8 @@ pub struct Candidate {
     pub region: Name,
     /// The device that would run it.
     pub device: Name,
+    /// The offer's devices that will do, by position, the best first.
+    pub devices: List<u16, DEVICES_MAX>,
     /// How much of the offer's speed we believe, in percent: less than 100 where a
     /// challenge or real work showed less.
     pub believed: u8,
@@ -85,6 +107,8 @@ pub struct Misfit {
     pub region: Name,
     /// The first reason.
     pub decline: Decline,
+    /// The part of a condition that it misses, and what its fields are.
+    pub why: Option<String>,
 }
 
 /// A plan: who could run a job, best first, and who could not.
@@ -239,61 +263,137 @@ pub fn rank<'a>(
 ) -> Plan {
     let mut fitting = Vec::new();
     let mut misfits = Vec::new();
+    let misfit = |offer: &Verified<Offer>, (decline, why)| Misfit {
+        peer: offer.signer(),
+        region: offer.body().region.clone(),
+        decline,
+        why,
+    };
     for offer in offers {
         match judge(offer, want, &opinion) {
-            Ok((device, believed)) => fitting.push((offer, device, believed)),
-            Err(decline) => misfits.push(Misfit {
-                peer: offer.signer(),
-                region: offer.body().region.clone(),
-                decline,
-            }),
+            Ok(able) => fitting.push((offer, able)),
+            Err(no) => misfits.push(misfit(offer, no)),
         }
     }
-    let slowest = fitting
-        .iter()
-        .map(|(_, device, believed)| speed(device, want.needs.runtime, *believed))
-        .min()
-        .unwrap_or(1);
-    let mut candidates: Vec<Candidate> = fitting
-        .into_iter()
-        .map(|(offer, device, believed)| candidate(offer, (device, believed), want, slowest))
-        .collect();
-    candidates.sort_by_key(|candidate| {
-        let score = score(want.policy, candidate.price, candidate.expected);
-        (score, candidate.peer)
-    });
+    let runtime = want.needs.runtime;
+    let fastest = |(_, able): &(_, Able<'a>)| {
+        let (_, device) = able.devices.first()?;
+        Some(speed(device, runtime, able.believed))
+    };
+    let slowest = fitting.iter().filter_map(fastest).min().unwrap_or(1);
+    let mut candidates = Vec::new();
+    for (offer, able) in fitting {
+        match candidate(offer, &able, want, slowest) {
+            Ok(scored) => candidates.push(scored),
+            Err(why) => misfits.push(misfit(offer, (Reason::CONDITION.into(), Some(why)))),
+        }
+    }
+    candidates.sort_by_key(|(score, candidate)| (*score, candidate.peer));
     Plan {
-        candidates,
+        candidates: candidates.into_iter().map(|(_, c)| c).collect(),
         misfits,
     }
+}
+
+/// Devices of an offer that could run the work, the fastest first.
+struct Able<'a> {
+    devices: Vec<(u16, &'a Device)>,
+    believed: u8,
 }
 
 fn judge<'a>(
     offer: &'a Verified<Offer>,
     want: &Want<'_>,
     opinion: impl Fn(PeerId) -> Result<u8, Reason>,
-) -> Result<(&'a Device, u8), Decline> {
+) -> Result<Able<'a>, (Decline, Option<String>)> {
+    let no = |decline: Decline| (decline, None);
     let body = offer.body();
     if !want.regions.is_empty() && !want.regions.contains(&body.region) {
-        return Err(Reason::OTHER_REGION.into());
+        return Err(no(Reason::OTHER_REGION.into()));
     }
-    fit(body, want.needs, want.work, want.budget)?;
-    let believed = opinion(offer.signer())?;
-    let devices = devices_for(body, want.needs)?;
-    let device = devices
-        .first()
-        .and_then(|first| body.devices.get(usize::from(*first)));
-    let device = device.ok_or(Reason::NO_DEVICE)?;
-    Ok((device, believed))
+    fit(body, want.needs, want.work, want.budget).map_err(no)?;
+    if let Some(accept) = &body.accept {
+        let job = JobFields {
+            account: want.account,
+            known: None,
+            hour: None,
+            needs: want.needs,
+            work: want.work,
+            inputs_bytes: want.inputs_bytes,
+            budget: want.budget,
+        };
+        // What we can't know is the provider's to judge.
+        if accept.evaluate(&job) == Answer::Known(Value::Bool(false)) {
+            return Err((Reason::NOT_ACCEPTED.into(), accept.why_not(&job)));
+        }
+    }
+    let believed = opinion(offer.signer()).map_err(|reason| no(reason.into()))?;
+    let able = devices_for(body, want.needs).map_err(no)?.into_iter();
+    let devices = able.filter_map(|n| Some((n, body.devices.get(usize::from(n))?)));
+    Ok(Able {
+        devices: devices.collect(),
+        believed,
+    })
 }
 
+/// The offer on the best of its devices that meet the condition; else the part that the
+/// fastest misses.
 fn candidate(
     offer: &Verified<Offer>,
+    able: &Able<'_>,
+    want: &Want<'_>,
+    slowest: u64,
+) -> Result<(Score, Candidate), String> {
+    let mut meeting = Vec::new();
+    let mut missed = None;
+    for &(n, device) in &able.devices {
+        let (expected, price) = expectation(offer.body(), (device, able.believed), want, slowest);
+        let fields = OfferFields {
+            offer: offer.body(),
+            device,
+            believed: able.believed,
+            expected,
+            price,
+        };
+        match want.condition.and_then(|of| of.why_not(&fields)) {
+            Some(why) => drop(missed.get_or_insert(why)),
+            None => meeting.push((
+                score(want.policy, want.rank, &fields),
+                n,
+                device,
+                expected,
+                price,
+            )),
+        }
+    }
+    meeting.sort_by_key(|(score, n, ..)| (*score, *n));
+    let Some(&(score, _, device, expected, price)) = meeting.first() else {
+        return Err(missed.unwrap_or_default());
+    };
+    let (runtime, units) = (want.needs.runtime, want.work.unit_count());
+    let most = want.needs.quantity_max();
+    let cap = expected_price(&offer.body().prices, runtime, most, units);
+    let candidate = Candidate {
+        peer: offer.signer(),
+        offer: OfferId(offer.hash()),
+        region: offer.body().region.clone(),
+        device: device.model.clone(),
+        devices: List::truncated(meeting.iter().map(|(_, n, ..)| *n).collect()),
+        believed: able.believed,
+        expected,
+        price,
+        cap: cap.min(want.budget),
+    };
+    Ok((score, candidate))
+}
+
+/// How long one execution is expected to take on a device, and what all cost.
+fn expectation(
+    offer: &Offer,
     (device, believed): (&Device, u8),
     want: &Want<'_>,
     slowest: u64,
-) -> Candidate {
-    let body = offer.body();
+) -> (Millis, Amount) {
     let (runtime, run_max) = (want.needs.runtime, want.needs.run_max.get());
     let speed = speed(device, runtime, believed);
     let operations = match runtime {
@@ -304,34 +404,34 @@ fn candidate(
         Some(operations) => operations.saturating_mul(1000).div_ceil(speed).min(run_max),
         None => {
             let scaled = u128::from(run_max) * u128::from(slowest) / u128::from(speed);
-            u64::try_from(scaled).unwrap_or(run_max)
+            u64::try_from(scaled).unwrap_or(run_max).min(run_max)
         }
     };
     let expected = Millis::new(expected);
-    let units = want.work.unit_count();
-    let price = |quantity| expected_price(&body.prices, runtime, quantity, units).min(want.budget);
-    Candidate {
-        peer: offer.signer(),
-        offer: OfferId(offer.hash()),
-        region: body.region.clone(),
-        device: device.model.clone(),
-        believed,
-        expected,
-        price: price(expected_quantity(want.needs, expected)),
-        cap: price(want.needs.quantity_max()),
-    }
+    let quantity = expected_quantity(want.needs, expected);
+    let price = expected_price(&offer.prices, runtime, quantity, want.work.unit_count());
+    (expected, price.min(want.budget))
 }
 
-/// What an expected price and time are worth to a policy: lower is better. The
-/// plan and the choice among quotes go by the same.
-pub fn score(policy: Policy, price: Amount, time: Millis) -> (u128, u128) {
-    let price = u128::from(price.as_micros());
-    let time = u128::from(time.get());
-    match policy {
+/// What an offer is worth to a job: lower is better.
+pub type Score = (Reverse<Option<Number>>, (u128, u128));
+
+/// What an expected price and time are worth: the job's own rank first, if it has one,
+/// then its policy. The plan and the choice among quotes go by the same.
+pub fn score(policy: Policy, rank: Option<&Expression>, fields: &OfferFields<'_>) -> Score {
+    let price = u128::from(fields.price.as_micros());
+    let time = u128::from(fields.expected.get());
+    let by_policy = match policy {
         Policy::Cheapest => (price, time),
         Policy::Fastest => (time, price),
         Policy::Balanced => ((price + 1).saturating_mul(time + 1), price),
-    }
+    };
+    // What has no rank comes last.
+    let rank = rank.and_then(|rank| match rank.evaluate(fields) {
+        Answer::Known(Value::Number(number)) => Some(number),
+        Answer::Known(_) | Answer::Unknown(_) => None,
+    });
+    (Reverse(rank), by_policy)
 }
 
 /// What so many executions cost under a price list, if each takes so much of its

@@ -15,6 +15,7 @@ use crate::{
     bundle::Bundle,
     deal::{Agreement, BlobRef, Needs, Quote, Request, Work},
     envelope::{EnvelopeError, Raw, Trust, Verified},
+    expression::Expression,
     ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId},
     limits::{ENVELOPE_BYTES_MAX, INPUTS_MAX, OFFER_BYTES_MAX},
     message::InlineBlobs,
@@ -59,6 +60,10 @@ pub struct JobOrder {
     pub regions: List<Name, 16>,
     /// Providers that it allows; empty for all.
     pub providers: List<PeerId, 16>,
+    /// What it wants of an offer and its device, beside what it needs.
+    pub condition: Option<Expression>,
+    /// What is best, before the policy: the highest number.
+    pub rank: Option<Expression>,
     /// What matters.
     pub policy: Policy,
     /// Floating-point operations of one execution; 0 where unknown.

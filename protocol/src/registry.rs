@@ -236,6 +236,10 @@ registered! {
         FAILED_CHALLENGE = 28, "failed-challenge";
         /// It was challenged enough for now.
         CHALLENGED_ENOUGH = 29, "challenged-enough";
+        /// The job's own condition rules the offer out.
+        CONDITION = 30, "condition";
+        /// The provider's condition rules the job or its client out.
+        NOT_ACCEPTED = 31, "not-accepted";
 
         /// The job's program is wrong.
         INVALID_PROGRAM = 40, "invalid-program";
@@ -347,6 +351,8 @@ impl Reason {
             }
             Self::EXCLUDED => "it failed lately and is left out for a while",
             Self::OWN_OFFER => "it is your own offer: a node does not buy from itself",
+            Self::CONDITION => "market.where rules it out",
+            Self::NOT_ACCEPTED => "its operator accepts no such jobs",
             Self::FAILED_CHALLENGE => {
                 "its answer to a capacity challenge was wrong; `suanli offer challenge` asks it again"
             }

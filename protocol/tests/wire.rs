@@ -12,9 +12,10 @@ use proptest::prelude::*;
 use suanli_protocol::{
     bundle::Bundle,
     challenge::{Challenge, OpenedRow, Opening},
-    deal::{Agreement, Quote, Request, UnitRange, Work},
+    deal::{Agreement, Quote, Request, UnitRange, Work, check_quote},
     delegation::{Delegation, Revocation},
     envelope::{Body, Envelope, EnvelopeError, Extension, Extensions, Kind, PublicKey, Verified},
+    expression::{Expression, Field, Scope, Term, Type},
     grant::Grant,
     ids::{
         AgreementId, ChannelId, Hash, JobId, NetworkId, OfferId, PeerId, QuoteId, ReceiptId,
@@ -59,6 +60,8 @@ fn peer(node: usize) -> PeerId {
 fn sample_offer() -> Verified<Offer> {
     let mut offer = offer(PROVIDER);
     offer.sequence = 7;
+    let known = vec![Term::Field(Field::CLIENT_KNOWN)];
+    offer.accept = Some(Expression::new(known, Scope::Job, Type::Bool).unwrap());
     sign(PROVIDER, offer)
 }
 
@@ -80,6 +83,7 @@ fn sample_request() -> Verified<Request> {
             spec: order.spec,
             inputs: order.inputs,
             needs: order.needs,
+            devices: List::truncated(vec![0]),
             budget: order.budget,
             start: Some(at(5)),
             verification: order.verification,
@@ -799,6 +803,31 @@ fn a_device_has_a_slot_and_no_more_than_the_offer() {
         offer.devices = List::truncated(vec![device]);
         let verified = verify_any(sign(PROVIDER, offer).bytes(), network());
         assert_eq!(verified.is_ok(), is_valid, "{slots}: {verified:?}");
+    }
+}
+
+#[test]
+fn a_quote_names_a_device_that_was_asked_for() {
+    let mut offer = sample_offer().body().clone();
+    let device = offer.devices[0].clone();
+    offer.devices = List::truncated(vec![device.clone(), device]);
+    let offer = sign(PROVIDER, offer);
+    for (asked, quoted, fits) in [
+        (vec![], 0, true),
+        (vec![], 2, false),
+        (vec![1], 1, true),
+        (vec![1], 0, false),
+    ] {
+        let mut request = sample_request().body().clone();
+        request.offer = OfferId(offer.hash());
+        request.devices = List::truncated(asked.clone());
+        let request = sign(CLIENT, request);
+        let mut quote = sample_quote().body().clone();
+        quote.offer = OfferId(offer.hash());
+        quote.request = RequestId(request.hash());
+        quote.device = quoted;
+        let checked = check_quote(&offer, &request, &sign(PROVIDER, quote));
+        assert_eq!(checked.is_ok(), fits, "{asked:?} {quoted}: {checked:?}");
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn ready(module: &[u8]) -> u64 {
         .parse_all(module)
         .filter(|part| matches!(part, Ok(wasmparser::Payload::CodeSectionEntry(_))))
         .count();
-    300 * module.len() as u64 + 50_000 * functions as u64 + 8192
+    1000 * module.len() as u64 + 50_000 * functions as u64 + 8192
 }
 
 pub(crate) fn request(bench: &mut Bench, command: &Command, inputs: &[&[u8]]) -> ExecutionRequest {

@@ -37,7 +37,7 @@ async fn a_module_is_paid_by_the_byte_before_it_is_compiled() {
     let invalid = wat(r#"(func (export "_stop"))"#);
     let end = run_with(&mut bench, &invalid, 1 << 30).await;
     assert_eq!(end.failure(), &Failure::InvalidModule);
-    assert_eq!(end.usage.fuel, 300 * invalid.len() as u64);
+    assert_eq!(end.usage.fuel, 1000 * invalid.len() as u64);
 }
 
 /// The job file of the example says it to people.
@@ -70,7 +70,7 @@ async fn what_an_instance_begins_with_is_paid() {
     )
     .unwrap();
     let end = run(&mut bench, &command(), &[&module]).await;
-    let begins = 300 * module.len() as u64 + 50_000 + 3 * 8192 + 1000 + 3;
+    let begins = 1000 * module.len() as u64 + 50_000 + 3 * 8192 + 1000 + 3;
     // The call, and what the engine counts for the segment.
     let own = end.usage.fuel - begins;
     assert!((1..10).contains(&own), "{own}");

@@ -160,7 +160,9 @@ async fn abuse_33_a_compile_bomb_is_refused_or_ended_and_others_are_served() {
         r#"(func (export "_start") (local i64) {})"#,
         "(local.set 0 (i64.add (local.get 0) (i64.const 77777777777)))".repeat(100_000)
     );
-    let end = run(&mut bench, &command(), &[&wat(&large)]).await;
+    let mut rich = command();
+    rich.fuel_max = 100_000_000_000;
+    let end = run(&mut bench, &rich, &[&wat(&large)]).await;
     assert_eq!(end.failure(), &Failure::InvalidModule);
     assert!(
         end.detail().contains("bytes in one function"),
@@ -168,7 +170,7 @@ async fn abuse_33_a_compile_bomb_is_refused_or_ended_and_others_are_served() {
         end.detail()
     );
     let many = "(func)".repeat(100_001);
-    let end = run(&mut bench, &command(), &[&wat(&many)]).await;
+    let end = run(&mut bench, &rich, &[&wat(&many)]).await;
     assert!(end.detail().contains("functions"), "{}", end.detail());
     // Allowed sizes that still compile for long: another tenant is served meanwhile.
     let body = "(local.set 0 (i64.mul (i64.add (local.get 0) (local.get 1)) (i64.load (i32.wrap_i64 (local.get 1)))))".repeat(30_000);
@@ -176,7 +178,6 @@ async fn abuse_33_a_compile_bomb_is_refused_or_ended_and_others_are_served() {
         r#"{} (func (export "_start"))"#,
         format!("(func (local i64 i64) {body})").repeat(20)
     ));
-    let mut rich = command();
     rich.fuel_max = ready(&slow) + 1000;
     let mut request = request(&mut bench, &rich, &[&slow]);
     request.run_limit = Duration::from_millis(200);

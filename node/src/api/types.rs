@@ -238,6 +238,9 @@ pub struct OfferInfo {
     pub firm: bool,
     pub strangers: bool,
     pub stranger_credit: Amount,
+    /// What it wants of jobs, as an expression.
+    #[serde(default)]
+    pub accept: Option<String>,
     pub issued_ms: u64,
     pub expires_ms: u64,
     /// What this node has seen of it, if anything; in answers about one offer.
@@ -292,6 +295,12 @@ pub struct Submission {
     /// Providers that it allows; empty for all.
     #[serde(default)]
     pub providers: Vec<PeerId>,
+    /// What it wants of an offer, as an expression: `gpu.memory >= bytes("8GiB")`.
+    #[serde(default, rename = "where")]
+    pub condition: Option<String>,
+    /// What is best, as an expression: the highest number, before the policy.
+    #[serde(default)]
+    pub rank: Option<String>,
     /// What matters.
     #[serde(default)]
     pub policy: Policy,

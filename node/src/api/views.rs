@@ -8,6 +8,7 @@ use suanli_protocol::{
     challenge::Wrong,
     deal::{BlobRef, Deal, Needs, Work},
     envelope::Verified,
+    expression::{Expression, Scope},
     ids::PeerId,
     limits::{NAME_BYTES_MAX, RUN_MAX},
     message::InlineBlobs,
@@ -31,6 +32,7 @@ use super::types::{
     StandingInfo, Submission, WorkInfo,
 };
 use crate::{
+    expression,
     handle::decline_words,
     pause::Pause,
     records::{JobStory, ReceiptStory},
@@ -73,6 +75,14 @@ pub enum Refused {
         count: usize,
         /// How many are allowed.
         max: usize,
+    },
+    /// An expression that can't be read.
+    #[error("{field}: {why}; docs/expressions.md has the fields")]
+    Expression {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong, and what is allowed.
+        why: String,
     },
     /// A limit of nothing.
     #[error("{0} is 0; give the job some")]
@@ -126,6 +136,12 @@ pub fn order(
             submission.regions.iter().map(|r| name("region", r)),
         )?,
         providers: few("providers", submission.providers.iter().map(|&p| Ok(p)))?,
+        condition: written(
+            submission.condition.as_deref(),
+            "where",
+            expression::condition,
+        )?,
+        rank: written(submission.rank.as_deref(), "rank", expression::rank)?,
         policy: submission.policy,
         flops: submission.flops,
         verification: Verification::HASHES,
@@ -168,6 +184,7 @@ pub fn offer_info(offer: &Verified<Offer>, me: PeerId) -> OfferInfo {
         firm: body.firm,
         strangers: body.terms.strangers,
         stranger_credit: body.terms.stranger_credit,
+        accept: body.accept.as_ref().map(ToString::to_string),
         issued_ms: offer.issued().as_millis(),
         expires_ms: offer.expires().as_millis(),
         standing: None,
@@ -242,6 +259,16 @@ pub fn outcome_info(outcome: &ChallengeOutcome, wrong: Option<Wrong>) -> Outcome
     }
 }
 
+/// An expression of a submission, if it has one.
+fn written(
+    text: Option<&str>,
+    field: &'static str,
+    read: fn(&str, Scope) -> Result<Expression, String>,
+) -> Result<Option<Expression>, Refused> {
+    let read = text.map(|text| read(text, Scope::Offer)).transpose();
+    read.map_err(|why| Refused::Expression { field, why })
+}
+
 /// A plan under a budget.
 pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
     PlanInfo {
@@ -264,7 +291,10 @@ pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
             .misfits
             .iter()
             .map(|misfit| {
-                let (reason, sentence) = decline_words(&misfit.decline);
+                let (reason, mut sentence) = decline_words(&misfit.decline);
+                if let Some(why) = &misfit.why {
+                    sentence = format!("{sentence}: {why}");
+                }
                 MisfitInfo {
                     peer: misfit.peer,
                     region: misfit.region.to_string(),

@@ -127,6 +127,13 @@ fn show(offer: &OfferInfo) -> String {
         ("sandbox", offer.sandbox.clone()),
         ("firm", yes(offer.firm)),
         ("strangers", strangers),
+        (
+            "accepts",
+            offer
+                .accept
+                .clone()
+                .unwrap_or_else(|| "all jobs".to_owned()),
+        ),
         ("made", age(offer.issued_ms)),
         ("expires", until(offer.expires_ms)),
     ]);

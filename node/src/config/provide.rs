@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use suanli_executor::{Adapter, AdapterSelection, ExecutorError, quantity::ByteSize};
 use suanli_protocol::{
+    expression::Expression,
     ids::AccountId,
     limits::{PRICES_MAX, RUN_MAX},
     offer::check_prices,
@@ -34,6 +35,8 @@ pub struct Provide {
     pub strangers: bool,
     /// The sandbox that strangers from other machines are served in, or a stronger one.
     pub sandbox_min: SandboxLevel,
+    /// What it wants of jobs and their clients, beside all that.
+    pub accept: Accept,
     /// How much one of them may owe.
     pub stranger_credit: Amount,
     /// How much all of them together may owe.
@@ -65,6 +68,10 @@ pub struct Provide {
     /// The price list.
     pub price: Vec<PriceEntry>,
 }
+
+/// A condition on jobs; none for all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accept(pub Option<Expression>);
 
 /// Which adapters a node sells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +148,7 @@ impl Default for Provide {
             firm: true,
             strangers: true,
             sandbox_min: SandboxLevel::CONFINED,
+            accept: Accept::default(),
             stranger_credit: Amount::from_micros(5_000_000),
             strangers_budget: Amount::from_micros(50_000_000),
             known: Vec::new(),

@@ -12,7 +12,8 @@ use suanli_executor::{
     quantity::{ByteSize, Span},
 };
 use suanli_protocol::{
-    ids::AccountId, limits::NAME_BYTES_MAX, offer::Name, registry::SandboxLevel, units::Amount,
+    expression::Scope, ids::AccountId, limits::NAME_BYTES_MAX, offer::Name, registry::SandboxLevel,
+    units::Amount,
 };
 use toml::{
     Spanned, Value,
@@ -20,10 +21,10 @@ use toml::{
 };
 
 use super::{
-    Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry, UtcOffset,
-    Yield,
+    Accept, Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry,
+    UtcOffset, Yield,
 };
-use crate::document::with_suggestion;
+use crate::{document::with_suggestion, expression};
 
 /// A key.
 #[derive(Debug)]
@@ -108,13 +109,14 @@ static TOP: [Setting; 16] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 21] = provide![
+static PROVIDE: [Setting; 22] = provide![
     slots,
     workers,
     device,
     firm,
     strangers,
     sandbox_min,
+    accept,
     stranger_credit,
     strangers_budget,
     known,
@@ -407,6 +409,19 @@ impl Read for SandboxLevel {
     }
     fn show(&self) -> Option<Value> {
         Some(Value::String(self.to_string()))
+    }
+}
+
+impl Read for Accept {
+    fn read(value: Spanned<DeValue<'_>>) -> Result<Self, Wrong> {
+        parse(value, |text| match text {
+            "" => Ok(Self(None)),
+            text => expression::condition(text, Scope::Job).map(|read| Self(Some(read))),
+        })
+    }
+    fn show(&self) -> Option<Value> {
+        let shown = self.0.as_ref().map(ToString::to_string);
+        Some(Value::String(shown.unwrap_or_default()))
     }
 }
 

@@ -125,6 +125,8 @@ pub(crate) fn submission(number: u8) -> Submission {
         max_price: None,
         regions: Vec::new(),
         providers: Vec::new(),
+        condition: None,
+        rank: None,
         policy: Policy::Cheapest,
         flops: 0,
     }
@@ -355,6 +357,7 @@ fn offer() -> Offer {
             on_provider_fault: Charge::Nothing,
             retention: Millis::new(60_000),
         },
+        accept: None,
         firm: true,
         extensions: Extensions::default(),
     }

@@ -47,7 +47,7 @@ use crate::{
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::Offer,
-    rank::{self, Plan, Policy, Want},
+    rank::{self, Candidate, OfferFields, Plan, Want},
     receipt::{Acceptance, Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime, Verification},
@@ -192,8 +192,8 @@ struct Asking {
 #[derive(Debug)]
 struct Ask {
     offer: Verified<Offer>,
-    /// How long one execution is expected to take there.
-    expected: Millis,
+    /// What is expected there.
+    candidate: Candidate,
     request: Verified<Request>,
     answer: Option<Result<Verified<Quote>, Decline>>,
 }
@@ -501,7 +501,10 @@ impl Buyer {
 
     /// Asks again those who have not answered; in the end, leaves them out.
     fn ask_again(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId) {
-        let Some(State::Asking(asking)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let State::Asking(asking) = &mut job.state else {
             return;
         };
         let now = core.now.mono;
@@ -529,7 +532,7 @@ impl Buyer {
             asking.resend = now.after(core.config.timing.resend);
         }
         let due = asking.decide.is_some_and(|at| at <= now);
-        if due && best_quote(asking, Policy::Cheapest, core.now).is_none() {
+        if due && best_quote(asking, &job.order, core.now).is_none() {
             // All that came has run out while others kept us waiting.
             self.leave_asking(core, id, None);
             return self.wait(core, id, false);

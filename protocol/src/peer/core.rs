@@ -8,7 +8,7 @@ use rand_core::Rng as _;
 use super::{Config, Event, Output};
 use crate::{
     envelope::{Body, Signer, Verified},
-    ids::{AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
+    ids::{AccountId, AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
     message::Frame,
     record::{Lsn, Record},
     units::{Mono, Now, Wall},
@@ -160,6 +160,11 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn me(&self) -> PeerId {
         self.signer.public().peer()
+    }
+
+    /// This node, and whom it acts for.
+    pub(crate) fn identity(&self) -> (PeerId, AccountId) {
+        (self.me(), self.config.account)
     }
 
     pub(crate) const fn network(&self) -> NetworkId {

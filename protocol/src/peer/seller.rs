@@ -48,7 +48,7 @@ use crate::{
     },
     message::{Decline, Frame, InlineBlob, LogLine, Progress},
     offer::{Device, Offer, Prices, Withdrawal},
-    rank::{self, times},
+    rank::{self, JobFields, times},
     receipt::{
         Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, amount_due, inputs_hash,
     },

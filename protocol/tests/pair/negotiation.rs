@@ -5,6 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use suanli_protocol::{
     delegation::Delegation,
     envelope::Extensions,
+    expression::{Comparison, Expression, Field, Number, Scope, Term, Type, Unit, Word},
     ids::JobId,
     message::{Frame, Message},
     offer::Speed,
@@ -13,7 +14,7 @@ use suanli_protocol::{
     record::{JobEnd, Record},
     registry::{DeviceKind, Feature, Reason, Runtime},
     units::{Millis, Wall},
-    wire::List,
+    wire::{List, Text},
 };
 
 use crate::{
@@ -117,6 +118,112 @@ fn each_device_runs_what_it_has_slots_for() {
     for number in [1, 2] {
         assert_eq!(world.job(number).end, Some(JobEnd::Done));
     }
+}
+
+fn condition(terms: Vec<Term>, scope: Scope) -> Option<Expression> {
+    Some(Expression::new(terms, scope, Type::Bool).unwrap())
+}
+
+fn text(text: &str) -> Term {
+    Term::Text(Word::lossy(text))
+}
+
+/// The slower of two devices is all that the condition allows, and all that is asked for.
+#[test]
+fn a_jobs_condition_chooses_provider_and_device() {
+    let mut world = World::new(2);
+    let slow = world.offer_of(2).devices[0].clone();
+    let mut fast = slow.clone();
+    fast.model = Text::lossy("fast");
+    fast.speeds = List::truncated(vec![Speed {
+        per_second: 2 * slow.speeds[0].per_second,
+        ..slow.speeds[0]
+    }]);
+    world.offer_of(2).devices = List::truncated(vec![fast, slow]);
+    world.offer_of(2).region = Text::lossy("CN-GZ");
+    let mut world = world.start(&[]);
+    let mut picky = order(1);
+    let equal = || Term::Compare(Comparison::Equal);
+    let (region, model) = (Term::Field(Field::REGION), Term::Field(Field::DEVICE_MODEL));
+    let wanted = vec![
+        region,
+        text("CN-GZ"),
+        equal(),
+        model,
+        text("model"),
+        equal(),
+        Term::And,
+    ];
+    picky.condition = condition(wanted, Scope::Offer);
+    let plan = world.peer(0).plan(&picky, world.now(0).wall);
+    assert_eq!(*plan.candidates[0].devices, [1]);
+    let [misfit] = &*plan.misfits else {
+        panic!("{plan:?}");
+    };
+    assert_eq!(misfit.decline.reason, Reason::CONDITION);
+    let why = misfit.why.as_deref().unwrap();
+    assert_eq!(why, "region == \"CN-GZ\": region is \"CN-NX\"");
+    world.submit(picky.clone());
+    world.run_until_settled();
+    assert_eq!(world.job(1).provider, Some(world.id(2)));
+    assert_eq!(world.executed[0].1.device, 1);
+
+    // The best by the job's own rank, though it costs more.
+    let mut ranked = order(2);
+    ranked.rank = Some(
+        Expression::new(
+            vec![Term::Field(Field::DEVICE_FP32)],
+            Scope::Offer,
+            Type::Number(Unit::Plain),
+        )
+        .unwrap(),
+    );
+    world.submit(ranked);
+    world.run_until_settled();
+    assert_eq!(world.job(2).provider, Some(world.id(2)));
+    assert_eq!(world.executed[1].1.device, 0);
+
+    picky.job = order(3).job;
+    picky.condition = condition(vec![Term::Field(Field::FIRM), Term::Not], Scope::Offer);
+    world.submit(picky);
+    world.run_until_settled();
+    assert_eq!(world.job(3).end, Some(JobEnd::Declined(Reason::NO_OFFER)));
+}
+
+/// What a client can know is judged before it asks; the rest by the provider.
+#[test]
+fn a_providers_condition_is_judged_on_both_sides() {
+    let mut world = World::new(1);
+    let small = vec![
+        Term::Field(Field::JOB_MEMORY),
+        Term::Number(Number::whole(1 << 20), Unit::Bytes),
+        Term::Compare(Comparison::LessOrEqual),
+    ];
+    let known = [small, vec![Term::Field(Field::CLIENT_KNOWN), Term::And]].concat();
+    world.offer_of(1).accept = condition(known, Scope::Job);
+    let stranger = world.add(None);
+    let mut world = world.start(&[]);
+    let asked = |world: &World| world.count_sent(|sent| matches!(sent, Frame::Ask(_)));
+    world.submit(order(1));
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    let before = asked(&world);
+    let mut large = order(2);
+    large.needs.memory_bytes = 2 << 20;
+    let plan = world.peer(0).plan(&large, world.now(0).wall);
+    assert_eq!(plan.misfits[0].decline.reason, Reason::NOT_ACCEPTED);
+    world.submit(large);
+    world.run_until_settled();
+    assert_eq!(world.job(2).end, Some(JobEnd::Declined(Reason::NO_OFFER)));
+    assert_eq!(asked(&world), before);
+    // That it is not known only the provider can say.
+    world.submit_at(stranger, order(3));
+    world.pass(Duration::from_secs(1));
+    assert!(asked(&world) > before);
+    let no =
+        |sent: &Frame| matches!(sent, Frame::Declined(_, no) if no.reason == Reason::NOT_ACCEPTED);
+    assert!(world.count_sent(no) > 0);
+    assert_eq!(world.executed.len(), 1);
 }
 
 /// A module needs no device that shaders are for, however much memory that has.

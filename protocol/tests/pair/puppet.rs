@@ -119,6 +119,7 @@ impl Client {
             spec: order.spec,
             inputs: List::default(),
             needs: order.needs,
+            devices: List::default(),
             budget: order.budget,
             start: None,
             verification: order.verification,

@@ -354,6 +354,7 @@ pub(crate) fn offer(number: usize) -> Offer {
             on_provider_fault: Charge::Nothing,
             retention: Millis::new(60_000),
         },
+        accept: None,
         firm: true,
         extensions: Extensions::default(),
     }
@@ -389,6 +390,8 @@ pub(crate) fn order(number: u8) -> JobOrder {
         budget: micros(100_000),
         regions: List::default(),
         providers: List::default(),
+        condition: None,
+        rank: None,
         policy: Policy::Cheapest,
         flops: 0,
         verification: Verification::HASHES,

@@ -46,6 +46,7 @@ pub(super) fn offer(account: AccountId, delegation: RawDelegation, sequence: u64
             on_provider_fault: Charge::Nothing,
             retention: Millis::new(3_600_000),
         },
+        accept: None,
         firm: false,
         extensions: Extensions::default(),
     }

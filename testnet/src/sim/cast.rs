@@ -189,6 +189,7 @@ fn provider(
                 on_provider_fault: Charge::Nothing,
                 retention: Millis::new(30_000),
             },
+            accept: None,
             firm: group.firm,
             extensions: Extensions::default(),
         },

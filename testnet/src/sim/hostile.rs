@@ -150,6 +150,7 @@ impl World<'_> {
                 output_bytes_max: 1,
                 fuel_max: 0,
             },
+            devices: List::default(),
             budget: Amount::from_micros(1_000_000),
             start: None,
             verification: Verification::HASHES,

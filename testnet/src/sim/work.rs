@@ -115,6 +115,8 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
         budget: Amount::from_micros(per_unit * units),
         regions: List::truncated(regions),
         providers: List::default(),
+        condition: None,
+        rank: None,
         policy: *dice
             .pick(&[Policy::Cheapest, Policy::Fastest, Policy::Balanced])
             .unwrap_or(&Policy::Cheapest),

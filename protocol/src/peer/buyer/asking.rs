@@ -19,7 +19,7 @@ impl Buyer {
             return self.end(core, id, JobEnd::Expired);
         }
         let chosen = choose_offers(
-            core.me(),
+            core.identity(),
             book,
             job,
             (&self.excluded, &self.standings),
@@ -28,7 +28,7 @@ impl Buyer {
         if chosen.is_empty() {
             // A provider that is left out for a while is better than none.
             let later = choose_offers(
-                core.me(),
+                core.identity(),
                 book,
                 job,
                 (&BTreeMap::new(), &self.standings),
@@ -44,8 +44,8 @@ impl Buyer {
             offer.body().firm && core.connected.contains_key(&offer.signer())
         };
         let take = job.order.take && chosen.first().is_some_and(|(offer, _)| is_firm(offer));
-        for (offer, expected) in chosen.into_iter().take(if take { 1 } else { ASKS_MAX }) {
-            let request = build_request(core, job, &offer, take, budget, None);
+        for (offer, candidate) in chosen.into_iter().take(if take { 1 } else { ASKS_MAX }) {
+            let request = build_request(core, job, (&offer, &candidate), take, budget, None);
             let request =
                 core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
             // What nobody would accept is not written: our own journal could
@@ -59,7 +59,7 @@ impl Buyer {
             self.by_request.insert(RequestId(request.hash()), id);
             asks.push(Ask {
                 offer,
-                expected,
+                candidate,
                 request,
                 answer: None,
             });
@@ -284,7 +284,7 @@ impl Buyer {
             core.timers.set(Timer::Job(id), next.min(job.deadline));
             return;
         }
-        let Some(best) = best_quote(asking, job.order.policy, core.now) else {
+        let Some(best) = best_quote(asking, &job.order, core.now) else {
             if all {
                 self.leave_asking(core, id, None);
                 self.wait(core, id, false);
@@ -315,9 +315,16 @@ impl Buyer {
         let percent = 100 - u128::from(job.order.counter_percent.min(99));
         let proposal = u128::from(quote.body().cap.as_micros()) * percent / 100;
         let budget = Amount::from_micros(u64::try_from(proposal).unwrap_or(u64::MAX));
-        let (offer, expected) = (ask.offer.clone(), ask.expected);
+        let (offer, candidate) = (ask.offer.clone(), ask.candidate.clone());
         let quote_id = QuoteId(quote.hash());
-        let request = build_request(core, job, &offer, false, budget, Some(quote_id));
+        let request = build_request(
+            core,
+            job,
+            (&offer, &candidate),
+            false,
+            budget,
+            Some(quote_id),
+        );
         let request = core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
         let lsn = core.persist(Record::Asked(request.clone()));
         core.send_after(lsn, offer.signer(), Frame::Ask(request.raw()));
@@ -325,7 +332,7 @@ impl Buyer {
         if let State::Asking(asking) = &mut job.state {
             asking.asks.push(Ask {
                 offer,
-                expected,
+                candidate,
                 request,
                 answer: None,
             });
@@ -438,12 +445,12 @@ pub(super) fn longest(deal: &Deal, core: &Core) -> Duration {
 }
 
 fn choose_offers(
-    me: PeerId,
+    me: (PeerId, AccountId),
     book: &Book,
     job: &Job,
     (excluded, standings): (&BTreeMap<PeerId, Exclusion>, &Standings),
     now: Now,
-) -> Vec<(Verified<Offer>, Millis)> {
+) -> Vec<(Verified<Offer>, Candidate)> {
     let work = job.remaining();
     let budget = job.order.budget.saturating_sub(job.spent);
     let offers = book.iter().filter(|offer| !job.was_declined(offer));
@@ -455,8 +462,8 @@ fn choose_offers(
     };
     let plan = plan(me, offers, &job.order, (&work, budget), opinion, now.wall);
     plan.candidates
-        .iter()
-        .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate.expected)))
+        .into_iter()
+        .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate)))
         .take(ASKS_MAX)
         .collect()
 }
@@ -464,13 +471,14 @@ fn choose_offers(
 /// Who of these could do an order's work within a budget, now. See [`rank::rank`] for
 /// `opinion`.
 pub(crate) fn plan<'a>(
-    me: PeerId,
+    (me, account): (PeerId, AccountId),
     offers: impl Iterator<Item = &'a Verified<Offer>>,
     order: &JobOrder,
     (work, budget): (&Work, Amount),
     opinion: impl Fn(PeerId) -> Result<u8, Reason>,
     now: Wall,
 ) -> Plan {
+    let sizes = order.inputs.iter().map(|input| input.bytes);
     let want = Want {
         needs: &order.needs,
         work,
@@ -478,6 +486,10 @@ pub(crate) fn plan<'a>(
         regions: &order.regions,
         flops: (order.flops > 0).then_some(order.flops),
         policy: order.policy,
+        condition: order.condition.as_ref(),
+        rank: order.rank.as_ref(),
+        account,
+        inputs_bytes: sizes.fold(0, u64::saturating_add),
     };
     let is_allowed = |peer| order.providers.is_empty() || order.providers.contains(&peer);
     let offers = offers.filter(|offer| offer.expires() > now && is_allowed(offer.signer()));
@@ -493,7 +505,7 @@ pub(crate) fn plan<'a>(
 fn build_request(
     core: &Core,
     job: &Job,
-    offer: &Verified<Offer>,
+    (offer, candidate): (&Verified<Offer>, &Candidate),
     take: bool,
     budget: Amount,
     counter: Option<QuoteId>,
@@ -511,6 +523,7 @@ fn build_request(
         spec: order.spec,
         inputs: order.inputs.clone(),
         needs: order.needs.clone(),
+        devices: candidate.devices.clone(),
         budget,
         start: None,
         verification: order.verification,
@@ -525,15 +538,26 @@ fn build_request(
 /// The best quote that still has time to be taken. One that allows less than the
 /// work is expected to take comes after all that allow more: its low cap is the
 /// price of half a job.
-pub(super) fn best_quote(asking: &Asking, policy: Policy, now: Now) -> Option<usize> {
+pub(super) fn best_quote(asking: &Asking, order: &JobOrder, now: Now) -> Option<usize> {
     let score = |ask: &Ask, quote: &Quote| {
         let units = quote.work.unit_count();
         let needs = &ask.request.body().needs;
-        let quantity = rank::expected_quantity(needs, ask.expected);
+        let expected = ask.candidate.expected;
+        let quantity = rank::expected_quantity(needs, expected);
         let price = rank::expected_price(&quote.prices, needs.runtime, quantity, units);
-        let price = price.min(quote.cap);
         let lacking = quantity.saturating_sub(quote.quantity_max(needs.runtime));
-        (lacking, rank::score(policy, price, ask.expected))
+        let offer = ask.offer.body();
+        let score = offer.devices.get(usize::from(quote.device)).map(|device| {
+            let fields = OfferFields {
+                offer,
+                device,
+                believed: ask.candidate.believed,
+                expected,
+                price: price.min(quote.cap),
+            };
+            rank::score(order.policy, order.rank.as_ref(), &fields)
+        });
+        (lacking, score.is_none(), score)
     };
     asking
         .asks

@@ -63,6 +63,7 @@ impl Seller {
         }
         check_terms(offer, body)?;
         rank::fit(offer.body(), &body.needs, &body.work, body.budget)?;
+        check_accepted(core, provider, body)?;
         let countered = self.countered_quote(request)?;
         let device = match countered {
             Some(hold) => hold.quote.body().device,
@@ -91,7 +92,12 @@ impl Seller {
         } else {
             self.slots_quoted()
         };
-        let mut able = rank::devices_for(offer, &request.needs)?.into_iter();
+        let mut able = rank::devices_for(offer, &request.needs)?;
+        if !request.devices.is_empty() {
+            let wanted = request.devices.iter().copied();
+            able = wanted.filter(|device| able.contains(device)).collect();
+        }
+        let mut able = able.into_iter();
         let device = able.find(|device| taken.have_room(&provider.offer, *device));
         let device = device.filter(|_| self.deals.len() < AGREEMENTS_MAX);
         let device = device.ok_or(Decline {
@@ -330,6 +336,23 @@ fn send_answer(core: &mut Core, client: PeerId, request: RequestId, answer: &Ans
     match answer {
         Answer::Quoted(quote, lsn) => core.send_after(*lsn, client, Frame::Quoted(quote.raw())),
         Answer::Declined(decline) => core.send(client, Frame::Declined(request, *decline)),
+    }
+}
+
+/// The provider's own condition, with what only it knows.
+fn check_accepted(
+    core: &Core,
+    provider: &ProviderConfig,
+    request: &Request,
+) -> Result<(), Decline> {
+    let Some(accept) = &provider.offer.accept else {
+        return Ok(());
+    };
+    let known = provider.knows(request.account);
+    let job = JobFields::of_request(request, known, core.now.wall);
+    match accept.first_missed(&job) {
+        None => Ok(()),
+        Some(_) => Err(Reason::NOT_ACCEPTED.into()),
     }
 }
 

@@ -21,7 +21,7 @@ use super::weigh::Weight;
 pub(super) const SLICE: u64 = 100_000;
 
 /// A byte of the module: hashing, checking and compiling it.
-const CODE_BYTE: u64 = 300;
+const CODE_BYTE: u64 = 1000;
 /// A function of the module: to a compiler an empty one is work, too.
 const FUNCTION: u64 = 50_000;
 /// A page of memory, at the start or by `memory.grow`: sixteen of the host's
