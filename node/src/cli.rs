@@ -12,6 +12,7 @@ mod config;
 mod context;
 mod doctor;
 mod exit;
+mod explain;
 mod identity;
 mod job;
 mod node;
@@ -89,6 +90,7 @@ struct Cli {
 enum Command {
     Node(node::Command),
     Run(run::Command),
+    Explain(explain::Command),
     /// Jobs of this node
     #[command(subcommand)]
     Job(job::Command),
@@ -174,6 +176,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Node(command) => command.run(context).await,
         Command::Run(command) => command.run(context).await,
+        Command::Explain(command) => command.run(context).await,
         Command::Job(command) => command.run(context).await,
         Command::Offer(command) => command.run(context).await,
         Command::Receipt(command) => command.run(context).await,

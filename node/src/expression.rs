@@ -377,7 +377,7 @@ mod tests {
             ("region == 3", "== takes a text, and this is a plain number"),
             ("[1].all(x, x > 0)", "no macros"),
             ("has(gpu.memory)", "only fields"),
-            ("price.gpu_hour", "takes true or false"),
+            ("price.gpu_hour", "has to come to true or false"),
             ("client.known", "there is no field `client.known`"),
             ("region ==", "at character"),
             ("bytes(\"8 apples\") == bytes(\"1\")", "8 apples"),

@@ -156,6 +156,14 @@ pub enum Wrong {
     /// A number beyond all that is measured.
     #[error("a number is too large")]
     TooLarge,
+    /// It comes to something else than is wanted.
+    #[error("it has to come to {wanted}, and it is {found}")]
+    Other {
+        /// What is wanted.
+        wanted: Type,
+        /// What it comes to.
+        found: Type,
+    },
     /// Values of the wrong type.
     #[error("{what} takes {wanted}, and this is {found}")]
     Mismatch {
@@ -253,11 +261,7 @@ impl Expression {
             (found, wanted) if found == wanted => Ok(()),
             // Any number ranks.
             (Type::Number(_), Type::Number(Unit::Plain)) => Ok(()),
-            (found, wanted) => Err(Wrong::Mismatch {
-                what: "this place",
-                wanted: wanted.to_string(),
-                found,
-            }),
+            (found, wanted) => Err(Wrong::Other { wanted, found }),
         }
     }
 
@@ -269,14 +273,28 @@ impl Expression {
     /// The first of the conditions joined by `&&` that is not true, and what it came
     /// to: a part of the terms.
     pub fn first_missed(&self, fields: &impl Fields) -> Option<(&[Term], Answer)> {
-        self.conjuncts().into_iter().find_map(|part| {
+        self.parts().into_iter().find_map(|part| {
             let answer = evaluate(part, fields);
             (answer != Answer::Known(Value::Bool(true))).then_some((part, answer))
         })
     }
 
+    /// The same without one of its [`Expression::parts`]; nothing if no part is left.
+    pub fn without(&self, part: usize) -> Option<Self> {
+        let parts = self.parts();
+        let kept = parts.iter().enumerate().filter(|(n, _)| *n != part);
+        let mut terms = Vec::new();
+        for (n, (_, part)) in kept.enumerate() {
+            terms.extend_from_slice(part);
+            if n > 0 {
+                terms.push(Term::And);
+            }
+        }
+        (!terms.is_empty()).then(|| Self(List::truncated(terms)))
+    }
+
     /// The conditions that are joined by `&&`, in their order.
-    fn conjuncts(&self) -> Vec<&[Term]> {
+    pub fn parts(&self) -> Vec<&[Term]> {
         let (mut open, mut parts) = (vec![&*self.0], Vec::new());
         while let Some(terms) = open.pop() {
             match terms.split_last() {

@@ -11,6 +11,7 @@
 //! | `GET /v1/offers`, `/v1/offers/{id}` | | list of, one [`OfferInfo`]; id: prefix of offer or peer |
 //! | `POST /v1/offers/{id}/challenge` | | [`OutcomeInfo`], when the provider has shown its speed |
 //! | `POST /v1/plan` | [`Submission`] | [`PlanInfo`] |
+//! | `POST /v1/explain` | [`Submission`] | [`ExplainInfo`] |
 //! | `POST /v1/blobs` | the bytes | [`BlobInfo`] |
 //! | `POST /v1/jobs` | [`Submission`] | [`Submitted`] |
 //! | `GET /v1/jobs`, `/v1/jobs/{id}` | | list of, one [`JobInfo`]; id: prefix |
@@ -329,6 +330,24 @@ pub struct PlanInfo {
     pub candidates: Vec<CandidateInfo>,
     /// Who can't, and why.
     pub misfits: Vec<MisfitInfo>,
+}
+
+/// A plan, and what would make it longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainInfo {
+    /// As the job is.
+    pub plan: PlanInfo,
+    /// Single changes that let more providers run it, the most first.
+    pub changes: Vec<ChangeInfo>,
+}
+
+/// A change of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeInfo {
+    /// What to write in the job file.
+    pub change: String,
+    /// How many more providers could run it then.
+    pub admits: usize,
 }
 
 /// A provider that could run it.

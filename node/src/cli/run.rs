@@ -13,10 +13,10 @@
 
 mod follow;
 mod outputs;
-mod plan;
+pub(super) mod plan;
 pub(super) mod progress;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -72,6 +72,13 @@ pub(super) struct Command {
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
 
+    #[command(flatten)]
+    market: MarketArgs,
+}
+
+/// Values in place of the job file's.
+#[derive(Debug, Args)]
+pub(super) struct MarketArgs {
     /// How offers are ranked, instead of what the file says
     #[arg(long, value_enum)]
     policy: Option<PolicyArg>,
@@ -110,9 +117,36 @@ impl From<PolicyArg> for Policy {
     }
 }
 
+impl MarketArgs {
+    /// The job, complete and correct, with the flags' values in place of the file's.
+    pub(super) async fn read(
+        &self,
+        context: &Context,
+        file: &Path,
+    ) -> Result<PreparedJob, Failure> {
+        let mut job = jobfile::read(file)?;
+        if let Some(policy) = self.policy {
+            job.policy = policy.into();
+        }
+        if self.max_price.is_some() {
+            job.max_price = self.max_price;
+        }
+        if !self.region.is_empty() {
+            job.regions.clone_from(&self.region);
+        }
+        if let Some(principal) = &self.principal {
+            job.principal.clone_from(principal);
+        }
+        let config = context.load(Vec::new())?.config;
+        let worker = WorkerProgram::find(config.worker.as_deref()).map_err(JobFileError::Check)?;
+        job.check(&worker).await?;
+        Ok(job)
+    }
+}
+
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let job = self.read(context).await?;
+        let job = self.market.read(context, &self.file).await?;
         self.go(context, &job).await
     }
 
@@ -148,27 +182,6 @@ impl Command {
         let followed = followed.map_err(|failure| still_there(id, failure))?;
         let finish = self.finish(context, &client, job, followed);
         follow::unless_interrupted(id, finish).await
-    }
-
-    /// The job, complete and correct, with the flags' values in place of the file's.
-    async fn read(&self, context: &Context) -> Result<PreparedJob, Failure> {
-        let mut job = jobfile::read(&self.file)?;
-        if let Some(policy) = self.policy {
-            job.policy = policy.into();
-        }
-        if self.max_price.is_some() {
-            job.max_price = self.max_price;
-        }
-        if !self.region.is_empty() {
-            job.regions.clone_from(&self.region);
-        }
-        if let Some(principal) = &self.principal {
-            job.principal.clone_from(principal);
-        }
-        let config = context.load(Vec::new())?.config;
-        let worker = WorkerProgram::find(config.worker.as_deref()).map_err(JobFileError::Check)?;
-        job.check(&worker).await?;
-        Ok(job)
     }
 
     /// A yes, by flag or by a person.
@@ -252,7 +265,7 @@ fn still_there(id: JobId, failure: Failure) -> Failure {
 }
 
 /// The submission, with every blob's hash made here: nothing is sent for a plan.
-async fn name_blobs(job: &PreparedJob) -> Result<Submission, Failure> {
+pub(super) async fn name_blobs(job: &PreparedJob) -> Result<Submission, Failure> {
     let mut inputs = Vec::new();
     for input in &job.inputs {
         let of_input = input.clone();

@@ -124,7 +124,7 @@ pub(super) fn age(at_ms: u64) -> String {
     let since = wall_ms().saturating_sub(at_ms);
     match since {
         0..1000 => "now".to_owned(),
-        _ => format!("{} ago", rough(since)),
+        _ => format!("{} ago", rough(since / 1000 * 1000)),
     }
 }
 

@@ -155,7 +155,7 @@ fn what_is_no_expression_is_refused() {
         wrong(vec![Term::Field(Field::CLIENT_KNOWN)]),
         Wrong::NoField(Field::CLIENT_KNOWN)
     );
-    assert!(matches!(wrong(vec![plain(1)]), Wrong::Mismatch { .. }));
+    assert!(matches!(wrong(vec![plain(1)]), Wrong::Other { .. }));
     let unlike = vec![Term::Field(Field::GPU_MEMORY), plain(8), AT_LEAST];
     assert_eq!(
         wrong(unlike).to_string(),
@@ -252,6 +252,23 @@ fn an_expression_is_shown_as_it_would_be_written() {
         condition(nested).to_string(),
         "!(firm || (slots + 1) * 2 == 3)"
     );
+}
+
+#[test]
+fn a_part_can_be_left_out() {
+    let usual = condition(usual(8));
+    let shown = |part| usual.without(part).unwrap().to_string();
+    assert_eq!(usual.parts().len(), 3);
+    assert_eq!(
+        shown(0),
+        "region.startsWith(\"CN-\") && price.gpu_hour < 1.5"
+    );
+    assert_eq!(
+        shown(2),
+        "gpu.memory >= bytes(\"8GiB\") && region.startsWith(\"CN-\")"
+    );
+    let all = usual.without(0).and_then(|two| two.without(0)?.without(0));
+    assert_eq!(all, None);
 }
 
 #[test]

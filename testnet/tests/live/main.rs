@@ -16,6 +16,7 @@ mod devices;
 mod disk;
 mod jobs;
 mod kills;
+mod market;
 mod network;
 mod pausing;
 mod starting;

@@ -32,10 +32,12 @@ use super::{
 use crate::{
     api::{
         types::{
-            BlobInfo, JobEventInfo, JobInfo, JobLine, OutputInfo, PlanInfo, Submission, Submitted,
+            BlobInfo, ChangeInfo, ExplainInfo, JobEventInfo, JobInfo, JobLine, OutputInfo,
+            PlanInfo, Submission, Submitted,
         },
         views,
     },
+    changes,
     handle::Watch,
     records::JobStory,
 };
@@ -56,6 +58,27 @@ pub(super) async fn plan(
     let budget = order.budget;
     let plan = api.handle.plan(Box::new(order)).await?;
     Ok(Json(views::plan_info(&plan, &facts.unit, budget)))
+}
+
+pub(super) async fn explain(
+    api: Shared,
+    JsonBody(submission): JsonBody<Submission>,
+) -> Answer<ExplainInfo> {
+    let facts = api.handle.facts();
+    let order = views::order(&submission, facts.max_price, InlineBlobs::default())?;
+    let before = api.handle.plan(Box::new(order.clone())).await?;
+    let mut tried = Vec::new();
+    for change in changes::changes(&order, &before) {
+        let after = api.handle.plan(Box::new(change.order)).await?;
+        tried.push((change.text, changes::admitted(&before, &after)));
+    }
+    let changes = changes::best(tried).into_iter();
+    Ok(Json(ExplainInfo {
+        plan: views::plan_info(&before, &facts.unit, order.budget),
+        changes: changes
+            .map(|(change, admits)| ChangeInfo { change, admits })
+            .collect(),
+    }))
 }
 
 pub(super) async fn submit(

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Who could run it, best first, and why others can't.
-pub(super) fn text(plan: &PlanInfo) -> String {
+pub(in crate::cli) fn text(plan: &PlanInfo) -> String {
     let mut text = String::new();
     if !plan.candidates.is_empty() {
         let mut table = Table::new(&[
@@ -47,7 +47,7 @@ pub(super) fn text(plan: &PlanInfo) -> String {
 
 /// Without a candidate there is nothing to run; `named` says whether the job
 /// names its providers.
-pub(super) fn require_candidate(plan: &PlanInfo, named: bool) -> Result<(), Failure> {
+pub(in crate::cli) fn require_candidate(plan: &PlanInfo, named: bool) -> Result<(), Failure> {
     if !plan.candidates.is_empty() {
         return Ok(());
     }

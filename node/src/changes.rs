@@ -1,0 +1,122 @@
+//! Which single change of a job would let more providers run it.
+//!
+//! ```text
+//! order, its plan ─▶ the order with one demand less, or lower, each ─▶ a plan each
+//!                                                         ─▶ how many more could run it
+//! ```
+//!
+//! A change is tried, not guessed: what counts is how many offers fit the changed order
+//! that did not fit before. Demands that a job can't do without (its runtime, features of
+//! its program) are not among them.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use suanli_executor::quantity::{ByteSize, Span};
+use suanli_protocol::{
+    expression::written,
+    ids::PeerId,
+    rank::{Misfit, Plan},
+    record::JobOrder,
+    registry::{Reason, SandboxLevel},
+    units::{Amount, Millis},
+    wire::List,
+};
+
+/// Changes that are shown.
+const SHOWN: usize = 8;
+
+/// A changed job.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// What to write in the job file, for people.
+    pub text: String,
+    /// The job, so changed.
+    pub order: JobOrder,
+}
+
+/// All single changes that are worth a try, given who could not run it and why.
+pub fn changes(order: &JobOrder, plan: &Plan) -> Vec<Change> {
+    let mut all = Vec::new();
+    let mut push = |text: String, change: &dyn Fn(&mut JobOrder)| {
+        let mut order = order.clone();
+        change(&mut order);
+        all.push(Change { text, order });
+    };
+    if !order.regions.is_empty() {
+        push("leave out market.region".to_owned(), &|order| {
+            order.regions = List::default();
+        });
+    }
+    if !order.providers.is_empty() {
+        push("leave out market.providers".to_owned(), &|order| {
+            order.providers = List::default();
+        });
+    }
+    if order.needs.device.is_some() {
+        push("market.device = \"any\"".to_owned(), &|order| {
+            order.needs.device = None;
+        });
+    }
+    if order.needs.sandbox > SandboxLevel::PROCESS {
+        push("market.sandbox = \"any\"".to_owned(), &|order| {
+            order.needs.sandbox = SandboxLevel::PROCESS;
+        });
+    }
+    if let Some(condition) = &order.condition {
+        for (n, part) in condition.parts().iter().enumerate() {
+            let text = format!("market.where without `{}`", written(part));
+            push(text, &|order| order.condition = condition.without(n));
+        }
+    }
+    let of = |reason| {
+        plan.misfits
+            .iter()
+            .filter(move |misfit| misfit.decline.reason == reason)
+    };
+    let least = |reason| of(reason).map(|misfit: &Misfit| misfit.decline.have).min();
+    if let Some(memory) = least(Reason::TOO_LITTLE_MEMORY) {
+        let text = format!(
+            "limits.memory = \"{}\", if it can do with that",
+            ByteSize(memory)
+        );
+        push(text, &|order| order.needs.memory_bytes = memory);
+    }
+    if let Some(run) = least(Reason::TOO_LONG) {
+        let text = format!(
+            "limits.run = \"{}\", if that is enough",
+            Span(Duration::from_millis(run))
+        );
+        push(text, &|order| order.needs.run_max = Millis::new(run));
+    }
+    if let Some(bytes) = least(Reason::TOO_LARGE) {
+        let text = format!("limits.output = \"{}\", if that is enough", ByteSize(bytes));
+        push(text, &|order| order.needs.output_bytes_max = bytes);
+    }
+    let dearest = of(Reason::OVER_BUDGET)
+        .map(|misfit| misfit.decline.need)
+        .max();
+    if let Some(dearest) = dearest.map(Amount::from_micros) {
+        let text = format!("market.max_price = \"{dearest}\" or more");
+        push(text, &|order| order.budget = dearest);
+    }
+    all
+}
+
+/// The providers that a plan has and another has not.
+pub fn admitted(before: &Plan, after: &Plan) -> usize {
+    let peers = |plan: &Plan| -> BTreeSet<PeerId> {
+        plan.candidates
+            .iter()
+            .map(|candidate| candidate.peer)
+            .collect()
+    };
+    peers(after).difference(&peers(before)).count()
+}
+
+/// Those that admit anybody, the most first, and only as many as are read.
+pub fn best(mut tried: Vec<(String, usize)>) -> Vec<(String, usize)> {
+    tried.retain(|(_, admits)| *admits > 0);
+    tried.sort_by_key(|(_, admits)| std::cmp::Reverse(*admits));
+    tried.truncate(SHOWN);
+    tried
+}
