@@ -22,6 +22,8 @@
 mod fields;
 mod show;
 
+use std::borrow::Cow;
+
 use bincode::{Decode, Encode};
 use serde::{Serialize, Serializer};
 
@@ -120,7 +122,7 @@ pub enum Term {
     Subtract,
     /// A number, times a plain one.
     Multiply,
-    /// A number by a plain one, or by one of its unit.
+    /// A number by a plain one; by any other it is a plain ratio.
     Divide,
     /// A condition, and what it is if so, and if not.
     If,
@@ -178,20 +180,20 @@ pub enum Wrong {
 
 /// A value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub enum Value<'a> {
     /// Yes or no.
     Bool(bool),
     /// A number of some unit.
     Number(Number),
     /// A text.
-    Text(Word),
+    Text(Cow<'a, str>),
 }
 
 /// What came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Answer<'a> {
     /// A value.
-    Known(Value),
+    Known(Value<'a>),
     /// None: the first field that nothing is said of, or none where a number left its
     /// range.
     Unknown(Option<Field>),
@@ -207,7 +209,7 @@ impl Serialize for Expression {
 /// Says what fields are.
 pub trait Fields {
     /// A field's value, of its type; nothing where there is none.
-    fn get(&self, field: Field) -> Option<Value>;
+    fn get(&self, field: Field) -> Option<Value<'_>>;
 }
 
 impl Number {
@@ -266,13 +268,13 @@ impl Expression {
     }
 
     /// What it comes to.
-    pub fn evaluate(&self, fields: &impl Fields) -> Answer {
+    pub fn evaluate<'a>(&'a self, fields: &'a impl Fields) -> Answer<'a> {
         evaluate(&self.0, fields)
     }
 
     /// The first of the conditions joined by `&&` that is not true, and what it came
     /// to: a part of the terms.
-    pub fn first_missed(&self, fields: &impl Fields) -> Option<(&[Term], Answer)> {
+    pub fn first_missed<'a>(&'a self, fields: &'a impl Fields) -> Option<(&'a [Term], Answer<'a>)> {
         self.parts().into_iter().find_map(|part| {
             let answer = evaluate(part, fields);
             (answer != Answer::Known(Value::Bool(true))).then_some((part, answer))
@@ -430,9 +432,8 @@ fn result_of(term: &Term, taken: &[Type], scope: Scope) -> Result<Type, Wrong> {
         | (Term::Multiply | Term::Divide, [Type::Number(unit), Type::Number(Unit::Plain)]) => {
             Ok(Type::Number(*unit))
         }
-        (Term::Divide, [Type::Number(unit), Type::Number(by)]) if unit == by => {
-            Ok(Type::Number(Unit::Plain))
-        }
+        // A ratio, like speed for money: good for comparing with its like.
+        (Term::Divide, [Type::Number(_), Type::Number(_)]) => Ok(Type::Number(Unit::Plain)),
         (Term::If, [Type::Bool, yes, no]) if yes == no => Ok(*yes),
         (Term::If, [Type::Bool, yes, no]) => Err(mismatch(yes, *no)),
         (Term::If, [found, ..]) => Err(mismatch(&Type::Bool, *found)),
@@ -442,99 +443,95 @@ fn result_of(term: &Term, taken: &[Type], scope: Scope) -> Result<Type, Wrong> {
     }
 }
 
-fn evaluate(terms: &[Term], fields: &impl Fields) -> Answer {
-    let mut answers: Vec<Answer> = Vec::new();
+fn evaluate<'a>(terms: &'a [Term], fields: &'a impl Fields) -> Answer<'a> {
+    let mut answers: Vec<Answer<'a>> = Vec::with_capacity(VALUES_MAX + 1);
     for term in terms {
         let Some(first) = answers.len().checked_sub(term.takes()) else {
             return Answer::Unknown(None);
         };
-        let taken = answers.split_off(first);
-        answers.push(term.apply(taken, fields));
+        let made = term.apply(answers.get(first..).unwrap_or_default(), fields);
+        answers.truncate(first);
+        answers.push(made);
         if answers.len() > VALUES_MAX {
             return Answer::Unknown(None);
         }
     }
-    match <[Answer; 1]>::try_from(answers) {
-        Ok([one]) => one,
-        Err(_) => Answer::Unknown(None),
+    match (answers.pop(), answers.is_empty()) {
+        (Some(one), true) => one,
+        _ => Answer::Unknown(None),
     }
 }
 
 impl Term {
     /// What it makes of these. Values of types that a check refuses make an unknown.
-    fn apply(&self, taken: Vec<Answer>, fields: &impl Fields) -> Answer {
+    fn apply<'a>(&'a self, taken: &[Answer<'a>], fields: &'a impl Fields) -> Answer<'a> {
         use Answer::{Known, Unknown};
-        let truth = |answer: &Answer| match answer {
-            Known(Value::Bool(truth)) => Some(*truth),
-            Known(_) | Unknown(_) => None,
-        };
-        match (self, &*taken) {
-            (Self::Bool(value), _) => return Known(Value::Bool(*value)),
-            (Self::Number(value, _), _) => return Known(Value::Number(*value)),
-            (Self::Text(value), _) => return Known(Value::Text(value.clone())),
+        use Value::{Bool, Number as Num, Text as Words};
+        let known = |value: Option<Value<'a>>| value.map_or(Unknown(None), Known);
+        let number = |number: Option<Number>| known(number.map(Num));
+        match (self, taken) {
+            (Self::Bool(value), _) => Known(Bool(*value)),
+            (Self::Number(value, _), _) => Known(Num(*value)),
+            (Self::Text(value), _) => Known(Words(Cow::Borrowed(value))),
             (Self::Field(field), _) => {
-                return fields.get(*field).map_or(Unknown(Some(*field)), Known);
+                let said = fields.get(*field);
+                said.map_or(Unknown(Some(*field)), Known)
             }
             // Decided by one side, whatever the other is.
-            (Self::And, [a, b]) if truth(a) == Some(false) || truth(b) == Some(false) => {
-                return Known(Value::Bool(false));
+            (Self::And, [Known(Bool(false)), _] | [_, Known(Bool(false))]) => Known(Bool(false)),
+            (Self::Or, [Known(Bool(true)), _] | [_, Known(Bool(true))]) => Known(Bool(true)),
+            (Self::If, [Known(Bool(true)), yes, _]) => yes.clone(),
+            (Self::If, [Known(Bool(false)), _, no]) => no.clone(),
+            (_, taken) if taken.iter().any(|answer| matches!(answer, Unknown(_))) => {
+                Unknown(unknown(taken))
             }
-            (Self::Or, [a, b]) if truth(a) == Some(true) || truth(b) == Some(true) => {
-                return Known(Value::Bool(true));
+            (Self::Not, [Known(Bool(a))]) => Known(Bool(!a)),
+            (Self::And | Self::Or, [Known(Bool(a)), Known(Bool(_))]) => Known(Bool(*a)),
+            (Self::Negate, [Known(Num(a))]) => number(a.0.checked_neg().map(Number)),
+            (Self::Add, [Known(Num(a)), Known(Num(b))]) => number(a.0.checked_add(b.0).map(Number)),
+            (Self::Subtract, [Known(Num(a)), Known(Num(b))]) => {
+                number(a.0.checked_sub(b.0).map(Number))
             }
-            (Self::If, [condition, yes, no]) => {
-                return match truth(condition) {
-                    Some(true) => yes.clone(),
-                    Some(false) => no.clone(),
-                    None => Unknown(unknown(&taken)),
+            (Self::Multiply, [Known(Num(a)), Known(Num(b))]) => number(a.times(*b)),
+            (Self::Divide, [Known(Num(a)), Known(Num(b))]) => number(a.over(*b)),
+            (Self::Compare(how), [Known(a), Known(b)]) => known(how.holds(a, b).map(Bool)),
+            (Self::OneOf(_), [one, others @ ..]) => Known(Bool(others.contains(one))),
+            (Self::StartsWith, [Known(Words(a)), Known(Words(b))]) => {
+                Known(Bool(a.starts_with(&**b)))
+            }
+            (Self::EndsWith, [Known(Words(a)), Known(Words(b))]) => Known(Bool(a.ends_with(&**b))),
+            (Self::Contains, [Known(Words(a)), Known(Words(b))]) => Known(Bool(a.contains(&**b))),
+            _ => Unknown(None),
+        }
+    }
+}
+
+impl Comparison {
+    /// Whether two values compare so; nothing of what has no order.
+    fn holds(self, a: &Value<'_>, b: &Value<'_>) -> Option<bool> {
+        let order = match (a, b) {
+            (Value::Number(a), Value::Number(b)) => a.cmp(b),
+            _ => {
+                return match self {
+                    Self::Equal => Some(a == b),
+                    Self::NotEqual => Some(a != b),
+                    Self::Less | Self::LessOrEqual | Self::GreaterOrEqual | Self::Greater => None,
                 };
             }
-            _ => {}
-        }
-        let first_unknown = unknown(&taken);
-        let known = taken.into_iter().map(|answer| match answer {
-            Known(value) => Some(value),
-            Unknown(_) => None,
-        });
-        let made = known
-            .collect::<Option<Vec<_>>>()
-            .and_then(|values| self.of_values(&values));
-        made.map_or(Unknown(first_unknown), Known)
-    }
-
-    fn of_values(&self, values: &[Value]) -> Option<Value> {
-        use Value::{Bool, Number as Num, Text as Words};
-        let made = match (self, values) {
-            (Self::Not, [Bool(a)]) => Bool(!a),
-            (Self::And, [Bool(a), Bool(b)]) => Bool(*a && *b),
-            (Self::Or, [Bool(a), Bool(b)]) => Bool(*a || *b),
-            (Self::Negate, [Num(a)]) => Num(Number(a.0.checked_neg()?)),
-            (Self::Add, [Num(a), Num(b)]) => Num(Number(a.0.checked_add(b.0)?)),
-            (Self::Subtract, [Num(a), Num(b)]) => Num(Number(a.0.checked_sub(b.0)?)),
-            (Self::Multiply, [Num(a), Num(b)]) => Num(a.times(*b)?),
-            (Self::Divide, [Num(a), Num(b)]) => Num(a.over(*b)?),
-            (Self::Compare(Comparison::Equal), [a, b]) => Bool(a == b),
-            (Self::Compare(Comparison::NotEqual), [a, b]) => Bool(a != b),
-            (Self::Compare(how), [Num(a), Num(b)]) => Bool(match how {
-                Comparison::Less => a < b,
-                Comparison::LessOrEqual => a <= b,
-                Comparison::Equal => a == b,
-                Comparison::NotEqual => a != b,
-                Comparison::GreaterOrEqual => a >= b,
-                Comparison::Greater => a > b,
-            }),
-            (Self::OneOf(_), [one, others @ ..]) => Bool(others.contains(one)),
-            (Self::StartsWith, [Words(a), Words(b)]) => Bool(a.starts_with(&**b)),
-            (Self::EndsWith, [Words(a), Words(b)]) => Bool(a.ends_with(&**b)),
-            (Self::Contains, [Words(a), Words(b)]) => Bool(a.contains(&**b)),
-            _ => return None,
         };
-        Some(made)
+        Some(match self {
+            Self::Less => order.is_lt(),
+            Self::LessOrEqual => order.is_le(),
+            Self::Equal => order.is_eq(),
+            Self::NotEqual => order.is_ne(),
+            Self::GreaterOrEqual => order.is_ge(),
+            Self::Greater => order.is_gt(),
+        })
     }
 }
 
 /// The first field among these that nothing is said of.
-fn unknown(answers: &[Answer]) -> Option<Field> {
+fn unknown(answers: &[Answer<'_>]) -> Option<Field> {
     answers.iter().find_map(|answer| match answer {
         Answer::Unknown(field) => *field,
         Answer::Known(_) => None,

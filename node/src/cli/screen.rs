@@ -136,10 +136,14 @@ pub(super) fn until(at_ms: u64) -> String {
     }
 }
 
-/// A time span in its two largest units.
+/// A time span, in its two largest units or with two places.
 pub(super) fn rough(millis: u64) -> String {
     let step = match millis {
-        0..10_000 => 1,
+        1000..10_000 => {
+            let text = format!("{}.{:02}", millis / 1000, millis % 1000 / 10);
+            return text.trim_end_matches('0').trim_end_matches('.').to_owned() + "s";
+        }
+        0..1000 => 1,
         10_000..3_600_000 => 1_000,
         3_600_000..86_400_000 => 60_000,
         _ => 3_600_000,
@@ -202,7 +206,7 @@ mod tests {
 
     #[test]
     fn quantities_are_short() {
-        assert_eq!(rough(1_234), "1s234ms");
+        assert_eq!(rough(1_234), "1.23s");
         assert_eq!(rough(61_500), "1m1s");
         assert_eq!(rough(90_061_000), "1d1h");
         assert_eq!(speed(5_630_000_000), "5.6 GFLOP/s");

@@ -4,9 +4,9 @@ use super::*;
 struct Given;
 
 impl Fields for Given {
-    fn get(&self, field: Field) -> Option<Value> {
+    fn get(&self, field: Field) -> Option<Value<'_>> {
         Some(match field {
-            Field::REGION => Value::Text(Word::lossy("CN-NX")),
+            Field::REGION => Value::Text("CN-NX".into()),
             Field::GPU_MEMORY => Value::Number(Number::whole(8 << 30)),
             Field::PRICE_GPU_HOUR => Value::Number(Number::millionths(1_250_000)),
             Field::SLOTS => Value::Number(Number::whole(4)),

@@ -1,8 +1,10 @@
 //! What expressions read: the values of an offer's fields, and of a job's.
 
+use std::borrow::Cow;
+
 use crate::{
     deal::{Needs, Request, Work},
-    expression::{Field, Fields, Number, Value, Word},
+    expression::{Field, Fields, Number, Value},
     ids::AccountId,
     offer::{Device, Offer},
     registry::{DeviceKind, SpeedKind},
@@ -64,44 +66,48 @@ impl<'a> JobFields<'a> {
     }
 }
 
-fn text(text: &str) -> Value {
-    Value::Text(Word::lossy(text))
+fn text(text: &str) -> Value<'_> {
+    Value::Text(Cow::Borrowed(text))
 }
 
-fn number(number: impl Into<u64>) -> Value {
+fn shown(value: impl ToString) -> Value<'static> {
+    Value::Text(Cow::Owned(value.to_string()))
+}
+
+fn number(number: impl Into<u64>) -> Value<'static> {
     Value::Number(Number::whole(number.into()))
 }
 
-fn money(amount: Amount) -> Value {
+fn money(amount: Amount) -> Value<'static> {
     Value::Number(Number::millionths(amount.as_micros().into()))
 }
 
-fn seconds(millis: Millis) -> Value {
+fn seconds(millis: Millis) -> Value<'static> {
     Value::Number(Number::millionths(i128::from(millis.get()) * 1000))
 }
 
 /// Speeds that were not measured are not known.
-fn measured(per_second: u64) -> Option<Value> {
+fn measured(per_second: u64) -> Option<Value<'static>> {
     (per_second > 0).then(|| number(per_second))
 }
 
 impl OfferFields<'_> {
     /// What so much of a meter costs, where it has a price.
-    fn price_of(&self, meter: Meter, quantity: u64) -> Option<Value> {
+    fn price_of(&self, meter: Meter, quantity: u64) -> Option<Value<'static>> {
         let price = self.offer.prices.iter().find(|price| price.meter == meter);
         price?.of(quantity).map(money)
     }
 }
 
 impl Fields for OfferFields<'_> {
-    fn get(&self, field: Field) -> Option<Value> {
+    fn get(&self, field: Field) -> Option<Value<'_>> {
         let (offer, device) = (self.offer, self.device);
         let gpu = (device.kind == DeviceKind::GPU).then_some(device);
         let speed = |kind| measured(device.speed(kind));
         match field {
             Field::REGION => Some(text(&offer.region)),
-            Field::PROVIDER => Some(text(&format!("{:#}", offer.account))),
-            Field::SANDBOX => Some(text(&offer.sandbox.to_string())),
+            Field::PROVIDER => Some(shown(format_args!("{:#}", offer.account))),
+            Field::SANDBOX => Some(shown(offer.sandbox)),
             Field::FIRM => Some(Value::Bool(offer.firm)),
             Field::SLOTS => Some(number(offer.slots)),
             Field::SLOTS_FREE => Some(number(offer.slots_free)),
@@ -111,7 +117,7 @@ impl Fields for OfferFields<'_> {
             Field::WATTS => offer.energy.map(|energy| number(energy.watts)),
             Field::CARBON => offer.energy.map(|energy| number(energy.carbon_g_per_kwh)),
             Field::TRUST => Some(number(self.believed)),
-            Field::DEVICE_KIND => Some(text(&device.kind.to_string())),
+            Field::DEVICE_KIND => Some(shown(device.kind)),
             Field::DEVICE_MAKER => Some(text(&device.maker)),
             Field::DEVICE_MODEL => Some(text(&device.model)),
             Field::DEVICE_DRIVER => Some(text(&device.driver)),
@@ -139,12 +145,12 @@ impl Fields for OfferFields<'_> {
 }
 
 impl Fields for JobFields<'_> {
-    fn get(&self, field: Field) -> Option<Value> {
+    fn get(&self, field: Field) -> Option<Value<'_>> {
         let needs = self.needs;
         match field {
-            Field::CLIENT => Some(text(&format!("{:#}", self.account))),
+            Field::CLIENT => Some(shown(format_args!("{:#}", self.account))),
             Field::CLIENT_KNOWN => self.known.map(Value::Bool),
-            Field::JOB_RUNTIME => Some(text(&needs.runtime.to_string())),
+            Field::JOB_RUNTIME => Some(shown(needs.runtime)),
             Field::JOB_RUN_MAX => Some(seconds(needs.run_max)),
             Field::JOB_MEMORY => Some(number(needs.memory_bytes)),
             Field::JOB_INPUTS => Some(number(self.inputs_bytes)),

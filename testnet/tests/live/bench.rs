@@ -50,6 +50,13 @@ fn live_bench_store_is_beside_the_disk() {
 }
 
 #[test]
+fn live_bench_match_judges_every_offer() {
+    let table = bench(&["match", "--offers", "200", "--rounds", "2"]);
+    assert!(table.contains("200 of 200 fit"), "{table}");
+    assert!(table.contains("a rank of its own"), "{table}");
+}
+
+#[test]
 fn live_bench_memory_waits_until_all_offers_are_known() {
     let table = bench(&["memory", "--offers", "5", "--rest", "0"]);
     assert!(table.contains("with 5 offers, resident"), "{table}");

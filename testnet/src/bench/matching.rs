@@ -1,0 +1,207 @@
+//! How long a book takes to say who could run a job, best first.
+//!
+//! Only the rules: no node, no disk, one thread. The offers differ in region, device,
+//! memory, speed and price; each is judged anew for every job, as a node does it. What a
+//! job wants rises from nothing to a condition with a rank of its own. The time for the
+//! whole book is what counts; a look at each offer without a rule is beside it, for that
+//! is the least that any rule could cost without an index.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant, SystemTime},
+};
+
+use suanli_node::expression;
+use suanli_protocol::{
+    deal::{Needs, Work},
+    delegation::Delegation,
+    envelope::{Extensions, Signer, Verified},
+    expression::{Expression, Scope},
+    ids::NetworkId,
+    offer::{Offer, Speed},
+    rank::{self, Policy, Want},
+    registry::{Runtime, SandboxLevel},
+    units::{Amount, Millis, Price, Wall},
+    wire::{List, Text},
+};
+
+use super::{
+    figures::{Aim, Figure, Report},
+    machine::Watch,
+    offers,
+};
+
+/// Longer than the benchmark.
+const LIFE: Duration = Duration::from_secs(200);
+/// Nodes that sign; each has many offers, which the rules don't mind.
+const NODES: u8 = 50;
+const AIM_MS: f64 = 10.0;
+const THREE_PARTS: &str =
+    "gpu.memory >= bytes(\"16GiB\") && region.startsWith(\"CN-N\") && price.gpu_hour < 3.5";
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Plan {
+    /// Offers in the book
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    offers: u32,
+    /// Jobs, one after the other
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+/// Runs it.
+pub(super) fn run(plan: Plan) -> anyhow::Result<Report> {
+    let book = book(plan.offers);
+    let watch = Watch::begin();
+    let read = |text: &str| {
+        expression::condition(text, Scope::Offer).map_err(|why| anyhow::anyhow!("{text}: {why}"))
+    };
+    let three = read(THREE_PARTS)?;
+    let rank = expression::rank("gpu.fp32 / price.gpu_hour", Scope::Offer);
+    let rank = rank.map_err(|why| anyhow::anyhow!("{why}"))?;
+    let rows = [
+        ("every offer fits", None, None),
+        ("a condition of three parts", Some(&three), None),
+        ("the same, and a rank of its own", Some(&three), Some(&rank)),
+    ];
+    let mut figures = vec![looked_at(&book, plan.rounds)];
+    for (what, condition, rank) in rows {
+        figures.push(matched(&book, plan.rounds, (what, condition, rank)));
+    }
+    Ok(Report {
+        bench: "match",
+        figures,
+        state: watch.end(),
+    })
+}
+
+/// Reads what a rule reads of every offer, and does nothing with it.
+fn looked_at(book: &[Verified<Offer>], rounds: u32) -> Figure {
+    let samples = (0..rounds).map(|_| {
+        let began = Instant::now();
+        let sum = book.iter().fold(0_u64, |sum, offer| {
+            let body = offer.body();
+            let device = body.devices.iter().map(|device| device.memory_bytes).max();
+            sum.wrapping_add(device.unwrap_or(0))
+        });
+        black_box(sum);
+        began.elapsed().as_secs_f64() * 1000.0
+    });
+    Figure::of(
+        format!("{} offers, only looked at", book.len()),
+        "ms",
+        samples.collect(),
+    )
+}
+
+fn matched(
+    book: &[Verified<Offer>],
+    rounds: u32,
+    (what, condition, rank): (&str, Option<&Expression>, Option<&Expression>),
+) -> Figure {
+    let needs = Needs {
+        runtime: Runtime::WGSL,
+        features: List::default(),
+        device: None,
+        memory_bytes: 1 << 30,
+        sandbox: SandboxLevel::PROCESS,
+        run_max: Millis::new(60_000),
+        output_bytes_max: 1 << 20,
+        fuel_max: 0,
+    };
+    let want = Want {
+        needs: &needs,
+        work: &Work::Job,
+        budget: Amount::from_micros(10_000_000),
+        regions: &[],
+        flops: Some(1_000_000_000_000),
+        policy: Policy::Cheapest,
+        condition,
+        rank,
+        account: Signer::new(&[1; 32], NetworkId::of("bench"))
+            .public()
+            .account(),
+        inputs_bytes: 0,
+    };
+    let mut fit = 0;
+    let samples = (0..rounds).map(|_| {
+        let began = Instant::now();
+        let plan = black_box(rank::rank(book.iter(), &want, |_| Ok(100)));
+        let took = began.elapsed().as_secs_f64() * 1000.0;
+        fit = plan.candidates.len();
+        took
+    });
+    let samples: Vec<f64> = samples.collect();
+    Figure::of(what, "ms", samples)
+        .aim(Aim::Below(AIM_MS))
+        .note(format!("{fit} of {} fit", book.len()))
+}
+
+fn book(count: u32) -> Vec<Verified<Offer>> {
+    let network = NetworkId::of("bench");
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let issued = Wall::from_millis(u64::try_from(since.as_millis()).unwrap_or(0));
+    let expires = issued.after(LIFE);
+    let nodes: Vec<_> = (1..=NODES)
+        .map(|number| node(network, number, issued))
+        .collect();
+    let regions = [
+        "CN-NX", "CN-GZ", "CN-NM", "CN-GS", "CN-BJ", "CN-SH", "CN-GD", "CN-SC",
+    ];
+    let of_cycle = nodes.iter().cycle().zip(regions.iter().cycle());
+    let numbered = of_cycle
+        .zip(0_u64..)
+        .take(usize::try_from(count).unwrap_or(0));
+    let offers = numbered.map(|(((node, template), region), number)| {
+        let mut offer = template.clone();
+        offer.sequence += number;
+        offer.region = Text::lossy(region);
+        let mut device = offer.devices.to_vec();
+        for device in &mut device {
+            device.memory_bytes = (4 + number % 13 * 4) << 30;
+            device.speeds = List::truncated(
+                device
+                    .speeds
+                    .iter()
+                    .map(|speed| Speed {
+                        per_second: speed.per_second / 20 * (1 + number % 19),
+                        ..*speed
+                    })
+                    .collect(),
+            );
+        }
+        offer.devices = List::truncated(device);
+        let prices = offer.prices.iter().map(|price| Price {
+            amount: Amount::from_micros(price.amount.as_micros() + number % 997),
+            ..*price
+        });
+        offer.prices = List::truncated(prices.collect());
+        node.sign(issued, expires, offer)
+    });
+    offers.collect()
+}
+
+/// A node that signs, and what it offers.
+fn node(network: NetworkId, number: u8, issued: Wall) -> (Signer, Offer) {
+    let (node, account) = (
+        Signer::new(&[number; 32], network),
+        Signer::new(&[!number; 32], network),
+    );
+    let delegation = account.sign(
+        issued,
+        issued.after(LIFE),
+        Delegation {
+            node: node.public().peer(),
+            provides: true,
+            consumes: false,
+            extensions: Extensions::default(),
+        },
+    );
+    let offer = offers::offer(
+        account.public().account(),
+        delegation.raw(),
+        issued.as_millis(),
+    );
+    (node, offer)
+}
