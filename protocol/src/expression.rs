@@ -46,7 +46,7 @@ pub const CHOICES_MAX: u8 = 12;
 const STEP: i128 = 1_000_000;
 /// The largest number that is written in an expression, in steps: enough for the bytes
 /// and operations of all machines together.
-const LITERAL_MAX: i128 = 1_000_000_000_000_000_000_000_000_000;
+const LITERAL_MAX: u128 = 1_000_000_000_000_000_000_000_000_000;
 
 /// A text in an expression.
 pub type Word = Text<NAME_BYTES_MAX>;
@@ -401,7 +401,9 @@ fn result_of(term: &Term, taken: &[Type], scope: Scope) -> Result<Type, Wrong> {
     };
     match (term, taken) {
         (Term::Bool(_), _) => Ok(Type::Bool),
-        (Term::Number(number, _), _) if number.0.abs() > LITERAL_MAX => Err(Wrong::TooLarge),
+        (Term::Number(number, _), _) if number.0.unsigned_abs() > LITERAL_MAX => {
+            Err(Wrong::TooLarge)
+        }
         (Term::Number(_, unit), _) => Ok(Type::Number(*unit)),
         (Term::Text(_), _) => Ok(Type::Text),
         (Term::Field(field), _) => {

@@ -61,14 +61,15 @@ impl Unit {
 /// A number with the largest prefix that keeps it above one, exactly or not at all.
 fn scaled(number: Number, prefixes: &[(u64, &str)], unit: &str) -> String {
     let fits = prefixes.iter().find(|(factor, _)| {
-        let factor = i128::from(*factor);
-        number.0.abs() >= factor * STEP
+        let least = u128::from(*factor) * STEP.unsigned_abs();
+        number.0.unsigned_abs() >= least
     });
     match fits {
         // Two places are enough to read.
         Some((factor, prefix)) => {
-            let hundredths = number.0 * 100 / i128::from(*factor) / STEP;
-            format!("{} {prefix}", decimal(hundredths * STEP / 100))
+            let hundredth = STEP / 100;
+            let millionths = number.0 / i128::from(*factor);
+            format!("{} {prefix}", decimal(millionths / hundredth * hundredth))
         }
         None if unit.is_empty() => decimal(number.0),
         None => format!("{} {unit}", decimal(number.0)),

@@ -192,6 +192,9 @@ fn abuse_77_any_terms_can_be_evaluated_and_shown() {
     let kinds = [
         Term::Bool(true),
         plain(u64::MAX),
+        Term::Number(Number::millionths(i128::MIN), Unit::Bytes),
+        Term::Number(Number::millionths(i128::MAX), Unit::Speed),
+        Term::Number(Number::millionths(i128::MIN), Unit::Seconds),
         text("x"),
         Term::Field(Field(7777)),
         Term::Not,
