@@ -9,12 +9,11 @@
 //! that did not fit before. Demands that a job can't do without (its runtime, features of
 //! its program) are not among them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use suanli_executor::quantity::{ByteSize, Span};
 use suanli_protocol::{
     expression::written,
-    ids::PeerId,
     rank::{Misfit, Plan},
     record::JobOrder,
     registry::{Reason, SandboxLevel},
@@ -102,15 +101,9 @@ pub fn changes(order: &JobOrder, plan: &Plan) -> Vec<Change> {
     all
 }
 
-/// The providers that a plan has and another has not.
-pub fn admitted(before: &Plan, after: &Plan) -> usize {
-    let peers = |plan: &Plan| -> BTreeSet<PeerId> {
-        plan.candidates
-            .iter()
-            .map(|candidate| candidate.peer)
-            .collect()
-    };
-    peers(after).difference(&peers(before)).count()
+/// How many more a plan has than another: one demand less takes nobody away.
+pub const fn admitted(before: &Plan, after: &Plan) -> usize {
+    after.fitting.saturating_sub(before.fitting)
 }
 
 /// Those that admit anybody, the most first, and only as many as are read.

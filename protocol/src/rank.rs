@@ -114,22 +114,39 @@ pub struct Misfit {
 /// A plan: who could run a job, best first, and who could not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// Best first.
+    /// Best first, [`PLAN_MAX`] at most.
     pub candidates: Vec<Candidate>,
-    /// By provider.
+    /// How many could run it.
+    pub fitting: usize,
+    /// In the book's order, [`PLAN_MAX`] at most.
     pub misfits: Vec<Misfit>,
+    /// How many could not.
+    pub unfit: usize,
 }
+
+/// Candidates that a plan names, and misfits; of the others it says how many they are.
+pub const PLAN_MAX: usize = 100;
 
 /// Whether an offer can serve such work within a budget.
 ///
 /// # Errors
 /// The first reason why not.
 pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<(), Decline> {
+    fitting_devices(offer, needs, work, budget).map(drop)
+}
+
+/// The devices of an offer that can serve such work within a budget, the fastest first.
+fn fitting_devices<'a>(
+    offer: &'a Offer,
+    needs: &Needs,
+    work: &Work,
+    budget: Amount,
+) -> Result<Vec<(u16, &'a Device)>, Decline> {
     // Allowed nothing it could only fail.
     if needs.quantity_max() == 0 {
         return Err(Reason::NO_SUCH_WORK.into());
     }
-    devices_for(offer, needs)?;
+    let devices = able_devices(offer, needs)?;
     if offer.sandbox < needs.sandbox {
         return Err(Decline {
             reason: Reason::SANDBOX_TOO_WEAK,
@@ -159,7 +176,7 @@ pub fn fit(offer: &Offer, needs: &Needs, work: &Work, budget: Amount) -> Result<
             have: budget.as_micros(),
         });
     }
-    Ok(())
+    Ok(devices)
 }
 
 /// How much of its runtime's meter a budget pays for one execution, up to what
@@ -205,6 +222,11 @@ pub fn affordable(
 /// # Errors
 /// Why none can.
 pub fn devices_for(offer: &Offer, needs: &Needs) -> Result<Vec<u16>, Decline> {
+    let able = able_devices(offer, needs)?.into_iter();
+    Ok(able.map(|(n, _)| n).collect())
+}
+
+fn able_devices<'a>(offer: &'a Offer, needs: &Needs) -> Result<Vec<(u16, &'a Device)>, Decline> {
     let mut able: Vec<(u16, &Device)> = (0..).zip(offer.devices.iter()).collect();
     able.retain(|(_, device)| device.runtime(needs.runtime).is_some());
     if able.is_empty() {
@@ -246,7 +268,7 @@ pub fn devices_for(offer: &Offer, needs: &Needs) -> Result<Vec<u16>, Decline> {
     }
     let kind = speed_of(needs.runtime);
     able.sort_by_key(|(n, device)| (Reverse(device.speed(kind)), *n));
-    Ok(able.into_iter().map(|(n, _)| n).collect())
+    Ok(able)
 }
 
 /// An amount, so many times; saturating.
@@ -262,17 +284,15 @@ pub fn rank<'a>(
     opinion: impl Fn(PeerId) -> Result<u8, Reason>,
 ) -> Plan {
     let mut fitting = Vec::new();
-    let mut misfits = Vec::new();
-    let misfit = |offer: &Verified<Offer>, (decline, why)| Misfit {
-        peer: offer.signer(),
-        region: offer.body().region.clone(),
-        decline,
-        why,
-    };
+    let mut misfits = Misfits::default();
     for offer in offers {
         match judge(offer, want, &opinion) {
             Ok(able) => fitting.push((offer, able)),
-            Err(no) => misfits.push(misfit(offer, no)),
+            Err(decline) => misfits.add(offer, decline, || {
+                let accept = offer.body().accept.as_ref();
+                let accept = accept.filter(|_| decline.reason == Reason::NOT_ACCEPTED);
+                accept?.why_not(&asker(want))
+            }),
         }
     }
     let runtime = want.needs.runtime;
@@ -281,17 +301,57 @@ pub fn rank<'a>(
         Some(speed(device, runtime, able.believed))
     };
     let slowest = fitting.iter().filter_map(fastest).min().unwrap_or(1);
-    let mut candidates = Vec::new();
-    for (offer, able) in fitting {
-        match candidate(offer, &able, want, slowest) {
-            Ok(scored) => candidates.push(scored),
-            Err(why) => misfits.push(misfit(offer, (Reason::CONDITION.into(), Some(why)))),
+    let mut ranked = Vec::new();
+    for (n, (offer, able)) in fitting.iter().enumerate() {
+        let best = meeting(offer.body(), able, want, slowest).map(|found| found.score);
+        match best.min() {
+            Some(score) => ranked.push((score, offer.signer(), n)),
+            None => misfits.add(offer, Reason::CONDITION.into(), || {
+                missed(offer.body(), able, want, slowest)
+            }),
         }
     }
-    candidates.sort_by_key(|(score, candidate)| (*score, candidate.peer));
+    let count = ranked.len();
+    if count > PLAN_MAX {
+        // Only the best are named, and put in order.
+        ranked.select_nth_unstable(PLAN_MAX);
+        ranked.truncate(PLAN_MAX);
+    }
+    ranked.sort_unstable();
+    let named = ranked.into_iter().filter_map(|(_, _, n)| fitting.get(n));
     Plan {
-        candidates: candidates.into_iter().map(|(_, c)| c).collect(),
-        misfits,
+        candidates: named
+            .filter_map(|(offer, able)| candidate(offer, able, want, slowest))
+            .collect(),
+        fitting: count,
+        misfits: misfits.named,
+        unfit: misfits.count,
+    }
+}
+
+/// Offers that don't fit: the first by name, the others by number.
+#[derive(Default)]
+struct Misfits {
+    named: Vec<Misfit>,
+    count: usize,
+}
+
+impl Misfits {
+    fn add(
+        &mut self,
+        offer: &Verified<Offer>,
+        decline: Decline,
+        why: impl FnOnce() -> Option<String>,
+    ) {
+        self.count += 1;
+        if self.named.len() < PLAN_MAX {
+            self.named.push(Misfit {
+                peer: offer.signer(),
+                region: offer.body().region.clone(),
+                decline,
+                why: why(),
+            });
+        }
     }
 }
 
@@ -301,90 +361,118 @@ struct Able<'a> {
     believed: u8,
 }
 
+/// The job, as far as a provider's condition on it can be judged by its client.
+const fn asker<'a>(want: &Want<'a>) -> JobFields<'a> {
+    JobFields {
+        account: want.account,
+        known: None,
+        hour: None,
+        needs: want.needs,
+        work: want.work,
+        inputs_bytes: want.inputs_bytes,
+        budget: want.budget,
+    }
+}
+
 fn judge<'a>(
     offer: &'a Verified<Offer>,
     want: &Want<'_>,
     opinion: impl Fn(PeerId) -> Result<u8, Reason>,
-) -> Result<Able<'a>, (Decline, Option<String>)> {
-    let no = |decline: Decline| (decline, None);
+) -> Result<Able<'a>, Decline> {
     let body = offer.body();
     if !want.regions.is_empty() && !want.regions.contains(&body.region) {
-        return Err(no(Reason::OTHER_REGION.into()));
+        return Err(Reason::OTHER_REGION.into());
     }
-    fit(body, want.needs, want.work, want.budget).map_err(no)?;
-    if let Some(accept) = &body.accept {
-        let job = JobFields {
-            account: want.account,
-            known: None,
-            hour: None,
-            needs: want.needs,
-            work: want.work,
-            inputs_bytes: want.inputs_bytes,
-            budget: want.budget,
-        };
+    let devices = fitting_devices(body, want.needs, want.work, want.budget)?;
+    if let Some(accept) = &body.accept
         // What we can't know is the provider's to judge.
-        if accept.evaluate(&job) == Answer::Known(Value::Bool(false)) {
-            return Err((Reason::NOT_ACCEPTED.into(), accept.why_not(&job)));
-        }
+        && accept.evaluate(&asker(want)) == Answer::Known(Value::Bool(false))
+    {
+        return Err(Reason::NOT_ACCEPTED.into());
     }
-    let believed = opinion(offer.signer()).map_err(|reason| no(reason.into()))?;
-    let able = devices_for(body, want.needs).map_err(no)?.into_iter();
-    let devices = able.filter_map(|n| Some((n, body.devices.get(usize::from(n))?)));
-    Ok(Able {
-        devices: devices.collect(),
+    let believed = opinion(offer.signer())?;
+    Ok(Able { devices, believed })
+}
+
+/// A device of an offer that meets the job's condition.
+#[derive(Debug, Clone, Copy)]
+struct Met<'a> {
+    score: Score,
+    place: u16,
+    device: &'a Device,
+    expected: Millis,
+    price: Amount,
+}
+
+/// What a job's condition and rank read of an offer, on one device.
+fn fields<'a>(
+    offer: &'a Offer,
+    (device, believed): (&'a Device, u8),
+    want: &Want<'_>,
+    slowest: u64,
+) -> OfferFields<'a> {
+    let (expected, price) = expectation(offer, (device, believed), want, slowest);
+    OfferFields {
+        offer,
+        device,
         believed,
+        expected,
+        price,
+    }
+}
+
+fn meeting<'a>(
+    offer: &'a Offer,
+    able: &'a Able<'a>,
+    want: &'a Want<'_>,
+    slowest: u64,
+) -> impl Iterator<Item = Met<'a>> {
+    able.devices.iter().filter_map(move |&(place, device)| {
+        let fields = fields(offer, (device, able.believed), want, slowest);
+        let meets = |condition: &Expression| {
+            condition.evaluate(&fields) == Answer::Known(Value::Bool(true))
+        };
+        want.condition.is_none_or(meets).then(|| Met {
+            score: score(want.policy, want.rank, &fields),
+            place,
+            device,
+            expected: fields.expected,
+            price: fields.price,
+        })
     })
 }
 
-/// The offer on the best of its devices that meet the condition; else the part that the
-/// fastest misses.
+/// The part of the job's condition that the fastest device misses.
+fn missed(offer: &Offer, able: &Able<'_>, want: &Want<'_>, slowest: u64) -> Option<String> {
+    let (_, device) = able.devices.first()?;
+    let fields = fields(offer, (device, able.believed), want, slowest);
+    want.condition?.why_not(&fields)
+}
+
+/// The offer on the best of its devices that meet the condition.
 fn candidate(
     offer: &Verified<Offer>,
     able: &Able<'_>,
     want: &Want<'_>,
     slowest: u64,
-) -> Result<(Score, Candidate), String> {
-    let mut meeting = Vec::new();
-    let mut missed = None;
-    for &(n, device) in &able.devices {
-        let (expected, price) = expectation(offer.body(), (device, able.believed), want, slowest);
-        let fields = OfferFields {
-            offer: offer.body(),
-            device,
-            believed: able.believed,
-            expected,
-            price,
-        };
-        match want.condition.and_then(|of| of.why_not(&fields)) {
-            Some(why) => drop(missed.get_or_insert(why)),
-            None => meeting.push((
-                score(want.policy, want.rank, &fields),
-                n,
-                device,
-                expected,
-                price,
-            )),
-        }
-    }
-    meeting.sort_by_key(|(score, n, ..)| (*score, *n));
-    let Some(&(score, _, device, expected, price)) = meeting.first() else {
-        return Err(missed.unwrap_or_default());
-    };
+) -> Option<Candidate> {
+    let mut met: Vec<_> = meeting(offer.body(), able, want, slowest).collect();
+    met.sort_by_key(|found| (found.score, found.place));
+    let best = met.first()?;
     let (runtime, units) = (want.needs.runtime, want.work.unit_count());
     let most = want.needs.quantity_max();
     let cap = expected_price(&offer.body().prices, runtime, most, units);
-    let candidate = Candidate {
+    Some(Candidate {
         peer: offer.signer(),
         offer: OfferId(offer.hash()),
         region: offer.body().region.clone(),
-        device: device.model.clone(),
-        devices: List::truncated(meeting.iter().map(|(_, n, ..)| *n).collect()),
+        device: best.device.model.clone(),
+        devices: List::truncated(met.iter().map(|found| found.place).collect()),
         believed: able.believed,
-        expected,
-        price,
+        expected: best.expected,
+        price: best.price,
         cap: cap.min(want.budget),
-    };
-    Ok((score, candidate))
+    })
 }
 
 /// How long one execution is expected to take on a device, and what all cost.

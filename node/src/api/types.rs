@@ -326,10 +326,16 @@ pub struct PlanInfo {
     pub unit: String,
     /// The most that it may cost.
     pub budget: Amount,
-    /// Best first.
+    /// Best first, a hundred at most.
     pub candidates: Vec<CandidateInfo>,
-    /// Who can't, and why.
+    /// How many could run it.
+    #[serde(default)]
+    pub fitting: usize,
+    /// Who can't, and why; a hundred at most.
     pub misfits: Vec<MisfitInfo>,
+    /// How many can't.
+    #[serde(default)]
+    pub unfit: usize,
 }
 
 /// A plan, and what would make it longer.

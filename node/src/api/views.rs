@@ -274,6 +274,8 @@ pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
     PlanInfo {
         unit: unit.to_owned(),
         budget,
+        fitting: plan.fitting,
+        unfit: plan.unfit,
         candidates: plan
             .candidates
             .iter()

@@ -10,6 +10,7 @@ use suanli_protocol::{
     message::{Frame, Message},
     offer::Speed,
     peer::{Command, Event, ExecutionOrder, JobEvent},
+    rank::{self, PLAN_MAX, Policy, Want},
     receipt::Verdict,
     record::{JobEnd, Record},
     registry::{DeviceKind, Feature, Reason, Runtime},
@@ -188,6 +189,37 @@ fn a_jobs_condition_chooses_provider_and_device() {
     world.submit(picky);
     world.run_until_settled();
     assert_eq!(world.job(3).end, Some(JobEnd::Declined(Reason::NO_OFFER)));
+}
+
+/// A plan names the best and the first, and counts the rest.
+#[test]
+fn a_plan_of_many_offers_is_bounded() {
+    let world = World::new(1).start(&[]);
+    let mine = order(1);
+    let unmet = condition(vec![Term::Field(Field::FIRM), Term::Not], Scope::Offer);
+    let offer = world.peer(0).book().of(world.id(1)).unwrap();
+    let planned = |condition: Option<&Expression>| {
+        let want = Want {
+            needs: &mine.needs,
+            work: &mine.work,
+            budget: mine.budget,
+            regions: &[],
+            flops: None,
+            policy: Policy::Cheapest,
+            condition,
+            rank: None,
+            account: account_signer(0).public().account(),
+            inputs_bytes: 0,
+        };
+        rank::rank(std::iter::repeat_n(offer, 250), &want, |_| Ok(100))
+    };
+    let plan = planned(None);
+    assert_eq!((plan.candidates.len(), plan.fitting), (PLAN_MAX, 250));
+    assert_eq!((plan.misfits.len(), plan.unfit), (0, 0));
+    let plan = planned(unmet.as_ref());
+    assert_eq!((plan.misfits.len(), plan.unfit), (PLAN_MAX, 250));
+    assert_eq!((plan.candidates.len(), plan.fitting), (0, 0));
+    assert!(plan.misfits.iter().all(|misfit| misfit.why.is_some()));
 }
 
 /// What a client can know is judged before it asks; the rest by the provider.

@@ -129,7 +129,7 @@ fn matched(
         let began = Instant::now();
         let plan = black_box(rank::rank(book.iter(), &want, |_| Ok(100)));
         let took = began.elapsed().as_secs_f64() * 1000.0;
-        fit = plan.candidates.len();
+        fit = plan.fitting;
         took
     });
     let samples: Vec<f64> = samples.collect();

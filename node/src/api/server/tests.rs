@@ -640,7 +640,9 @@ async fn play(
             Ask::Offers(reply) => drop(reply.send(peer.book().iter().cloned().collect())),
             Ask::Plan(_, reply) => drop(reply.send(Plan {
                 candidates: Vec::new(),
+                fitting: 0,
                 misfits: Vec::new(),
+                unfit: 0,
             })),
             Ask::Submit(order, reply) => {
                 ordered.send(order).await.unwrap();

@@ -35,6 +35,7 @@ pub(in crate::cli) fn text(plan: &PlanInfo) -> String {
             ]);
         }
         text.push_str(&table.render(0));
+        text.push_str(&more(plan.fitting, plan.candidates.len(), "could run it"));
         text.push_str(&format!(
             "prices in {}; you pay {} at most\n",
             visible(&plan.unit),
@@ -75,5 +76,13 @@ fn misfits(plan: &PlanInfo) -> String {
             misfit.sentence.clone(),
         ]);
     }
-    table.render(0)
+    table.render(0) + &more(plan.unfit, plan.misfits.len(), "can't")
+}
+
+/// A line for those that a table does not name.
+fn more(all: usize, named: usize, what: &str) -> String {
+    match all.saturating_sub(named) {
+        0 => String::new(),
+        left => format!("and {left} more that {what}\n"),
+    }
 }

@@ -84,6 +84,8 @@ fn plan_info(script: Script) -> PlanInfo {
         unit: "credit".into(),
         budget: Amount::from_micros(10_000_000),
         candidates: vec![candidate; script.candidates],
+        fitting: script.candidates,
+        unfit: 0,
         misfits: Vec::new(),
     }
 }
