@@ -22,7 +22,7 @@ use suanli_executor::{
     program::{WASM_VERSION, WGSL_VERSION},
 };
 use suanli_protocol::{
-    limits::DEVICES_MAX,
+    limits::{DEVICES_MAX, RUNTIMES_MAX},
     offer::{Device, RuntimeOffer},
     registry::{Runtime, SandboxLevel},
     units::Meter,
@@ -59,7 +59,7 @@ pub struct Devices(Vec<Sold>);
 #[derive(Debug, Clone)]
 struct Sold {
     executor: Executor,
-    runtimes: List<RuntimeOffer, { suanli_protocol::limits::RUNTIMES_MAX }>,
+    runtimes: List<RuntimeOffer, RUNTIMES_MAX>,
     slots: u32,
 }
 
@@ -275,10 +275,7 @@ fn executor_config(provide: &Provide, adapter: Option<&Adapter>) -> ExecutorConf
 }
 
 /// What a device is offered for. Features are the adapter's.
-fn offered(
-    runtimes: &[Runtime],
-    adapter: Option<&Adapter>,
-) -> List<RuntimeOffer, { suanli_protocol::limits::RUNTIMES_MAX }> {
+fn offered(runtimes: &[Runtime], adapter: Option<&Adapter>) -> List<RuntimeOffer, RUNTIMES_MAX> {
     let each = runtimes.iter().map(|&runtime| match runtime {
         Runtime::WGSL => RuntimeOffer {
             runtime,

@@ -224,11 +224,6 @@ impl Number {
         Self(millionths)
     }
 
-    /// As millionths.
-    pub const fn as_millionths(self) -> i128 {
-        self.0
-    }
-
     fn times(self, other: Self) -> Option<Self> {
         Some(Self(self.0.checked_mul(other.0)? / STEP))
     }
@@ -312,15 +307,10 @@ impl Expression {
         parts.sort_by_key(|part| part.as_ptr());
         parts
     }
-
-    /// The fields that it reads, each once.
-    pub fn fields(&self) -> Vec<Field> {
-        fields_of(&self.0)
-    }
 }
 
 /// The fields that terms read, each once.
-pub fn fields_of(terms: &[Term]) -> Vec<Field> {
+fn fields_of(terms: &[Term]) -> Vec<Field> {
     let mut fields = Vec::new();
     for term in terms {
         if let Term::Field(field) = term

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use clap::Args;
-use suanli_executor::{AdapterSelection, Executor, ExecutorConfig, WorkerProgram};
+use suanli_executor::{
+    AdapterSelection, Executor, ExecutorConfig, limits::EVENTS_MAX, machine::Machine,
+};
+use tokio::sync::mpsc;
 
 use super::{
     context::Context,
@@ -61,34 +64,30 @@ fn unusable(dir: &Path, error: &std::io::Error) -> Failure {
 
 async fn measure(config: &Config, dir: &Path) -> Result<Measured, Failure> {
     let failed = |error: String| Failure::new(Exit::Unusable, error);
-    let program = WorkerProgram::find(config.worker.as_deref());
-    let program = program.map_err(|error| failed(error.to_string()))?;
-    let (adapters, _) = program
-        .probe()
-        .await
-        .map_err(|error| failed(error.to_string()))?;
+    let machine = Machine::look(config.worker.as_deref()).await;
+    let machine = machine.map_err(|error| failed(error.to_string()))?;
     let mut measured = Measured {
         adapters: Vec::new(),
         ..Measured::read(dir)
     };
     let scratch = dir.join("bench");
-    for adapter in adapters {
+    for adapter in machine.adapters() {
         print_aside(&format!("measuring {} …\n", &*adapter.name));
-        let executor = ExecutorConfig {
-            worker: config.worker.clone(),
+        let own = ExecutorConfig {
             pool_size: 1,
             adapter: AdapterSelection::At(adapter.index),
             ..ExecutorConfig::default()
         };
-        let started = Executor::start(executor).await;
-        let (executor, mut events) = started.map_err(|error| failed(error.to_string()))?;
+        let (events_in, mut events) = mpsc::channel(EVENTS_MAX);
+        let started = Executor::start_on(&machine, &own, events_in);
+        let executor = started.map_err(|error| failed(error.to_string()))?;
         measured
-            .measure_adapter(&adapter, &executor, &mut events, &scratch)
+            .measure_adapter(adapter, &executor, &mut events, &scratch)
             .await;
         executor.stop().await;
     }
     print_aside("measuring the processor …\n");
-    let processor = measured.measure_processor(&program).await;
+    let processor = measured.measure_processor(machine.program()).await;
     processor.map_err(|error| failed(error.to_string()))?;
     // Empty: each product was removed when it had been checked.
     let _ = std::fs::remove_dir(&scratch);
