@@ -26,7 +26,7 @@ use crate::{
     offer::{Name, Offer, Prices, Terms, check_prices},
     rank,
     registry::{Confidentiality, DeviceKind, Feature, Runtime, SandboxLevel, Verification, kind},
-    units::{Amount, Meter, Millis, Wall},
+    units::{Amount, Meter, Millis, Price, Wall},
     wire::List,
 };
 
@@ -415,6 +415,9 @@ pub enum Mismatch {
     /// that is cut short is paid as the job's fault.
     #[error("the quote allows less than the budget pays for")]
     TooLittle,
+    /// A price of the quote is higher than the offer says.
+    #[error("the quote is dearer than the offer that it goes back to")]
+    Dearer,
     /// The quote is over what the client pays.
     #[error("the quote's cap is over the client's budget")]
     OverBudget,
@@ -572,6 +575,9 @@ pub fn check_quote(
     if quoted.cap > asked.budget {
         return Err(Mismatch::OverBudget);
     }
+    if is_dearer(&quoted.prices, &offer.body().prices) {
+        return Err(Mismatch::Dearer);
+    }
     if quoted.quantity_max(asked.needs.runtime) < least_quantity(asked, quoted) {
         return Err(Mismatch::TooLittle);
     }
@@ -579,6 +585,19 @@ pub fn check_quote(
         return Err(Mismatch::NotAsOffered);
     }
     Ok(())
+}
+
+/// Whether a price list has a price that is not on the offer's, or a higher one. An
+/// offer that nobody is held to is bait.
+fn is_dearer(quoted: &[Price], offered: &[Price]) -> bool {
+    let product = |amount: Amount, per: u64| u128::from(amount.as_micros()) * u128::from(per);
+    !quoted.iter().all(|price| {
+        let offered = offered.iter().find(|offered| offered.meter == price.meter);
+        price.amount == Amount::ZERO
+            || offered.is_some_and(|offered| {
+                product(price.amount, offered.per) <= product(offered.amount, price.per)
+            })
+    })
 }
 
 /// Whether a device of the offer is one that could run what is asked, and may.

@@ -99,6 +99,15 @@ pub const PAST_AGREEMENTS_KEPT: usize = 8192;
 pub const ATTEMPTS_MAX: usize = 16;
 /// Providers asked at once for one job.
 pub const ASKS_MAX: usize = 3;
+/// Providers of an array that are asked at once: each is a signature and a record.
+pub const ROUND_MAX: usize = 64;
+/// Agreements of one job that stand at once, whatever it asks for.
+pub const AGREEMENTS_PER_JOB_MAX: usize = 256;
+/// Units of one agreement: their receipts are kept until it is over.
+pub const SHARE_MAX: usize = 1024;
+/// Results of a unit that are compared, beyond twice as many as must agree: what so
+/// many can't decide is not decided.
+pub const RESULTS_MORE_MAX: u32 = 3;
 /// Disputes over one agreement: an honest provider needs one for each unit
 /// that was done elsewhere meanwhile, a liar signs receipts for ever.
 pub const DISPUTES_MAX: usize = 1024;

@@ -704,7 +704,7 @@ impl Peer {
         records: impl Iterator<Item = (Lsn, Record)>,
     ) -> Self {
         let mut peer = Self::replayed(now, config, signer, seed, records);
-        peer.buyer.resume(&mut peer.core);
+        peer.buyer.resume(&mut peer.core, &mut peer.ledger);
         peer.seller.resume(&mut peer.core);
         peer.ledger.resume(&mut peer.core);
         peer.core.wake(Timer::Book, Duration::ZERO);
@@ -849,7 +849,7 @@ impl Peer {
         let (work, budget) = (&order.work, order.budget);
         let offers = self.book.iter();
         let standings = &self.buyer.standings;
-        let opinion = |peer| standings.believed(peer).ok_or(Reason::FAILED_CHALLENGE);
+        let opinion = |peer| standings.opinion(peer, now);
         buyer::plan(
             self.core.identity(),
             offers,
@@ -980,7 +980,7 @@ impl Peer {
             Message::Agree(agreement, inline) => seller.on_agree(core, agreement, inline),
             Message::Agreed(agreement) => buyer.on_agreed(core, from, agreement),
             Message::AgreeRefused(agreement, decline) => {
-                buyer.on_agree_refused(core, from, agreement, decline);
+                buyer.on_agree_refused(core, ledger, from, agreement, decline);
             }
             Message::Release(quote) => seller.on_release(core, from, quote),
             Message::Progress(progress) => buyer.on_progress(core, from, progress),
@@ -989,7 +989,7 @@ impl Peer {
             Message::Resume(agreement, receipts) => {
                 seller.on_resume(core, ledger, from, agreement, receipts);
             }
-            Message::Lost(agreement) => buyer.on_lost(core, from, agreement),
+            Message::Lost(agreement) => buyer.on_lost(core, ledger, from, agreement),
             Message::Receipt(receipt, inline) => {
                 // Whoever works for us stays in the book when it is flooded.
                 if let Some(account) = buyer.works_for_us(receipt.body().key.agreement) {
@@ -1082,7 +1082,7 @@ impl Peer {
         match command {
             Command::Challenge(provider) => challenger.challenge(core, book, provider),
             Command::Submit(order) => buyer.submit(core, book, ledger, order),
-            Command::Cancel(job) => buyer.cancel(core, job),
+            Command::Cancel(job) => buyer.cancel(core, ledger, job),
             Command::Announce => seller.announce(core, book),
             Command::Provide(provider) => {
                 core.config.provider = Some(*provider);
@@ -1116,6 +1116,7 @@ impl Peer {
             Timer::Pull(peer) => self.pull_on(peer),
             Timer::Challenge(provider) => challenger.on_timer(core, provider),
             Timer::Job(job) => buyer.on_timer(core, book, ledger, job),
+            Timer::Served(agreement) => buyer.watch(core, ledger, agreement),
             Timer::Hold(quote) => seller.on_release_expired(core, quote),
             Timer::Deal(agreement) => seller.on_deal_timer(core, ledger, agreement),
             Timer::Channel(channel) => ledger.on_channel_timer(core, channel),

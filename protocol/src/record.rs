@@ -69,8 +69,6 @@ pub struct JobOrder {
     pub policy: Policy,
     /// Floating-point operations of one execution; 0 where unknown.
     pub flops: u64,
-    /// Verification asked for.
-    pub verification: Verification,
     /// Confidentiality asked for.
     pub confidentiality: Confidentiality,
     /// How long a provider may keep its data.
@@ -81,6 +79,12 @@ pub struct JobOrder {
     pub take: bool,
     /// Propose so many percent less than the first quote; 0 for not.
     pub counter_percent: u8,
+    /// Agreements that may stand at once, where there are several units.
+    pub parallel: u16,
+    /// So many units may fail by the job's own fault; one more ends it.
+    pub max_failures: u32,
+    /// How results are compared.
+    pub verify: Verify,
     /// Spec and inputs that are small enough to travel with the agreement.
     pub inline: InlineBlobs,
 }
@@ -97,6 +101,35 @@ impl JobOrder {
             }
         }
         inputs
+    }
+}
+
+/// How results are compared with those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+pub struct Verify {
+    /// So many equal results of different accounts decide a unit; one at least.
+    pub replicas: u8,
+    /// In so many of 1,000 units a second result is asked for all the same.
+    pub audit: u16,
+    /// Instead: as often as a provider's past results leave doubt.
+    pub adaptive: bool,
+}
+
+impl Verify {
+    /// One result is enough.
+    pub const NONE: Self = Self {
+        replicas: 1,
+        audit: 0,
+        adaptive: false,
+    };
+
+    /// What a provider is told of it.
+    pub const fn told(self) -> Verification {
+        match self {
+            Self { replicas: 2.., .. } => Verification::REPLICAS,
+            Self { adaptive: true, .. } | Self { audit: 1.., .. } => Verification::AUDIT,
+            _ => Verification::HASHES,
+        }
     }
 }
 

@@ -162,6 +162,8 @@ registered! {
         REPLICAS = 1, "replicas";
         /// A random part again elsewhere.
         AUDIT = 2, "audit";
+        /// The same work by other providers, whose results all differed.
+        UNDECIDED = 3, "undecided";
     }
 }
 
@@ -278,6 +280,8 @@ registered! {
         SUPERSEDED = 62, "superseded";
         /// The receipt contradicts the agreement.
         CONTRADICTS_AGREEMENT = 63, "contradicts-agreement";
+        /// Other providers' results agree with each other and not with this one.
+        WRONG_RESULT = 64, "wrong-result";
 
         /// No known offer fits.
         NO_OFFER = 80, "no-offer";
@@ -287,6 +291,8 @@ registered! {
         PROVIDER_LOST = 82, "provider-lost";
         /// The job's own time is over.
         JOB_DEADLINE = 83, "job-deadline";
+        /// Too many results of one unit, and no two agree.
+        RESULTS_DIFFER = 84, "results-differ";
     }
 }
 
@@ -366,6 +372,10 @@ impl Reason {
             Self::WRONG_OUTPUTS => "the outputs did not arrive as the receipt says",
             Self::SUPERSEDED => "another attempt at the same work was accepted",
             Self::CONTRADICTS_AGREEMENT => "the receipt contradicts the agreement",
+            Self::WRONG_RESULT => "others' results agree with each other and not with its own",
+            Self::RESULTS_DIFFER => {
+                "no two providers had the same result: see `[verify]` in docs/job-spec.md for what can be compared"
+            }
             Self::NO_OFFER => {
                 "no known offer fits; `suanli run FILE --dry-run` says why for each provider"
             }

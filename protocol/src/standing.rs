@@ -15,9 +15,12 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 
 use crate::{
+    envelope::Verified,
     ids::PeerId,
     limits::STANDINGS_MAX,
     offer::Name,
+    receipt::{Acceptance, Receipt, Verdict},
+    registry::{Reason, Verification},
     units::{Millis, Wall},
 };
 
@@ -28,6 +31,9 @@ pub const KEPT_PERCENT: u8 = 50;
 const RATES_KEPT: usize = 16;
 /// How many of them count more than a challenge.
 const RATES_ENOUGH: usize = 3;
+/// How long a provider is left out whose result others' contradict; twice as long for
+/// each further one.
+const LEFT_OUT: Millis = Millis::new(3_600_000);
 /// Executions shorter than this say more about the network than about a device.
 pub const WORK_MIN: Millis = Millis::new(250);
 
@@ -62,15 +68,45 @@ impl Outcome {
     }
 }
 
+/// What became of a provider's results.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Results {
+    /// Accepted.
+    pub accepted: u32,
+    /// Equal to others' of the same unit,
+    pub agreed: u32,
+    /// and so many of them since the last that was not.
+    pub in_a_row: u32,
+    /// Contradicted by others'.
+    pub contradicted: u32,
+    /// When last, by our clock.
+    pub last: Option<Wall>,
+    /// Disputed for another reason: a wrong amount, outputs that never came.
+    pub disputed: u32,
+}
+
 /// What we have seen of one provider.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
+    results: Results,
     challenge: Option<Outcome>,
     /// Rates of real work against what was claimed, in percent; newest last.
     rates: VecDeque<u8>,
 }
 
 impl Standing {
+    /// What became of its results.
+    pub const fn results(&self) -> &Results {
+        &self.results
+    }
+
+    /// Until when it is left out, because others' results contradict its own.
+    pub fn left_out_until(&self) -> Option<Wall> {
+        let times = self.results.contradicted.checked_sub(1)?;
+        let pause = LEFT_OUT.duration().saturating_mul(1 << times.min(10));
+        self.results.last.map(|last| last.after(pause))
+    }
+
     /// The last challenge.
     pub const fn challenge(&self) -> Option<&Outcome> {
         self.challenge.as_ref()
@@ -121,6 +157,72 @@ impl Standings {
         self.of(provider).map_or(Some(100), Standing::believed)
     }
 
+    /// How much of a provider's claims we believe, in percent, or why we don't ask it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn opinion(&self, provider: PeerId, now: Wall) -> Result<u8, Reason> {
+        let until = self.of(provider).and_then(Standing::left_out_until);
+        if until.is_some_and(|until| until > now) {
+            return Err(Reason::WRONG_RESULT);
+        }
+        self.believed(provider).ok_or(Reason::FAILED_CHALLENGE)
+    }
+
+    /// How many of its results agreed with others' since the last that did not.
+    pub fn agreed_in_a_row(&self, provider: PeerId) -> u32 {
+        self.of(provider)
+            .map_or(0, |standing| standing.results.in_a_row)
+    }
+
+    /// Remembers our word on a receipt.
+    pub fn judged(&mut self, receipt: &Verified<Receipt>, word: &Verified<Acceptance>) {
+        let body = word.body();
+        let Some(standing) = self.entry(receipt.signer()) else {
+            return;
+        };
+        let results = &mut standing.results;
+        match body.verdict {
+            Verdict::Accepted => {
+                results.accepted = results.accepted.saturating_add(1);
+                if matches!(
+                    body.verification,
+                    Verification::REPLICAS | Verification::AUDIT
+                ) {
+                    results.agreed = results.agreed.saturating_add(1);
+                    results.in_a_row = results.in_a_row.saturating_add(1);
+                }
+            }
+            Verdict::Disputed(Reason::WRONG_RESULT) => {
+                results.contradicted = results.contradicted.saturating_add(1);
+                results.in_a_row = 0;
+                results.last = Some(word.issued());
+            }
+            // Somebody else was faster: that is nobody's fault.
+            Verdict::Disputed(Reason::SUPERSEDED) => {}
+            Verdict::Disputed(_) => {
+                results.disputed = results.disputed.saturating_add(1);
+                results.in_a_row = 0;
+            }
+        }
+    }
+
+    /// What a checkpoint keeps of results.
+    pub fn results(&self) -> impl Iterator<Item = (PeerId, &Results)> {
+        let any = |(_, standing): &(_, &Standing)| standing.results != Results::default();
+        self.of
+            .iter()
+            .filter(any)
+            .map(|(peer, standing)| (*peer, &standing.results))
+    }
+
+    /// Takes back what a checkpoint kept.
+    pub fn recall(&mut self, provider: PeerId, results: Results) {
+        if let Some(standing) = self.entry(provider) {
+            standing.results = results;
+        }
+    }
+
     /// All last challenges.
     pub fn challenges(&self) -> impl Iterator<Item = &Outcome> {
         self.of.values().filter_map(Standing::challenge)
@@ -153,7 +255,9 @@ impl Standings {
     /// known goes: what speaks against somebody stays longest.
     fn entry(&mut self, provider: PeerId) -> Option<&mut Standing> {
         if !self.of.contains_key(&provider) && self.of.len() >= STANDINGS_MAX {
-            let harmless = |standing: &Standing| standing.believed() == Some(100);
+            let harmless = |standing: &Standing| {
+                standing.believed() == Some(100) && standing.results.contradicted == 0
+            };
             let gone = self.of.iter().find(|(_, standing)| harmless(standing));
             let gone = gone.map(|(peer, _)| *peer)?;
             self.of.remove(&gone);

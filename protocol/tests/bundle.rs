@@ -35,8 +35,19 @@ fn records(take: bool) -> (Vec<Record>, Vec<ReceiptId>) {
     (world.records(0), world.job(1).receipts)
 }
 
+/// Of the records of the receipt's agreement, and its own.
 fn bundle(records: &[Record], receipt: ReceiptId) -> Vec<u8> {
-    Record::bundle(NETWORK, receipt, records.iter())
+    let mut receipts = records.iter().filter_map(|record| match record {
+        Record::Judged { receipt, .. } => Some(receipt),
+        _ => None,
+    });
+    let signed = receipts.find(|signed| signed.hash() == receipt.0).unwrap();
+    let agreement = signed.body().key.agreement;
+    let is_of = |record: &&Record| match record {
+        Record::Took { quote, .. } => quote.hash() == agreement.0,
+        _ => true,
+    };
+    Record::bundle(NETWORK, receipt, records.iter().filter(is_of))
         .unwrap()
         .encode()
 }

@@ -87,7 +87,7 @@ fn sample_request() -> Verified<Request> {
             devices: List::truncated(vec![0]),
             budget: order.budget,
             start: Some(at(5)),
-            verification: order.verification,
+            verification: order.verify.told(),
             confidentiality: order.confidentiality,
             retention: order.retention,
             take: false,

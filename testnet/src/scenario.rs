@@ -130,6 +130,8 @@ pub enum Nature {
     Liar,
     /// A provider that quotes and never runs.
     Idler,
+    /// A provider that invents its results.
+    Cheat,
     /// A client that asks for quotes and takes none.
     Flooder,
 }
@@ -245,6 +247,10 @@ pub struct Workload {
     pub takes: f64,
     /// How many propose a lower price first.
     pub counters: f64,
+    /// How many want two equal results of different accounts.
+    pub replicas: f64,
+    /// How many have a third of their results compared.
+    pub audits: f64,
     /// How many nobody can do.
     pub misfits: f64,
     /// How many are handed in twice.
@@ -264,6 +270,8 @@ impl Default for Workload {
             cancels: 0.1,
             takes: 0.2,
             counters: 0.2,
+            replicas: 0.1,
+            audits: 0.1,
             misfits: 0.03,
             twice: 0.05,
             run_ms: [20, 4000],
@@ -428,7 +436,7 @@ mod tests {
     #[test]
     fn scaling_keeps_every_group() {
         let mut scenario = Scenario::faults().unwrap();
-        for nodes in [10, 50, 333] {
+        for nodes in [12, 50, 333] {
             scenario.scale(nodes);
             assert_eq!(scenario.nodes(), nodes);
             assert!(scenario.groups.iter().all(|group| group.count > 0));

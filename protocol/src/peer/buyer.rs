@@ -1,24 +1,34 @@
 //! The client's side: from a job to its accepted results.
 //!
 //! ```text
-//!           ┌──────────── nobody can now ────────────┐
-//!           ▼                                        │
-//! submit ─ Waiting ──offers fit──▶ Asking ──quotes──▶ Active ──all units accepted──▶ Ended(Done)
-//!           ▲                        │                 │
-//!           └─────── all decline ────┘                 ├─ provider lost, at fault ──▶ Waiting (attempt + 1)
-//!           └──────────────────────────────────────────┘
-//! any state ──cancel, deadline, the job's own fault──▶ Ended
+//!              ┌──────── nobody can now ────────┐
+//!              ▼                                │
+//! submit ─▶ seeking ──offers fit──▶ a round of requests ──quotes──▶ live agreements
+//!              ▲                                                          │ receipts
+//!              │ units that need another run: a provider is lost,         ▼
+//!              │ at fault or late, or results differ               held, compared
+//!              └──────────────────────────────────────────────────────────┤
+//!                                                                         ▼
+//! cancel, deadline, too many failures ──▶ ended ◀── all units decided ── judged
 //! ```
 //!
-//! One agreement at a time is live for a job. Giving one up is written down
-//! before the next is asked for, and fences it: a receipt that comes late is
-//! disputed as superseded, so that a unit may run twice and is never paid
-//! twice. Everything sent is sent again until it is answered or its time is
-//! over; the person does nothing.
+//! A job is a set of units; a single job has one, with the number 0. Several
+//! agreements may be live for it: over different units of an array, or over the
+//! same one, where its results are to be compared or one is late. A unit is
+//! decided once, by the first result or by as many equal ones as the job asks
+//! for, and those are paid; a receipt that comes for it afterwards is disputed
+//! as superseded. Giving an agreement up is written down before its units are
+//! asked for elsewhere. Everything sent is sent again until it is answered or its
+//! time is over; the person does nothing.
+//!
+//! [`asking`] has the rounds, [`spread`] says which units go where, [`active`]
+//! watches what is agreed, [`verdict`] compares and judges results.
 
 mod active;
 mod asking;
 mod restore;
+mod spread;
+mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -28,7 +38,8 @@ use std::{
 pub(super) use self::asking::plan;
 use self::{
     active::send_agreement,
-    asking::{best_quote, longest},
+    asking::longest,
+    spread::{Share, Wanted},
 };
 use super::{
     Event, JobEvent, Kept, Output,
@@ -37,18 +48,21 @@ use super::{
 };
 use crate::{
     book::Book,
-    deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRange, Work, check_quote},
+    deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRange, UnitRanges, Work, check_quote},
     envelope::{Body as _, Extensions, Verified},
-    ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
+    ids::{
+        AccountId, AgreementId, BlobId, Hash, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId,
+    },
     limits::{
-        ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, EARLY_RECEIPTS_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX,
-        JOBS_MAX, JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT,
-        RUN_MAX, UNIT_RANGES_MAX,
+        AGREEMENTS_PER_JOB_MAX, ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, EARLY_RECEIPTS_MAX,
+        ENDED_JOBS_KEPT, EXCLUSIONS_MAX, HOLDS_PER_CLIENT, INPUTS_MAX, JOBS_MAX, JUDGED_BYTES_MAX,
+        LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT, RESULTS_MORE_MAX, ROUND_MAX,
+        RUN_MAX, SHARE_MAX, UNIT_RANGES_MAX,
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
-    offer::Offer,
+    offer::{Name, Offer},
     rank::{self, Candidate, OfferFields, Plan, Want},
-    receipt::{Acceptance, Outcome, Receipt, Verdict},
+    receipt::{Acceptance, Outcome, Receipt, ReceiptKey, Verdict},
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime, Verification},
     standing::Standings,
@@ -98,20 +112,18 @@ struct PastAgreement {
 
 impl Past {
     fn keep(&mut self, job: &Job) {
-        for (deal, _) in &job.agreements {
-            let ours = |judged: &&Judged| judged.receipt.body().key.agreement == deal.id();
-            let judged = job
-                .judged
-                .values()
-                .filter(ours)
-                .map(|judged| (ReceiptId(judged.receipt.hash()), judged.acceptance.clone()))
-                .collect();
+        let mut judged: BTreeMap<AgreementId, BTreeMap<_, _>> = BTreeMap::new();
+        for (id, known) in &job.judged {
+            let of = judged.entry(known.receipt.body().key.agreement);
+            of.or_default().insert(*id, known.acceptance.clone());
+        }
+        for (&id, made) in &job.agreements {
             let past = PastAgreement {
-                provider: deal.provider(),
-                judged,
+                provider: made.deal.provider(),
+                judged: judged.remove(&id).unwrap_or_default(),
             };
-            self.agreements.insert(deal.id(), past);
-            self.order.push_back(deal.id());
+            self.agreements.insert(id, past);
+            self.order.push_back(id);
         }
         while self.order.len() > PAST_AGREEMENTS_KEPT {
             if let Some(oldest) = self.order.pop_front() {
@@ -137,14 +149,26 @@ struct Job {
     /// When this node began to look: at submission, or when it started.
     since: Mono,
     attempt: u32,
-    state: State,
-    /// Units whose results are not accepted yet.
+    /// Providers that are asked now.
+    round: Option<Round>,
+    /// Agreements from which receipts are still expected.
+    live: BTreeMap<AgreementId, Active>,
+    end: Option<JobEnd>,
+    /// Units that are not decided yet.
     open: BTreeSet<u32>,
+    /// Live agreements that are to run a unit.
+    runs: BTreeMap<u32, Vec<AgreementId>>,
+    /// Results that wait for others of the same unit.
+    held: BTreeMap<u32, Vec<Held>>,
+    /// Units whose results are compared though the job asks for one only.
+    audited: BTreeSet<u32>,
+    /// Units that failed by the job's own fault.
+    failed: BTreeMap<u32, Reason>,
     /// Receipts that were accepted, and what they cost.
     spent: Amount,
-    /// Agreements made for it, with what became of them. The last is live
-    /// while the state is `Active`.
-    agreements: Vec<(Deal, Option<Reason>)>,
+    /// All agreements made for it.
+    agreements: BTreeMap<AgreementId, Made>,
+    latest: Option<AgreementId>,
     /// Our word on receipts: repeated when asked again.
     judged: BTreeMap<ReceiptId, Judged>,
     /// Firm offers that we tried to take and that nobody has answered. The
@@ -152,10 +176,54 @@ struct Job {
     takes: VecDeque<Ask>,
     /// What providers said no with, for this job.
     declined: BTreeMap<PeerId, (OfferId, Decline)>,
+    /// Providers of an array that can't take more for a moment.
+    busy: BTreeMap<PeerId, Busy>,
     /// Rounds in which nobody could.
     idle_rounds: u32,
+    /// Agreements given up since the last result.
+    losses: u32,
+    /// How long a unit takes, as far as seen.
+    pace: Pace,
     last_reason: Reason,
     cancelling: bool,
+}
+
+/// An agreement, and what became of it.
+#[derive(Debug)]
+struct Made {
+    deal: Deal,
+    /// Why it was given up.
+    fate: Option<Reason>,
+    /// Receipts of it that were disputed.
+    disputes: usize,
+    /// Parts that were accepted: unit and index.
+    accepted: BTreeSet<(u32, u32)>,
+}
+
+/// A provider that said no for a moment.
+#[derive(Debug)]
+struct Busy {
+    times: u32,
+    until: Mono,
+    /// What it lends us, if that was why.
+    credit: Option<Amount>,
+}
+
+/// How long units take, over all providers: a mean that follows the newest.
+#[derive(Debug, Default, Clone, Copy)]
+struct Pace {
+    seen: u32,
+    mean: Duration,
+}
+
+impl Pace {
+    fn saw(&mut self, took: Duration) {
+        self.mean = match self.seen {
+            0 => took,
+            _ => (self.mean * 7 + took) / 8,
+        };
+        self.seen = self.seen.saturating_add(1);
+    }
 }
 
 #[derive(Debug)]
@@ -164,22 +232,13 @@ struct Judged {
     acceptance: Verified<Acceptance>,
 }
 
-/// What a job is doing.
+/// Providers asked at once.
 #[derive(Debug)]
-enum State {
-    /// Looking for offers again at its timer.
-    Waiting,
-    /// Asked some providers.
-    Asking(Asking),
-    /// An agreement stands.
-    Active(Box<Active>),
-    /// Over.
-    Ended(JobEnd),
-}
-
-#[derive(Debug)]
-struct Asking {
+struct Round {
     asks: Vec<Ask>,
+    /// Whether each was asked for a share of its own, so that all are taken.
+    /// Otherwise the best is.
+    spread: bool,
     /// When to choose among the quotes that are there.
     decide: Option<Mono>,
     /// When to give up waiting for any.
@@ -202,8 +261,13 @@ struct Ask {
 #[derive(Debug)]
 struct Active {
     deal: Deal,
+    /// Units whose last receipt is still expected.
+    left: BTreeSet<u32>,
+    /// Whether some were decided elsewhere.
+    overtaken: bool,
     acked: bool,
-    /// When it was agreed, or its first step was reported: inputs travel before.
+    /// When it was agreed, or its first step was reported, or its last unit was
+    /// done: inputs travel before.
     began: Mono,
     /// When its provider was last heard of.
     heard: Mono,
@@ -215,6 +279,18 @@ struct Active {
     collecting: BTreeMap<ReceiptId, Collecting>,
     next_log: u64,
     fetch_tries: u32,
+}
+
+/// A result that waits for others of the same unit.
+#[derive(Debug)]
+struct Held {
+    /// Whose it is: two of one account say no more than one.
+    account: AccountId,
+    receipt: Verified<Receipt>,
+    /// Outputs that are written down with our word.
+    small: Vec<InlineBlob>,
+    /// What is compared: how it ended, and its outputs.
+    digest: Hash,
 }
 
 /// A result is accepted when nothing can lose it any more: its outputs are on
@@ -253,6 +329,11 @@ pub struct JobView {
     pub progress: (u64, u64),
     /// Units without accepted result, and all units.
     pub units: (u32, u32),
+    /// Units that failed by the job's own fault.
+    pub failed: Vec<(u32, Reason)>,
+    /// Who works on it now: the provider, the agreement, and the units that are
+    /// still expected of it.
+    pub live: Vec<(PeerId, AgreementId, u32)>,
     /// What its accepted receipts cost.
     pub spent: Amount,
     /// What each provider that declined said.
@@ -295,7 +376,7 @@ impl Buyer {
         let deadline = core.now.mono.after(order.total.duration());
         self.jobs
             .insert(job, Job::new(order, core.now, core.now.wall, deadline));
-        self.look_for_offers(core, book, ledger, job);
+        self.seek(core, book, ledger, job);
     }
 
     /// What would make requests that nobody accepts, and that our own journal
@@ -310,39 +391,38 @@ impl Buyer {
         order.work.check().map_err(|_| Reason::NO_SUCH_WORK)
     }
 
-    /// Stops a job as soon as its provider can. What it writes survives a
+    /// Stops a job as soon as its providers can. What it writes survives a
     /// restart: a job that was cancelled does not begin again.
-    pub(crate) fn cancel(&mut self, core: &mut Core, id: JobId) {
+    pub(crate) fn cancel(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        match &mut job.state {
-            State::Ended(_) => {}
-            State::Waiting => self.end(core, id, JobEnd::Cancelled),
-            State::Asking(_) => {
-                self.leave_asking(core, id, None);
-                self.end(core, id, JobEnd::Cancelled);
-            }
-            State::Active(_) => {
-                if !job.cancelling {
-                    core.persist(Record::Cancelling { job: id });
-                }
-                job.cancelling = true;
-                self.stop(core, id);
-            }
+        if job.end.is_some() {
+            return;
+        }
+        let working = !job.live.is_empty();
+        if working && !job.cancelling {
+            core.persist(Record::Cancelling { job: id });
+        }
+        job.cancelling = true;
+        self.leave_round(core, id, None);
+        if working {
+            self.stop(core, id);
+        } else {
+            self.end(core, ledger, id, JobEnd::Cancelled);
         }
     }
 
-    /// Tells the provider to stop, and does not wait for long that it has.
+    /// Tells the providers to stop, and does not wait for long that they have.
     fn stop(&mut self, core: &mut Core, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        if let State::Active(active) = &mut job.state {
-            let patience = core.now.mono.after(core.config.timing.lost_after);
+        let patience = core.now.mono.after(core.config.timing.lost_after);
+        for (&agreement, active) in &mut job.live {
             active.give_up = active.give_up.min(patience);
-            core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
-            wake(core, job, core.config.timing.heartbeat);
+            core.send(active.deal.provider(), Frame::Cancel(agreement));
+            core.wake(Timer::Served(agreement), core.config.timing.heartbeat);
         }
     }
 }
@@ -362,42 +442,92 @@ impl Job {
             deadline,
             since: now.mono,
             attempt: 0,
-            state: State::Waiting,
+            round: None,
+            live: BTreeMap::new(),
+            end: None,
+            runs: BTreeMap::new(),
+            held: BTreeMap::new(),
+            audited: BTreeSet::new(),
+            failed: BTreeMap::new(),
             spent: Amount::ZERO,
-            agreements: Vec::new(),
+            agreements: BTreeMap::new(),
+            latest: None,
             judged: BTreeMap::new(),
             takes: VecDeque::new(),
             declined: BTreeMap::new(),
+            busy: BTreeMap::new(),
             idle_rounds: 0,
+            losses: 0,
+            pace: Pace::default(),
             last_reason: Reason::NO_OFFER,
             cancelling: false,
         }
     }
 
-    /// The work that is still to be done.
-    fn remaining(&self) -> Work {
-        match &self.order.work {
-            Work::Array { inputs_each, .. } => Work::Array {
-                units: ranges(&self.open),
-                inputs_each: *inputs_each,
-            },
-            whole @ (Work::Job | Work::Lease { .. }) => whole.clone(),
-        }
+    /// Whether each provider gets a share, instead of the best all.
+    fn spreads(&self) -> bool {
+        let copies = self.order.verify.replicas > 1 || !self.audited.is_empty();
+        copies || matches!(self.order.work, Work::Array { .. })
     }
 
     /// Writes down why an agreement was given up.
     fn fence(&mut self, agreement: AgreementId, reason: Reason) {
-        let known = self.agreements.iter_mut();
-        for (_, fate) in known.filter(|(deal, _)| deal.id() == agreement) {
-            *fate = Some(reason);
+        if let Some(made) = self.agreements.get_mut(&agreement) {
+            made.fate = Some(reason);
         }
     }
 
     fn deal(&self, agreement: AgreementId) -> Option<&Deal> {
-        self.agreements
-            .iter()
-            .map(|(deal, _)| deal)
-            .find(|deal| deal.id() == agreement)
+        self.agreements.get(&agreement).map(|made| &made.deal)
+    }
+
+    /// Expects nothing more of an agreement.
+    fn leave(&mut self, core: &mut Core, agreement: AgreementId) -> Option<Active> {
+        core.timers.clear(Timer::Served(agreement));
+        let active = self.live.remove(&agreement)?;
+        for unit in &active.left {
+            self.no_longer_runs(*unit, agreement);
+        }
+        Some(active)
+    }
+
+    fn no_longer_runs(&mut self, unit: u32, agreement: AgreementId) {
+        if let Some(runs) = self.runs.get_mut(&unit) {
+            runs.retain(|id| *id != agreement);
+            if runs.is_empty() {
+                self.runs.remove(&unit);
+            }
+        }
+    }
+
+    /// Puts an agreement among those that stand.
+    fn stands(&mut self, active: Active) {
+        let id = active.deal.id();
+        for unit in &active.left {
+            self.runs.entry(*unit).or_default().push(id);
+        }
+        self.live.insert(id, active);
+    }
+
+    fn made(&mut self, deal: Deal, fate: Option<Reason>) {
+        let made = Made {
+            deal,
+            fate,
+            disputes: 0,
+            accepted: BTreeSet::new(),
+        };
+        self.agreements.insert(made.deal.id(), made);
+    }
+
+    /// What is not spent, and not promised to anybody.
+    fn unspent(&self) -> Amount {
+        let promised = self.live.values().map(Active::promised);
+        let held = self.held.values().flatten();
+        let held = held.map(|held| held.receipt.body().amount);
+        let taken = promised
+            .chain(held)
+            .fold(self.spent, Amount::saturating_add);
+        self.order.budget.saturating_sub(taken)
     }
 
     /// Whether a provider's no still stands for its current offer.
@@ -408,8 +538,17 @@ impl Job {
     }
 }
 
+impl Active {
+    /// What it may still cost.
+    fn promised(&self) -> Amount {
+        let quote = self.deal.quote().body();
+        let units = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
+        rank::times(quote.unit_cap, units).min(quote.cap)
+    }
+}
+
 /// Units as ranges, as many as a request may name.
-fn ranges(units: &BTreeSet<u32>) -> List<UnitRange, UNIT_RANGES_MAX> {
+fn ranges(units: &BTreeSet<u32>) -> UnitRanges {
     let mut ranges: Vec<UnitRange> = Vec::new();
     for &unit in units {
         match ranges.last_mut() {
@@ -468,133 +607,49 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        if core.now.mono >= job.deadline && !matches!(job.state, State::Ended(_)) {
-            return self.expire(core, id);
-        }
-        match &job.state {
-            State::Waiting => self.look_for_offers(core, book, ledger, id),
-            State::Asking(_) => self.ask_again(core, ledger, id),
-            State::Active(_) => self.watch(core, id),
-            State::Ended(_) => {}
-        }
-    }
-
-    fn expire(&mut self, core: &mut Core, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        if job.end.is_some() {
             return;
-        };
-        match &job.state {
-            State::Asking(_) => self.leave_asking(core, id, None),
-            State::Active(active) => {
-                let (provider, agreement) = (active.deal.provider(), active.deal.id());
-                let record = Record::GaveUp {
-                    job: id,
-                    agreement,
-                    reason: Reason::JOB_DEADLINE,
-                };
-                let lsn = core.persist(record);
-                core.send_after(lsn, provider, Frame::Cancel(agreement));
-            }
-            State::Waiting | State::Ended(_) => {}
         }
-        self.end(core, id, JobEnd::Expired);
-    }
-
-    /// Asks again those who have not answered; in the end, leaves them out.
-    fn ask_again(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let State::Asking(asking) = &mut job.state else {
-            return;
-        };
-        let now = core.now.mono;
-        if now >= asking.give_up && asking.decide.is_none() {
-            let silent: Vec<PeerId> = asking
-                .asks
-                .iter()
-                .filter(|ask| ask.answer.is_none())
-                .map(|ask| ask.offer.signer())
-                .collect();
-            self.leave_asking(core, id, None);
-            for peer in silent {
-                self.exclude(core, peer);
-            }
-            // They used up the patience: the next best have not been asked yet.
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.since = now;
-            }
-            return self.wait(core, id, false);
-        }
-        if now >= asking.resend {
-            for ask in asking.asks.iter().filter(|ask| ask.answer.is_none()) {
-                core.send_again(ask.offer.signer(), Frame::Ask(ask.request.raw()));
-            }
-            asking.resend = now.after(core.config.timing.resend);
-        }
-        let due = asking.decide.is_some_and(|at| at <= now);
-        if due && best_quote(asking, &job.order, core.now).is_none() {
-            // All that came has run out while others kept us waiting.
-            self.leave_asking(core, id, None);
-            return self.wait(core, id, false);
-        }
-        self.decide_if_ready(core, ledger, id);
-    }
-
-    /// Looks after a live agreement: repeats what was not answered, asks a
-    /// silent provider, and gives it up when it stays silent.
-    fn watch(&mut self, core: &mut Core, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let State::Active(active) = &mut job.state else {
-            return;
-        };
-        let timing = &core.config.timing;
-        let (resend, heartbeat, lost_after) = (timing.resend, timing.heartbeat, timing.lost_after);
-        let silent = core.now.mono.since(active.heard);
-        if silent >= lost_after || core.now.mono >= active.give_up {
-            return self.give_up(core, id, Reason::PROVIDER_LOST);
-        }
-        let deal = active.deal.clone();
-        // One that is asked to go on, or given the agreement again, would begin.
-        if job.cancelling {
-            core.send(deal.provider(), Frame::Cancel(deal.id()));
-        } else if !active.acked {
-            send_agreement(core, core.outbox.last(), &deal, &job.order);
-        } else if silent >= heartbeat * 2 {
-            send_resume(core, job, &deal);
-        }
-        let State::Active(active) = &job.state else {
-            return;
-        };
-        let pause = if active.acked && !job.cancelling {
-            heartbeat
+        if core.now.mono >= job.deadline {
+            self.expire(core, ledger, id);
+        } else if job.cancelling && job.live.is_empty() {
+            self.end(core, ledger, id, JobEnd::Cancelled);
+        } else if job.round.is_some() {
+            self.ask_again(core, ledger, id);
         } else {
-            resend
+            self.seek(core, book, ledger, id);
+        }
+    }
+
+    fn expire(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId) {
+        self.leave_round(core, id, None);
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
         };
-        let next = core
-            .now
-            .mono
-            .after(pause)
-            .min(active.heard.after(lost_after));
-        core.timers
-            .set(Timer::Job(id), next.min(active.give_up).min(job.deadline));
+        let live: Vec<AgreementId> = job.live.keys().copied().collect();
+        for agreement in live {
+            let record = Record::GaveUp {
+                job: id,
+                agreement,
+                reason: Reason::JOB_DEADLINE,
+            };
+            core.persist(record);
+            job.fence(agreement, Reason::JOB_DEADLINE);
+        }
+        self.end(core, ledger, id, JobEnd::Expired);
     }
 
     /// A connection came or went: live agreements there are asked about at once.
     pub(crate) fn on_connection(&mut self, core: &mut Core, peer: PeerId) {
         for job in self.jobs.values() {
-            if let State::Active(active) = &job.state
-                && active.deal.provider() == peer
-            {
-                let deal = active.deal.clone();
+            let there = |active: &&Active| active.deal.provider() == peer;
+            for active in job.live.values().filter(there) {
                 if job.cancelling {
-                    core.send(peer, Frame::Cancel(deal.id()));
+                    core.send(peer, Frame::Cancel(active.deal.id()));
                 } else if active.acked {
-                    send_resume(core, job, &deal);
+                    send_resume(core, job, &active.deal);
                 } else {
-                    send_agreement(core, core.outbox.last(), &deal, &job.order);
+                    send_agreement(core, core.outbox.last(), &active.deal, &job.order);
                 }
             }
         }
@@ -612,35 +667,33 @@ impl Buyer {
     pub(crate) fn needed_blobs(&self) -> impl Iterator<Item = BlobId> {
         self.jobs
             .values()
-            .filter(|job| !matches!(job.state, State::Ended(_)))
+            .filter(|job| job.end.is_none())
             .flat_map(|job| std::iter::once(&job.order.spec).chain(job.order.inputs.iter()))
             .map(|blob| blob.blob)
     }
 
     /// What a peer may read of ours under an agreement.
     pub(crate) fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
-        self.by_agreement
-            .get(&agreement)
-            .and_then(|id| self.jobs.get(id))
-            .is_some_and(|job| match &job.state {
-                State::Active(active) => {
-                    active.deal.id() == agreement
-                        && active.deal.provider() == reader
-                        && (job.order.spec.blob == blob
-                            || job.order.inputs.iter().any(|input| input.blob == blob))
-                }
-                State::Waiting | State::Asking(_) | State::Ended(_) => false,
-            })
+        let job = self.by_agreement.get(&agreement);
+        let job = job.and_then(|id| self.jobs.get(id));
+        let active = job.and_then(|job| job.live.get(&agreement));
+        active.is_some_and(|active| {
+            let request = active.deal.request().body();
+            let inputs = request.inputs.iter().map(|input| input.blob);
+            active.deal.provider() == reader
+                && inputs.chain([request.spec.blob]).any(|read| read == blob)
+        })
     }
 }
 
 /// Asks a provider where it is, showing the receipts that we have.
 fn send_resume(core: &mut Core, job: &Job, deal: &Deal) {
-    let have: Vec<_> = job
-        .judged
-        .values()
-        .filter(|judged| judged.receipt.body().key.agreement == deal.id())
-        .map(|judged| judged.receipt.raw())
+    let judged = job.judged.values().map(|judged| &judged.receipt);
+    let held = job.held.values().flatten().map(|held| &held.receipt);
+    let have: Vec<_> = judged
+        .chain(held)
+        .filter(|receipt| receipt.body().key.agreement == deal.id())
+        .map(Verified::raw)
         .collect();
     core.send(
         deal.provider(),
@@ -650,17 +703,16 @@ fn send_resume(core: &mut Core, job: &Job, deal: &Deal) {
 
 impl Job {
     fn view(&self) -> JobView {
-        let deal = self.agreements.last().map(|(deal, _)| deal);
-        let (state, end, progress) = match &self.state {
-            State::Waiting => ("waiting", None, (0, 0)),
-            State::Asking(_) => ("asking", None, (0, 0)),
-            State::Active(active) => {
-                let sums = active.progress.values().fold((0u64, 0u64), |sum, p| {
-                    (sum.0.saturating_add(p.1), sum.1.saturating_add(p.2))
-                });
-                ("running", None, sums)
-            }
-            State::Ended(end) => (end_word(*end), Some(*end), (0, 0)),
+        let deal = self.latest.and_then(|id| self.deal(id));
+        let steps = self.live.values().flat_map(|live| live.progress.values());
+        let progress = steps.fold((0u64, 0u64), |sum, p| {
+            (sum.0.saturating_add(p.1), sum.1.saturating_add(p.2))
+        });
+        let state = match self.end {
+            Some(end) => end_word(end),
+            None if !self.live.is_empty() => "running",
+            None if self.round.is_some() => "asking",
+            None => "waiting",
         };
         JobView {
             job: self.order.job,
@@ -668,7 +720,7 @@ impl Job {
             principal: self.order.principal.to_string(),
             submitted: self.submitted,
             state,
-            end,
+            end: self.end,
             attempt: self.attempt,
             provider: deal.map(Deal::provider),
             agreement: deal.map(Deal::id),
@@ -677,6 +729,16 @@ impl Job {
                 u32::try_from(self.open.len()).unwrap_or(u32::MAX),
                 self.order.work.unit_count(),
             ),
+            failed: self
+                .failed
+                .iter()
+                .map(|(&unit, &why)| (unit, why))
+                .collect(),
+            live: self
+                .live
+                .iter()
+                .map(|(&id, active)| active.view(id))
+                .collect(),
             spent: self.spent,
             declined: self
                 .declined
@@ -690,6 +752,13 @@ impl Job {
                 .map(|(receipt, _)| *receipt)
                 .collect(),
         }
+    }
+}
+
+impl Active {
+    fn view(&self, id: AgreementId) -> (PeerId, AgreementId, u32) {
+        let left = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
+        (self.deal.provider(), id, left)
     }
 }
 

@@ -41,6 +41,9 @@ impl Peer {
         peer.book.condense(&mut kept);
         peer.buyer.condense(&mut kept);
         peer.seller.condense(&mut kept);
+        let results = peer.buyer.standings.results();
+        let results = results.map(|(peer, results)| Part::Results(peer, results.clone()));
+        kept.extend(results.map(Record::Part));
         let outcomes = peer.buyer.standings.challenges().cloned();
         kept.extend(outcomes.map(Record::Challenged));
         // The parts of one account follow what they are the sums of.

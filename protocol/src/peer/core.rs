@@ -25,6 +25,8 @@ pub(crate) enum Timer {
     Pull(PeerId),
     /// A job of ours.
     Job(JobId),
+    /// An agreement under which somebody works for us.
+    Served(AgreementId),
     /// A hold that we gave.
     Hold(QuoteId),
     /// Work that we do.

@@ -18,6 +18,7 @@ use crate::{
     offer::Offer,
     receipt::Acceptance,
     registry::Reason,
+    standing::Results,
     units::{Amount, Total, Wall},
     voucher::{Parties, Voucher, VoucherAck},
     wire::List,
@@ -44,6 +45,7 @@ pub enum Part {
         order: Box<JobOrder>,
         at: Wall,
         attempt: u32,
+        losses: u32,
         last_reason: Reason,
         end: Option<JobEnd>,
     },
@@ -84,6 +86,8 @@ pub enum Part {
     },
     /// An output that came with a receipt and may not be a blob yet.
     Output(InlineBlob),
+    /// What became of a provider's results.
+    Results(PeerId, Results),
 }
 
 /// The same shape with raw envelopes.
@@ -91,7 +95,7 @@ pub enum Part {
 pub(super) enum StoredPart {
     Partners(List<AccountId, KEPT_LIST_MAX>),
     Past(AgreementId, PeerId, Option<RawEnvelope>),
-    Job(Box<JobOrder>, Wall, u32, Reason, Option<JobEnd>),
+    Job(Box<JobOrder>, Wall, u32, u32, Reason, Option<JobEnd>),
     Deal(StoredDeal, Option<Reason>, bool),
     Answer(RawEnvelope),
     Work(StoredDeal),
@@ -99,6 +103,7 @@ pub(super) enum StoredPart {
     Owed(Parties, bool, List<(ReceiptId, Amount), KEPT_LIST_MAX>),
     Voucher(RawEnvelope, RawEnvelope),
     Output(InlineBlob),
+    Results(PeerId, Results),
 }
 
 /// Offer, request, quote and agreement.
@@ -150,9 +155,10 @@ impl Part {
                 order,
                 at,
                 attempt,
+                losses,
                 last_reason,
                 end,
-            } => StoredPart::Job(order.clone(), *at, *attempt, *last_reason, *end),
+            } => StoredPart::Job(order.clone(), *at, *attempt, *losses, *last_reason, *end),
             Self::Deal {
                 offer,
                 request,
@@ -183,6 +189,7 @@ impl Part {
             } => StoredPart::Owed(*parties, *paying, receipts.clone()),
             Self::Voucher { voucher, ack } => StoredPart::Voucher(voucher.raw(), ack.raw()),
             Self::Output(output) => StoredPart::Output(output.clone()),
+            Self::Results(provider, results) => StoredPart::Results(*provider, results.clone()),
         }
     }
 }
@@ -196,10 +203,11 @@ impl StoredPart {
                 provider,
                 word: word.map(|raw| raw.open(trust)).transpose()?,
             },
-            Self::Job(order, at, attempt, last_reason, end) => Part::Job {
+            Self::Job(order, at, attempt, losses, last_reason, end) => Part::Job {
                 order,
                 at,
                 attempt,
+                losses,
                 last_reason,
                 end,
             },
@@ -239,6 +247,7 @@ impl StoredPart {
                 ack: ack.open(trust)?,
             },
             Self::Output(output) => Part::Output(output),
+            Self::Results(provider, results) => Part::Results(provider, results),
         })
     }
 }

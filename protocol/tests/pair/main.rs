@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a harness can't do fails the test")]
 
 mod accounts;
+mod arrays;
 mod challenges;
 mod crashes;
 mod negotiation;

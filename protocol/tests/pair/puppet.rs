@@ -122,7 +122,7 @@ impl Client {
             devices: List::default(),
             budget: order.budget,
             start: None,
-            verification: order.verification,
+            verification: order.verify.told(),
             confidentiality: order.confidentiality,
             retention: order.retention,
             take: false,

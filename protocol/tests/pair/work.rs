@@ -369,6 +369,7 @@ fn an_array_goes_on_elsewhere_with_the_units_that_are_left() {
     let mut world = World::new(2).start(&[]);
     let mut units = array(1, 10);
     units.budget = micros(900_000);
+    units.parallel = 1;
     world.submit(units);
     let half = world.run_until(Duration::from_secs(5), |world| {
         world.job(1).receipts.len() == 5

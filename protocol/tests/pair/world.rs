@@ -25,7 +25,7 @@ use suanli_protocol::{
     },
     rank::Policy,
     receipt::{Acceptance, Receipt, Verdict},
-    record::{JobOrder, Lsn, Record},
+    record::{JobOrder, Lsn, Record, Verify},
     registry::{
         Confidentiality, DeviceKind, Reason, Runtime, SandboxLevel, SpeedKind, Verification, kind,
     },
@@ -76,7 +76,15 @@ pub(crate) struct Sent {
 /// What a node's executor does with an execution.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Run {
-    Done { ms: u64 },
+    Done {
+        ms: u64,
+    },
+    /// Wrong results, after a time.
+    Lies {
+        ms: u64,
+    },
+    /// One unit fails, all others are done.
+    FailsUnit(u32),
     Fails(Reason),
     Hangs,
 }
@@ -394,11 +402,13 @@ pub(crate) fn order(number: u8) -> JobOrder {
         rank: None,
         policy: Policy::Cheapest,
         flops: 0,
-        verification: Verification::HASHES,
         confidentiality: Confidentiality::NONE,
         retention: Millis::new(60_000),
         total: Millis::new(120_000),
         take: false,
+        parallel: 64,
+        max_failures: 0,
+        verify: Verify::NONE,
         counter_percent: 0,
         inline: List::truncated(vec![InlineBlob {
             blob: blob(spec).blob,
@@ -481,7 +491,23 @@ impl World {
 
     /// Accounts that two nodes have in common, seen from both: equal when all
     /// is said.
+    /// What verification was done, for each receipt that a client's disk has accepted.
+    pub(crate) fn words(&self, node: usize) -> Vec<Verification> {
+        let words = self.records(node).into_iter();
+        let words = words.filter_map(|record| match record {
+            Record::Judged { acceptance, .. } => Some(acceptance),
+            _ => None,
+        });
+        let accepted = words.filter(|word| word.body().verdict == Verdict::Accepted);
+        accepted.map(|word| word.body().verification).collect()
+    }
+
     pub(crate) fn assert_conserved(&self) {
+        self.assert_conserved_with(1);
+    }
+
+    /// The same, where so many equal results of a unit may be paid.
+    pub(crate) fn assert_conserved_with(&self, copies: usize) {
         for (n, node) in self.nodes.iter().enumerate() {
             let Some(peer) = &node.peer else { continue };
             let views = peer.channels();
@@ -506,12 +532,12 @@ impl World {
             }
             assert_eq!(cumulative, peer.accepted_total().as_micros(), "node {n}");
         }
-        self.assert_no_unit_paid_twice();
+        self.assert_no_unit_paid_more_often(copies);
     }
 
-    fn assert_no_unit_paid_twice(&self) {
+    fn assert_no_unit_paid_more_often(&self, copies: usize) {
         use suanli_protocol::receipt::Outcome;
-        let mut paid = BTreeSet::new();
+        let mut paid: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let mut jobs = BTreeMap::new();
         for record in self.records(0) {
             match record {
@@ -527,7 +553,13 @@ impl World {
                     let is_last = body.key.last && body.outcome == Outcome::Completed;
                     if is_last && acceptance.body().verdict == Verdict::Accepted {
                         let unit = (jobs[&body.key.agreement], body.key.unit);
-                        assert!(paid.insert(unit), "unit {unit:?} was accepted twice");
+                        let paid = paid.entry(unit).or_default();
+                        paid.push(body.outputs.clone());
+                        assert!(paid.len() <= copies, "unit {unit:?} was accepted too often");
+                        assert!(
+                            paid.iter().all(|outputs| *outputs == body.outputs),
+                            "unit {unit:?} has two accepted results"
+                        );
                     }
                 }
                 _ => {}
@@ -965,23 +997,13 @@ impl World {
         let progress = ExecutionEvent::Progress { done: 1, total: 2 };
         self.execution(node, id, Duration::from_millis(1), progress);
         match run {
-            Run::Done { ms } => {
-                let mut output = format!("result of {}", id.unit).into_bytes();
-                if id.unit % 4 == 2 {
-                    output.resize(JUDGED_BYTES_MAX + 1, 0);
-                }
-                let outputs = vec![ProvidedOutput {
-                    name: name("out"),
-                    blob: blob(&output),
-                    // Even units' travel inside, some too large for a record;
-                    // odd units' are fetched.
-                    inline: id.unit.is_multiple_of(2).then_some(output.clone()),
-                }];
-                self.nodes[node].blobs.insert(blob(&output).blob);
-                let usage = usage(ms);
-                let event = ExecutionEvent::Finished { outputs, usage };
-                self.execution(node, id, Duration::from_millis(ms), event);
+            Run::FailsUnit(unit) if unit == id.unit => {
+                let (reason, usage) = (Reason::TRAPPED, usage(10));
+                let event = ExecutionEvent::Failed { reason, usage };
+                self.execution(node, id, Duration::from_millis(10), event);
             }
+            Run::Done { ms } | Run::Lies { ms } => self.finishes(node, id, ms, run),
+            Run::FailsUnit(_) => self.finishes(node, id, 10, run),
             Run::Fails(reason) => {
                 let usage = usage(10);
                 let event = ExecutionEvent::Failed { reason, usage };
@@ -989,6 +1011,28 @@ impl World {
             }
             Run::Hangs => {}
         }
+    }
+
+    fn finishes(&mut self, node: usize, id: ExecutionId, ms: u64, run: Run) {
+        let word = match run {
+            Run::Lies { .. } => format!("invented by {node}: "),
+            _ => String::new(),
+        };
+        let mut output = format!("{word}result of {}", id.unit).into_bytes();
+        if id.unit % 4 == 2 {
+            output.resize(JUDGED_BYTES_MAX + 1, 0);
+        }
+        let outputs = vec![ProvidedOutput {
+            name: name("out"),
+            blob: blob(&output),
+            // Even units' travel inside, some too large for a record;
+            // odd units' are fetched.
+            inline: id.unit.is_multiple_of(2).then_some(output.clone()),
+        }];
+        self.nodes[node].blobs.insert(blob(&output).blob);
+        let usage = usage(ms);
+        let event = ExecutionEvent::Finished { outputs, usage };
+        self.execution(node, id, Duration::from_millis(ms), event);
     }
 
     fn serves_lease(&self, id: ExecutionId) -> bool {

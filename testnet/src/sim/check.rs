@@ -13,12 +13,13 @@ use std::{
 };
 
 use suanli_protocol::{
-    deal::Work,
-    ids::{AgreementId, BlobId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
+    deal::{Quote, Request, Work},
+    ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
     limits::VOUCHERS_UNACKED_MAX,
     message::Message,
     receipt::{Acceptance, Outcome, OutputRef, Receipt, Verdict},
     record::{Lsn, Record},
+    registry::Verification,
     units::{Amount, Mono, Total},
     voucher::{Parties, Voucher, VoucherAck},
 };
@@ -106,8 +107,29 @@ impl fmt::Display for Complaint {
 struct Seen {
     job: JobId,
     client: PeerId,
+    provider: AccountId,
     lease: bool,
     receipt: Receipt,
+}
+
+/// What both sides' disks say of an agreement.
+#[derive(Debug, Clone, Copy)]
+struct DealFacts {
+    job: JobId,
+    client: PeerId,
+    provider: AccountId,
+    lease: bool,
+}
+
+impl DealFacts {
+    fn of(request: &Request, client: PeerId, quote: &Quote) -> Self {
+        Self {
+            job: request.job,
+            client,
+            provider: quote.account,
+            lease: matches!(quote.work, Work::Lease { .. }),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -141,10 +163,12 @@ pub(crate) struct Checks {
     agreed_reported: Vec<BTreeSet<AgreementId>>,
     /// Agreements that it has.
     agreed: Vec<BTreeSet<AgreementId>>,
-    deals: BTreeMap<AgreementId, (JobId, PeerId, bool)>,
+    deals: BTreeMap<AgreementId, DealFacts>,
     receipts: BTreeMap<ReceiptId, Seen>,
     accepted: BTreeMap<ReceiptId, Amount>,
-    charged: BTreeMap<(PeerId, JobId, u32), ReceiptId>,
+    charged: BTreeMap<(PeerId, JobId, u32), Vec<ReceiptId>>,
+    /// How many equal results of a unit a job wants, at most.
+    copies: BTreeMap<JobId, usize>,
     parts: BTreeMap<(AgreementId, u32, u32), ReceiptId>,
     paid_by: BTreeMap<ReceiptId, Hash>,
     accounts: BTreeMap<ChannelId, Account>,
@@ -181,6 +205,7 @@ impl Checks {
             receipts: BTreeMap::new(),
             accepted: BTreeMap::new(),
             charged: BTreeMap::new(),
+            copies: BTreeMap::new(),
             parts: BTreeMap::new(),
             paid_by: BTreeMap::new(),
             accounts: BTreeMap::new(),
@@ -219,6 +244,10 @@ impl Checks {
         }
         match record {
             Record::Submitted { order, .. } => {
+                let verify = order.verify;
+                let audited = verify.audit > 0 || verify.adaptive;
+                let copies = usize::from(verify.replicas).max(1 + usize::from(audited));
+                self.copies.insert(order.job, copies);
                 let due = at.after(order.total.duration()).after(ENDING_MAX);
                 self.jobs.entry((ix, order.job)).or_insert(JobFacts {
                     node: ix,
@@ -228,17 +257,15 @@ impl Checks {
             }
             Record::Ended { job, .. } => self.ended(at, ix, node, *job),
             Record::Took { request, quote, .. } => {
-                let lease = matches!(quote.body().work, Work::Lease { .. });
                 let id = AgreementId(quote.hash());
-                self.deals
-                    .insert(id, (request.body().job, request.signer(), lease));
+                let facts = DealFacts::of(request.body(), request.signer(), quote.body());
+                self.deals.insert(id, facts);
                 self.agreed[ix].insert(id);
             }
             Record::Quoted { request, quote, .. } | Record::QuotedFirm { request, quote, .. } => {
-                let lease = matches!(quote.body().work, Work::Lease { .. });
                 let id = AgreementId(quote.hash());
-                self.deals
-                    .insert(id, (request.body().job, request.signer(), lease));
+                let facts = DealFacts::of(request.body(), request.signer(), quote.body());
+                self.deals.insert(id, facts);
                 if matches!(record, Record::QuotedFirm { .. }) {
                     self.agreed[ix].insert(id);
                 }
@@ -366,11 +393,12 @@ impl Checks {
                 vec![Subject::Agreement(agreement)],
             );
         }
-        if let Some(&(job, client, lease)) = self.deals.get(&agreement) {
+        if let Some(deal) = self.deals.get(&agreement) {
             self.receipts.entry(id).or_insert_with(|| Seen {
-                job,
-                client,
-                lease,
+                job: deal.job,
+                client: deal.client,
+                provider: deal.provider,
+                lease: deal.lease,
                 receipt: receipt.clone(),
             });
         }
@@ -391,22 +419,50 @@ impl Checks {
         }
         let key = seen.receipt.key;
         let part = (key.agreement, key.unit, key.index);
-        let same_part = self.parts.insert(part, id);
-        let done = seen.receipt.outcome == Outcome::Completed && key.last && !seen.lease;
-        let same_unit = done
-            .then(|| self.charged.insert((seen.client, seen.job, key.unit), id))
-            .flatten();
-        if let Some(other) = same_part.or(same_unit) {
-            self.complain(
-                Checker::Charge,
-                at,
-                format!(
-                    "unit {} of job {} is charged by receipt {other} and by receipt {id}",
-                    key.unit, seen.job
-                ),
-                vec![Subject::Job(seen.job), Subject::Agreement(key.agreement)],
-            );
+        if let Some(other) = self.parts.insert(part, id) {
+            self.charged_twice(at, (other, id), &seen);
         }
+        if seen.receipt.outcome == Outcome::Completed && key.last && !seen.lease {
+            self.result_charged(at, id, &seen, acceptance.verification);
+        }
+    }
+
+    /// A unit's results are charged once, or as often as the job has them compared: then
+    /// they are equal, and of different accounts.
+    fn result_charged(&mut self, at: Mono, id: ReceiptId, seen: &Seen, done: Verification) {
+        let unit = (seen.client, seen.job, seen.receipt.key.unit);
+        let copies = self.copies.get(&seen.job).copied().unwrap_or(1);
+        let charged = self.charged.entry(unit).or_default();
+        let others = charged.clone();
+        charged.push(id);
+        // A job that ends first, or whose results all differ, pays what there is.
+        let compared = matches!(done, Verification::REPLICAS | Verification::AUDIT);
+        let most = match copies {
+            2.. if !compared => 2 * copies + 3,
+            _ => copies,
+        };
+        for other in &others {
+            let Some(before) = self.receipts.get(other) else {
+                continue;
+            };
+            let differs = compared && before.receipt.outputs != seen.receipt.outputs;
+            if before.provider == seen.provider || differs || others.len() >= most {
+                return self.charged_twice(at, (*other, id), seen);
+            }
+        }
+    }
+
+    fn charged_twice(&mut self, at: Mono, (other, id): (ReceiptId, ReceiptId), seen: &Seen) {
+        let key = seen.receipt.key;
+        self.complain(
+            Checker::Charge,
+            at,
+            format!(
+                "unit {} of job {} is charged by receipt {other} and by receipt {id}",
+                key.unit, seen.job
+            ),
+            vec![Subject::Job(seen.job), Subject::Agreement(key.agreement)],
+        );
     }
 
     fn account(&mut self, parties: Parties) -> &mut Account {

@@ -1,7 +1,7 @@
 //! What hostile nodes do: bytes that are random, mutated, cut short, replayed
 //! or forged; receipts that claim too much; floods of requests.
 //!
-//! A forger has no peer behind it. A liar and an idler have one, and a driver
+//! A forger has no peer behind it. A liar, an idler and a cheat have one, and a driver
 //! that spoils what it says or wants done. A flooder signs requests by hand.
 
 use std::{sync::Arc, time::Duration};
@@ -39,7 +39,7 @@ impl World<'_> {
                 self.ask_for_nothing(ix);
                 self.dice.millis([50, 400])
             }
-            Nature::Honest | Nature::Liar | Nature::Idler => return,
+            Nature::Honest | Nature::Liar | Nature::Idler | Nature::Cheat => return,
         };
         self.later(pause, Event::Act(ix));
     }

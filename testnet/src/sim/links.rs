@@ -204,7 +204,9 @@ impl World<'_> {
         };
         let frame = match self.nodes[from].nature {
             Nature::Liar => self.exaggerate(from, frame),
-            Nature::Honest | Nature::Forger | Nature::Idler | Nature::Flooder => frame,
+            Nature::Honest | Nature::Forger | Nature::Idler | Nature::Cheat | Nature::Flooder => {
+                frame
+            }
         };
         let bytes: Arc<[u8]> = frame.encode().into();
         let me = self.nodes[from].peer_id();

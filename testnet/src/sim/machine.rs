@@ -317,7 +317,10 @@ impl World<'_> {
         let event = match run.fate {
             Fate::Fails(reason) => ExecutionEvent::Failed { reason, usage },
             Fate::Finishes | Fate::LosesOutputs | Fate::Hangs => {
-                let output = result_of(&run.order);
+                let mut output = result_of(&run.order);
+                if self.nodes[ix].nature == Nature::Cheat {
+                    output.extend_from_slice(&ix.to_le_bytes());
+                }
                 let blob = BlobId(Hash::of(&output));
                 let lost = run.fate == Fate::LosesOutputs;
                 if !lost {

@@ -10,8 +10,8 @@ use suanli_protocol::{
     offer::Name,
     peer::{Command, Input},
     rank::Policy,
-    record::JobOrder,
-    registry::{Confidentiality, Runtime, SandboxLevel, Verification},
+    record::{JobOrder, Verify},
+    registry::{Confidentiality, Runtime, SandboxLevel},
     units::{Amount, Millis},
     wire::{Bytes, List, Text},
 };
@@ -21,7 +21,7 @@ use super::{
     node::{Ix, Node},
     world::{Event, World},
 };
-use crate::scenario::{Nature, Scenario};
+use crate::scenario::{Nature, Scenario, Workload};
 
 /// Inputs that jobs share.
 const SHARED_INPUTS: u64 = 6;
@@ -88,12 +88,13 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
     } else {
         InlineBlobs::default()
     };
-    let per_unit = dice.within([300_000, 1_500_000]);
+    let per_unit = dice.within([300_000, 3_000_000]);
     let regions = if dice.chance(work.misfits) {
         vec![Name::lossy("XX-NONE")]
     } else {
         vec![]
     };
+    let verify = verify(work, &shape, dice);
     let take = dice.chance(work.takes) && !matches!(shape, Work::Lease { .. });
     JobOrder {
         job: JobId::from_bytes(job),
@@ -121,17 +122,31 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
             .pick(&[Policy::Cheapest, Policy::Fastest, Policy::Balanced])
             .unwrap_or(&Policy::Cheapest),
         flops: 0,
-        verification: Verification::HASHES,
         confidentiality: Confidentiality::NONE,
         retention: Millis::new(20_000),
         total: Millis::new(dice.within(work.total_ms)),
         take,
+        parallel: u16::try_from(dice.within([1, 6])).unwrap_or(1),
+        max_failures: u32::try_from(dice.below(3)).unwrap_or(0),
+        verify,
         counter_percent: if dice.chance(work.counters) {
             u8::try_from(dice.within([1, 25])).unwrap_or(1)
         } else {
             0
         },
         inline,
+    }
+}
+
+fn verify(work: &Workload, shape: &Work, dice: &mut Dice) -> Verify {
+    let verify = Verify {
+        replicas: 1 + u8::from(dice.chance(work.replicas)),
+        audit: if dice.chance(work.audits) { 300 } else { 0 },
+        adaptive: false,
+    };
+    match shape {
+        Work::Lease { .. } => Verify::NONE,
+        Work::Job | Work::Array { .. } => verify,
     }
 }
 

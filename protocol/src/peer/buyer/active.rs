@@ -4,12 +4,13 @@ use super::*;
 
 /// The agreement, with what is small of what the provider lacks.
 pub(super) fn send_agreement(core: &mut Core, lsn: Lsn, deal: &Deal, order: &JobOrder) {
-    let quote = deal.quote().body();
+    let Some(agreement) = deal.agreement() else {
+        return;
+    };
+    let (quote, request) = (deal.quote().body(), deal.request().body());
     let lacks = |blob: BlobId| {
-        quote
-            .missing
-            .iter()
-            .any(|&n| blob_at(order, n).is_some_and(|missing| missing.blob == blob))
+        let missing = quote.missing.iter().filter_map(|&n| blob_at(request, n));
+        missing.into_iter().any(|missing| missing.blob == blob)
     };
     let inline: Vec<InlineBlob> = order
         .inline
@@ -17,33 +18,48 @@ pub(super) fn send_agreement(core: &mut Core, lsn: Lsn, deal: &Deal, order: &Job
         .filter(|inline| lacks(inline.blob))
         .cloned()
         .collect();
-    if let Some(agreement) = deal.agreement() {
-        let frame = Frame::Agree(agreement.raw(), List::truncated(inline));
-        core.send_after(lsn, deal.provider(), frame);
-    }
+    let frame = Frame::Agree(agreement.raw(), List::truncated(inline));
+    core.send_after(lsn, deal.provider(), frame);
 }
 
 /// The spec is number 0, inputs follow.
-fn blob_at(order: &JobOrder, n: u16) -> Option<BlobRef> {
+fn blob_at(request: &Request, n: u16) -> Option<BlobRef> {
     match n {
-        0 => Some(order.spec),
-        n => order.inputs.get(usize::from(n) - 1).copied(),
+        0 => Some(request.spec),
+        n => request.inputs.get(usize::from(n) - 1).copied(),
+    }
+}
+
+impl Active {
+    /// An agreement that was just made, or is found again after a start.
+    pub(super) fn new(core: &Core, deal: Deal, job: &Job) -> Self {
+        let units = deal.quote().body().work.units();
+        Self {
+            left: units
+                .into_iter()
+                .filter(|unit| job.open.contains(unit))
+                .collect(),
+            overtaken: false,
+            // The provider's own signature completed it, or it is to be sent.
+            acked: deal.agreement().is_none(),
+            began: core.now.mono,
+            heard: core.now.mono,
+            give_up: core.now.mono.after(longest(&deal, core)).min(job.deadline),
+            progress: BTreeMap::new(),
+            collecting: BTreeMap::new(),
+            next_log: 0,
+            fetch_tries: 0,
+            deal,
+        }
     }
 }
 
 /// While an agreement stands.
 impl Buyer {
-    fn active(&mut self, from: PeerId, agreement: AgreementId) -> Option<(JobId, &mut Job)> {
+    fn active(&mut self, from: PeerId, agreement: AgreementId) -> Option<(JobId, &mut Active)> {
         let id = *self.by_agreement.get(&agreement)?;
-        let job = self.jobs.get_mut(&id)?;
-        match &job.state {
-            State::Active(active)
-                if active.deal.id() == agreement && active.deal.provider() == from =>
-            {
-                Some((id, job))
-            }
-            State::Active(_) | State::Waiting | State::Asking(_) | State::Ended(_) => None,
-        }
+        let active = self.jobs.get_mut(&id)?.live.get_mut(&agreement)?;
+        (active.deal.provider() == from).then_some((id, active))
     }
 
     /// Any sign of life of the provider.
@@ -53,11 +69,9 @@ impl Buyer {
         from: PeerId,
         agreement: AgreementId,
     ) -> Option<(JobId, &mut Active)> {
-        let (id, job) = self.active(from, agreement)?;
-        let State::Active(active) = &mut job.state else {
-            return None;
-        };
-        active.heard = core.now.mono;
+        let now = core.now.mono;
+        let (id, active) = self.active(from, agreement)?;
+        active.heard = now;
         active.acked = true;
         Some((id, active))
     }
@@ -74,32 +88,72 @@ impl Buyer {
                 job: id,
                 event: JobEvent::Started { agreement },
             });
-            if let Some(job) = self.jobs.get(&id) {
-                wake(core, job, core.config.timing.heartbeat * 2);
-            }
+            core.wake(Timer::Served(agreement), core.config.timing.heartbeat * 2);
         }
     }
 
     pub(crate) fn on_agree_refused(
         &mut self,
         core: &mut Core,
+        ledger: &mut Ledger,
         from: PeerId,
         agreement: AgreementId,
         decline: Decline,
     ) {
-        if let Some((id, job)) = self.active(from, agreement) {
-            // Once it has agreed it can't refuse; a stray repeat changes nothing.
-            if matches!(&job.state, State::Active(active) if active.acked) {
-                return;
-            }
-            self.give_up(core, id, decline.reason);
+        // Once it has agreed it can't refuse; a stray repeat changes nothing.
+        if let Some((id, active)) = self.active(from, agreement)
+            && !active.acked
+        {
+            self.give_up(core, ledger, id, (agreement, decline.reason));
         }
     }
 
-    pub(crate) fn on_lost(&mut self, core: &mut Core, from: PeerId, agreement: AgreementId) {
+    pub(crate) fn on_lost(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        from: PeerId,
+        agreement: AgreementId,
+    ) {
         if let Some((id, _)) = self.active(from, agreement) {
-            self.give_up(core, id, Reason::PROVIDER_LOST);
+            self.give_up(core, ledger, id, (agreement, Reason::PROVIDER_LOST));
         }
+    }
+
+    /// Looks after a live agreement: repeats what was not answered, asks a
+    /// silent provider, and gives it up when it stays silent.
+    pub(crate) fn watch(&mut self, core: &mut Core, ledger: &mut Ledger, agreement: AgreementId) {
+        let Some(&id) = self.by_agreement.get(&agreement) else {
+            return;
+        };
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let Some(active) = job.live.get(&agreement) else {
+            return;
+        };
+        let timing = &core.config.timing;
+        let (resend, heartbeat, lost_after) = (timing.resend, timing.heartbeat, timing.lost_after);
+        let silent = core.now.mono.since(active.heard);
+        if silent >= lost_after || core.now.mono >= active.give_up {
+            return self.give_up(core, ledger, id, (agreement, Reason::PROVIDER_LOST));
+        }
+        // One that is asked to go on, or given the agreement again, would begin.
+        if job.cancelling {
+            core.send(active.deal.provider(), Frame::Cancel(agreement));
+        } else if !active.acked {
+            send_agreement(core, core.outbox.last(), &active.deal, &job.order);
+        } else if silent >= heartbeat * 2 {
+            send_resume(core, job, &active.deal);
+        }
+        let pause = if active.acked && !job.cancelling {
+            heartbeat
+        } else {
+            resend
+        };
+        let next = core.now.mono.after(pause);
+        let next = next.min(active.heard.after(lost_after)).min(active.give_up);
+        core.timers.set(Timer::Served(agreement), next);
     }
 
     pub(crate) fn on_progress(&mut self, core: &mut Core, from: PeerId, progress: Progress) {
@@ -160,44 +214,55 @@ impl Buyer {
             let again = Frame::Acceptance(judged.acceptance.raw());
             return core.send_again(from, again);
         }
-        let Some(deal) = job
-            .deal(agreement)
-            .filter(|deal| deal.provider() == from)
-            .cloned()
+        let Some(made) = job
+            .agreements
+            .get(&agreement)
+            .filter(|made| made.deal.provider() == from)
         else {
             return core.misbehaved(from, "a receipt for somebody else's agreement");
         };
-        if job.disputes(agreement) >= DISPUTES_MAX {
+        if made.disputes >= DISPUTES_MAX {
             return core.misbehaved(from, "more receipts than it can mean");
         }
+        let fault = receipt.body().follows_from(&made.deal).err();
+        let fault = fault.map(|fault| fault.reason());
+        // Nobody is cancelled but by us.
+        let unasked = receipt.body().outcome == Outcome::Cancelled
+            && !job.cancelling
+            && made.fate.is_none()
+            && job.end.is_none();
+        let fault = fault.or_else(|| unasked.then_some(Reason::CONTRADICTS_AGREEMENT));
         let live = self.heard(core, from, agreement).is_some();
-        if let Err(fault) = receipt.body().follows_from(&deal) {
-            self.dispute(core, id, &receipt, fault.reason());
+        if let Some(reason) = fault {
+            self.dispute(core, id, &receipt, reason);
             if live {
-                self.give_up(core, id, fault.reason());
+                self.give_up(core, ledger, id, (agreement, reason));
             }
             return;
         }
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
+        if job.holds(&receipt) {
+            return;
+        }
         if !live || !job.wants(&receipt) {
             self.dispute(core, id, &receipt, Reason::SUPERSEDED);
             return;
         }
         self.rate(core, id, &receipt);
         self.collect(core, id, receipt, inline);
-        self.accept_collected(core, ledger, id, receipt_id);
+        self.accept_collected(core, ledger, id, (agreement, receipt_id));
     }
 
     /// Whether a firm offer of this peer was taken and not countersigned yet.
     fn is_taking_from(&self, peer: PeerId) -> bool {
         let jobs = self.by_request.values().filter_map(|id| self.jobs.get(id));
-        jobs.into_iter().any(|job| match &job.state {
-            State::Asking(asking) => asking.asks.iter().any(|ask| {
-                ask.request.body().take && ask.answer.is_none() && ask.offer.signer() == peer
-            }),
-            State::Waiting | State::Active(_) | State::Ended(_) => false,
+        let mut asks = jobs
+            .flat_map(|job| &job.round)
+            .flat_map(|round| &round.asks);
+        asks.any(|ask| {
+            ask.request.body().take && ask.answer.is_none() && ask.offer.signer() == peer
         })
     }
 
@@ -233,20 +298,19 @@ impl Buyer {
         }
     }
 
-    /// Stores what came with a receipt and asks for the rest.
     /// Holds the speed of real work against the offer, where we know how much work it
     /// was: fuel, or what the job says.
     fn rate(&mut self, core: &Core, id: JobId, receipt: &Verified<Receipt>) {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let State::Active(active) = &job.state else {
+        let body = receipt.body();
+        let Some(active) = job.live.get(&body.key.agreement) else {
             return;
         };
         let quote = active.deal.quote().body();
         let runtime = active.deal.request().body().needs.runtime;
-        let body = receipt.body();
-        if body.outcome != Outcome::Completed || !matches!(quote.work, Work::Job) {
+        if body.outcome != Outcome::Completed || matches!(quote.work, Work::Lease { .. }) {
             return;
         }
         let operations = match runtime {
@@ -267,6 +331,7 @@ impl Buyer {
         }
     }
 
+    /// Stores what came with a receipt and asks for the rest.
     fn collect(
         &mut self,
         core: &mut Core,
@@ -274,14 +339,15 @@ impl Buyer {
         receipt: Verified<Receipt>,
         inline: Vec<InlineBlob>,
     ) {
-        let Some(State::Active(active)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
+        let agreement = receipt.body().key.agreement;
+        let job = self.jobs.get_mut(&id);
+        let Some(active) = job.and_then(|job| job.live.get_mut(&agreement)) else {
             return;
         };
         let receipt_id = ReceiptId(receipt.hash());
         if active.collecting.contains_key(&receipt_id) {
             return;
         }
-        let agreement = active.deal.id();
         let mut collecting = Collecting::new(receipt);
         for output in collecting.receipt.clone().body().outputs.iter() {
             let blob = output.blob;
@@ -324,14 +390,12 @@ impl Buyer {
         let Some(&id) = self.by_agreement.get(&agreement) else {
             return;
         };
-        let Some(State::Active(active)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
+        let job = self.jobs.get_mut(&id);
+        let Some(active) = job.and_then(|job| job.live.get_mut(&agreement)) else {
             return;
         };
-        if active.deal.id() != agreement {
-            return;
-        }
         if !ok {
-            return self.fetch_again(core, id, blob);
+            return self.fetch_again(core, ledger, id, (agreement, blob));
         }
         active.heard = core.now.mono;
         let mut complete = Vec::new();
@@ -341,13 +405,20 @@ impl Buyer {
             }
         }
         for receipt in complete {
-            self.accept_collected(core, ledger, id, receipt);
+            self.accept_collected(core, ledger, id, (agreement, receipt));
         }
     }
 
     /// An output did not come. Some tries later it never will.
-    fn fetch_again(&mut self, core: &mut Core, id: JobId, blob: BlobId) {
-        let Some(State::Active(active)) = self.jobs.get_mut(&id).map(|job| &mut job.state) else {
+    fn fetch_again(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: JobId,
+        (agreement, blob): (AgreementId, BlobId),
+    ) {
+        let job = self.jobs.get_mut(&id);
+        let Some(active) = job.and_then(|job| job.live.get_mut(&agreement)) else {
             return;
         };
         let wanted = active
@@ -361,16 +432,12 @@ impl Buyer {
         active.fetch_tries += 1;
         if active.fetch_tries > core.config.timing.fetch_tries {
             self.dispute(core, id, &receipt, Reason::WRONG_OUTPUTS);
-            return self.give_up(core, id, Reason::WRONG_OUTPUTS);
+            return self.give_up(core, ledger, id, (agreement, Reason::WRONG_OUTPUTS));
         }
-        if let Some(output) = receipt
-            .body()
-            .outputs
-            .iter()
-            .find(|output| output.blob.blob == blob)
-        {
+        let mut outputs = receipt.body().outputs.iter();
+        if let Some(output) = outputs.find(|output| output.blob.blob == blob) {
             core.output(Output::Fetch {
-                agreement: active.deal.id(),
+                agreement,
                 from: active.deal.provider(),
                 blob: output.blob,
                 durable: true,
@@ -378,152 +445,73 @@ impl Buyer {
         }
     }
 
-    /// Accepts a receipt whose outputs are all here, and goes on from there.
+    /// Takes a receipt whose outputs are all here, and goes on from there.
     fn accept_collected(
         &mut self,
         core: &mut Core,
         ledger: &mut Ledger,
         id: JobId,
-        receipt: ReceiptId,
+        (agreement, receipt): (AgreementId, ReceiptId),
     ) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let job = self.jobs.get_mut(&id);
+        let Some(active) = job.and_then(|job| job.live.get_mut(&agreement)) else {
             return;
         };
-        let State::Active(active) = &mut job.state else {
-            return;
-        };
-        let complete = active
-            .collecting
-            .get(&receipt)
-            .is_some_and(|c| c.missing.is_empty());
-        if !complete {
+        let collecting = active.collecting.get(&receipt);
+        if !collecting.is_some_and(|collecting| collecting.missing.is_empty()) {
             return;
         }
         let Some(collecting) = active.collecting.remove(&receipt) else {
             return;
         };
-        let parties = deal_parties(&active.deal);
-        let body = collecting.receipt.body().clone();
-        job.spent = job.spent.saturating_add(body.amount);
-        let outputs = List::truncated(collecting.small);
-        let lsn = self.judge(core, id, &collecting.receipt, Verdict::Accepted, outputs);
-        core.tell_after(
-            lsn,
-            Event::Job {
-                job: id,
-                event: JobEvent::Accepted {
-                    receipt,
-                    amount: body.amount,
-                },
-            },
-        );
-        ledger.owe(core, parties, receipt, body.amount);
-        if !body.key.last {
-            return;
+        let body = collecting.receipt.body();
+        let (outcome, last) = (body.outcome, body.key.last);
+        if last && matches!(outcome, Outcome::Completed | Outcome::JobFault(_)) {
+            return self.result(core, ledger, id, collecting);
         }
-        match body.outcome {
-            Outcome::Completed => self.unit_done(core, id, body.key.unit),
-            Outcome::JobFault(reason) => self.end_active(core, id, JobEnd::Failed(reason)),
-            Outcome::Cancelled => self.end_active(core, id, JobEnd::Cancelled),
-            Outcome::ProviderFault(reason) => self.give_up(core, id, reason),
+        let word = (Verification::HASHES, List::truncated(collecting.small));
+        self.pay(core, ledger, id, &collecting.receipt, word);
+        match outcome {
+            Outcome::ProviderFault(reason) if last => {
+                self.give_up(core, ledger, id, (agreement, reason));
+            }
+            Outcome::Cancelled if last => self.was_cancelled(core, ledger, id, agreement),
+            _ => {}
         }
     }
 
-    fn unit_done(&mut self, core: &mut Core, id: JobId, unit: u32) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        job.open.remove(&unit);
-        let State::Active(active) = &job.state else {
-            return;
-        };
-        if job.open.is_empty() {
-            return self.end(core, id, JobEnd::Done);
-        }
-        let more_here = active
-            .deal
-            .quote()
-            .body()
-            .work
-            .units()
-            .iter()
-            .any(|unit| job.open.contains(unit));
-        if !more_here && job.cancelling {
-            return self.end(core, id, JobEnd::Cancelled);
-        }
-        if !more_here {
-            // An array too broken for one request: the rest is asked for anew.
-            job.state = State::Waiting;
-            core.wake(Timer::Job(id), Duration::ZERO);
-        }
-    }
-
-    /// Signs our word on a receipt; the same bytes are sent whenever it comes again.
-    fn judge(
+    /// A provider has stopped, as it was told.
+    fn was_cancelled(
         &mut self,
         core: &mut Core,
+        ledger: &mut Ledger,
         id: JobId,
-        receipt: &Verified<Receipt>,
-        verdict: Verdict,
-        outputs: InlineBlobs,
-    ) -> Lsn {
-        let acceptance = core.sign(Acceptance {
-            receipt: ReceiptId(receipt.hash()),
-            key: receipt.body().key,
-            verdict,
-            verification: Verification::HASHES,
-            extensions: Extensions::default(),
-        });
-        let lsn = core.persist(Record::Judged {
-            receipt: receipt.clone(),
-            acceptance: acceptance.clone(),
-            outputs,
-        });
-        core.send_after(lsn, receipt.signer(), Frame::Acceptance(acceptance.raw()));
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.judged.insert(
-                ReceiptId(receipt.hash()),
-                Judged {
-                    receipt: receipt.clone(),
-                    acceptance,
-                },
-            );
-        }
-        lsn
-    }
-
-    fn dispute(&mut self, core: &mut Core, id: JobId, receipt: &Verified<Receipt>, reason: Reason) {
-        let verdict = Verdict::Disputed(reason);
-        let lsn = self.judge(core, id, receipt, verdict, InlineBlobs::default());
-        core.tell_after(
-            lsn,
-            Event::Job {
-                job: id,
-                event: JobEvent::Disputed {
-                    peer: receipt.signer(),
-                    reason,
-                },
-            },
-        );
-    }
-
-    /// Ends a job whose provider may still be at it.
-    pub(super) fn end_active(&mut self, core: &mut Core, id: JobId, end: JobEnd) {
-        if let Some(State::Active(active)) = self.jobs.get(&id).map(|job| &job.state) {
-            core.send(active.deal.provider(), Frame::Cancel(active.deal.id()));
-        }
-        self.end(core, id, end);
-    }
-
-    /// Gives an agreement up and fences it; the job goes on elsewhere.
-    pub(super) fn give_up(&mut self, core: &mut Core, id: JobId, reason: Reason) {
+        agreement: AgreementId,
+    ) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let State::Active(active) = &job.state else {
+        job.leave(core, agreement);
+        if job.live.is_empty() && job.end.is_none() {
+            self.end(core, ledger, id, JobEnd::Cancelled);
+        }
+    }
+
+    /// Gives an agreement up and fences it; its units go elsewhere.
+    pub(super) fn give_up(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: JobId,
+        (agreement, reason): (AgreementId, Reason),
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let (provider, agreement) = (active.deal.provider(), active.deal.id());
+        let Some(active) = job.leave(core, agreement) else {
+            return;
+        };
+        let provider = active.deal.provider();
         let lsn = core.persist(Record::GaveUp {
             job: id,
             agreement,
@@ -542,17 +530,18 @@ impl Buyer {
         );
         job.last_reason = reason;
         job.fence(agreement, reason);
-        job.state = State::Waiting;
-        let (cancelling, attempts) = (job.cancelling, job.agreements.len());
+        job.losses += 1;
+        let (cancelling, losses) = (job.cancelling, job.losses);
+        let alone = job.live.is_empty();
         let at_fault = !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN);
         if at_fault && !cancelling {
             self.exclude(core, provider);
         }
-        if cancelling {
-            self.end(core, id, JobEnd::Cancelled);
-        } else if attempts >= ATTEMPTS_MAX {
-            self.end(core, id, JobEnd::Failed(reason));
-        } else {
+        if cancelling && alone {
+            self.end(core, ledger, id, JobEnd::Cancelled);
+        } else if !cancelling && usize::try_from(losses).is_ok_and(|n| n >= ATTEMPTS_MAX) {
+            self.end(core, ledger, id, JobEnd::Failed(reason));
+        } else if !cancelling {
             core.wake(Timer::Job(id), Duration::ZERO);
         }
     }
@@ -574,7 +563,9 @@ impl Buyer {
         exclusion.until = core.now.mono.after(pause);
     }
 
-    pub(super) fn end(&mut self, core: &mut Core, id: JobId, end: JobEnd) {
+    pub(super) fn end(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, end: JobEnd) {
+        self.leave_round(core, id, None);
+        self.accept_held(core, ledger, id);
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -584,6 +575,15 @@ impl Buyer {
             end,
             at: core.now.wall,
         });
+        // Those that are still at it need not go on.
+        for agreement in job.live.keys().copied().collect::<Vec<_>>() {
+            if let Some(active) = job.leave(core, agreement)
+                && !active.left.is_empty()
+            {
+                let frame = Frame::Cancel(agreement);
+                core.send_after(lsn, active.deal.provider(), frame);
+            }
+        }
         core.tell_after(
             lsn,
             Event::Job {
@@ -591,7 +591,7 @@ impl Buyer {
                 event: JobEvent::Ended(end),
             },
         );
-        job.state = State::Ended(end);
+        job.end = Some(end);
         self.forget_old(id);
     }
 
@@ -643,8 +643,8 @@ impl Buyer {
         let id = job.order.job;
         self.past.keep(&job);
         self.by_request.retain(|_, of| *of != id);
-        for (deal, _) in &job.agreements {
-            self.by_agreement.remove(&deal.id());
+        for agreement in job.agreements.keys() {
+            self.by_agreement.remove(agreement);
         }
     }
 }
@@ -675,32 +675,22 @@ impl Collecting {
 }
 
 impl Job {
-    /// How many receipts of an agreement were disputed.
-    fn disputes(&self, agreement: AgreementId) -> usize {
-        self.judged
-            .values()
-            .filter(|judged| {
-                judged.receipt.body().key.agreement == agreement
-                    && judged.acceptance.body().verdict != Verdict::Accepted
-            })
-            .count()
-    }
-
     /// Whether a receipt of the live agreement is for something not yet
     /// accepted.
     fn wants(&self, receipt: &Verified<Receipt>) -> bool {
         let key = receipt.body().key;
-        let repeated = self.judged.values().any(|judged| {
-            let known = judged.receipt.body().key;
-            known.agreement == key.agreement
-                && known.unit == key.unit
-                && known.index == key.index
-                && judged.acceptance.body().verdict == Verdict::Accepted
-        });
-        let affordable = self
-            .spent
-            .checked_add(receipt.body().amount)
-            .is_some_and(|spent| spent <= self.order.budget);
-        self.open.contains(&key.unit) && !repeated && affordable
+        let made = self.agreements.get(&key.agreement);
+        let repeated = made.is_none_or(|made| made.accepted.contains(&(key.unit, key.index)));
+        let expected =
+            (self.live.get(&key.agreement)).is_some_and(|active| active.left.contains(&key.unit));
+        expected && !repeated && self.affords(receipt)
+    }
+
+    fn affords(&self, receipt: &Verified<Receipt>) -> bool {
+        let held = self.held.values().flatten();
+        let held = held.map(|held| held.receipt.body().amount);
+        let spent = held.fold(self.spent, Amount::saturating_add);
+        let sum = spent.checked_add(receipt.body().amount);
+        sum.is_some_and(|sum| sum <= self.order.budget)
     }
 }

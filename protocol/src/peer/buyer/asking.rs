@@ -1,83 +1,83 @@
-//! Asking providers, and choosing among their quotes.
+//! Asking providers, and choosing among their quotes: a single job's best, or all of
+//! an array's.
 
 use super::*;
 
 /// Asking.
 impl Buyer {
-    /// Asks the best offers that fit, or waits for better times.
-    pub(super) fn look_for_offers(
-        &mut self,
-        core: &mut Core,
-        book: &Book,
-        ledger: &mut Ledger,
-        id: JobId,
-    ) {
+    /// Asks the best offers that fit, or waits for better times. While all units
+    /// have somebody who runs them, nothing is to be done.
+    pub(super) fn seek(&mut self, core: &mut Core, book: &Book, ledger: &mut Ledger, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        if core.now.mono >= job.deadline {
-            return self.end(core, id, JobEnd::Expired);
+        if job.end.is_some() || job.round.is_some() || job.cancelling {
+            return;
         }
-        let chosen = choose_offers(
-            core.identity(),
-            book,
-            job,
-            (&self.excluded, &self.standings),
-            core.now,
-        );
-        if chosen.is_empty() {
+        if core.now.mono >= job.deadline {
+            return self.expire(core, ledger, id);
+        }
+        let wanted = job.wanted(core);
+        if wanted.is_empty() || job.room() == 0 {
+            return job.rest(core);
+        }
+        let views = (&self.excluded, &self.standings);
+        let shares = choose(core, book, job, views, &wanted);
+        if shares.is_empty() {
             // A provider that is left out for a while is better than none.
-            let later = choose_offers(
-                core.identity(),
+            let later = choose(
+                core,
                 book,
                 job,
                 (&BTreeMap::new(), &self.standings),
-                core.now,
+                &wanted,
             );
-            return self.wait(core, id, !later.is_empty());
+            let later = !later.is_empty() || !job.busy.is_empty();
+            return self.wait(core, ledger, id, later);
         }
-        job.attempt += 1;
-        let budget = job.order.budget.saturating_sub(job.spent);
-        let mut asks = Vec::new();
-        // One that can't be reached would keep the job waiting alone.
-        let is_firm = |offer: &Verified<Offer>| {
-            offer.body().firm && core.connected.contains_key(&offer.signer())
+        self.ask(core, ledger, id, shares);
+    }
+
+    /// Begins a round: a request to each of these.
+    fn ask(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, shares: Vec<Share>) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
         };
-        let take = job.order.take && chosen.first().is_some_and(|(offer, _)| is_firm(offer));
-        for (offer, candidate) in chosen.into_iter().take(if take { 1 } else { ASKS_MAX }) {
-            let request = build_request(core, job, (&offer, &candidate), take, budget, None);
-            let request =
-                core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
+        job.attempt += 1;
+        let spread = job.spreads();
+        let take = job.order.take && shares.first().is_some_and(|share| share.is_firm(core));
+        let alone = take && !spread;
+        let mut asks = Vec::new();
+        for share in shares.into_iter().take(if alone { 1 } else { usize::MAX }) {
+            let take = take && share.is_firm(core);
+            let request = build_request(core, job, &share, take, None);
+            let until = core.now.wall.after(core.config.timing.quote_wait);
+            let request = core.sign_until(until, request);
             // What nobody would accept is not written: our own journal could
             // not be read again.
             if request.body().check(request.header()).is_err() {
-                return self.end(core, id, JobEnd::Declined(Reason::NOT_ALLOWED));
+                return self.end(core, ledger, id, JobEnd::Declined(Reason::NOT_ALLOWED));
             }
             let lsn = core.persist(Record::Asked(request.clone()));
-            core.send_after(lsn, offer.signer(), Frame::Ask(request.raw()));
-            ledger.prepare(core, paying_parties(core, &offer));
+            core.send_after(lsn, share.offer.signer(), Frame::Ask(request.raw()));
+            ledger.prepare(core, paying_parties(core, &share.offer));
             self.by_request.insert(RequestId(request.hash()), id);
             asks.push(Ask {
-                offer,
-                candidate,
+                offer: share.offer,
+                candidate: share.candidate,
                 request,
                 answer: None,
             });
         }
         let peers = asks.iter().map(|ask| ask.offer.signer()).collect();
-        let written = core.outbox.last();
-        core.tell_after(
-            written,
-            Event::Job {
-                job: id,
-                event: JobEvent::Asked {
-                    attempt: job.attempt,
-                    peers,
-                },
-            },
-        );
-        job.state = State::Asking(Asking {
+        let event = JobEvent::Asked {
+            attempt: job.attempt,
+            peers,
+        };
+        core.tell_after(core.outbox.last(), Event::Job { job: id, event });
+        job.round = Some(Round {
             asks,
+            spread,
             decide: None,
             give_up: core.now.mono.after(core.config.timing.quote_wait),
             resend: core.now.mono.after(core.config.timing.resend),
@@ -88,13 +88,13 @@ impl Buyer {
 
     /// Nobody can now: look again soon, if that can help. `later` says that
     /// somebody will be able to.
-    pub(super) fn wait(&mut self, core: &mut Core, id: JobId, later: bool) {
+    pub(super) fn wait(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, later: bool) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        job.state = State::Waiting;
         job.idle_rounds += 1;
         let passing = later
+            || !job.live.is_empty()
             || job
                 .declined
                 .values()
@@ -107,11 +107,48 @@ impl Buyer {
                 Some((_, decline)) => decline.reason,
                 None => job.last_reason,
             };
-            return self.end(core, id, JobEnd::Declined(reason));
+            return self.end(core, ledger, id, JobEnd::Declined(reason));
         }
         let pause = core.config.timing.retry * (1 << job.idle_rounds.min(4));
         let pause = core.jittered(pause);
         wake(core, job, pause);
+    }
+
+    /// Asks again those who have not answered; in the end, leaves them out.
+    pub(super) fn ask_again(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let Some(round) = &mut job.round else {
+            return;
+        };
+        let now = core.now.mono;
+        if now >= round.give_up && round.decide.is_none() {
+            let unanswered = round.asks.iter().filter(|ask| ask.answer.is_none());
+            let silent: BTreeSet<PeerId> = unanswered.map(|ask| ask.offer.signer()).collect();
+            self.leave_round(core, id, None);
+            for peer in silent {
+                self.exclude(core, peer);
+            }
+            // They used up the patience: the next best have not been asked yet.
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.since = now;
+            }
+            return self.wait(core, ledger, id, false);
+        }
+        if now >= round.resend {
+            for ask in round.asks.iter().filter(|ask| ask.answer.is_none()) {
+                core.send_again(ask.offer.signer(), Frame::Ask(ask.request.raw()));
+            }
+            round.resend = now.after(core.config.timing.resend);
+        }
+        let due = round.decide.is_some_and(|at| at <= now);
+        if due && best_quote(round, &job.order, core.now).is_none() {
+            // All that came has run out while others kept us waiting.
+            self.leave_round(core, id, None);
+            return self.wait(core, ledger, id, false);
+        }
+        self.decide_if_ready(core, ledger, id);
     }
 
     pub(crate) fn on_quoted(
@@ -136,16 +173,14 @@ impl Buyer {
         if let Some(n) = (job.takes.iter()).position(|take| take.request.hash() == request.0) {
             return self.fence_late_take(core, id, n, quote);
         }
-        let State::Asking(asking) = &mut job.state else {
+        let Some(round) = &mut job.round else {
             return;
         };
-        let Some(ask) = asking
-            .asks
-            .iter_mut()
-            .find(|ask| ask.request.hash() == request.0)
-        else {
+        let asked = |ask: &Ask| ask.request.hash() == request.0;
+        let Some(n) = round.asks.iter().position(asked) else {
             return;
         };
+        let ask = &mut round.asks[n];
         if let Err(_mismatch) = check_quote(&ask.offer, &ask.request, &quote) {
             return core.misbehaved(quote.signer(), "a quote that does not answer the request");
         }
@@ -160,8 +195,11 @@ impl Buyer {
             },
         });
         ask.answer = Some(Ok(quote));
+        if round.spread {
+            return self.take(core, ledger, id, n);
+        }
         let grace = core.now.mono.after(core.config.timing.quote_grace);
-        asking.decide = Some(asking.decide.unwrap_or(grace));
+        round.decide = Some(round.decide.unwrap_or(grace));
         self.decide_if_ready(core, ledger, id);
     }
 
@@ -194,38 +232,64 @@ impl Buyer {
         });
         core.send_after(lsn, deal.provider(), Frame::Cancel(agreement));
         self.by_agreement.insert(agreement, id);
-        // The last is the live one: this one never is.
-        job.agreements.insert(0, (deal, Some(reason)));
+        job.made(deal, Some(reason));
     }
 
     /// Stops asking: gives back what is held for nothing, and forgets the
     /// questions, except those whose answer binds us.
-    pub(super) fn leave_asking(&mut self, core: &mut Core, id: JobId, except: Option<usize>) {
+    pub(super) fn leave_round(&mut self, core: &mut Core, id: JobId, except: Option<usize>) {
+        let Some(round) = self.jobs.get_mut(&id).and_then(|job| job.round.take()) else {
+            return;
+        };
+        for (n, ask) in round.asks.into_iter().enumerate() {
+            self.leave_ask(core, id, ask, Some(n) == except);
+        }
+    }
+
+    fn leave_ask(&mut self, core: &mut Core, id: JobId, ask: Ask, taken: bool) {
+        let request = RequestId(ask.request.hash());
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let State::Asking(asking) = &mut job.state else {
+        match &ask.answer {
+            None if ask.request.body().take => {
+                job.takes.push_back(ask);
+                if job.takes.len() > LATE_TAKES_MAX
+                    && let Some(oldest) = job.takes.pop_front()
+                {
+                    self.by_request.remove(&RequestId(oldest.request.hash()));
+                }
+                return;
+            }
+            Some(Ok(quote)) if !taken => {
+                core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
+            }
+            // A quote that still comes is refused then.
+            Some(Ok(_) | Err(_)) | None => {}
+        }
+        self.by_request.remove(&request);
+    }
+
+    /// One of a round of shares is answered. After the last, it is seen who takes
+    /// what is left.
+    fn answered(&mut self, core: &mut Core, id: JobId, n: usize, taken: bool) {
+        let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        for (n, ask) in std::mem::take(&mut asking.asks).into_iter().enumerate() {
-            let request = RequestId(ask.request.hash());
-            match &ask.answer {
-                None if ask.request.body().take => {
-                    job.takes.push_back(ask);
-                    continue;
-                }
-                Some(Ok(quote)) if Some(n) != except => {
-                    core.send(quote.signer(), Frame::Release(QuoteId(quote.hash())));
-                }
-                // A quote that still comes is refused then.
-                Some(Ok(_) | Err(_)) | None => {}
-            }
-            self.by_request.remove(&request);
+        let Some(round) = &mut job.round else {
+            return;
+        };
+        if n >= round.asks.len() {
+            return;
         }
-        if job.takes.len() > LATE_TAKES_MAX
-            && let Some(oldest) = job.takes.pop_front()
-        {
-            self.by_request.remove(&RequestId(oldest.request.hash()));
+        let ask = round.asks.swap_remove(n);
+        let over = round.asks.is_empty();
+        if over {
+            job.round = None;
+        }
+        self.leave_ask(core, id, ask, taken);
+        if over {
+            core.wake(Timer::Job(id), Duration::ZERO);
         }
     }
 
@@ -243,21 +307,25 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let State::Asking(asking) = &mut job.state else {
+        let Some(round) = &mut job.round else {
             return;
         };
-        let ask = asking.asks.iter_mut().find(|ask| {
+        let Some(n) = round.asks.iter().position(|ask| {
             ask.request.hash() == request.0 && ask.offer.signer() == from && ask.answer.is_none()
-        });
-        let Some(ask) = ask else {
+        }) else {
             return;
         };
+        let spread = round.spread;
+        let ask = &mut round.asks[n];
         ask.answer = Some(Err(decline));
         let counter = ask.request.body().counter.is_some();
         if !counter {
             job.declined
                 .insert(from, (OfferId(ask.offer.hash()), decline));
             job.last_reason = decline.reason;
+        }
+        if spread {
+            job.is_busy(core, from, decline);
         }
         core.tell(Event::Job {
             job: id,
@@ -266,6 +334,9 @@ impl Buyer {
                 decline,
             },
         });
+        if spread {
+            return self.answered(core, id, n, false);
+        }
         self.decide_if_ready(core, ledger, id);
     }
 
@@ -274,26 +345,26 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let State::Asking(asking) = &mut job.state else {
+        let Some(round) = &mut job.round else {
             return;
         };
-        let all = asking.asks.iter().all(|ask| ask.answer.is_some());
-        let due = asking.decide.is_some_and(|at| at <= core.now.mono);
-        if !all && !due {
-            let next = asking.decide.unwrap_or(asking.give_up).min(asking.resend);
+        let all = round.asks.iter().all(|ask| ask.answer.is_some());
+        let due = round.decide.is_some_and(|at| at <= core.now.mono);
+        if round.spread || (!all && !due) {
+            let next = round.decide.unwrap_or(round.give_up).min(round.resend);
             core.timers.set(Timer::Job(id), next.min(job.deadline));
             return;
         }
-        let Some(best) = best_quote(asking, &job.order, core.now) else {
+        let Some(best) = best_quote(round, &job.order, core.now) else {
             if all {
-                self.leave_asking(core, id, None);
-                self.wait(core, id, false);
+                self.leave_round(core, id, None);
+                self.wait(core, ledger, id, false);
             }
             return;
         };
         if job.order.counter_percent > 0
-            && !asking.countered
-            && !asking.asks[best].request.body().take
+            && !round.countered
+            && !round.asks[best].request.body().take
         {
             return self.counter(core, id, best);
         }
@@ -305,41 +376,38 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let State::Asking(asking) = &job.state else {
+        let Some(round) = &job.round else {
             return;
         };
-        let ask = &asking.asks[best];
+        let ask = &round.asks[best];
         let Some(Ok(quote)) = &ask.answer else {
             return;
         };
         let percent = 100 - u128::from(job.order.counter_percent.min(99));
         let proposal = u128::from(quote.body().cap.as_micros()) * percent / 100;
-        let budget = Amount::from_micros(u64::try_from(proposal).unwrap_or(u64::MAX));
-        let (offer, candidate) = (ask.offer.clone(), ask.candidate.clone());
-        let quote_id = QuoteId(quote.hash());
-        let request = build_request(
-            core,
-            job,
-            (&offer, &candidate),
-            false,
-            budget,
-            Some(quote_id),
-        );
+        let share = Share {
+            offer: ask.offer.clone(),
+            candidate: ask.candidate.clone(),
+            units: job.open.clone(),
+            budget: Amount::from_micros(u64::try_from(proposal).unwrap_or(u64::MAX)),
+        };
+        let quote = QuoteId(quote.hash());
+        let request = build_request(core, job, &share, false, Some(quote));
         let request = core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
         let lsn = core.persist(Record::Asked(request.clone()));
-        core.send_after(lsn, offer.signer(), Frame::Ask(request.raw()));
+        core.send_after(lsn, share.offer.signer(), Frame::Ask(request.raw()));
         self.by_request.insert(RequestId(request.hash()), id);
-        if let State::Asking(asking) = &mut job.state {
-            asking.asks.push(Ask {
-                offer,
-                candidate,
+        if let Some(round) = &mut job.round {
+            round.asks.push(Ask {
+                offer: share.offer,
+                candidate: share.candidate,
                 request,
                 answer: None,
             });
-            asking.countered = true;
-            asking.decide = Some(core.now.mono.after(core.config.timing.quote_grace));
-            asking.resend = core.now.mono.after(core.config.timing.resend);
-            let next = asking.decide.unwrap_or(asking.resend).min(asking.resend);
+            round.countered = true;
+            round.decide = Some(core.now.mono.after(core.config.timing.quote_grace));
+            round.resend = core.now.mono.after(core.config.timing.resend);
+            let next = round.decide.unwrap_or(round.resend).min(round.resend);
             core.timers.set(Timer::Job(id), next.min(job.deadline));
         }
     }
@@ -349,10 +417,11 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let State::Asking(asking) = &mut job.state else {
+        let Some(round) = &mut job.round else {
             return;
         };
-        let ask = &asking.asks[best];
+        let spread = round.spread;
+        let ask = &mut round.asks[best];
         let Some(Ok(quote)) = &ask.answer else {
             return;
         };
@@ -372,8 +441,12 @@ impl Buyer {
         );
         let Ok(deal) = deal else {
             // The quote ran out in this very moment.
-            asking.asks[best].answer = Some(Err(Reason::QUOTE_EXPIRED.into()));
-            return self.decide_if_ready(core, ledger, id);
+            ask.answer = Some(Err(Reason::QUOTE_EXPIRED.into()));
+            return if spread {
+                self.answered(core, id, best, false)
+            } else {
+                self.decide_if_ready(core, ledger, id)
+            };
         };
         let lsn = core.persist(Record::Took {
             offer: deal.offer().clone(),
@@ -381,7 +454,11 @@ impl Buyer {
             quote: deal.quote().clone(),
             agreement,
         });
-        self.leave_asking(core, id, Some(best));
+        if spread {
+            self.answered(core, id, best, true);
+        } else {
+            self.leave_round(core, id, Some(best));
+        }
         ledger.prepare(core, deal_parties(&deal));
         if let Some(job) = self.jobs.get(&id) {
             send_agreement(core, lsn, &deal, &job.order);
@@ -406,22 +483,17 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        self.by_agreement.insert(deal.id(), id);
-        job.agreements.push((deal.clone(), None));
-        let give_up = core.now.mono.after(longest(&deal, core));
-        let acked = deal.agreement().is_none();
-        job.state = State::Active(Box::new(Active {
-            deal,
-            acked,
-            began: core.now.mono,
-            heard: core.now.mono,
-            give_up: give_up.min(job.deadline),
-            progress: BTreeMap::new(),
-            collecting: BTreeMap::new(),
-            next_log: 0,
-            fetch_tries: 0,
-        }));
-        wake(core, job, core.config.timing.resend);
+        let agreement = deal.id();
+        self.by_agreement.insert(agreement, id);
+        job.made(deal.clone(), None);
+        job.latest = Some(agreement);
+        job.idle_rounds = 0;
+        let active = Active::new(core, deal, job);
+        job.stands(active);
+        core.wake(Timer::Served(agreement), core.config.timing.resend);
+        if job.round.is_none() {
+            job.rest(core);
+        }
     }
 }
 
@@ -444,28 +516,51 @@ pub(super) fn longest(deal: &Deal, core: &Core) -> Duration {
         .saturating_add(slack)
 }
 
-fn choose_offers(
-    me: (PeerId, AccountId),
+/// What is asked of whom: the whole of a single job of the best few, or shares.
+fn choose(
+    core: &Core,
     book: &Book,
     job: &Job,
     (excluded, standings): (&BTreeMap<PeerId, Exclusion>, &Standings),
-    now: Now,
-) -> Vec<(Verified<Offer>, Candidate)> {
-    let work = job.remaining();
-    let budget = job.order.budget.saturating_sub(job.spent);
+    wanted: &Wanted,
+) -> Vec<Share> {
+    let budget = wanted.budget(job);
     let offers = book.iter().filter(|offer| !job.was_declined(offer));
     let opinion = |peer: PeerId| {
-        if excluded.get(&peer).is_some_and(|e| e.until > now.mono) {
+        if excluded.get(&peer).is_some_and(|e| e.until > core.now.mono) {
             return Err(Reason::EXCLUDED);
         }
-        standings.believed(peer).ok_or(Reason::FAILED_CHALLENGE)
+        standings.opinion(peer, core.now.wall)
     };
-    let plan = plan(me, offers, &job.order, (&work, budget), opinion, now.wall);
-    plan.candidates
+    // Offers are judged for one unit: shares are made of as many as fit.
+    let (work, budget) = if job.spreads() {
+        (&Work::Job, budget)
+    } else {
+        (&job.order.work, job.unspent())
+    };
+    let me = core.identity();
+    let plan = plan(
+        me,
+        offers,
+        &job.order,
+        (work, budget),
+        opinion,
+        core.now.wall,
+    );
+    let found = plan
+        .candidates
         .into_iter()
-        .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate)))
-        .take(ASKS_MAX)
-        .collect()
+        .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate)));
+    if job.spreads() {
+        return job.shares(core, found.collect(), wanted);
+    }
+    let whole = |(offer, candidate)| Share {
+        offer,
+        candidate,
+        units: job.open.clone(),
+        budget,
+    };
+    found.take(ASKS_MAX).map(whole).collect()
 }
 
 /// Who of these could do an order's work within a budget, now. See [`rank::rank`] for
@@ -505,29 +600,28 @@ pub(crate) fn plan<'a>(
 fn build_request(
     core: &Core,
     job: &Job,
-    (offer, candidate): (&Verified<Offer>, &Candidate),
+    share: &Share,
     take: bool,
-    budget: Amount,
     counter: Option<QuoteId>,
 ) -> Request {
     let order = &job.order;
-    let work = job.remaining();
+    let (work, inputs) = job.part(&share.units);
     Request {
         account: core.config.account,
         delegation: core.config.delegation.clone(),
         principal: order.principal.clone(),
-        provider: offer.signer(),
-        offer: OfferId(offer.hash()),
+        provider: share.offer.signer(),
+        offer: OfferId(share.offer.hash()),
         job: order.job,
         attempt: job.attempt,
-        inputs: List::truncated(order.inputs_for(&work)),
         work,
         spec: order.spec,
+        inputs: List::truncated(inputs),
         needs: order.needs.clone(),
-        devices: candidate.devices.clone(),
-        budget,
+        devices: share.candidate.devices.clone(),
+        budget: share.budget,
         start: None,
-        verification: order.verification,
+        verification: order.verify.told(),
         confidentiality: order.confidentiality,
         retention: order.retention,
         take,
@@ -539,7 +633,7 @@ fn build_request(
 /// The best quote that still has time to be taken. One that allows less than the
 /// work is expected to take comes after all that allow more: its low cap is the
 /// price of half a job.
-pub(super) fn best_quote(asking: &Asking, order: &JobOrder, now: Now) -> Option<usize> {
+pub(super) fn best_quote(round: &Round, order: &JobOrder, now: Now) -> Option<usize> {
     let score = |ask: &Ask, quote: &Quote| {
         let units = quote.work.unit_count();
         let needs = &ask.request.body().needs;
@@ -560,7 +654,7 @@ pub(super) fn best_quote(asking: &Asking, order: &JobOrder, now: Now) -> Option<
         });
         (lacking, score.is_none(), score)
     };
-    asking
+    round
         .asks
         .iter()
         .enumerate()

@@ -38,12 +38,7 @@ impl Buyer {
                 reason,
             } => {
                 if let Some(job) = self.jobs.get_mut(job) {
-                    job.fence(*agreement, *reason);
-                    if matches!(&job.state, State::Active(active) if active.deal.id() == *agreement)
-                    {
-                        job.state = State::Waiting;
-                        job.last_reason = *reason;
-                    }
+                    job.replay_gave_up(*agreement, *reason);
                 }
             }
             Record::Judged {
@@ -83,11 +78,13 @@ impl Buyer {
                 order,
                 at,
                 attempt,
+                losses,
                 last_reason,
                 end,
             } => {
                 let mut job = Job::replayed(core, order.clone(), *at);
                 job.attempt = *attempt;
+                job.losses = *losses;
                 job.last_reason = *last_reason;
                 self.jobs.insert(order.job, job);
                 if let Some(end) = end {
@@ -108,6 +105,7 @@ impl Buyer {
                 }
             }
             Part::Output(output) => self.recall_output(output),
+            Part::Results(provider, results) => self.standings.recall(*provider, results.clone()),
             Part::Partners(_)
             | Part::Answer(_)
             | Part::Work { .. }
@@ -123,15 +121,18 @@ impl Buyer {
             return;
         };
         self.by_agreement.insert(deal.id(), id);
-        job.agreements.push((deal.clone(), fate));
+        job.made(deal.clone(), fate);
+        job.latest = Some(deal.id());
         if live {
-            job.state = State::Active(Box::new(Active::replayed(core, deal, job.deadline)));
+            job.stands(Active::new(core, deal, job));
         }
     }
 
     fn replay_ended(&mut self, id: JobId, end: JobEnd) {
         if let Some(job) = self.jobs.get_mut(&id) {
-            job.state = State::Ended(end);
+            job.live.clear();
+            job.runs.clear();
+            job.end = Some(end);
             self.forget_old(id);
         }
     }
@@ -142,13 +143,14 @@ impl Buyer {
             return;
         };
         self.by_agreement.insert(deal.id(), id);
-        match &job.state {
-            State::Waiting | State::Asking(_) => {}
-            // A take that was answered late: it was given up at once.
-            State::Active(_) | State::Ended(_) => return job.agreements.insert(0, (deal, None)),
+        job.made(deal.clone(), None);
+        // One more than a single job has is a take that was answered late: it was
+        // given up at once.
+        let late = !job.spreads() && !job.live.is_empty();
+        if job.end.is_none() && !late {
+            job.latest = Some(deal.id());
+            job.stands(Active::new(core, deal, job));
         }
-        job.agreements.push((deal.clone(), None));
-        job.state = State::Active(Box::new(Active::replayed(core, deal, job.deadline)));
     }
 
     fn replay_judged(
@@ -169,28 +171,25 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(id) else {
             return;
         };
-        if acceptance.body().verdict == Verdict::Accepted {
-            job.spent = job.spent.saturating_add(receipt.body().amount);
-            if key.last && receipt.body().outcome == Outcome::Completed {
-                job.open.remove(&key.unit);
-            }
-            if let Some(deal) = job.deal(key.agreement) {
-                let parties = deal_parties(deal);
-                ledger.replay_owed(
-                    core,
-                    parties,
-                    ReceiptId(receipt.hash()),
-                    receipt.body().amount,
-                );
-            }
+        job.is_judged(receipt.clone(), acceptance.clone());
+        self.standings.judged(receipt, acceptance);
+        if acceptance.body().verdict != Verdict::Accepted {
+            return;
         }
-        job.judged.insert(
-            ReceiptId(receipt.hash()),
-            Judged {
-                receipt: receipt.clone(),
-                acceptance: acceptance.clone(),
-            },
-        );
+        let body = receipt.body();
+        job.spent = job.spent.saturating_add(body.amount);
+        if let Some(deal) = job.deal(key.agreement) {
+            let parties = deal_parties(deal);
+            let receipt = ReceiptId(receipt.hash());
+            ledger.replay_owed(core, parties, receipt, body.amount);
+        }
+        if key.last {
+            let outcome = match acceptance.body().verification {
+                Verification::UNDECIDED => Outcome::JobFault(Reason::RESULTS_DIFFER),
+                _ => body.outcome,
+            };
+            job.replay_result(key, outcome);
+        }
     }
 
     /// Replaying these makes the same state, if nothing was done with it but
@@ -200,17 +199,14 @@ impl Buyer {
         into.extend(outputs.map(|output| Record::Part(Part::Output(output))));
         self.past.condense(into);
         let ended = self.ended.iter().filter_map(|id| self.jobs.get(id));
-        let open = self
-            .jobs
-            .values()
-            .filter(|job| !matches!(job.state, State::Ended(_)));
+        let open = self.jobs.values().filter(|job| job.end.is_none());
         for job in ended.chain(open) {
             job.condense(into);
         }
     }
 
     /// After replay: every open job goes on.
-    pub(crate) fn resume(&mut self, core: &mut Core) {
+    pub(crate) fn resume(&mut self, core: &mut Core, ledger: &mut Ledger) {
         // The node may have stopped before the last ones were blobs.
         for output in std::mem::take(&mut self.small_outputs) {
             core.output(Output::Store {
@@ -222,7 +218,7 @@ impl Buyer {
         let open: Vec<JobId> = self
             .jobs
             .iter()
-            .filter(|(_, job)| !matches!(job.state, State::Ended(_)))
+            .filter(|(_, job)| job.end.is_none())
             .map(|(id, _)| *id)
             .collect();
         for id in open {
@@ -230,20 +226,19 @@ impl Buyer {
                 continue;
             };
             // The last acceptance may have been written without what follows it.
-            if job.open.is_empty() {
-                self.end(core, id, JobEnd::Done);
+            if let Some(end) = job.end_by_receipts() {
+                self.end(core, ledger, id, end);
                 continue;
             }
-            if let Some(end) = job.end_by_last_receipt() {
-                self.end(core, id, end);
+            if job.cancelling && job.live.is_empty() {
+                self.end(core, ledger, id, JobEnd::Cancelled);
                 continue;
             }
-            if job.cancelling && matches!(job.state, State::Active(_)) {
-                self.stop(core, id);
-                continue;
+            for agreement in job.live.keys() {
+                core.wake(Timer::Served(*agreement), Duration::ZERO);
             }
             if job.cancelling {
-                self.end(core, id, JobEnd::Cancelled);
+                self.stop(core, id);
                 continue;
             }
             core.wake(Timer::Job(id), Duration::ZERO);
@@ -289,24 +284,6 @@ impl Past {
     }
 }
 
-impl Active {
-    fn replayed(core: &Core, deal: Deal, deadline: Mono) -> Self {
-        Self {
-            give_up: core.now.mono.after(longest(&deal, core)).min(deadline),
-            // The provider may not have it yet: it is sent again, except where
-            // the provider's own signature completed it.
-            acked: deal.agreement().is_none(),
-            deal,
-            began: core.now.mono,
-            heard: core.now.mono,
-            progress: BTreeMap::new(),
-            collecting: BTreeMap::new(),
-            next_log: 0,
-            fetch_tries: 0,
-        }
-    }
-}
-
 impl Job {
     fn replayed(core: &Core, order: Box<JobOrder>, at: Wall) -> Self {
         let passed = core.now.wall.since(at);
@@ -316,11 +293,7 @@ impl Job {
     }
 
     fn condense(&self, into: &mut Vec<Record>) {
-        let (end, live) = match &self.state {
-            State::Ended(end) => (Some(*end), None),
-            State::Active(active) => (None, Some(active.deal.id())),
-            State::Waiting | State::Asking(_) => (None, None),
-        };
+        let end = self.end;
         let mut order = self.order.clone();
         if end.is_some() {
             // Nobody is sent anything for it any more.
@@ -330,17 +303,23 @@ impl Job {
             order,
             at: self.submitted,
             attempt: self.attempt,
+            losses: self.losses,
             last_reason: self.last_reason,
             end,
         }));
-        for (deal, fate) in &self.agreements {
+        let latest = self
+            .latest
+            .and_then(|id| self.agreements.get_key_value(&id));
+        let others = self.agreements.iter();
+        let others = others.filter(|(id, _)| Some(**id) != self.latest);
+        for (id, Made { deal, fate, .. }) in others.chain(latest) {
             into.push(Record::Part(Part::Deal {
                 offer: deal.offer().clone(),
                 request: deal.request().clone(),
                 quote: deal.quote().clone(),
                 agreement: deal.agreement().cloned(),
                 fate: *fate,
-                live: live == Some(deal.id()),
+                live: self.live.contains_key(id),
             }));
         }
         into.extend(self.judged.values().map(|judged| Record::Judged {
@@ -356,23 +335,57 @@ impl Job {
         }
     }
 
-    /// How the live agreement's last accepted receipt ends the job, if it does.
-    fn end_by_last_receipt(&self) -> Option<JobEnd> {
-        let State::Active(active) = &self.state else {
-            return None;
+    fn replay_gave_up(&mut self, agreement: AgreementId, reason: Reason) {
+        self.fence(agreement, reason);
+        let Some(active) = self.live.remove(&agreement) else {
+            return;
         };
-        self.judged
-            .values()
-            .filter(|judged| {
-                let key = judged.receipt.body().key;
-                key.agreement == active.deal.id()
-                    && key.last
-                    && judged.acceptance.body().verdict == Verdict::Accepted
-            })
-            .find_map(|judged| match judged.receipt.body().outcome {
-                Outcome::JobFault(reason) => Some(JobEnd::Failed(reason)),
-                Outcome::Cancelled => Some(JobEnd::Cancelled),
-                Outcome::Completed | Outcome::ProviderFault(_) => None,
-            })
+        for unit in active.left {
+            self.no_longer_runs(unit, agreement);
+        }
+        if !is_by_choice(reason) {
+            self.last_reason = reason;
+            self.losses += 1;
+        }
     }
+
+    fn replay_result(&mut self, key: ReceiptKey, outcome: Outcome) {
+        let unit = key.unit;
+        match outcome {
+            Outcome::Completed => {}
+            Outcome::JobFault(reason) => {
+                self.failed.insert(unit, reason);
+            }
+            Outcome::ProviderFault(_) => return,
+            // What its provider had left it does not run any more.
+            Outcome::Cancelled => {
+                self.live.remove(&key.agreement);
+                return;
+            }
+        }
+        self.losses = 0;
+        self.open.remove(&unit);
+        for agreement in self.runs.remove(&unit).unwrap_or_default() {
+            if let Some(active) = self.live.get_mut(&agreement) {
+                active.left.remove(&unit);
+                active.overtaken |= agreement != key.agreement;
+            }
+        }
+        self.live.retain(|_, active| !active.left.is_empty());
+    }
+
+    /// How what was accepted ends the job, if it does.
+    fn end_by_receipts(&self) -> Option<JobEnd> {
+        let failed = u32::try_from(self.failed.len()).unwrap_or(u32::MAX);
+        let why = self.failed.values().next_back();
+        if let Some(reason) = why.filter(|_| failed > self.order.max_failures) {
+            return Some(JobEnd::Failed(*reason));
+        }
+        self.open.is_empty().then_some(JobEnd::Done)
+    }
+}
+
+/// Whether an agreement was left though its provider did nothing wrong.
+const fn is_by_choice(reason: Reason) -> bool {
+    matches!(reason, Reason::SUPERSEDED | Reason::JOB_DEADLINE)
 }

@@ -61,6 +61,7 @@ impl Ledger {
                 earning.ack = Some(ack.clone());
             }
             Part::Output(_)
+            | Part::Results(..)
             | Part::Partners(_)
             | Part::Past { .. }
             | Part::Job { .. }

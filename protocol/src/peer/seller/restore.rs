@@ -90,7 +90,8 @@ impl Seller {
             | Part::Channel { .. }
             | Part::Owed { .. }
             | Part::Voucher { .. }
-            | Part::Output(_) => {}
+            | Part::Output(_)
+            | Part::Results(..) => {}
         }
     }
 

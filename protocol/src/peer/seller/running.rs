@@ -107,7 +107,8 @@ impl Seller {
             return;
         }
         let more = !deal.queue.is_empty() && !deal.cancelled;
-        if more && matches!(outcome, Outcome::Completed) {
+        // A unit that fails by itself says nothing about the next.
+        if more && matches!(outcome, Outcome::Completed | Outcome::JobFault(_)) {
             return self.start(core, id.agreement);
         }
         self.reported(core, id.agreement);
