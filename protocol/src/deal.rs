@@ -67,6 +67,9 @@ pub enum Work {
     Array {
         /// Which units.
         units: UnitRanges,
+        /// Inputs that each unit has for itself: they are the last of the
+        /// request's inputs, unit by unit in the order of units.
+        inputs_each: u16,
     },
     /// A service for a time, metered by interim receipts on unit 0.
     Lease {
@@ -82,7 +85,7 @@ impl Work {
     pub fn unit_count(&self) -> u32 {
         match self {
             Self::Job | Self::Lease { .. } => 1,
-            Self::Array { units } => units
+            Self::Array { units, .. } => units
                 .iter()
                 .fold(0, |sum: u32, range| sum.saturating_add(range.count)),
         }
@@ -92,7 +95,7 @@ impl Work {
     pub fn has_unit(&self, unit: u32) -> bool {
         match self {
             Self::Job | Self::Lease { .. } => unit == 0,
-            Self::Array { units } => units.iter().any(|range| range.units().contains(&unit)),
+            Self::Array { units, .. } => units.iter().any(|range| range.units().contains(&unit)),
         }
     }
 
@@ -100,15 +103,66 @@ impl Work {
     pub fn units(&self) -> Vec<u32> {
         match self {
             Self::Job | Self::Lease { .. } => vec![0],
-            Self::Array { units } => units.iter().flat_map(|range| range.units()).collect(),
+            Self::Array { units, .. } => units.iter().flat_map(|range| range.units()).collect(),
         }
     }
 
-    /// Whether its ranges are in order and not too far.
+    /// Of all inputs those that one unit reads: the shared ones, then its own.
+    /// Without the unit's own if it is no part of the work.
+    pub fn inputs_of(&self, unit: u32, inputs: &[BlobRef]) -> Vec<BlobRef> {
+        let Self::Array { inputs_each, .. } = self else {
+            return inputs.to_vec();
+        };
+        let each = usize::from(*inputs_each);
+        let (shared, own) = inputs.split_at(self.shared_inputs(inputs.len()));
+        let own = (self.place_of(unit)).and_then(|place| own.chunks(each.max(1)).nth(place));
+        let own = own.filter(|_| each > 0).unwrap_or_default();
+        [shared, own].concat()
+    }
+
+    /// How many inputs are no unit's alone, of so many.
+    pub fn shared_inputs(&self, inputs: usize) -> usize {
+        inputs.saturating_sub(self.own_inputs())
+    }
+
+    /// How many inputs units have for themselves, all together.
+    fn own_inputs(&self) -> usize {
+        match self {
+            Self::Job | Self::Lease { .. } => 0,
+            Self::Array { inputs_each, .. } => {
+                let units = usize::try_from(self.unit_count()).unwrap_or(usize::MAX);
+                units.saturating_mul(usize::from(*inputs_each))
+            }
+        }
+    }
+
+    /// How many units come before this one.
+    fn place_of(&self, unit: u32) -> Option<usize> {
+        let Self::Array { units, .. } = self else {
+            return (unit == 0).then_some(0);
+        };
+        let mut before = 0u32;
+        for range in units.iter() {
+            if range.units().contains(&unit) {
+                let place = before.saturating_add(unit - range.first);
+                return usize::try_from(place).ok();
+            }
+            before = before.saturating_add(range.count);
+        }
+        None
+    }
+
+    /// Whether its ranges are in order and not too far, and units' own inputs few
+    /// enough for one execution.
     pub(crate) fn check(&self) -> Result<(), EnvelopeError> {
-        let Self::Array { units } = self else {
+        let Self::Array { units, inputs_each } = self else {
             return Ok(());
         };
+        if usize::from(*inputs_each) > INPUTS_MAX {
+            return Err(EnvelopeError::OutOfRange(
+                "a unit has more inputs than a request may name",
+            ));
+        }
         let mut next = 0u32;
         for range in units.iter() {
             let end = range.first.checked_add(range.count);
@@ -225,6 +279,11 @@ impl Body for Request {
     fn check(&self, header: &Header) -> Result<(), EnvelopeError> {
         check_delegation(&self.delegation, self.account, header, Role::Client)?;
         self.work.check()?;
+        if self.work.own_inputs() > self.inputs.len() {
+            return Err(EnvelopeError::OutOfRange(
+                "fewer inputs than the units of the array have",
+            ));
+        }
         if self.needs.run_max.duration() > RUN_MAX {
             return Err(EnvelopeError::OutOfRange("longer than any run may be"));
         }
@@ -537,5 +596,52 @@ fn least_quantity(asked: &Request, quoted: &Quote) -> u64 {
             // A cap below its own prices is the provider's gift.
             bought.map_or(0, |(quantity, _)| quantity)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Hash;
+
+    fn input(number: u8) -> BlobRef {
+        BlobRef {
+            blob: BlobId(Hash::from_bytes([number; 32])),
+            bytes: u64::from(number),
+        }
+    }
+
+    fn array(ranges: &[(u32, u32)], inputs_each: u16) -> Work {
+        let ranges = ranges.iter();
+        let ranges = ranges.map(|&(first, count)| UnitRange { first, count });
+        Work::Array {
+            units: List::truncated(ranges.collect()),
+            inputs_each,
+        }
+    }
+
+    #[test]
+    fn a_unit_reads_what_is_shared_and_what_is_its_own() {
+        let inputs: Vec<BlobRef> = (0..8).map(input).collect();
+        let numbers = |work: &Work, unit| -> Vec<u64> {
+            let read = work.inputs_of(unit, &inputs);
+            read.iter().map(|blob| blob.bytes).collect()
+        };
+        let work = array(&[(4, 2), (9, 1)], 2);
+        assert_eq!(work.check(), Ok(()));
+        assert_eq!(numbers(&work, 4), [0, 1, 2, 3]);
+        assert_eq!(numbers(&work, 5), [0, 1, 4, 5]);
+        assert_eq!(numbers(&work, 9), [0, 1, 6, 7]);
+        assert_eq!(numbers(&work, 6), [0, 1], "no unit of it");
+        assert_eq!(numbers(&array(&[(0, 9)], 0), 3), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(numbers(&Work::Job, 0), [0, 1, 2, 3, 4, 5, 6, 7]);
+        // Too few for all: no unit gets another's.
+        assert_eq!(numbers(&array(&[(0, 9)], 1), 8), [0_u64; 0]);
+    }
+
+    #[test]
+    fn more_inputs_than_a_request_names_are_no_units_own() {
+        assert!(array(&[(0, 1)], 256).check().is_ok());
+        assert!(array(&[(0, 1)], 257).check().is_err());
     }
 }

@@ -34,8 +34,11 @@ pub const JUDGED_BYTES_MAX: usize = 4 * 1024;
 /// more than a few hundred on their way.
 pub const OUTPUTS_RESTORED: usize = 512;
 
-/// Inputs of one job. A request names them all.
+/// Inputs of one request: its job's, or those that its part of an array reads.
 pub const INPUTS_MAX: usize = 256;
+/// Inputs of one job. An array of so many files is an evening's work; their names
+/// are most of the largest record that a journal takes.
+pub const ORDER_INPUTS_MAX: usize = 16 * 1024;
 /// Outputs of one execution. A receipt names them all.
 pub const OUTPUTS_MAX: usize = 64;
 /// Ranges of units that one request may name; a client with a more broken

@@ -17,7 +17,7 @@ use crate::{
     envelope::{EnvelopeError, Raw, Trust, Verified},
     expression::Expression,
     ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId},
-    limits::{ENVELOPE_BYTES_MAX, INPUTS_MAX, OFFER_BYTES_MAX},
+    limits::{ENVELOPE_BYTES_MAX, OFFER_BYTES_MAX, ORDER_INPUTS_MAX},
     message::InlineBlobs,
     offer::{Name, Offer, Withdrawal},
     rank::Policy,
@@ -30,8 +30,8 @@ use crate::{
 };
 
 /// Bytes of one record, at most: an accepted agreement with its offer, request
-/// and quote, or a job with its inline blobs.
-pub const RECORD_BYTES_MAX: usize = 160 * 1024;
+/// and quote, or a job with its inline blobs and the names of its inputs.
+pub const RECORD_BYTES_MAX: usize = 160 * 1024 + 40 * ORDER_INPUTS_MAX;
 
 /// A position in a node's journal. Counts records from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -50,8 +50,9 @@ pub struct JobOrder {
     pub work: Work,
     /// The program.
     pub spec: BlobRef,
-    /// What the program reads.
-    pub inputs: List<BlobRef, INPUTS_MAX>,
+    /// What the program reads; for an array what all units read, then what each
+    /// has for itself: see [`Work::inputs_of`].
+    pub inputs: List<BlobRef, ORDER_INPUTS_MAX>,
     /// What it needs.
     pub needs: Needs,
     /// The most that it may cost in all.
@@ -82,6 +83,21 @@ pub struct JobOrder {
     pub counter_percent: u8,
     /// Spec and inputs that are small enough to travel with the agreement.
     pub inline: InlineBlobs,
+}
+
+impl JobOrder {
+    /// The inputs of a part of the work, in the order of a request.
+    pub fn inputs_for(&self, part: &Work) -> Vec<BlobRef> {
+        let shared = self.work.shared_inputs(self.inputs.len());
+        let mut inputs = self.inputs[..shared].to_vec();
+        if matches!(self.work, Work::Array { inputs_each, .. } if inputs_each > 0) {
+            for unit in part.units() {
+                let of_unit = self.work.inputs_of(unit, &self.inputs);
+                inputs.extend(of_unit.into_iter().skip(shared));
+            }
+        }
+        inputs
+    }
 }
 
 /// How a job ended.

@@ -26,6 +26,7 @@ fn records(take: bool) -> (Vec<Record>, Vec<ReceiptId>) {
     first.take = take;
     first.work = Work::Array {
         units: List::truncated(vec![UnitRange { first: 0, count: 2 }]),
+        inputs_each: 0,
     };
     world.submit(first);
     world.run_until_settled();

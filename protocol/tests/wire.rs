@@ -79,9 +79,10 @@ fn sample_request() -> Verified<Request> {
             attempt: 1,
             work: Work::Array {
                 units: List::truncated(vec![UnitRange { first: 0, count: 3 }]),
+                inputs_each: 0,
             },
             spec: order.spec,
-            inputs: order.inputs,
+            inputs: List::truncated(order.inputs.into_vec()),
             needs: order.needs,
             devices: List::truncated(vec![0]),
             budget: order.budget,

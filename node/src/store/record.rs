@@ -23,9 +23,9 @@
 
 use std::fmt;
 
-/// The most bytes that one payload may have: the largest thing that we sign
-/// is an agreement with a few hundred inputs, about 64 KiB.
-pub const RECORD_BYTES_MAX: usize = 256 * 1024;
+/// The most bytes that one payload may have: the largest thing that we write
+/// down is an array of sixteen thousand files, about 800 KiB.
+pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of a segment's header.
 pub(super) const SEGMENT_HEADER: usize = 64;

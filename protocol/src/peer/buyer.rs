@@ -377,8 +377,9 @@ impl Job {
     /// The work that is still to be done.
     fn remaining(&self) -> Work {
         match &self.order.work {
-            Work::Array { .. } => Work::Array {
+            Work::Array { inputs_each, .. } => Work::Array {
                 units: ranges(&self.open),
+                inputs_each: *inputs_each,
             },
             whole @ (Work::Job | Work::Lease { .. }) => whole.clone(),
         }

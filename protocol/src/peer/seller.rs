@@ -573,7 +573,7 @@ impl Seller {
             tenant: request.account,
             runtime: request.needs.runtime,
             spec: request.spec,
-            inputs: request.inputs.to_vec(),
+            inputs: request.work.inputs_of(unit, &request.inputs),
             run_max: quote.run_max,
             fuel_max: quote.fuel_max,
             memory_bytes: request.needs.memory_bytes,

@@ -16,6 +16,7 @@ fn orders() -> [(&'static str, JobOrder); 3] {
     let mut array = order(1);
     array.work = Work::Array {
         units: List::truncated(vec![UnitRange { first: 0, count: 3 }]),
+        inputs_each: 0,
     };
     [("job", order(1)), ("take", take), ("array", array)]
 }

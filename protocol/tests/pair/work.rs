@@ -20,6 +20,7 @@ fn array(number: u8, count: u32) -> JobOrder {
     let mut order = order(number);
     order.work = Work::Array {
         units: List::truncated(vec![UnitRange { first: 0, count }]),
+        inputs_each: 0,
     };
     order
 }

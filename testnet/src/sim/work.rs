@@ -157,6 +157,7 @@ fn shape(scenario: &Scenario, dice: &mut Dice) -> Work {
     }
     Work::Array {
         units: List::truncated(ranges),
+        inputs_each: 0,
     }
 }
 

@@ -511,6 +511,7 @@ fn build_request(
     counter: Option<QuoteId>,
 ) -> Request {
     let order = &job.order;
+    let work = job.remaining();
     Request {
         account: core.config.account,
         delegation: core.config.delegation.clone(),
@@ -519,9 +520,9 @@ fn build_request(
         offer: OfferId(offer.hash()),
         job: order.job,
         attempt: job.attempt,
-        work: job.remaining(),
+        inputs: List::truncated(order.inputs_for(&work)),
+        work,
         spec: order.spec,
-        inputs: order.inputs.clone(),
         needs: order.needs.clone(),
         devices: candidate.devices.clone(),
         budget,
