@@ -398,6 +398,8 @@ pub(crate) fn order(number: u8) -> JobOrder {
         confidentiality: Confidentiality::NONE,
         retention: Millis::new(60_000),
         total: Millis::new(120_000),
+        parallel: 1,
+        max_failures: 0,
         take: false,
         counter_percent: 0,
         inline: List::truncated(vec![InlineBlob {

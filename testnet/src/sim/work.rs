@@ -125,6 +125,8 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
         confidentiality: Confidentiality::NONE,
         retention: Millis::new(20_000),
         total: Millis::new(dice.within(work.total_ms)),
+        parallel: 1,
+        max_failures: 0,
         take,
         counter_percent: if dice.chance(work.counters) {
             u8::try_from(dice.within([1, 25])).unwrap_or(1)
