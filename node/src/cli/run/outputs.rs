@@ -131,7 +131,7 @@ async fn write_one(
     out: &Path,
 ) -> Result<Written, Failure> {
     let path = format!("/v1/jobs/{:#}/outputs/{}", info.job, wanted.name);
-    let file = wanted.file.as_ref().map(|file| out.join(file));
+    let file = wanted.file(0).map(|file| out.join(file));
     let mut bytes = here.bytes;
     let head = match (&file, wanted.png) {
         (Some(file), png) => {
