@@ -1114,6 +1114,101 @@ show = { label = "hits", type = "u32", of = 1000 }
     }
 
     #[test]
+    fn text_where_only_units_of_an_array_differ_is_refused() {
+        for (old, new, line, says) in [
+            (
+                "N = 3",
+                "N = \"3\"",
+                25,
+                "N is text: a number is needed, without quotes",
+            ),
+            ("N = 3", "N = \"{unit}\"", 25, "add [array] with a `range`"),
+            (
+                "[-1, 2]",
+                "[-1,\n\"{item}\"]",
+                17,
+                "word 1 of table: only units",
+            ),
+        ] {
+            let error = resolve(&GOOD.replace(old, new)).unwrap_err();
+            let said = format!("{}: {}", error.line, error.message);
+            assert!(error.line == line && error.message.contains(says), "{said}");
+        }
+    }
+
+    /// As [`GOOD`], with the buffer `train` from a file of each unit's own.
+    fn of_files(change: impl Fn(&str) -> String, array: &str) -> Result<Prepared, FileError> {
+        #[derive(Deserialize)]
+        struct Whole {
+            array: array::ArraySection,
+            wgsl: WgslSection,
+        }
+        let dir = folder();
+        for (name, bytes) in [("a.dat", 8), ("b.dat", 8), ("long.txt", 12)] {
+            std::fs::write(dir.path().join(name), vec![1; bytes]).unwrap();
+        }
+        let own = GOOD.replacen("\"train.u8\"", "\"{item}\"", 1);
+        let own = own.replace("picture.png", "picture-{unit}.png");
+        let text = format!("{}\n[array]\n{array}", change(&own));
+        let job: Whole = toml::from_str(&text).unwrap();
+        let path = dir.path().join("job.toml");
+        let array = job.array.resolve(&text, &path)?;
+        job.wgsl.resolve(&text, &path, Some(&array))
+    }
+
+    #[test]
+    fn each_unit_of_an_array_over_files_reads_its_own() {
+        let prepared = of_files(str::to_owned, "files = \"*.dat\"").unwrap();
+        let inputs = prepared.inputs.iter().map(|input| {
+            let name = input.path.file_name().unwrap().to_str().unwrap();
+            (name, input.offset, input.length)
+        });
+        let wanted = [
+            ("train.u8", 2, 5),
+            ("train.u8", 0, 10),
+            ("a.dat", 0, 8),
+            ("b.dat", 0, 8),
+        ];
+        assert_eq!(inputs.collect::<Vec<_>>(), wanted);
+        assert_eq!((prepared.inputs_each, prepared.template.units()), (1, 2));
+        assert!(prepared.template.columns().is_empty());
+        let Program::Wgsl(graph) = prepared.program() else {
+            panic!("it is of another runtime")
+        };
+        let own = Content::Input {
+            index: 2,
+            offset: 0,
+            length: 8,
+        };
+        assert_eq!(graph.buffers[0].content, own);
+        assert_eq!(
+            prepared.outputs[0].file(1),
+            Some(Path::new("picture-1.png"))
+        );
+    }
+
+    #[test]
+    fn files_of_units_have_one_size_or_what_is_read_of_them_has() {
+        let all = "files = [\"a.dat\", \"b.dat\", \"long.txt\"]";
+        let error = of_files(str::to_owned, all).unwrap_err();
+        assert_eq!(error.line, 5);
+        let says = error.message.contains("long.txt has 12 bytes")
+            && error
+                .message
+                .contains("a.dat has 8: buffer `train` has one size");
+        assert!(says, "{error}");
+        let part = |own: &str| own.replacen("\"{item}\"", "\"{item}\"\nlength = 8", 1);
+        let prepared = of_files(part, all).unwrap();
+        assert_eq!(prepared.inputs[4].length, 8);
+        let long = |own: &str| own.replacen("\"{item}\"", "\"{item}\"\nlength = 9", 1);
+        let error = of_files(long, all).unwrap_err();
+        assert!(
+            error.message.contains("a.dat has 8 bytes: 9 from 0"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn missing_parts_are_asked_for() {
         let buffers_only = GOOD.split("[[wgsl.pass]]").next().unwrap();
         assert!(
@@ -1138,9 +1233,10 @@ show = { label = "hits", type = "u32", of = 1000 }
             ("size = \"1KiB\"", "size = \"1kb\"", "KiB, MiB, GiB"),
             (
                 "constants = { N = 3",
-                "constants = { N = \"3\"",
+                "constants = { N = [3]",
                 "a number or a truth value",
             ),
+            ("i32 = [-1, 2]", "i32 = [-1, 0.5]", "expected i32"),
         ] {
             let error = toml::from_str::<Job>(&GOOD.replace(old, new))
                 .unwrap_err()

@@ -645,8 +645,95 @@ buffer = "out"
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
         for example in ["noop", "mandelbrot"] {
             let job = read(&examples.join(example).join("job.toml")).unwrap();
-            assert_eq!(job.name, example);
+            assert_eq!((job.name.as_str(), job.units()), (example, 1));
         }
+        let film = read(&examples.join("mandelbrot/film.toml")).unwrap();
+        assert_eq!(film.units(), 24);
+    }
+
+    const ARRAY: &str = r#"name = "noop"
+runtime = "wgsl"
+[array]
+list = [1, 2]
+[limits]
+run = "10s"
+[wgsl]
+source = "noop.wgsl"
+[[wgsl.buffer]]
+name = "out"
+size = 4
+[[wgsl.buffer]]
+name = "words"
+u32 = ["{unit}", 7]
+[[wgsl.pass]]
+entry = "main"
+bind = ["out", "words"]
+workgroups = [1]
+constants = { N = "{item}" }
+[[wgsl.output]]
+buffer = "out"
+file = "{unit}.u32"
+"#;
+
+    #[test]
+    fn an_array_becomes_a_submission_of_so_many_units() {
+        let job = prepare_text(ARRAY).unwrap();
+        let submission = job.submission(JobId::from_bytes([7; 16]), Vec::new());
+        let array = submission.array.unwrap();
+        assert_eq!((array.units, array.inputs_each), (2, 0));
+        assert_eq!((array.parallel, array.max_failures), (64, 0));
+        assert_eq!(submission.total_ms, 3 * 2 * 10_000 + 600_000);
+        let files = job.outputs[0].files.iter();
+        let files: Vec<_> = files.map(|file| file.to_str().unwrap()).collect();
+        assert_eq!(files, ["0.u32", "1.u32"]);
+        let parameters = job.parameters(1);
+        let parameters = parameters.iter();
+        let parameters: Vec<_> = parameters
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            parameters,
+            [
+                ("item", "2"),
+                ("word 0 of words", "1"),
+                ("constant N", "2"),
+                ("writes", "1.u32"),
+            ]
+        );
+        let many = ARRAY.replace("list = [1, 2]", "range = [0, 1000]\nparallel = 4");
+        let total = prepare_text(&many).unwrap().total;
+        assert_eq!(total, Duration::from_secs(3 * 250 * 10 + 600));
+    }
+
+    /// Each is the array above with one thing replaced.
+    const WRONG_ARRAYS: [(&str, &str); 22] = [
+        ("[array]\nlist = [1, 2]\n", ""),
+        ("list = [1, 2]\n", ""),
+        ("list = [1, 2]", "lst = [1, 2]"),
+        ("list = [1, 2]", "list = [1, [2]]"),
+        ("list = [1, 2]", "list = [{ x = 1 }, { y = 2 }]"),
+        ("list = [1, 2]", "list = [1, 2]\nrange = [0, 2]"),
+        ("list = [1, 2]", "range = [2, 2]"),
+        ("list = [1, 2]", "range = [0, 100000]"),
+        ("list = [1, 2]", "files = \"*.png\""),
+        ("list = [1, 2]", "list = [1, 2]\nparallel = 0"),
+        ("list = [1, 2]", "list = [1, 2]\nmax_failures = 2"),
+        ("list = [1, 2]", "list = [\"a\", 2]"),
+        ("list = [1, 2]", "list = [{ rate = 1 }, { rate = 2 }]"),
+        ("N = \"{item}\"", "N = \"{itm}\""),
+        ("N = \"{item}\"", "N = \"{item.rate}\""),
+        ("N = \"{item}\"", "N = \"{item\""),
+        ("u32 = [\"{unit}\", 7]", "u32 = [\"-{item}\", 7]"),
+        ("u32 = [\"{unit}\", 7]", "u32 = [\"{unit}\", 0.5]"),
+        ("file = \"{unit}.u32\"", "file = \"out.u32\""),
+        ("file = \"{unit}.u32\"", "file = \"../{unit}.u32\""),
+        ("size = 4", "file = \"{item}\""),
+        ("size = 4", "file = \"{unit}.u8\""),
+    ];
+
+    #[test]
+    fn wrong_arrays_are_refused_in_words() {
+        insta::assert_snapshot!(refusals(ARRAY, &WRONG_ARRAYS));
     }
 
     /// Each is the good file with one thing replaced.
@@ -675,15 +762,19 @@ buffer = "out"
 
     #[test]
     fn wrong_files_are_refused_in_words() {
-        let messages = WRONG.map(|(right, wrong)| {
-            assert!(GOOD.contains(right), "{right}");
-            let error = prepare_text(&GOOD.replacen(right, wrong, 1)).unwrap_err();
+        insta::assert_snapshot!(refusals(GOOD, &WRONG));
+    }
+
+    fn refusals(good: &str, wrong: &[(&str, &str)]) -> String {
+        let messages = wrong.iter().map(|(right, wrong)| {
+            assert!(good.contains(right), "{right}");
+            let error = prepare_text(&good.replacen(right, wrong, 1)).unwrap_err();
             let message = error.to_string();
             // The folder of the test differs from run to run.
             let folder = message.split("job.toml").next().unwrap_or_default();
             format!("{wrong}\n  => {}", message.replace(folder, ""))
         });
-        insta::assert_snapshot!(messages.join("\n\n"));
+        messages.collect::<Vec<_>>().join("\n\n")
     }
 
     #[test]

@@ -18,7 +18,7 @@ use suanli_protocol::{
     receipt::{Acceptance, Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder, Record, RecordKey},
     registry::Reason,
-    units::Wall,
+    units::{Amount, Wall},
     voucher::Voucher,
 };
 
@@ -142,6 +142,15 @@ impl UnitStory {
             Outcome::Completed | Outcome::ProviderFault(_) | Outcome::Cancelled => None,
         }
     }
+}
+
+/// How far the units of a job are, and what those that ended cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct Tally {
+    pub done: u32,
+    pub failed: u32,
+    pub spent: Amount,
 }
 
 /// Finds records of one network in a store.
@@ -274,24 +283,27 @@ impl Archive {
         Ok(Some(stories))
     }
 
-    /// How many units of a job of ours are done, and how many failed.
+    /// How far the units of a job of ours are.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub async fn tally(&self, job: JobId) -> Result<(u32, u32), ArchiveError> {
-        let (mut done, mut failed) = (0, 0);
+    pub async fn tally(&self, job: JobId) -> Result<Tally, ArchiveError> {
+        let mut tally = Tally::default();
         let mut from = 0;
         while let Some(stories) = self.units(job, from..from + UNITS_READ).await? {
             for story in &stories {
-                done += u32::from(story.is_done());
-                failed += u32::from(story.failure().is_some());
+                tally.done += u32::from(story.is_done());
+                tally.failed += u32::from(story.failure().is_some());
+                let amount = story.receipt.as_ref().map(|receipt| receipt.body().amount);
+                let amount = amount.unwrap_or(Amount::ZERO);
+                tally.spent = tally.spent.saturating_add(amount);
             }
             if stories.is_empty() {
                 break;
             }
             from += UNITS_READ;
         }
-        Ok((done, failed))
+        Ok(tally)
     }
 
     /// An output that was written down with the word on its receipt, for as

@@ -317,7 +317,7 @@ impl FileEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Program;
+    use crate::{Program, file::array::ArraySection};
 
     const GOOD: &str = r#"
 module = "program.wat"
@@ -373,6 +373,84 @@ file = "out/model.bin"
             ("model.bin", 2 << 20, false),
         ];
         assert_eq!(outputs, wanted);
+    }
+
+    #[test]
+    fn units_of_an_array_have_arguments_variables_and_files_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("program.wat", "(module (func (export \"_start\")))");
+        write("numbers.txt", "1 2 3");
+        write("a.dat", "a");
+        write("b.dat", "bb");
+        let job = dir.path().join("job.toml");
+        let section: ArraySection = toml::from_str("files = \"*.dat\"").unwrap();
+        let array = section.resolve("", &job).unwrap();
+        let text = GOOD
+            .replace("stdin = \"numbers.txt\"", "stdin = \"{item}\"")
+            .replace(
+                "\"one\", \"two words\"",
+                "\"{{{unit}\", \"of {item}\", \"{unit}\"",
+            )
+            .replace("\"C\"", "\"C-{unit}\"")
+            .replace("said.txt", "said-{item}")
+            .replace("out/model.bin", "{unit}/model.bin");
+        let resolve = |text: &str| {
+            let section: WasmSection = toml::from_str(text).unwrap();
+            section.resolve(text, &job, (1 << 20, 99), Some(&array))
+        };
+        let prepared = resolve(&text).unwrap();
+        let lengths = prepared.inputs.iter().skip(1).map(|input| input.length);
+        assert_eq!(
+            lengths.collect::<Vec<_>>(),
+            [5, 1, 2],
+            "shared ones come first"
+        );
+        let program = prepared.template.for_unit(1).unwrap();
+        let Program::Wasm(command) = &*program else {
+            panic!("it is of another runtime")
+        };
+        let arguments: Vec<&str> = command.arguments.iter().map(|text| &**text).collect();
+        assert_eq!(arguments, ["program", "{1", "of b.dat", "1"]);
+        assert_eq!(&*command.variables[0].value, "C-1");
+        assert_eq!((command.files[0].input, command.stdin), (1, Some(2)));
+        assert_eq!(prepared.outputs[0].file(0), Some(Path::new("said-a.dat")));
+        assert_eq!(prepared.outputs[2].file(1), Some(Path::new("1/model.bin")));
+        for (from, to, line, says) in [
+            (
+                "{unit}/model.bin",
+                "said-{item}",
+                15,
+                "two outputs of unit 0",
+            ),
+            (
+                "{unit}/model.bin",
+                "model.bin",
+                15,
+                "units 0 and 1 would overwrite",
+            ),
+            (
+                "file = \"numbers.txt\"\npath = \"a/b\"",
+                "file = \"{item}\"",
+                10,
+                "give a `path`",
+            ),
+            (
+                "file = \"numbers.txt\"",
+                "file = \"x-{item}\"",
+                10,
+                "`{item}` and nothing else",
+            ),
+            ("C-{unit}", "{unti}", 4, "did you mean `{unit}`?"),
+        ] {
+            let wrong = text.replacen(from, to, 1);
+            assert_ne!(wrong, text);
+            let error = resolve(&wrong).unwrap_err();
+            assert!(
+                error.line == line && error.message.contains(says),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use suanli_protocol::{
     deal::{BlobRef, Deal, Needs, UnitRange, Work},
     envelope::Verified,
     expression::{Expression, Scope},
-    ids::PeerId,
+    ids::{PeerId, ReceiptId},
     limits::{INPUTS_MAX, NAME_BYTES_MAX, ORDER_INPUTS_MAX, RUN_MAX},
     message::InlineBlobs,
     offer::{Device, Name, Offer},
@@ -41,6 +41,8 @@ use crate::{
 
 /// How long a provider may keep a job's data after its end.
 const RETENTION: Millis = Millis::new(3600 * 1000);
+/// Receipts of an array that are named with it.
+const ARRAY_RECEIPTS: usize = 64;
 
 /// What is wrong with a submission.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -357,9 +359,19 @@ pub fn job_info(view: &JobView, region: Option<String>, outputs: Vec<OutputInfo>
             .iter()
             .map(|(peer, decline)| (*peer, decline_words(decline).1))
             .collect(),
-        receipts: view.receipts.clone(),
+        receipts: some(view.receipts.iter().copied(), view.units.1),
         outputs,
     }
+}
+
+/// A job's receipts; of an array's a few, for its units are asked for by page.
+fn some(receipts: impl Iterator<Item = ReceiptId>, units: u32) -> Vec<ReceiptId> {
+    let few = if units > 1 {
+        ARRAY_RECEIPTS
+    } else {
+        usize::MAX
+    };
+    receipts.take(few).collect()
 }
 
 /// A job that only the store knows. What providers said is not kept there.
@@ -398,10 +410,15 @@ pub fn stored_job_info(story: &JobStory) -> JobInfo {
         }),
         spent: accepted().fold(Amount::ZERO, |sum, r| sum.saturating_add(r.body().amount)),
         declined: Vec::new(),
-        receipts: accepted()
-            .map(|receipt| suanli_protocol::ids::ReceiptId(receipt.hash()))
-            .collect(),
-        outputs: accepted().flat_map(|r| outputs(r.body())).collect(),
+        receipts: some(
+            accepted().map(|receipt| ReceiptId(receipt.hash())),
+            story.order.work.unit_count(),
+        ),
+        outputs: if units > 1 {
+            Vec::new()
+        } else {
+            accepted().flat_map(|r| outputs(r.body())).collect()
+        },
     }
 }
 
@@ -432,7 +449,7 @@ pub fn unit_info(story: &UnitStory) -> UnitInfo {
         state: state.to_owned(),
         reason: failure.map(|reason| reason.to_string()),
         provider: receipt.map(Verified::signer),
-        receipt: receipt.map(|receipt| suanli_protocol::ids::ReceiptId(receipt.hash())),
+        receipt: receipt.map(|receipt| ReceiptId(receipt.hash())),
         outputs: receipt.map_or_else(Vec::new, |receipt| outputs(receipt.body())),
     }
 }
@@ -443,7 +460,7 @@ pub fn receipt_info(story: &ReceiptStory, me: PeerId) -> ReceiptInfo {
     let (outcome, reason) = outcome_words(body.outcome);
     let (device_index, device) = deal.device();
     ReceiptInfo {
-        receipt: suanli_protocol::ids::ReceiptId(story.receipt.hash()),
+        receipt: ReceiptId(story.receipt.hash()),
         agreement: body.key.agreement,
         job: deal.quote().body().job,
         unit: body.key.unit,

@@ -364,19 +364,15 @@ async fn whole(api: &Api, job: &Job) -> Result<JobInfo, Problem> {
         Some(agreement) => api.archive().await?.region(agreement).await?,
         None => None,
     };
-    let mut info = views::job_info(view, region, outputs);
-    if is_array {
-        info.receipts.truncate(RECEIPTS_SHOWN);
-    }
-    Ok(info)
+    Ok(views::job_info(view, region, outputs))
 }
 
 async fn stored(api: &Api, story: &JobStory) -> Result<JobInfo, Problem> {
     let mut info = views::stored_job_info(story);
     if let Some(units) = &mut info.units {
-        (units.done, units.failed) = api.archive().await?.tally(story.order.job).await?;
-        info.outputs.clear();
-        info.receipts.truncate(RECEIPTS_SHOWN);
+        let tally = api.archive().await?.tally(story.order.job).await?;
+        (units.done, units.failed) = (tally.done, tally.failed);
+        info.spent = tally.spent;
     }
     Ok(info)
 }
