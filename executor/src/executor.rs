@@ -9,7 +9,9 @@
 //! was taken ends in just one `Finished` or `Failed`, whose place in the
 //! bounded queue is reserved when it is taken.
 
-use std::{borrow::Cow, collections::BTreeSet, fmt, fs::File, path::PathBuf, time::Duration};
+use std::{
+    borrow::Cow, collections::BTreeSet, fmt, fs::File, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use suanli_protocol::registry::Runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +25,8 @@ use crate::{
     pool::{Command, Pool, PoolConfig},
     program::Program,
     quantity::ByteSize,
+    spec::SpecError,
+    units::Template,
 };
 
 /// Address space that a software driver needs beside the job's buffers:
@@ -117,6 +121,21 @@ pub enum InputSource {
     Path(PathBuf),
 }
 
+/// What travels as a job's spec.
+#[derive(Debug, Clone)]
+pub enum JobSpec {
+    /// As it travels.
+    Encoded(Vec<u8>),
+    /// Decoded and checked before: an array's lists are long.
+    Read(Arc<Template>),
+}
+
+impl From<Template> for JobSpec {
+    fn from(template: Template) -> Self {
+        Self::Read(Arc::new(template))
+    }
+}
+
 /// One thing to run.
 #[derive(Debug)]
 pub struct ExecutionRequest {
@@ -126,8 +145,10 @@ pub struct ExecutionRequest {
     pub tenant: Tenant,
     /// What the spec is for.
     pub runtime: Runtime,
-    /// An encoded [`Program`].
-    pub spec: Vec<u8>,
+    /// What to run.
+    pub spec: JobSpec,
+    /// Which of its units; 0 if it is no array.
+    pub unit: u32,
     /// The program's inputs, in its order.
     pub inputs: Vec<InputSource>,
     /// Time from assignment to the end of the last dispatch and readback.
@@ -446,9 +467,15 @@ impl Executor {
     }
 
     fn plan(&self, request: ExecutionRequest) -> Result<Plan, Refusal> {
-        let program = Program::decode(request.runtime, &request.spec)
-            .map_err(|error| refusal(Failure::InvalidSpec, error.to_string()))?;
-        if matches!(program, Program::Wgsl(_)) {
+        let invalid = |error: SpecError| refusal(Failure::InvalidSpec, error.to_string());
+        let template = match request.spec {
+            JobSpec::Encoded(bytes) => {
+                Arc::new(Template::decode(request.runtime, &bytes).map_err(invalid)?)
+            }
+            JobSpec::Read(template) => template,
+        };
+        let program = template.for_unit(request.unit).map_err(invalid)?;
+        if matches!(&*program, Program::Wgsl(_)) {
             let adapter = self.adapter.as_ref().ok_or_else(no_adapter)?;
             adapter
                 .offers(program.features())
@@ -483,8 +510,12 @@ impl Executor {
             fresh: request.fresh,
             outputs: program.outputs(),
             fuel_max: request.fuel_max.min(program.fuel_max()),
-            runtime: request.runtime,
-            spec: request.spec.try_into().unwrap_or_default(),
+            runtime: program.runtime(),
+            spec: program
+                .encode()
+                .map_err(invalid)?
+                .try_into()
+                .unwrap_or_default(),
             inputs,
             outputs_dir: request.outputs_dir,
             run_limit: request.run_limit,

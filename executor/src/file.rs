@@ -38,22 +38,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, Visitor},
-};
+use serde::Deserialize;
 use suanli_protocol::{registry::Feature, wire::Utf8};
 use toml::Spanned;
 
 use crate::{
     limits::{
-        BUFFER_BYTES_MAX, INLINE_BYTES_MAX, INPUTS_MAX, NAME_BYTES_MAX, SOURCE_BYTES_MAX,
-        WORKGROUPS_MAX,
+        BUFFER_BYTES_MAX, INLINE_BYTES_MAX, NAME_BYTES_MAX, SOURCE_BYTES_MAX, WORKGROUPS_MAX,
     },
     program::Program,
     quantity::ByteSize,
@@ -61,9 +56,18 @@ use crate::{
         Buffer, Checkpoint, Constant, Content, FEATURES, Graph, Name, Output, Pass, feature_names,
         is_identifier,
     },
+    units::{Place, Template},
 };
 
+pub mod array;
+mod gather;
 pub mod wasm;
+
+pub use self::gather::{ConstantValue, Word, WordType};
+use self::{
+    array::{Array, ArrayFile, Pattern},
+    gather::{FileOf, Gathered, Outcome},
+};
 
 /// The `[wgsl]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -111,11 +115,11 @@ pub struct BufferEntry {
     /// Bytes of the file that are used; all if not given.
     pub length: Option<Spanned<u64>>,
     /// Inline words.
-    pub u32: Option<Spanned<Vec<u32>>>,
+    pub u32: Option<Spanned<Vec<Spanned<Word<u32>>>>>,
     /// Inline signed words.
-    pub i32: Option<Spanned<Vec<i32>>>,
+    pub i32: Option<Spanned<Vec<Spanned<Word<i32>>>>>,
     /// Inline floats.
-    pub f32: Option<Spanned<Vec<f32>>>,
+    pub f32: Option<Spanned<Vec<Spanned<Word<f32>>>>>,
     /// Bytes of the buffer.
     pub size: Option<Spanned<ByteSize>>,
 }
@@ -186,17 +190,18 @@ pub enum ShowType {
     F32,
 }
 
-/// The value of an `override`: a number or a truth value.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ConstantValue(pub f64);
-
-/// A job file's `[wgsl]` section, ready to be sent.
+/// A job file's program section, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     /// What travels as the job spec.
-    pub program: Program,
-    /// What travels as blobs: the program counts these.
+    pub template: Template,
+    /// What travels as blobs: what all units read, then what each has for itself, in
+    /// the order of units. The program of a unit counts the shared ones and its own.
     pub inputs: Vec<InputFile>,
+    /// How many each unit has for itself.
+    pub inputs_each: u16,
+    /// What units have of their own, by the names that a person gave.
+    pub differences: Vec<(String, Pattern)>,
     /// What the client does with each of the program's outputs, in their order.
     pub outputs: Vec<OutputFile>,
 }
@@ -224,12 +229,30 @@ pub struct OutputFile {
     pub bytes: u64,
     /// It is a standard stream: the client prints what is no error's.
     pub is_stream: bool,
-    /// Where to write it; relative and without `..`.
-    pub file: Option<PathBuf>,
+    /// Where to write it, unit by unit: relative and without `..`. None if it is not
+    /// written; one if the job is no array.
+    pub files: Vec<PathBuf>,
     /// Write it as a picture.
     pub png: Option<PngSize>,
     /// Print its first value.
     pub show: Option<Show>,
+}
+
+impl OutputFile {
+    /// Where a unit's is written, if it is.
+    #[must_use]
+    pub fn file(&self, unit: u32) -> Option<&Path> {
+        let file = self.files.get(usize::try_from(unit).ok()?)?;
+        Some(file)
+    }
+}
+
+impl Prepared {
+    /// The program of the first unit, or the only one.
+    #[must_use]
+    pub const fn program(&self) -> &Program {
+        self.template.program()
+    }
 }
 
 /// What is wrong in a job file, and where.
@@ -249,30 +272,34 @@ impl WgslSection {
     ///
     /// # Errors
     /// The first thing that is wrong, with its line.
-    pub fn resolve(&self, toml_text: &str, job_file: &Path) -> Result<Prepared, FileError> {
-        let here = Place {
+    pub fn resolve(
+        &self,
+        toml_text: &str,
+        job_file: &Path,
+        array: Option<&Array>,
+    ) -> Result<Prepared, FileError> {
+        let here = Here {
             toml_text,
             job_file,
+            array,
         };
-        let mut inputs = Vec::new();
+        let mut gathered = Gathered::default();
         let source = self.read_source(&here)?;
-        let buffers = self
-            .buffer
-            .iter()
-            .map(|entry| entry.resolve(&here, &mut inputs))
-            .collect::<Result<Vec<_>, _>>()?;
+        let buffers = self.buffers(&here, &mut gathered)?;
         self.check_names(&here)?;
         let names = self
             .buffer
             .iter()
             .map(|entry| entry.name.get_ref().as_str());
         let names = names.collect::<Vec<_>>();
-        let passes = self.pass.iter().map(|entry| entry.resolve(&here, &names));
+        let passes = self.pass.iter().zip(0..);
+        let passes =
+            passes.map(|(entry, pass)| entry.resolve(&here, (pass, &names), &mut gathered));
         let passes = passes.collect::<Result<Vec<_>, _>>()?;
         let outputs = self
             .output
             .iter()
-            .map(|entry| entry.resolve(&here, &names, &buffers));
+            .map(|entry| entry.resolve(&here, (&names, &buffers), &mut gathered));
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
         let (outputs, files): (Vec<_>, Vec<_>) = outputs.into_iter().unzip();
         self.check_presence(&here)?;
@@ -288,18 +315,28 @@ impl WgslSection {
                 .map(|entry| entry.resolve(&here, &names))
                 .transpose()?,
         };
-        // Every rule has its line above; this holds what no single line breaks.
-        let whole = |error: crate::spec::SpecError| here.error(&self.source, error.to_string());
-        graph.validate().map_err(whole)?;
-        graph.encode().map_err(whole)?;
-        Ok(Prepared {
-            program: graph.into(),
-            inputs,
-            outputs: files,
-        })
+        here.prepared(
+            &self.source,
+            graph,
+            gathered.finish(&here, &self.source)?,
+            files,
+        )
     }
 
-    fn features(&self, here: &Place<'_>) -> Result<Vec<Feature>, FileError> {
+    /// With the inputs that they read, by their numbers.
+    fn buffers(&self, here: &Here<'_>, gathered: &mut Gathered) -> Result<Vec<Buffer>, FileError> {
+        let buffers = self.buffer.iter().zip(0..);
+        let buffers = buffers.map(|(entry, index)| entry.resolve(here, index, gathered));
+        let mut buffers = buffers.collect::<Result<Vec<_>, _>>()?;
+        for buffer in &mut buffers {
+            if let Content::Input { index, .. } = &mut buffer.content {
+                *index = gathered.number(*index);
+            }
+        }
+        Ok(buffers)
+    }
+
+    fn features(&self, here: &Here<'_>) -> Result<Vec<Feature>, FileError> {
         let known = |name: &Spanned<String>| {
             let named = Feature::named(name.get_ref());
             named
@@ -318,8 +355,8 @@ impl WgslSection {
         Ok(features.into_iter().collect())
     }
 
-    fn read_source(&self, here: &Place<'_>) -> Result<Utf8<SOURCE_BYTES_MAX>, FileError> {
-        let path = here.path(&self.source);
+    fn read_source(&self, here: &Here<'_>) -> Result<Utf8<SOURCE_BYTES_MAX>, FileError> {
+        let path = here.path(self.source.get_ref());
         let bytes = here.file_bytes(&self.source, &path)?;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if bytes > SOURCE_BYTES_MAX {
@@ -330,11 +367,11 @@ impl WgslSection {
             return Err(here.error(&self.source, message));
         }
         let text = std::fs::read_to_string(&path);
-        let text = text.map_err(|error| here.unreadable(&self.source, &path, &error))?;
+        let text = text.map_err(|error| here.unreadable(self.source.span(), &path, &error))?;
         Utf8::try_from(text).map_err(|error| here.error(&self.source, error.to_string()))
     }
 
-    fn check_names(&self, here: &Place<'_>) -> Result<(), FileError> {
+    fn check_names(&self, here: &Here<'_>) -> Result<(), FileError> {
         let mut seen = BTreeMap::new();
         for entry in &self.buffer {
             if let Some(first) = seen.insert(entry.name.get_ref(), &entry.name) {
@@ -349,7 +386,7 @@ impl WgslSection {
         Ok(())
     }
 
-    fn check_presence(&self, here: &Place<'_>) -> Result<(), FileError> {
+    fn check_presence(&self, here: &Here<'_>) -> Result<(), FileError> {
         let missing = if self.pass.is_empty() {
             "no [[wgsl.pass]]: add one with `entry`, `bind` and `workgroups`"
         } else if self.output.is_empty() {
@@ -362,12 +399,17 @@ impl WgslSection {
 }
 
 impl BufferEntry {
-    fn resolve(&self, here: &Place<'_>, inputs: &mut Vec<InputFile>) -> Result<Buffer, FileError> {
+    fn resolve(
+        &self,
+        here: &Here<'_>,
+        index: u16,
+        gathered: &mut Gathered,
+    ) -> Result<Buffer, FileError> {
         let name = here.name(&self.name, "buffer")?;
         self.check_kinds(here)?;
         let content = if let Some(file) = &self.file {
-            self.input(here, file, inputs)?
-        } else if let Some((words, at)) = self.inline() {
+            self.input(here, file, gathered)?
+        } else if let Some((words, at)) = self.inline(here, index, gathered)? {
             if words.is_empty() {
                 return Err(here.error_at(at, format!("buffer `{}` has no values", &*name)));
             }
@@ -389,7 +431,7 @@ impl BufferEntry {
         })
     }
 
-    fn check_kinds(&self, here: &Place<'_>) -> Result<(), FileError> {
+    fn check_kinds(&self, here: &Here<'_>) -> Result<(), FileError> {
         let kinds = [
             self.file.as_ref().map(|_| "file"),
             self.u32.as_ref().map(|_| "u32"),
@@ -410,7 +452,7 @@ impl BufferEntry {
         Err(here.error(&self.name, message))
     }
 
-    fn check_range_belongs(&self, here: &Place<'_>) -> Result<(), FileError> {
+    fn check_range_belongs(&self, here: &Here<'_>) -> Result<(), FileError> {
         match self.offset.as_ref().or(self.length.as_ref()) {
             Some(range) if self.file.is_none() => {
                 Err(here.error(range, "`offset` and `length` need a `file`".to_owned()))
@@ -419,40 +461,65 @@ impl BufferEntry {
         }
     }
 
-    fn inline(&self) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
-        if let Some(values) = &self.u32 {
-            let bytes = values
-                .get_ref()
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            return Some((bytes, values.span()));
-        }
-        if let Some(values) = &self.i32 {
-            let bytes = values
-                .get_ref()
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            return Some((bytes, values.span()));
-        }
-        let values = self.f32.as_ref()?;
-        let bytes = values
-            .get_ref()
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        Some((bytes, values.span()))
+    fn inline(
+        &self,
+        here: &Here<'_>,
+        index: u16,
+        gathered: &mut Gathered,
+    ) -> Result<Option<(Vec<u8>, std::ops::Range<usize>)>, FileError> {
+        let buffer = (index, self.name.get_ref().as_str());
+        Ok(if let Some(words) = &self.u32 {
+            let bytes = gathered.words(here, buffer, words.get_ref())?;
+            Some((bytes, words.span()))
+        } else if let Some(words) = &self.i32 {
+            let bytes = gathered.words(here, buffer, words.get_ref())?;
+            Some((bytes, words.span()))
+        } else if let Some(words) = &self.f32 {
+            let bytes = gathered.words(here, buffer, words.get_ref())?;
+            Some((bytes, words.span()))
+        } else {
+            None
+        })
     }
 
     fn input(
         &self,
-        here: &Place<'_>,
+        here: &Here<'_>,
         file: &Spanned<String>,
-        inputs: &mut Vec<InputFile>,
+        gathered: &mut Gathered,
     ) -> Result<Content, FileError> {
-        let path = here.path(file);
-        let bytes = here.file_bytes(file, &path)?;
+        let (index, length) = match here.file(file)? {
+            FileOf::Shared(path) => {
+                let (offset, length) = self.range(here, file, &path)?;
+                let input = InputFile {
+                    path,
+                    offset,
+                    length,
+                    made: None,
+                };
+                (gathered.shared(here, file, input)?, length)
+            }
+            FileOf::Own(files) => {
+                let (offset, length) = self.range_of_all(here, file, files)?;
+                (gathered.own(here, file, offset, Some(length))?, length)
+            }
+        };
+        // The blob is the range itself, so the graph reads it from its start.
+        Ok(Content::Input {
+            index,
+            offset: 0,
+            length,
+        })
+    }
+
+    /// Offset and length of what is read of a file.
+    fn range(
+        &self,
+        here: &Here<'_>,
+        file: &Spanned<String>,
+        path: &Path,
+    ) -> Result<(u64, u64), FileError> {
+        let bytes = here.file_bytes(file, path)?;
         let offset = self.offset.as_ref().map_or(0, |offset| *offset.get_ref());
         let rest = bytes.saturating_sub(offset);
         let length = self
@@ -471,32 +538,36 @@ impl BufferEntry {
             );
             return Err(here.error_at(at, message));
         }
-        let input = InputFile {
-            path,
-            offset,
-            length,
-            made: None,
-        };
-        let index = inputs
-            .iter()
-            .position(|known| *known == input)
-            .unwrap_or(inputs.len());
-        if index == inputs.len() {
-            if index == INPUTS_MAX {
-                return Err(here.error(file, format!("more than {INPUTS_MAX} input files")));
-            }
-            inputs.push(input);
-        }
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        // The blob is the range itself, so the graph reads it from its start.
-        Ok(Content::Input {
-            index,
-            offset: 0,
-            length,
-        })
+        Ok((offset, length))
     }
 
-    fn bytes(&self, here: &Place<'_>, content: &Content) -> Result<u64, FileError> {
+    /// The same of each unit's own file: a buffer has one size in all units.
+    fn range_of_all(
+        &self,
+        here: &Here<'_>,
+        file: &Spanned<String>,
+        files: &[ArrayFile],
+    ) -> Result<(u64, u64), FileError> {
+        let mut range = (0, 0);
+        for (unit, own) in files.iter().enumerate() {
+            let of_own = self.range(here, file, &own.path)?;
+            if unit > 0 && of_own != range {
+                let message = format!(
+                    "{} has {} bytes, and {} has {}: buffer `{}` has one size in all units, so all files need one; or give a `length` that is in all of them",
+                    own.path.display(),
+                    own.bytes,
+                    files[0].path.display(),
+                    files[0].bytes,
+                    self.name.get_ref()
+                );
+                return Err(here.error(file, message));
+            }
+            range = of_own;
+        }
+        Ok(range)
+    }
+
+    fn bytes(&self, here: &Here<'_>, content: &Content) -> Result<u64, FileError> {
         let content_bytes = match content {
             Content::Inline(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             Content::Input { length, .. } => *length,
@@ -529,7 +600,12 @@ impl BufferEntry {
 }
 
 impl PassEntry {
-    fn resolve(&self, here: &Place<'_>, names: &[&str]) -> Result<Pass, FileError> {
+    fn resolve(
+        &self,
+        here: &Here<'_>,
+        (pass, names): (u16, &[&str]),
+        gathered: &mut Gathered,
+    ) -> Result<Pass, FileError> {
         let entry = here.name(&self.entry, "entry point")?;
         let bindings = self.bind.iter().map(|name| here.buffer_index(name, names));
         let bindings = bindings.collect::<Result<Vec<_>, _>>()?;
@@ -537,8 +613,16 @@ impl PassEntry {
         if let Some(at) = self.repeat.as_ref().filter(|_| repeat == 0) {
             return Err(here.error(at, "`repeat` is 0: 1 or more is allowed".to_owned()));
         }
-        let constants = self.constants.iter().map(|(name, value)| {
-            if !value.get_ref().0.is_finite() {
+        let constants = self.constants.iter().zip(0..);
+        let constants = constants.map(|((name, value), constant)| {
+            let number = match value.get_ref() {
+                ConstantValue::Number(number) => *number,
+                ConstantValue::Text(text) => {
+                    let place = Place::Constant { pass, constant };
+                    gathered.constant(here, (value, text), (place, name))?
+                }
+            };
+            if !number.is_finite() {
                 return Err(here.error(value, format!("`{name}` is not finite")));
             }
             let named = Name::try_from(name.clone());
@@ -547,7 +631,7 @@ impl PassEntry {
             })?;
             Ok(Constant {
                 name: named,
-                bits: value.get_ref().0.to_bits(),
+                bits: number.to_bits(),
             })
         });
         let constants = constants.collect::<Result<Vec<_>, _>>()?;
@@ -561,7 +645,7 @@ impl PassEntry {
     }
 
     /// One to three numbers; missing dimensions are 1.
-    fn workgroups(&self, here: &Place<'_>) -> Result<[u32; 3], FileError> {
+    fn workgroups(&self, here: &Here<'_>) -> Result<[u32; 3], FileError> {
         let given = self.workgroups.get_ref();
         let fits = given
             .iter()
@@ -581,7 +665,7 @@ impl PassEntry {
 }
 
 impl CheckpointEntry {
-    fn resolve(&self, here: &Place<'_>, names: &[&str]) -> Result<Checkpoint, FileError> {
+    fn resolve(&self, here: &Here<'_>, names: &[&str]) -> Result<Checkpoint, FileError> {
         let every = *self.every.get_ref();
         if every == 0 {
             return Err(here.error(&self.every, "`every` is 0: 1 or more is allowed".to_owned()));
@@ -604,9 +688,9 @@ impl CheckpointEntry {
 impl OutputEntry {
     fn resolve(
         &self,
-        here: &Place<'_>,
-        names: &[&str],
-        buffers: &[Buffer],
+        here: &Here<'_>,
+        (names, buffers): (&[&str], &[Buffer]),
+        gathered: &mut Gathered,
     ) -> Result<(Output, OutputFile), FileError> {
         let buffer = here.buffer_index(&self.buffer, names)?;
         let name = here.name(&self.buffer, "buffer")?;
@@ -614,11 +698,8 @@ impl OutputEntry {
             .ok()
             .and_then(|index| buffers.get(index));
         let bytes = bytes.map_or(0, |buffer| buffer.size);
-        let file = self
-            .file
-            .as_ref()
-            .map(|file| here.inside(file))
-            .transpose()?;
+        let files = self.file.as_ref().map(|file| gathered.output(here, file));
+        let files = files.transpose()?.unwrap_or_default();
         if let Some(png) = &self.png {
             self.check_png(here, png, bytes)?;
         }
@@ -626,7 +707,7 @@ impl OutputEntry {
             name: name.to_string(),
             bytes,
             is_stream: false,
-            file,
+            files,
             png: self.png.as_ref().map(|png| *png.get_ref()),
             show: self.show.clone(),
         };
@@ -635,7 +716,7 @@ impl OutputEntry {
 
     fn check_png(
         &self,
-        here: &Place<'_>,
+        here: &Here<'_>,
         png: &Spanned<PngSize>,
         bytes: u64,
     ) -> Result<(), FileError> {
@@ -658,12 +739,14 @@ impl OutputEntry {
 }
 
 /// The file that is being read, for errors and relative paths.
-struct Place<'a> {
+struct Here<'a> {
     toml_text: &'a str,
     job_file: &'a Path,
+    /// How units differ, if the job is an array.
+    array: Option<&'a Array>,
 }
 
-impl Place<'_> {
+impl Here<'_> {
     fn error<T>(&self, at: &Spanned<T>, message: String) -> FileError {
         self.error_at(at.span(), message)
     }
@@ -685,32 +768,41 @@ impl Place<'_> {
         1 + before.filter(|byte| **byte == b'\n').count()
     }
 
-    fn path(&self, file: &Spanned<String>) -> PathBuf {
+    fn path(&self, file: &str) -> PathBuf {
         self.job_file
             .parent()
             .unwrap_or_else(|| Path::new(""))
-            .join(file.get_ref())
+            .join(file)
     }
 
     fn file_bytes(&self, at: &Spanned<String>, path: &Path) -> Result<u64, FileError> {
+        self.bytes_of(at.span(), path)
+    }
+
+    fn bytes_of(&self, at: std::ops::Range<usize>, path: &Path) -> Result<u64, FileError> {
         let metadata = std::fs::metadata(path);
-        let metadata = metadata.map_err(|error| self.unreadable(at, path, &error))?;
+        let metadata = metadata.map_err(|error| self.unreadable(at.clone(), path, &error))?;
         if !metadata.is_file() {
             let message = format!(
                 "{} is no file; paths count from the job file's folder",
                 path.display()
             );
-            return Err(self.error(at, message));
+            return Err(self.error_at(at, message));
         }
         Ok(metadata.len())
     }
 
-    fn unreadable(&self, at: &Spanned<String>, path: &Path, error: &std::io::Error) -> FileError {
+    fn unreadable(
+        &self,
+        at: std::ops::Range<usize>,
+        path: &Path,
+        error: &std::io::Error,
+    ) -> FileError {
         let message = format!(
             "cannot read {}: {error}; paths count from the job file's folder",
             path.display()
         );
-        self.error(at, message)
+        self.error_at(at, message)
     }
 
     fn name(&self, name: &Spanned<String>, what: &str) -> Result<Name, FileError> {
@@ -743,8 +835,8 @@ impl Place<'_> {
     }
 
     /// A path that stays below the folder that it is joined to.
-    fn inside(&self, file: &Spanned<String>) -> Result<PathBuf, FileError> {
-        let path = Path::new(file.get_ref());
+    fn inside(&self, at: &Spanned<String>, file: &str) -> Result<PathBuf, FileError> {
+        let path = Path::new(file);
         let stays = path
             .components()
             .all(|part| matches!(part, Component::Normal(_)));
@@ -753,9 +845,31 @@ impl Place<'_> {
         }
         let message = format!(
             "output file `{}`: a relative path without `..` is allowed",
-            file.get_ref().escape_debug()
+            file.escape_debug()
         );
-        Err(self.error(file, message))
+        Err(self.error(at, message))
+    }
+
+    /// All of a section, held against the rules that no single line breaks.
+    fn prepared<T>(
+        &self,
+        at: &Spanned<T>,
+        program: impl Into<Program>,
+        gathered: Outcome,
+        outputs: Vec<OutputFile>,
+    ) -> Result<Prepared, FileError> {
+        let whole = |error: crate::spec::SpecError| self.error(at, error.to_string());
+        let units = self.array.map_or(1, Array::units);
+        let template = Template::new(program.into(), units, gathered.columns).map_err(whole)?;
+        template.program().encode().map_err(whole)?;
+        template.encode().map_err(whole)?;
+        Ok(Prepared {
+            template,
+            inputs: gathered.inputs,
+            inputs_each: gathered.inputs_each,
+            differences: gathered.shown,
+            outputs,
+        })
     }
 
     fn bounded<A, T, const N: usize>(
@@ -802,39 +916,6 @@ pub fn distance(a: &str, b: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or(0)
-}
-
-impl<'de> Deserialize<'de> for ConstantValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ConstantVisitor)
-    }
-}
-
-struct ConstantVisitor;
-
-impl Visitor<'_> for ConstantVisitor {
-    type Value = ConstantValue;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number or a truth value")
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<ConstantValue, E> {
-        Ok(ConstantValue(f64::from(u8::from(value))))
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<ConstantValue, E> {
-        // An override has 32 bits: a larger integer is wrong in any type.
-        let narrow = i32::try_from(value).map(f64::from);
-        let narrow = narrow.or_else(|_| u32::try_from(value).map(f64::from));
-        narrow
-            .map(ConstantValue)
-            .map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &"an integer of 32 bits"))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<ConstantValue, E> {
-        Ok(ConstantValue(value))
-    }
 }
 
 #[cfg(test)]
@@ -893,7 +974,7 @@ show = { label = "hits", type = "u32", of = 1000 }
     fn resolve(text: &str) -> Result<Prepared, FileError> {
         let dir = folder();
         let job: Job = toml::from_str(text).unwrap();
-        job.wgsl.resolve(text, &dir.path().join("job.toml"))
+        job.wgsl.resolve(text, &dir.path().join("job.toml"), None)
     }
 
     /// Replaces one line of the good file; line and message of the error.
@@ -913,7 +994,7 @@ show = { label = "hits", type = "u32", of = 1000 }
     #[test]
     fn a_good_file_becomes_a_graph() {
         let prepared = resolve(GOOD).unwrap();
-        let Program::Wgsl(graph) = &prepared.program else {
+        let Program::Wgsl(graph) = prepared.program() else {
             panic!("it is of another runtime")
         };
         let sizes = graph
@@ -944,10 +1025,7 @@ show = { label = "hits", type = "u32", of = 1000 }
             (graph.passes[0].repeat, graph.passes[0].constants.len()),
             (2, 3)
         );
-        assert_eq!(
-            prepared.outputs[0].file.as_deref(),
-            Some(Path::new("picture.png"))
-        );
+        assert_eq!(prepared.outputs[0].file(0), Some(Path::new("picture.png")));
         assert_eq!(Graph::decode(&graph.encode().unwrap()).as_ref(), Ok(graph));
     }
 
@@ -1003,7 +1081,7 @@ show = { label = "hits", type = "u32", of = 1000 }
         };
         let prepared = with("[\"timestamps\", \"f16\", \"f16\"]").unwrap();
         assert_eq!(
-            prepared.program.features(),
+            prepared.program().features(),
             [Feature::F16, Feature::TIMESTAMPS]
         );
         let error = with("[\"f16\",\n\"f64\"]").unwrap_err();
@@ -1020,7 +1098,7 @@ show = { label = "hits", type = "u32", of = 1000 }
     fn a_checkpoint_names_buffers_and_a_number() {
         let with = |entry: &str| resolve(&format!("{GOOD}[wgsl.checkpoint]\n{entry}"));
         let prepared = with("buffers = [\"out\", \"table\"]\nevery = 10").unwrap();
-        let Program::Wgsl(graph) = &prepared.program else {
+        let Program::Wgsl(graph) = prepared.program() else {
             panic!("it is of another runtime")
         };
         let checkpoint = graph.checkpoint.as_ref().unwrap();
@@ -1033,6 +1111,101 @@ show = { label = "hits", type = "u32", of = 1000 }
             let error = with(entry).unwrap_err();
             assert!(error.message.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn text_where_only_units_of_an_array_differ_is_refused() {
+        for (old, new, line, says) in [
+            (
+                "N = 3",
+                "N = \"3\"",
+                25,
+                "N is text: a number is needed, without quotes",
+            ),
+            ("N = 3", "N = \"{unit}\"", 25, "add [array] with a `range`"),
+            (
+                "[-1, 2]",
+                "[-1,\n\"{item}\"]",
+                17,
+                "word 1 of table: only units",
+            ),
+        ] {
+            let error = resolve(&GOOD.replace(old, new)).unwrap_err();
+            let said = format!("{}: {}", error.line, error.message);
+            assert!(error.line == line && error.message.contains(says), "{said}");
+        }
+    }
+
+    /// As [`GOOD`], with the buffer `train` from a file of each unit's own.
+    fn of_files(change: impl Fn(&str) -> String, array: &str) -> Result<Prepared, FileError> {
+        #[derive(Deserialize)]
+        struct Whole {
+            array: array::ArraySection,
+            wgsl: WgslSection,
+        }
+        let dir = folder();
+        for (name, bytes) in [("a.dat", 8), ("b.dat", 8), ("long.txt", 12)] {
+            std::fs::write(dir.path().join(name), vec![1; bytes]).unwrap();
+        }
+        let own = GOOD.replacen("\"train.u8\"", "\"{item}\"", 1);
+        let own = own.replace("picture.png", "picture-{unit}.png");
+        let text = format!("{}\n[array]\n{array}", change(&own));
+        let job: Whole = toml::from_str(&text).unwrap();
+        let path = dir.path().join("job.toml");
+        let array = job.array.resolve(&text, &path)?;
+        job.wgsl.resolve(&text, &path, Some(&array))
+    }
+
+    #[test]
+    fn each_unit_of_an_array_over_files_reads_its_own() {
+        let prepared = of_files(str::to_owned, "files = \"*.dat\"").unwrap();
+        let inputs = prepared.inputs.iter().map(|input| {
+            let name = input.path.file_name().unwrap().to_str().unwrap();
+            (name, input.offset, input.length)
+        });
+        let wanted = [
+            ("train.u8", 2, 5),
+            ("train.u8", 0, 10),
+            ("a.dat", 0, 8),
+            ("b.dat", 0, 8),
+        ];
+        assert_eq!(inputs.collect::<Vec<_>>(), wanted);
+        assert_eq!((prepared.inputs_each, prepared.template.units()), (1, 2));
+        assert!(prepared.template.columns().is_empty());
+        let Program::Wgsl(graph) = prepared.program() else {
+            panic!("it is of another runtime")
+        };
+        let own = Content::Input {
+            index: 2,
+            offset: 0,
+            length: 8,
+        };
+        assert_eq!(graph.buffers[0].content, own);
+        assert_eq!(
+            prepared.outputs[0].file(1),
+            Some(Path::new("picture-1.png"))
+        );
+    }
+
+    #[test]
+    fn files_of_units_have_one_size_or_what_is_read_of_them_has() {
+        let all = "files = [\"a.dat\", \"b.dat\", \"long.txt\"]";
+        let error = of_files(str::to_owned, all).unwrap_err();
+        assert_eq!(error.line, 5);
+        let says = error.message.contains("long.txt has 12 bytes")
+            && error
+                .message
+                .contains("a.dat has 8: buffer `train` has one size");
+        assert!(says, "{error}");
+        let part = |own: &str| own.replacen("\"{item}\"", "\"{item}\"\nlength = 8", 1);
+        let prepared = of_files(part, all).unwrap();
+        assert_eq!(prepared.inputs[4].length, 8);
+        let long = |own: &str| own.replacen("\"{item}\"", "\"{item}\"\nlength = 9", 1);
+        let error = of_files(long, all).unwrap_err();
+        assert!(
+            error.message.contains("a.dat has 8 bytes: 9 from 0"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -1060,9 +1233,10 @@ show = { label = "hits", type = "u32", of = 1000 }
             ("size = \"1KiB\"", "size = \"1kb\"", "KiB, MiB, GiB"),
             (
                 "constants = { N = 3",
-                "constants = { N = \"3\"",
+                "constants = { N = [3]",
                 "a number or a truth value",
             ),
+            ("i32 = [-1, 2]", "i32 = [-1, 0.5]", "expected i32"),
         ] {
             let error = toml::from_str::<Job>(&GOOD.replace(old, new))
                 .unwrap_err()

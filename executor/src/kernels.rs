@@ -25,6 +25,7 @@ use crate::{
     executor::{ExecutionEvent, ExecutionId, ExecutionRequest, Executor, Refusal, Tenant},
     ipc::{Adapter, Failure},
     spec::{Buffer, Constant, Content, Graph, Output, Pass, SpecError},
+    units::Template,
 };
 
 const FACTORS: &str = include_str!("kernels/factors.wgsl");
@@ -202,7 +203,8 @@ pub fn request(
         id,
         tenant: Tenant(*b"suanli capacity challenge tenant"),
         runtime: Runtime::WGSL,
-        spec: graph.encode().map_err(refused)?,
+        spec: Template::single(graph).into(),
+        unit: 0,
         inputs: Vec::new(),
         run_limit,
         memory_max: memory_bytes(challenge),

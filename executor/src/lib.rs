@@ -32,11 +32,13 @@ mod pool;
 pub mod program;
 pub mod quantity;
 pub mod spec;
+pub mod units;
 
 pub use child::{CheckError, WorkerProgram};
 pub use executor::{
     AdapterSelection, ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig,
-    ExecutorError, InputSource, OutputBlob, OutputContent, Refusal, Resume, Tenant, Usage,
+    ExecutorError, InputSource, JobSpec, OutputBlob, OutputContent, Refusal, Resume, Tenant, Usage,
 };
 pub use ipc::{Adapter, AdapterKind, Confinement, Failure, Measurement};
 pub use program::Program;
+pub use units::Template;

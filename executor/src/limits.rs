@@ -51,6 +51,19 @@ pub const WORKGROUP_BYTES_MAX: u64 = 64 << 10;
 pub const INLINE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of an encoded graph: the source, some inline tables, the structure.
 pub const SPEC_BYTES_MAX: usize = 4 << 20;
+/// Units of an array: an evening of work for a hundred machines, and lists of what
+/// they have that stay below a few megabytes.
+pub const UNITS_MAX: usize = 65_536;
+/// Units that have a file each: with what is theirs together they are a job's inputs.
+pub const ARRAY_FILES_MAX: usize = 16_000;
+/// Agreements that stand at once for one array: as many as a node's book has good
+/// offers, and few enough to watch.
+pub const PARALLEL_MAX: u16 = 256;
+/// Places in which the units of an array differ: more than people name.
+pub const COLUMNS_MAX: usize = 1024;
+/// Bytes of a job's spec as it travels: its program, and a hundred bytes for each unit
+/// of the largest array. Below what one value may claim when it is decoded.
+pub const TEMPLATE_BYTES_MAX: usize = SPEC_BYTES_MAX + (8 << 20);
 /// Buffers in a graph. WebGPU guarantees 8 storage buffers per pass; many
 /// passes share a few dozen.
 pub const BUFFERS_MAX: usize = 64;

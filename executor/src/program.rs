@@ -1,9 +1,10 @@
 //! What a job runs, whichever runtime it is for.
 //!
-//! The one place where a spec's bytes are decoded by their runtime, and where
+//! The one place where a program's bytes are decoded by their runtime, and where
 //! what all programs have in common (memory, inputs, outputs) is asked. What
 //! only one of them has is the business of [`crate::spec`] and
-//! [`crate::command`].
+//! [`crate::command`]. What travels between nodes is a [`crate::Template`], which
+//! holds a program; a worker is given the program of one unit.
 
 use suanli_protocol::registry::{Feature, Runtime};
 
@@ -19,7 +20,7 @@ pub const WGSL_VERSION: u16 = 1;
 /// An agreement names the offer that says it.
 pub const WASM_VERSION: u16 = 1;
 
-/// A decoded and checked job spec.
+/// A decoded and checked program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
     /// Compute passes on a device.
@@ -40,10 +41,10 @@ pub struct Planned {
 }
 
 impl Program {
-    /// Decodes and checks a spec.
+    /// Decodes and checks a program.
     ///
     /// # Errors
-    /// If the bytes are no valid spec of the runtime, or no runtime of ours.
+    /// If the bytes are no valid program of the runtime, or no runtime of ours.
     pub fn decode(runtime: Runtime, bytes: &[u8]) -> Result<Self, SpecError> {
         match runtime {
             Runtime::WGSL => Graph::decode(bytes).map(Self::Wgsl),
@@ -52,7 +53,7 @@ impl Program {
         }
     }
 
-    /// The bytes that travel.
+    /// The bytes that a worker gets.
     ///
     /// # Errors
     /// If they would be too many.

@@ -19,8 +19,12 @@ use std::{
 
 use serde::Deserialize;
 use suanli_executor::{
-    CheckError, Program, WorkerProgram,
-    file::{InputFile, OutputFile, Prepared, WgslSection, wasm::WasmSection},
+    CheckError, Program, Template, WorkerProgram,
+    file::{
+        InputFile, OutputFile, Prepared, WgslSection,
+        array::{Array, ArraySection, Pattern},
+        wasm::WasmSection,
+    },
     quantity::{ByteSize, Span},
 };
 use suanli_protocol::{
@@ -35,7 +39,7 @@ use suanli_protocol::{
 use toml::Spanned;
 
 use crate::{
-    api::types::{BlobInfo, Submission},
+    api::types::{ArrayOrder, BlobInfo, Submission},
     document::{Document, Mistake, Unreadable, allowed},
     expression,
 };
@@ -51,12 +55,19 @@ pub struct PreparedJob {
     pub runtime: Runtime,
     /// The file with the program's source.
     pub source: PathBuf,
-    /// The program, as the runtime reads it.
-    pub program: Program,
-    /// The program's bytes: they travel as a blob.
+    /// The program, as the runtime reads it, and how units differ.
+    pub template: Template,
+    /// Their bytes: they travel as a blob.
     pub spec: Vec<u8>,
-    /// Ranges of files that travel as blobs.
+    /// Ranges of files that travel as blobs: what all units read, then what each has
+    /// for itself.
     pub inputs: Vec<InputFile>,
+    /// How many each unit has for itself.
+    pub inputs_each: u16,
+    /// The units, if it is an array.
+    pub array: Option<Array>,
+    /// What units have of their own, by name.
+    pub differences: Vec<(String, Pattern)>,
     /// What to do with each output, in the program's order.
     pub outputs: Vec<OutputFile>,
     /// How long one execution may run.
@@ -116,6 +127,8 @@ const RUN_DEFAULT: Duration = Duration::from_secs(60);
 /// Three attempts, and time for inputs and outputs to travel.
 const TOTAL_ATTEMPTS: u32 = 3;
 const TOTAL_SLACK: Duration = Duration::from_secs(600);
+/// Units of an array that one provider may have to run one after the other.
+const TOTAL_UNITS: u32 = 64;
 
 /// Memory of a `wasm` job where the file has no limit.
 const WASM_MEMORY_DEFAULT: u64 = 128 << 20;
@@ -137,7 +150,7 @@ impl PreparedJob {
     /// # Errors
     /// [`JobFileError::Program`] with the compiler's message.
     pub async fn check(&self, worker: &WorkerProgram) -> Result<(), JobFileError> {
-        match worker.check(&self.program, &self.inputs).await {
+        match worker.check(self.program(), &self.inputs).await {
             Ok(()) => Ok(()),
             Err(CheckError::Rejected { detail, .. }) => Err(JobFileError::Program {
                 source_file: self.source.clone(),
@@ -149,6 +162,28 @@ impl PreparedJob {
                 | CheckError::NoAnswer(_)),
             ) => Err(JobFileError::Check(error)),
         }
+    }
+
+    /// The program of the first unit, or the only one. What it needs, all need.
+    pub const fn program(&self) -> &Program {
+        self.template.program()
+    }
+
+    /// How many units there are: 1 if it is no array.
+    pub const fn units(&self) -> u32 {
+        self.template.units()
+    }
+
+    /// What a unit of an array has of its own, by name.
+    pub fn parameters(&self, unit: u32) -> Vec<(String, String)> {
+        let Some(array) = &self.array else {
+            return Vec::new();
+        };
+        let item = ("item".to_owned(), array.item(unit));
+        let differences = self.differences.iter();
+        let differences =
+            differences.map(|(name, pattern)| (name.clone(), pattern.for_unit(array, unit)));
+        iter::once(item).chain(differences).collect()
     }
 
     /// The name and size of the program's blob.
@@ -169,7 +204,7 @@ impl PreparedJob {
             spec: self.spec_blob(),
             inputs,
             features: self
-                .program
+                .program()
                 .features()
                 .iter()
                 .map(ToString::to_string)
@@ -188,6 +223,12 @@ impl PreparedJob {
             policy: self.policy,
             flops: self.flops,
             fuel_max: self.fuel_max,
+            array: self.array.as_ref().map(|array| ArrayOrder {
+                units: array.units(),
+                inputs_each: self.inputs_each,
+                parallel: array.parallel,
+                max_failures: array.max_failures,
+            }),
         }
     }
 }
@@ -203,6 +244,7 @@ struct JobToml {
     limits: LimitsToml,
     #[serde(default)]
     market: MarketToml,
+    array: Option<ArraySection>,
     wgsl: Option<WgslSection>,
     wasm: Option<WasmSection>,
 }
@@ -240,17 +282,23 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         toml::from_str(document.text()).map_err(|error| document.parse_mistake(&error))?;
     let toml = toml.into_inner();
     let limits = &toml.limits;
-    let (runtime, source, prepared) = program(document, &toml)?;
+    let array = toml.array.as_ref();
+    let array = array.map(|section| section.resolve(document.text(), document.path()));
+    let array = array.transpose()?;
+    let (runtime, source, prepared) = program(document, &toml, array.as_ref())?;
     let Prepared {
-        program,
+        template,
         inputs,
+        inputs_each,
+        differences,
         outputs,
     } = prepared;
-    let spec = program
+    let program = template.program();
+    let spec = template
         .encode()
         .map_err(|error| document.mistake(Some(source.span()), error.to_string()))?;
     let needs = (program.memory_bytes(), program.output_bytes_max());
-    let (run, total) = limits.times(document)?;
+    let (run, total) = limits.times(document, array.as_ref())?;
     Ok(PreparedJob {
         name: name(document, &toml.name, "name")?,
         principal: match &toml.principal {
@@ -261,6 +309,8 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         source: beside(document.path(), source.get_ref()),
         spec,
         inputs,
+        inputs_each,
+        differences,
         outputs,
         memory_bytes: limit(
             document,
@@ -277,7 +327,8 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
             needs.1,
         )?,
         fuel_max: program.fuel_max(),
-        program,
+        template,
+        array,
         run,
         total,
         condition: expression(
@@ -325,6 +376,7 @@ fn expression(
 fn program<'a>(
     document: &Document,
     toml: &'a JobToml,
+    array: Option<&Array>,
 ) -> Result<(Runtime, &'a Spanned<String>, Prepared), Mistake> {
     let (text, path) = (document.text(), document.path());
     let at = Some(toml.runtime.span());
@@ -339,7 +391,8 @@ fn program<'a>(
                 let message = "`limits.fuel` is for runtime = \"wasm\"; wgsl jobs are limited by `limits.run`";
                 return Err(document.mistake(Some(fuel.span()), message));
             }
-            Ok((Runtime::WGSL, &section.source, section.resolve(text, path)?))
+            let prepared = section.resolve(text, path, array)?;
+            Ok((Runtime::WGSL, &section.source, prepared))
         }
         "wasm" => {
             let section = toml.wasm.as_ref().ok_or_else(|| {
@@ -357,14 +410,14 @@ fn program<'a>(
             }
             let memory = limits.memory.as_ref();
             let memory = memory.map_or(WASM_MEMORY_DEFAULT, |memory| memory.get_ref().0);
-            let (run, _) = limits.times(document)?;
+            let (run, _) = limits.times(document, array)?;
             let by_run = millis(run).saturating_mul(FUEL_PER_MS);
             let fuel = limits.fuel.as_ref().map_or(by_run, |fuel| *fuel.get_ref());
             if let Some(set) = limits.fuel.as_ref().filter(|_| fuel == 0) {
                 let message = "`limits.fuel`: 1 or more is allowed";
                 return Err(document.mistake(Some(set.span()), message));
             }
-            let prepared = section.resolve(text, path, memory, fuel)?;
+            let prepared = section.resolve(text, path, (memory, fuel), array)?;
             Ok((Runtime::WASM, &section.module, prepared))
         }
         other => {
@@ -417,9 +470,19 @@ fn limit(
 }
 
 impl LimitsToml {
-    fn times(&self, document: &Document) -> Result<(Duration, Duration), Mistake> {
+    fn times(
+        &self,
+        document: &Document,
+        array: Option<&Array>,
+    ) -> Result<(Duration, Duration), Mistake> {
         let run = self.run.as_ref().map_or(RUN_DEFAULT, |run| run.get_ref().0);
+        // Units one after the other: of few all, of many those that each agreement gets.
+        let in_turn = array.map_or(1, |array| {
+            let each = array.units().div_ceil(u32::from(array.parallel.max(1)));
+            each.max(array.units().min(TOTAL_UNITS))
+        });
         let default = run
+            .saturating_mul(in_turn)
             .saturating_mul(TOTAL_ATTEMPTS)
             .saturating_add(TOTAL_SLACK);
         let total = self.total.as_ref();
@@ -582,8 +645,95 @@ buffer = "out"
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
         for example in ["noop", "mandelbrot"] {
             let job = read(&examples.join(example).join("job.toml")).unwrap();
-            assert_eq!(job.name, example);
+            assert_eq!((job.name.as_str(), job.units()), (example, 1));
         }
+        let film = read(&examples.join("mandelbrot/film.toml")).unwrap();
+        assert_eq!(film.units(), 24);
+    }
+
+    const ARRAY: &str = r#"name = "noop"
+runtime = "wgsl"
+[array]
+list = [1, 2]
+[limits]
+run = "10s"
+[wgsl]
+source = "noop.wgsl"
+[[wgsl.buffer]]
+name = "out"
+size = 4
+[[wgsl.buffer]]
+name = "words"
+u32 = ["{unit}", 7]
+[[wgsl.pass]]
+entry = "main"
+bind = ["out", "words"]
+workgroups = [1]
+constants = { N = "{item}" }
+[[wgsl.output]]
+buffer = "out"
+file = "{unit}.u32"
+"#;
+
+    #[test]
+    fn an_array_becomes_a_submission_of_so_many_units() {
+        let job = prepare_text(ARRAY).unwrap();
+        let submission = job.submission(JobId::from_bytes([7; 16]), Vec::new());
+        let array = submission.array.unwrap();
+        assert_eq!((array.units, array.inputs_each), (2, 0));
+        assert_eq!((array.parallel, array.max_failures), (64, 0));
+        assert_eq!(submission.total_ms, 3 * 2 * 10_000 + 600_000);
+        let files = job.outputs[0].files.iter();
+        let files: Vec<_> = files.map(|file| file.to_str().unwrap()).collect();
+        assert_eq!(files, ["0.u32", "1.u32"]);
+        let parameters = job.parameters(1);
+        let parameters = parameters.iter();
+        let parameters: Vec<_> = parameters
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            parameters,
+            [
+                ("item", "2"),
+                ("word 0 of words", "1"),
+                ("constant N", "2"),
+                ("writes", "1.u32"),
+            ]
+        );
+        let many = ARRAY.replace("list = [1, 2]", "range = [0, 1000]\nparallel = 4");
+        let total = prepare_text(&many).unwrap().total;
+        assert_eq!(total, Duration::from_secs(3 * 250 * 10 + 600));
+    }
+
+    /// Each is the array above with one thing replaced.
+    const WRONG_ARRAYS: [(&str, &str); 22] = [
+        ("[array]\nlist = [1, 2]\n", ""),
+        ("list = [1, 2]\n", ""),
+        ("list = [1, 2]", "lst = [1, 2]"),
+        ("list = [1, 2]", "list = [1, [2]]"),
+        ("list = [1, 2]", "list = [{ x = 1 }, { y = 2 }]"),
+        ("list = [1, 2]", "list = [1, 2]\nrange = [0, 2]"),
+        ("list = [1, 2]", "range = [2, 2]"),
+        ("list = [1, 2]", "range = [0, 100000]"),
+        ("list = [1, 2]", "files = \"*.png\""),
+        ("list = [1, 2]", "list = [1, 2]\nparallel = 0"),
+        ("list = [1, 2]", "list = [1, 2]\nmax_failures = 2"),
+        ("list = [1, 2]", "list = [\"a\", 2]"),
+        ("list = [1, 2]", "list = [{ rate = 1 }, { rate = 2 }]"),
+        ("N = \"{item}\"", "N = \"{itm}\""),
+        ("N = \"{item}\"", "N = \"{item.rate}\""),
+        ("N = \"{item}\"", "N = \"{item\""),
+        ("u32 = [\"{unit}\", 7]", "u32 = [\"-{item}\", 7]"),
+        ("u32 = [\"{unit}\", 7]", "u32 = [\"{unit}\", 0.5]"),
+        ("file = \"{unit}.u32\"", "file = \"out.u32\""),
+        ("file = \"{unit}.u32\"", "file = \"../{unit}.u32\""),
+        ("size = 4", "file = \"{item}\""),
+        ("size = 4", "file = \"{unit}.u8\""),
+    ];
+
+    #[test]
+    fn wrong_arrays_are_refused_in_words() {
+        insta::assert_snapshot!(refusals(ARRAY, &WRONG_ARRAYS));
     }
 
     /// Each is the good file with one thing replaced.
@@ -612,15 +762,19 @@ buffer = "out"
 
     #[test]
     fn wrong_files_are_refused_in_words() {
-        let messages = WRONG.map(|(right, wrong)| {
-            assert!(GOOD.contains(right), "{right}");
-            let error = prepare_text(&GOOD.replacen(right, wrong, 1)).unwrap_err();
+        insta::assert_snapshot!(refusals(GOOD, &WRONG));
+    }
+
+    fn refusals(good: &str, wrong: &[(&str, &str)]) -> String {
+        let messages = wrong.iter().map(|(right, wrong)| {
+            assert!(good.contains(right), "{right}");
+            let error = prepare_text(&good.replacen(right, wrong, 1)).unwrap_err();
             let message = error.to_string();
             // The folder of the test differs from run to run.
             let folder = message.split("job.toml").next().unwrap_or_default();
             format!("{wrong}\n  => {}", message.replace(folder, ""))
         });
-        insta::assert_snapshot!(messages.join("\n\n"));
+        messages.collect::<Vec<_>>().join("\n\n")
     }
 
     #[test]

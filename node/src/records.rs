@@ -9,25 +9,26 @@
 //! Absent: what is only in memory. A job that runs, and a channel's heads, are
 //! asked of the driver.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 use suanli_protocol::{
     deal::Deal,
     envelope::{EnvelopeError, Verified},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, ReceiptId},
-    receipt::{Acceptance, Receipt},
+    receipt::{Acceptance, Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder, Record, RecordKey},
-    units::Wall,
+    registry::Reason,
+    units::{Amount, Wall},
     voucher::Voucher,
 };
 
 use crate::store::{
     Lsn, Store,
-    index::{FindError, Hit, Indexer, Key, Matching, Order, Query},
+    index::{FindError, HITS_MAX, Hit, Indexer, Key, Matching, Order, Query},
 };
 
 /// Version of the keys, for [`crate::store::Config::index_version`].
-pub const INDEX_VERSION: u32 = 1;
+pub const INDEX_VERSION: u32 = 2;
 /// The fewest hex digits by which an id may be asked for.
 pub const PREFIX_DIGITS_MIN: usize = 4;
 /// Ids that an ambiguous prefix names at most.
@@ -35,6 +36,8 @@ pub const CANDIDATES_MAX: usize = 5;
 
 /// Records read for one key, at most: a job has a few for each attempt.
 const RECORDS_MAX: usize = 128;
+/// Units of which all is read at once.
+const UNITS_READ: u32 = 4096;
 /// An agreement's deal is in its first records: quoted, then agreed to.
 const DEAL_RECORDS: usize = 4;
 /// Keys looked at for one prefix. One more digit than bytes needs sixteen
@@ -100,6 +103,54 @@ pub struct JobStory {
     pub judged: Vec<(Verified<Receipt>, Verified<Acceptance>)>,
     /// How and when it ended.
     pub end: Option<(JobEnd, Wall)>,
+}
+
+/// What is written down about a unit of a job of ours.
+#[derive(Debug, Clone)]
+pub struct UnitStory {
+    /// Which.
+    pub unit: u32,
+    /// The accepted receipt that says how it ended; none while nothing does.
+    pub receipt: Option<Verified<Receipt>>,
+}
+
+impl UnitStory {
+    const fn open(unit: u32) -> Self {
+        Self {
+            unit,
+            receipt: None,
+        }
+    }
+
+    /// A result stands, whatever else is said; of failures the last counts.
+    fn hear(&mut self, receipt: Verified<Receipt>) {
+        if !self.is_done() {
+            self.receipt = Some(receipt);
+        }
+    }
+
+    /// Whether its result is here.
+    pub fn is_done(&self) -> bool {
+        let outcome = self.receipt.as_ref().map(|receipt| receipt.body().outcome);
+        outcome == Some(Outcome::Completed)
+    }
+
+    /// Why it failed, if it did by its own fault.
+    pub fn failure(&self) -> Option<Reason> {
+        match self.receipt.as_ref()?.body().outcome {
+            Outcome::JobFault(reason) => Some(reason),
+            Outcome::Completed | Outcome::ProviderFault(_) | Outcome::Cancelled => None,
+        }
+    }
+}
+
+/// How far the units of a job are, and what those that ended cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct Tally {
+    pub done: u32,
+    pub failed: u32,
+    pub spent: Amount,
 }
 
 /// Finds records of one network in a store.
@@ -197,6 +248,64 @@ impl Archive {
         Ok(Some(story))
     }
 
+    /// What is written down about some units of a job of ours, in their order; `None`
+    /// if the job is not known.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn units(
+        &self,
+        job: JobId,
+        range: Range<u32>,
+    ) -> Result<Option<Vec<UnitStory>>, ArchiveError> {
+        let Some((order, deals)) = self.deals(job).await? else {
+            return Ok(None);
+        };
+        let end = range.end.min(order.work.unit_count());
+        let mut stories: Vec<UnitStory> = (range.start..end).map(UnitStory::open).collect();
+        for deal in &deals {
+            let units = (range.start..end).filter(|&unit| deal.quote().body().work.has_unit(unit));
+            let Some(first) = units.clone().next() else {
+                continue;
+            };
+            for record in self.judged_from(deal.id(), first..end).await? {
+                let Some((receipt, word)) = judged(record) else {
+                    continue;
+                };
+                let place = receipt.body().key.unit.checked_sub(range.start);
+                let place = place.and_then(|place| usize::try_from(place).ok());
+                let story = place.and_then(|place| stories.get_mut(place));
+                if let Some(story) = story.filter(|_| word.body().verdict == Verdict::Accepted) {
+                    story.hear(receipt);
+                }
+            }
+        }
+        Ok(Some(stories))
+    }
+
+    /// How far the units of a job of ours are.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn tally(&self, job: JobId) -> Result<Tally, ArchiveError> {
+        let mut tally = Tally::default();
+        let mut from = 0;
+        while let Some(stories) = self.units(job, from..from + UNITS_READ).await? {
+            for story in &stories {
+                tally.done += u32::from(story.is_done());
+                tally.failed += u32::from(story.failure().is_some());
+                let amount = story.receipt.as_ref().map(|receipt| receipt.body().amount);
+                let amount = amount.unwrap_or(Amount::ZERO);
+                tally.spent = tally.spent.saturating_add(amount);
+            }
+            if stories.is_empty() {
+                break;
+            }
+            from += UNITS_READ;
+        }
+        Ok(tally)
+    }
+
     /// An output that was written down with the word on its receipt, for as
     /// long as it may not be a blob yet.
     ///
@@ -268,6 +377,92 @@ impl Archive {
 }
 
 impl Archive {
+    /// What a job of ours asks for, and all agreements on it.
+    async fn deals(&self, job: JobId) -> Result<Option<(Box<JobOrder>, Vec<Deal>)>, ArchiveError> {
+        let (space, bytes) = space_and_bytes(RecordKey::Job(job));
+        let keys = Matching::Exact(bytes.clone());
+        let key = |_: &Record| Some(bytes.clone());
+        let records = self.read((space, keys), None, key).await?;
+        let (mut order, mut deals) = (None, Vec::new());
+        for record in records {
+            match record {
+                Record::Submitted { order: given, .. } => order = Some(given),
+                Record::Took {
+                    offer,
+                    request,
+                    quote,
+                    agreement,
+                } => deals.extend(Deal::new(offer, request, quote, agreement)),
+                _ => {}
+            }
+        }
+        Ok(order.map(|order| (order, deals)))
+    }
+
+    /// Our words on receipts of units of an agreement, unit by unit.
+    async fn judged_from(
+        &self,
+        agreement: AgreementId,
+        units: Range<u32>,
+    ) -> Result<Vec<Record>, ArchiveError> {
+        let before = Hit {
+            key: unit_key(agreement, units.start),
+            lsn: Lsn::NONE,
+        };
+        let keys = Matching::Prefix(agreement.0.as_bytes().to_vec());
+        let key = |record: &Record| match record {
+            Record::Judged { receipt, .. } => {
+                let unit = receipt.body().key.unit;
+                units.contains(&unit).then(|| unit_key(agreement, unit))
+            }
+            _ => None,
+        };
+        self.read((UNIT, keys), Some(before), key).await
+    }
+
+    /// All records with a key, page by page, as long as `key` has one for them. They are
+    /// our own journal's: signatures are not verified again.
+    async fn read(
+        &self,
+        (space, keys): (u8, Matching),
+        mut after: Option<Hit>,
+        key: impl Fn(&Record) -> Option<Vec<u8>>,
+    ) -> Result<Vec<Record>, ArchiveError> {
+        let mut records = Vec::new();
+        loop {
+            let query = Query {
+                space,
+                keys: keys.clone(),
+                order: Order::OldestFirst,
+                after: after.take(),
+                limit: HITS_MAX,
+            };
+            let stored = self.store.fetch(query).await?;
+            let is_last = stored.len() < HITS_MAX;
+            let decoded = tokio::task::spawn_blocking(move || {
+                let read = stored.into_iter().map(|stored| {
+                    let record = Record::read_back(&stored.payload);
+                    let record = record.map_err(|source| ArchiveError::Unreadable {
+                        lsn: stored.lsn,
+                        source,
+                    })?;
+                    Ok::<_, ArchiveError>((stored.lsn, record))
+                });
+                read.collect::<Result<Vec<_>, _>>()
+            });
+            for (lsn, record) in decoded.await.map_err(|_| ArchiveError::Stopping)?? {
+                let Some(key) = key(&record) else {
+                    return Ok(records);
+                };
+                after = Some(Hit { key, lsn });
+                records.push(record);
+            }
+            if is_last {
+                return Ok(records);
+            }
+        }
+    }
+
     /// From the offer to the acknowledgement of a receipt.
     async fn trail(&self, id: ReceiptId) -> Result<Vec<Record>, ArchiveError> {
         let mut records = self.records(RecordKey::Receipt(id)).await?;
@@ -358,6 +553,7 @@ const CHANNEL: u8 = 6;
 const PEER: u8 = 7;
 const ACCOUNT: u8 = 8;
 const ENVELOPE: u8 = 9;
+const UNIT: u8 = 10;
 
 fn space_and_bytes(of: RecordKey) -> (u8, Vec<u8>) {
     match of {
@@ -369,8 +565,14 @@ fn space_and_bytes(of: RecordKey) -> (u8, Vec<u8>) {
         RecordKey::Channel(id) => (CHANNEL, id.0.as_bytes().to_vec()),
         RecordKey::Peer(id) => (PEER, id.as_bytes().to_vec()),
         RecordKey::Account(id) => (ACCOUNT, id.as_bytes().to_vec()),
+        RecordKey::Unit(agreement, unit) => (UNIT, unit_key(agreement, unit)),
         RecordKey::Envelope(hash) => (ENVELOPE, hash.as_bytes().to_vec()),
     }
+}
+
+/// Sorts by unit within an agreement.
+fn unit_key(agreement: AgreementId, unit: u32) -> Vec<u8> {
+    [&agreement.0.as_bytes()[..], &unit.to_be_bytes()].concat()
 }
 
 fn key(of: RecordKey) -> Option<Key> {

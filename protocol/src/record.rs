@@ -75,14 +75,14 @@ pub struct JobOrder {
     pub retention: Millis,
     /// When all of it must be over, counted from submission.
     pub total: Millis,
+    /// Of an array: the most agreements that stand at once.
+    pub parallel: u16,
+    /// Of an array: so many units may fail before the job does.
+    pub max_failures: u32,
     /// Whether firm offers are taken in one round trip.
     pub take: bool,
     /// Propose so many percent less than the first quote; 0 for not.
     pub counter_percent: u8,
-    /// Agreements that may stand at once, where there are several units.
-    pub parallel: u16,
-    /// So many units may fail by the job's own fault; one more ends it.
-    pub max_failures: u32,
     /// How results are compared.
     pub verify: Verify,
     /// Spec and inputs that are small enough to travel with the agreement.
@@ -272,6 +272,8 @@ pub enum RecordKey {
     Agreement(AgreementId),
     /// A receipt, or the word on it.
     Receipt(ReceiptId),
+    /// Our word on a receipt of this unit.
+    Unit(AgreementId, u32),
     /// Every receipt, in order.
     AnyReceipt,
     /// Every job of our own, in order.
@@ -483,6 +485,7 @@ impl Record {
             Self::Ended { job, .. } | Self::Cancelling { job } => vec![Key::Job(*job)],
             Self::Judged { receipt, .. } => vec![
                 Key::Agreement(receipt.body().key.agreement),
+                Key::Unit(receipt.body().key.agreement, receipt.body().key.unit),
                 Key::Receipt(ReceiptId(receipt.hash())),
                 Key::AnyReceipt,
             ],

@@ -8,8 +8,12 @@ use std::path::Path;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde::Deserialize;
 use suanli_executor::{
-    Program,
-    file::{FileError, Prepared, WgslSection, wasm::WasmSection},
+    Template,
+    file::{
+        FileError, Prepared, WgslSection,
+        array::{Array, ArraySection},
+        wasm::WasmSection,
+    },
     quantity::{ByteSize, Span},
 };
 use suanli_executor_fuzz::show;
@@ -23,6 +27,7 @@ const FUEL_MAX: u64 = 1 << 40;
 /// The sections that are read here; the node reads the rest of the file.
 #[derive(Deserialize)]
 struct Job {
+    array: Option<ArraySection>,
     wgsl: Option<WgslSection>,
     wasm: Option<WasmSection>,
 }
@@ -45,37 +50,63 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         return Corpus::Keep;
     };
     let path = Path::new(JOB_FILE);
+    let array = match job.array.map(|section| section.resolve(text, path)) {
+        None => None,
+        Some(Ok(array)) => Some(array),
+        Some(Err(error)) => {
+            says_where(&error, text);
+            return Corpus::Keep;
+        }
+    };
     if let Some(section) = job.wgsl {
-        hold(section.resolve(text, path), text);
+        hold(
+            section.resolve(text, path, array.as_ref()),
+            array.as_ref(),
+            text,
+        );
     }
     if let Some(section) = job.wasm {
-        hold(section.resolve(text, path, MEMORY_MAX, FUEL_MAX), text);
+        let resolved = section.resolve(text, path, (MEMORY_MAX, FUEL_MAX), array.as_ref());
+        hold(resolved, array.as_ref(), text);
     }
     Corpus::Keep
 });
 
-fn hold(resolved: Result<Prepared, FileError>, text: &str) {
+fn says_where(error: &FileError, text: &str) {
+    assert!(
+        (1..=text.lines().count().max(1)).contains(&error.line),
+        "{error}"
+    );
+    assert!(!error.message.is_empty());
+}
+
+fn hold(resolved: Result<Prepared, FileError>, array: Option<&Array>, text: &str) {
     show(|| format!("{resolved:#?}"));
     let prepared = match resolved {
         Ok(prepared) => prepared,
         Err(error) => {
-            assert!(
-                (1..=text.lines().count().max(1)).contains(&error.line),
-                "{error}"
-            );
-            assert!(!error.message.is_empty());
+            says_where(&error, text);
             return;
         }
     };
-    let program = &prepared.program;
-    assert_eq!(program.validate(), Ok(()));
-    let bytes = program.encode().expect("what was made fits");
+    let (template, program) = (&prepared.template, prepared.program());
+    let bytes = template.encode().expect("what was made fits");
     assert_eq!(
-        Program::decode(program.runtime(), &bytes).as_ref(),
-        Ok(program)
+        Template::decode(program.runtime(), &bytes).as_ref(),
+        Ok(template)
     );
+    let units = template.units();
+    assert_eq!(units, array.map_or(1, Array::units));
+    for unit in [0, units - 1] {
+        let of_unit = template.for_unit(unit).expect("it is one of them");
+        assert_eq!(of_unit.validate(), Ok(()));
+    }
+    let each = usize::from(prepared.inputs_each);
     let least = program.input_bytes_min();
-    assert_eq!(least.len(), prepared.inputs.len());
+    assert_eq!(
+        least.len() + each * (units as usize - 1),
+        prepared.inputs.len()
+    );
     for (least, input) in least.iter().zip(&prepared.inputs) {
         assert!(*least <= input.length, "{} of {}", least, input.length);
     }
@@ -86,7 +117,7 @@ fn hold(resolved: Result<Prepared, FileError>, text: &str) {
             (&planned.name, planned.bytes_max),
             (&output.name, output.bytes)
         );
-        assert!(output.file.as_ref().is_none_or(|file| file.is_relative()));
+        assert!(output.files.iter().all(|file| file.is_relative()));
     }
 }
 

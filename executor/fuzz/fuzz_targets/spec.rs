@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use suanli_executor::{
-    Program,
+    Program, Template,
     ipc::are_sent_in_frame,
     limits::{DISPATCHES_MAX, INPUTS_MAX, OUTPUTS_MAX},
 };
@@ -26,20 +26,26 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         1 => Runtime::WASM,
         _ => Runtime::MODEL,
     };
-    let (program, held) = most_held(|| Program::decode(runtime, spec));
-    show(|| format!("{program:#?}"));
+    let (template, held) = most_held(|| Template::decode(runtime, spec));
+    show(|| format!("{template:#?}"));
     let held_max = MEMORY_BASE + spec.len() * MEMORY_FACTOR;
     assert!(held <= held_max, "{held} bytes held for {}", spec.len());
-    if let Ok(program) = program {
-        hold(&program, runtime, spec);
+    if let Ok(template) = template {
+        assert_eq!(template.encode().as_deref(), Ok(spec));
+        for unit in [0, template.units() / 2, template.units() - 1] {
+            hold(
+                &template.for_unit(unit).expect("it is one of them"),
+                runtime,
+            );
+        }
+        assert!(template.for_unit(template.units()).is_err());
     }
     Corpus::Keep
 });
 
-fn hold(program: &Program, runtime: Runtime, spec: &[u8]) {
+fn hold(program: &Program, runtime: Runtime) {
     assert_eq!(program.runtime(), runtime);
     assert_eq!(program.validate(), Ok(()));
-    assert_eq!(program.encode().as_deref(), Ok(spec));
     let outputs = program.outputs();
     assert!(outputs.len() <= OUTPUTS_MAX);
     assert!(program.input_bytes_min().len() <= INPUTS_MAX);

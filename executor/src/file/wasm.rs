@@ -26,12 +26,17 @@ use serde::Deserialize;
 use suanli_protocol::wire::{List, Utf8};
 use toml::Spanned;
 
-use super::{FileError, InputFile, OutputFile, Place, Prepared, Show};
+use super::{
+    FileError, Here, InputFile, OutputFile, Prepared, Show,
+    array::Array,
+    gather::{FileOf, Gathered},
+};
 use crate::{
     command::{Command, InFile, OutFile, STDERR, STDOUT, Variable, is_path},
-    limits::{INPUTS_MAX, MODULE_BYTES_MAX, PATH_DEPTH_MAX},
+    limits::{MODULE_BYTES_MAX, PATH_DEPTH_MAX},
     quantity::ByteSize,
     spec::{Name, is_output_name},
+    units::Place,
 };
 
 /// Bytes of a stream where the file does not say.
@@ -114,29 +119,34 @@ impl WasmSection {
         &self,
         toml_text: &str,
         job_file: &Path,
-        memory_max: u64,
-        fuel_max: u64,
+        (memory_max, fuel_max): (u64, u64),
+        array: Option<&Array>,
     ) -> Result<Prepared, FileError> {
-        let here = Place {
+        let here = Here {
             toml_text,
             job_file,
+            array,
         };
-        let mut inputs = vec![self.module(&here)?];
+        let mut gathered = Gathered::default();
+        gathered.shared(&here, &self.module, self.module(&here)?)?;
         let stdin = match &self.stdin {
-            Some(file) => Some(whole(&here, file, &mut inputs)?),
+            Some(file) => Some(gathered.whole(&here, file)?),
             None => None,
         };
         let files = self
             .file
             .iter()
-            .map(|entry| entry.resolve(&here, &mut inputs));
-        let files = files.collect::<Result<Vec<_>, _>>()?;
-        let (outputs, to_files) = self.outputs(&here)?;
+            .map(|entry| entry.resolve(&here, &mut gathered));
+        let mut files = files.collect::<Result<Vec<_>, _>>()?;
+        for file in &mut files {
+            file.input = gathered.number(file.input);
+        }
+        let (outputs, to_files) = self.outputs(&here, &mut gathered)?;
         let command = Command {
             module: 0,
-            arguments: self.arguments(&here)?,
-            variables: self.variables(&here)?,
-            stdin,
+            arguments: self.arguments(&here, &mut gathered)?,
+            variables: self.variables(&here, &mut gathered)?,
+            stdin: stdin.map(|index| gathered.number(index)),
             files: here.bounded(&self.module, "[[wasm.file]]", files)?,
             outputs: here.bounded(&self.module, "[[wasm.output]]", outputs)?,
             stdout_max: self.stdout.bytes_max(),
@@ -146,21 +156,14 @@ impl WasmSection {
             clock_ns: self.clock.saturating_mul(1_000_000_000),
             seed: self.seed,
         };
-        // Every rule has its line above; this holds what no single line breaks.
-        let broken = |error: crate::spec::SpecError| here.error(&self.module, error.to_string());
-        command.validate().map_err(broken)?;
-        command.encode().map_err(broken)?;
-        Ok(Prepared {
-            program: command.into(),
-            inputs,
-            outputs: to_files,
-        })
+        let outcome = gathered.finish(&here, &self.module)?;
+        here.prepared(&self.module, command, outcome, to_files)
     }
 
     /// The module's bytes: text is assembled here, so that a spec never holds any.
-    fn module(&self, here: &Place<'_>) -> Result<InputFile, FileError> {
+    fn module(&self, here: &Here<'_>) -> Result<InputFile, FileError> {
         let at = &self.module;
-        let path = here.path(at);
+        let path = here.path(at.get_ref());
         let length = here.file_bytes(at, &path)?;
         if length > MODULE_BYTES_MAX {
             let message = format!(
@@ -178,7 +181,7 @@ impl WasmSection {
             });
         }
         let text = std::fs::read_to_string(&path);
-        let text = text.map_err(|error| here.unreadable(at, &path, &error))?;
+        let text = text.map_err(|error| here.unreadable(at.span(), &path, &error))?;
         let made = wat::parse_str(&text).map_err(|mut error| {
             error.set_path(&path);
             here.error(at, error.to_string())
@@ -194,26 +197,32 @@ impl WasmSection {
     /// The program's name first, as programs expect it.
     fn arguments<const B: usize, const N: usize>(
         &self,
-        here: &Place<'_>,
+        here: &Here<'_>,
+        gathered: &mut Gathered,
     ) -> Result<List<Utf8<B>, N>, FileError> {
         let path = Path::new(self.module.get_ref());
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let mut arguments = vec![Utf8::cut(&name)];
-        for argument in &self.args {
-            let text = Utf8::try_from(argument.get_ref().clone());
-            arguments.push(text.map_err(|error| here.error(argument, error.to_string()))?);
+        for (argument, place) in self.args.iter().zip(1..) {
+            let place = (Place::Argument(place), &*format!("argument {place}"));
+            arguments.push(gathered.text(here, argument, place)?);
         }
         here.bounded(&self.module, "args", arguments)
     }
 
-    fn variables<const N: usize>(&self, here: &Place<'_>) -> Result<List<Variable, N>, FileError> {
-        let variables = self.env.iter().map(|(name, value)| {
+    fn variables<const N: usize>(
+        &self,
+        here: &Here<'_>,
+        gathered: &mut Gathered,
+    ) -> Result<List<Variable, N>, FileError> {
+        let variables = self.env.iter().zip(0..).map(|((name, value), place)| {
             let failed = |error: suanli_protocol::wire::WireError| {
                 here.error(value, format!("the variable `{name}`: {error} bytes"))
             };
+            let place = (Place::Variable(place), &*format!("variable {name}"));
             Ok(Variable {
                 name: Name::try_from(name.clone()).map_err(failed)?,
-                value: Utf8::try_from(value.get_ref().clone()).map_err(failed)?,
+                value: gathered.text(here, value, place)?,
             })
         });
         let variables = variables.collect::<Result<Vec<_>, _>>()?;
@@ -221,16 +230,20 @@ impl WasmSection {
     }
 
     /// What comes back, and what the client does with it, in one order.
-    fn outputs(&self, here: &Place<'_>) -> Result<(Vec<OutFile>, Vec<OutputFile>), FileError> {
+    fn outputs(
+        &self,
+        here: &Here<'_>,
+        gathered: &mut Gathered,
+    ) -> Result<(Vec<OutFile>, Vec<OutputFile>), FileError> {
         let mut to_files = Vec::new();
         for (name, stream) in [(STDOUT, &self.stdout), (STDERR, &self.stderr)] {
-            let file = stream.file.as_ref().map(|file| here.inside(file));
-            let file = file.transpose()?;
+            let files = stream.file.as_ref();
+            let files = files.map(|file| gathered.output(here, file)).transpose()?;
             to_files.push(OutputFile {
                 name: name.to_owned(),
                 bytes: stream.bytes_max(),
                 is_stream: true,
-                file,
+                files: files.unwrap_or_default(),
                 png: None,
                 show: None,
             });
@@ -248,12 +261,13 @@ impl WasmSection {
                 );
                 here.error(&entry.name, message)
             })?;
-            let file = entry.file.as_ref().map(|file| here.inside(file));
+            let files = entry.file.as_ref();
+            let files = files.map(|file| gathered.output(here, file)).transpose()?;
             to_files.push(OutputFile {
                 name: name.clone(),
                 bytes: entry.max.0,
                 is_stream: false,
-                file: file.transpose()?,
+                files: files.unwrap_or_default(),
                 png: None,
                 show: entry.show.clone(),
             });
@@ -273,7 +287,11 @@ impl Stream {
 }
 
 impl FileEntry {
-    fn resolve(&self, here: &Place<'_>, inputs: &mut Vec<InputFile>) -> Result<InFile, FileError> {
+    fn resolve(&self, here: &Here<'_>, gathered: &mut Gathered) -> Result<InFile, FileError> {
+        if self.path.is_none() && matches!(here.file(&self.file)?, FileOf::Own(_)) {
+            let message = "units' files have different names: give a `path`, under which the program finds each";
+            return Err(here.error(&self.file, message.to_owned()));
+        }
         let own_name = Path::new(self.file.get_ref()).file_name();
         let path = match (&self.path, own_name) {
             (Some(path), _) => path.get_ref().clone(),
@@ -291,39 +309,15 @@ impl FileEntry {
         })?;
         Ok(InFile {
             path: bounded,
-            input: whole(here, &self.file, inputs)?,
+            input: gathered.whole(here, &self.file)?,
         })
     }
-}
-
-/// The input that is this file; two entries that read one file share it.
-fn whole(
-    here: &Place<'_>,
-    file: &Spanned<String>,
-    inputs: &mut Vec<InputFile>,
-) -> Result<u32, FileError> {
-    let path = here.path(file);
-    let input = InputFile {
-        length: here.file_bytes(file, &path)?,
-        path,
-        offset: 0,
-        made: None,
-    };
-    let known = inputs.iter().position(|known| *known == input);
-    let index = known.unwrap_or(inputs.len());
-    if index == INPUTS_MAX {
-        return Err(here.error(file, format!("more than {INPUTS_MAX} input files")));
-    }
-    if known.is_none() {
-        inputs.push(input);
-    }
-    Ok(u32::try_from(index).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Program;
+    use crate::{Program, file::array::ArraySection};
 
     const GOOD: &str = r#"
 module = "program.wat"
@@ -349,13 +343,13 @@ file = "out/model.bin"
         write("broken.wat", "(module\n  (func $f (call $nowhere)))");
         write("numbers.txt", "1 2 3");
         let section: WasmSection = toml::from_str(text).unwrap();
-        section.resolve(text, &dir.path().join("job.toml"), 1 << 20, 99)
+        section.resolve(text, &dir.path().join("job.toml"), (1 << 20, 99), None)
     }
 
     #[test]
     fn a_good_file_becomes_a_command() {
         let prepared = resolve(GOOD).unwrap();
-        let Program::Wasm(command) = &prepared.program else {
+        let Program::Wasm(command) = prepared.program() else {
             panic!("it is of another runtime")
         };
         let arguments: Vec<&str> = command.arguments.iter().map(|text| &**text).collect();
@@ -379,6 +373,84 @@ file = "out/model.bin"
             ("model.bin", 2 << 20, false),
         ];
         assert_eq!(outputs, wanted);
+    }
+
+    #[test]
+    fn units_of_an_array_have_arguments_variables_and_files_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("program.wat", "(module (func (export \"_start\")))");
+        write("numbers.txt", "1 2 3");
+        write("a.dat", "a");
+        write("b.dat", "bb");
+        let job = dir.path().join("job.toml");
+        let section: ArraySection = toml::from_str("files = \"*.dat\"").unwrap();
+        let array = section.resolve("", &job).unwrap();
+        let text = GOOD
+            .replace("stdin = \"numbers.txt\"", "stdin = \"{item}\"")
+            .replace(
+                "\"one\", \"two words\"",
+                "\"{{{unit}\", \"of {item}\", \"{unit}\"",
+            )
+            .replace("\"C\"", "\"C-{unit}\"")
+            .replace("said.txt", "said-{item}")
+            .replace("out/model.bin", "{unit}/model.bin");
+        let resolve = |text: &str| {
+            let section: WasmSection = toml::from_str(text).unwrap();
+            section.resolve(text, &job, (1 << 20, 99), Some(&array))
+        };
+        let prepared = resolve(&text).unwrap();
+        let lengths = prepared.inputs.iter().skip(1).map(|input| input.length);
+        assert_eq!(
+            lengths.collect::<Vec<_>>(),
+            [5, 1, 2],
+            "shared ones come first"
+        );
+        let program = prepared.template.for_unit(1).unwrap();
+        let Program::Wasm(command) = &*program else {
+            panic!("it is of another runtime")
+        };
+        let arguments: Vec<&str> = command.arguments.iter().map(|text| &**text).collect();
+        assert_eq!(arguments, ["program", "{1", "of b.dat", "1"]);
+        assert_eq!(&*command.variables[0].value, "C-1");
+        assert_eq!((command.files[0].input, command.stdin), (1, Some(2)));
+        assert_eq!(prepared.outputs[0].file(0), Some(Path::new("said-a.dat")));
+        assert_eq!(prepared.outputs[2].file(1), Some(Path::new("1/model.bin")));
+        for (from, to, line, says) in [
+            (
+                "{unit}/model.bin",
+                "said-{item}",
+                15,
+                "two outputs of unit 0",
+            ),
+            (
+                "{unit}/model.bin",
+                "model.bin",
+                15,
+                "units 0 and 1 would overwrite",
+            ),
+            (
+                "file = \"numbers.txt\"\npath = \"a/b\"",
+                "file = \"{item}\"",
+                10,
+                "give a `path`",
+            ),
+            (
+                "file = \"numbers.txt\"",
+                "file = \"x-{item}\"",
+                10,
+                "`{item}` and nothing else",
+            ),
+            ("C-{unit}", "{unti}", 4, "did you mean `{unit}`?"),
+        ] {
+            let wrong = text.replacen(from, to, 1);
+            assert_ne!(wrong, text);
+            let error = resolve(&wrong).unwrap_err();
+            assert!(
+                error.line == line && error.message.contains(says),
+                "{error}"
+            );
+        }
     }
 
     #[test]

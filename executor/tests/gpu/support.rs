@@ -10,8 +10,8 @@ use std::{
 
 use suanli_executor::{
     Adapter, AdapterSelection, Confinement, ExecutionEvent, ExecutionId, ExecutionRequest,
-    Executor, ExecutorConfig, ExecutorError, Failure, InputSource, OutputBlob, Tenant, Usage,
-    WorkerProgram,
+    Executor, ExecutorConfig, ExecutorError, Failure, InputSource, JobSpec, OutputBlob, Template,
+    Tenant, Usage, WorkerProgram,
     ipc::CAPPED,
     spec::{Buffer, Constant, Content, Graph, Name, Output, Pass},
 };
@@ -114,7 +114,8 @@ impl Bench {
             id: ExecutionId(self.next),
             tenant: Tenant([tenant; 32]),
             runtime: Runtime::WGSL,
-            spec: suanli_protocol::wire::encode(graph),
+            spec: JobSpec::Encoded(Template::single(graph.clone()).encode().unwrap()),
+            unit: 0,
             inputs: Vec::new(),
             run_limit: LONG,
             memory_max: 1 << 30,

@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use suanli_executor::{
-    ExecutionRequest, Failure,
+    ExecutionRequest, Failure, JobSpec, Template,
     command::{Command, OutFile},
     spec::{Content, Graph},
 };
 use suanli_protocol::{
     registry::{Feature, Runtime},
-    wire::{self, List, Utf8},
+    wire::{List, Utf8},
 };
 
 use crate::support::{Bench, LONG, buffer, constant, file_with, graph, noop, pass};
@@ -114,11 +114,11 @@ impl Case {
         request.run_limit = self.run_ms.map_or(LONG, Duration::from_millis);
         if self.file.ends_with(".wat") {
             request.runtime = Runtime::WASM;
-            request.spec = command().encode().unwrap();
+            request.spec = Template::single(command()).into();
             request.inputs = vec![file_with(&wat::parse_bytes(&bytes).unwrap())];
             request.fuel_max = u64::MAX;
         } else {
-            request.spec = self.spec(&bytes);
+            request.spec = JobSpec::Encoded(self.spec(&bytes));
         }
         request
     }
@@ -144,7 +144,7 @@ impl Case {
                 vec![main],
             )
         };
-        let mut bytes = wire::encode(&graph);
+        let mut bytes = Template::single(graph).encode().unwrap();
         if !source.is_empty() {
             let mut windows = bytes.windows(source.len());
             let at = windows.position(|window| window == stand_in.as_bytes());

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use suanli_executor::{
-    ExecutorConfig, Failure,
+    ExecutorConfig, Failure, JobSpec, Template,
     spec::{Content, Graph},
 };
+use suanli_protocol::registry::Runtime;
 
 use crate::{
     listed::text,
@@ -336,12 +337,13 @@ async fn bytes_that_are_no_graph_are_refused() {
     let Some(mut bench) = bench(ExecutorConfig::default()).await else {
         return;
     };
-    let good = noop().encode().unwrap();
+    let good = Template::single(noop()).encode().unwrap();
     let mut request = bench.request(1, &noop());
-    request.spec = good[..good.len() - 1].to_vec();
+    request.spec = JobSpec::Encoded(good[..good.len() - 1].to_vec());
     assert_eq!(
         bench.executor.run(request).unwrap_err().failure,
         Failure::InvalidSpec
     );
-    assert!(Graph::decode(&[good, vec![0]].concat()).is_err());
+    let longer = [good, vec![0]].concat();
+    assert!(Template::decode(Runtime::WGSL, &longer).is_err());
 }

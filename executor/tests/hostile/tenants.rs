@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use suanli_executor::{
-    ExecutionEvent, ExecutionRequest, ExecutorConfig, Failure, OutputContent,
+    ExecutionEvent, ExecutionRequest, ExecutorConfig, Failure, OutputContent, Template,
     command::Command,
     spec::{Content, Graph},
 };
@@ -68,7 +68,7 @@ fn memory_of_a_module(bench: &mut Bench, tenant: u8) -> ExecutionRequest {
     };
     ExecutionRequest {
         runtime: Runtime::WASM,
-        spec: command.encode().unwrap(),
+        spec: Template::single(command).into(),
         inputs: vec![file_with(
             &wat::parse_bytes(&fixture("memory.wat")).unwrap(),
         )],

@@ -1,7 +1,7 @@
 //! What well-behaved commands see and give.
 
 use suanli_executor::{
-    ExecutionEvent, ExecutionRequest, ExecutorConfig, Failure, OutputContent,
+    ExecutionEvent, ExecutionRequest, ExecutorConfig, Failure, OutputContent, Template,
     command::{Command, InFile, OutFile, Variable},
     file::InputFile,
 };
@@ -83,7 +83,7 @@ pub(crate) fn request(bench: &mut Bench, command: &Command, inputs: &[&[u8]]) ->
     let request = bench.request(1, &any);
     ExecutionRequest {
         runtime: Runtime::WASM,
-        spec: command.encode().unwrap(),
+        spec: Template::single(command.clone()).into(),
         inputs: inputs.iter().map(|bytes| file_with(bytes)).collect(),
         fuel_max: u64::MAX,
         ..request

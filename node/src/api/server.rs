@@ -49,8 +49,8 @@ use crate::{
     records::Archive,
 };
 
-/// Bytes of a JSON body, at most.
-pub const JSON_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a JSON body, at most: an array of sixteen thousand files names each.
+pub const JSON_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Serves the API until `stop` is done, and then ends what is open.
 ///
@@ -143,6 +143,7 @@ fn router(api: Arc<Api>) -> Router {
     let lookups = Router::new()
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/units", get(jobs::units))
         .route("/v1/offers/{id}/challenge", post(accounts::challenge))
         .route("/v1/receipts", get(accounts::receipts))
         .route("/v1/receipts/{id}", get(accounts::receipt))
@@ -151,7 +152,11 @@ fn router(api: Arc<Api>) -> Router {
     // These enter their gate themselves, and keep their place while they send.
     let streams = Router::new()
         .route("/v1/jobs/{id}/events", get(jobs::events))
-        .route("/v1/jobs/{id}/outputs/{name}", get(jobs::output));
+        .route("/v1/jobs/{id}/outputs/{name}", get(jobs::output))
+        .route(
+            "/v1/receipts/{id}/outputs/{name}",
+            get(jobs::receipt_output),
+        );
     gated(stops, Gate::Stop)
         .merge(gated(controls, Gate::Control))
         .merge(gated(lookups, Gate::Lookup))

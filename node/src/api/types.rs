@@ -19,7 +19,9 @@
 //! | `GET /v1/jobs/{id}/events?last=true` | | the last of these lines, once nothing more can happen |
 //! | `POST /v1/jobs/{id}/cancel` | | [`JobInfo`] |
 //! | `GET /v1/jobs/{id}/outputs/{name}` | | the bytes |
+//! | `GET /v1/jobs/{id}/units?from=&limit=` | | list of [`UnitInfo`], of an array |
 //! | `GET /v1/receipts`, `/v1/receipts/{id}` | | list of, one [`ReceiptInfo`] |
+//! | `GET /v1/receipts/{id}/outputs/{name}` | | the bytes: of a unit, by its receipt |
 //! | `GET /v1/receipts/{id}/bundle` | | the bundle's bytes |
 //! | `GET /v1/channels`, `/v1/channels/{id}` | | list of, one [`ChannelInfo`] |
 //! | `GET /v1/work` | | list of [`WorkInfo`] |
@@ -31,7 +33,7 @@
 //! data directory, readable by its owner. Its `Host` names this server by a
 //! loopback name or the bound address, and an `Origin`, where there is one, is
 //! this server: else 403. JSON bodies say `Content-Type: application/json` and
-//! have at most 1 MiB. An error is an [`ApiError`].
+//! have at most 4 MiB. An error is an [`ApiError`].
 //!
 //! A prefix is four or more hex digits; of several things: 409, and the
 //! sentence names them; of none: 404. Too much at once or too often: 429 and
@@ -46,7 +48,8 @@
 //! `Content-Length` a quota that is too small is known before any byte: 507.
 //!
 //! Lists have a `?limit=`: of jobs 50 and at most 200, of receipts 20 and at
-//! most 100, newest first. A list of jobs leaves [`JobInfo::outputs`] out. A
+//! most 100, newest first; of units 100 and at most 1000, `?from=` a unit. A list of jobs
+//! leaves [`JobInfo::outputs`] out. A
 //! job that is no longer in memory has the lines that the store remembers.
 
 use serde::{Deserialize, Serialize};
@@ -308,6 +311,26 @@ pub struct Submission {
     /// Floating-point operations, where known.
     #[serde(default)]
     pub flops: u64,
+    /// Its units, if it is an array.
+    #[serde(default)]
+    pub array: Option<ArrayOrder>,
+}
+
+/// How a job of many units is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrayOrder {
+    /// How many units, which count from 0.
+    pub units: u32,
+    /// Inputs that each unit has for itself: the last of [`Submission::inputs`], unit
+    /// by unit.
+    #[serde(default)]
+    pub inputs_each: u16,
+    /// The most agreements at once.
+    pub parallel: u16,
+    /// So many units may fail before the job does.
+    #[serde(default)]
+    pub max_failures: u32,
 }
 
 /// A blob.
@@ -407,10 +430,37 @@ pub struct JobInfo {
     pub agreement: Option<AgreementId>,
     pub done: u64,
     pub total: u64,
+    /// How far its units are, if it is an array. Then `outputs` is empty, and
+    /// `receipts` are some of them: ask for its units.
+    #[serde(default)]
+    pub units: Option<UnitsInfo>,
     pub spent: Amount,
     /// What each provider that declined said, as sentences.
     pub declined: Vec<(PeerId, String)>,
     pub receipts: Vec<ReceiptId>,
+    pub outputs: Vec<OutputInfo>,
+}
+
+/// How far the units of an array are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct UnitsInfo {
+    pub total: u32,
+    pub done: u32,
+    pub failed: u32,
+}
+
+/// A unit of an array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct UnitInfo {
+    pub unit: u32,
+    /// `done`, `failed`, or `open`: nothing is known of it yet.
+    pub state: String,
+    /// The registered reason of its failure.
+    pub reason: Option<String>,
+    pub provider: Option<PeerId>,
+    pub receipt: Option<ReceiptId>,
     pub outputs: Vec<OutputInfo>,
 }
 

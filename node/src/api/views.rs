@@ -4,13 +4,14 @@
 //! from outside, and [`order`] says what is wrong with one, and what is
 //! allowed.
 
+use suanli_executor::limits::{PARALLEL_MAX, UNITS_MAX};
 use suanli_protocol::{
     challenge::Wrong,
-    deal::{BlobRef, Deal, Needs, Work},
+    deal::{BlobRef, Deal, Needs, UnitRange, Work},
     envelope::Verified,
     expression::{Expression, Scope},
-    ids::PeerId,
-    limits::{NAME_BYTES_MAX, RUN_MAX},
+    ids::{PeerId, ReceiptId},
+    limits::{INPUTS_MAX, NAME_BYTES_MAX, ORDER_INPUTS_MAX, RUN_MAX},
     message::InlineBlobs,
     offer::{Device, Name, Offer},
     peer::{ChannelView, JobView, WorkView, end_word},
@@ -26,17 +27,19 @@ use suanli_protocol::{
 use super::types::{
     BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
     OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, RuntimeInfo, SpeedInfo,
-    StandingInfo, Submission, WorkInfo,
+    StandingInfo, Submission, UnitInfo, UnitsInfo, WorkInfo,
 };
 use crate::{
     expression,
     handle::decline_words,
     pause::Pause,
-    records::{JobStory, ReceiptStory},
+    records::{JobStory, ReceiptStory, UnitStory},
 };
 
 /// How long a provider may keep a job's data after its end.
 const RETENTION: Millis = Millis::new(3600 * 1000);
+/// Receipts of an array that are named with it.
+const ARRAY_RECEIPTS: usize = 64;
 
 /// What is wrong with a submission.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +84,26 @@ pub enum Refused {
         /// What is wrong, and what is allowed.
         why: String,
     },
+    /// A number of an array that is none.
+    #[error("array.{field} is {value}; 1 to {max} are allowed")]
+    Array {
+        /// Which.
+        field: &'static str,
+        /// What stood there.
+        value: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// Units have more inputs for themselves than there are.
+    #[error(
+        "the array's units have {own} inputs for themselves, {inputs} are named; name them last, unit by unit"
+    )]
+    TooFewInputs {
+        /// All that units have.
+        own: u64,
+        /// All that are named.
+        inputs: usize,
+    },
     /// A limit of nothing.
     #[error("{0} is 0; give the job some")]
     Zero(&'static str),
@@ -123,9 +146,9 @@ pub fn order(
         job: submission.job,
         name: name("name", &submission.name)?,
         principal: name("principal", principal)?,
-        work: Work::Job,
+        work: work(submission)?,
         spec: blob_ref(submission.spec),
-        inputs: few("inputs", submission.inputs.iter().map(|&b| Ok(blob_ref(b))))?,
+        inputs: inputs(submission)?,
         needs: needs(submission)?,
         budget: submission.max_price.unwrap_or(budget_default),
         regions: few(
@@ -144,9 +167,9 @@ pub fn order(
         confidentiality: Confidentiality::NONE,
         retention: RETENTION,
         total: Millis::new(submission.total_ms),
+        parallel: submission.array.map_or(1, |array| array.parallel),
+        max_failures: submission.array.map_or(0, |array| array.max_failures),
         take: true,
-        parallel: 64,
-        max_failures: 0,
         verify: Verify::NONE,
         counter_percent: 0,
         inline,
@@ -322,15 +345,30 @@ pub fn job_info(view: &JobView, region: Option<String>, outputs: Vec<OutputInfo>
         agreement: view.agreement,
         done: view.progress.0,
         total: view.progress.1,
+        units: (view.units.1 > 1).then(|| UnitsInfo {
+            total: view.units.1,
+            done: view.units.1.saturating_sub(view.units.0),
+            failed: 0,
+        }),
         spent: view.spent,
         declined: view
             .declined
             .iter()
             .map(|(peer, decline)| (*peer, decline_words(decline).1))
             .collect(),
-        receipts: view.receipts.clone(),
+        receipts: some(view.receipts.iter().copied(), view.units.1),
         outputs,
     }
+}
+
+/// A job's receipts; of an array's a few, for its units are asked for by page.
+fn some(receipts: impl Iterator<Item = ReceiptId>, units: u32) -> Vec<ReceiptId> {
+    let few = if units > 1 {
+        ARRAY_RECEIPTS
+    } else {
+        usize::MAX
+    };
+    receipts.take(few).collect()
 }
 
 /// A job that only the store knows. What providers said is not kept there.
@@ -358,12 +396,26 @@ pub fn stored_job_info(story: &JobStory) -> JobInfo {
         agreement: deal.map(Deal::id),
         done: if end == Some(JobEnd::Done) { units } else { 0 },
         total: units,
+        units: (units > 1).then(|| UnitsInfo {
+            total: story.order.work.unit_count(),
+            done: if end == Some(JobEnd::Done) {
+                story.order.work.unit_count()
+            } else {
+                0
+            },
+            failed: 0,
+        }),
         spent: accepted().fold(Amount::ZERO, |sum, r| sum.saturating_add(r.body().amount)),
         declined: Vec::new(),
-        receipts: accepted()
-            .map(|receipt| suanli_protocol::ids::ReceiptId(receipt.hash()))
-            .collect(),
-        outputs: accepted().flat_map(|r| outputs(r.body())).collect(),
+        receipts: some(
+            accepted().map(|receipt| ReceiptId(receipt.hash())),
+            story.order.work.unit_count(),
+        ),
+        outputs: if units > 1 {
+            Vec::new()
+        } else {
+            accepted().flat_map(|r| outputs(r.body())).collect()
+        },
     }
 }
 
@@ -380,13 +432,32 @@ pub fn outputs(receipt: &Receipt) -> Vec<OutputInfo> {
         .collect()
 }
 
+/// A unit of an array.
+pub fn unit_info(story: &UnitStory) -> UnitInfo {
+    let receipt = story.receipt.as_ref();
+    let failure = story.failure();
+    let state = match (story.is_done(), failure) {
+        (true, _) => "done",
+        (false, Some(_)) => "failed",
+        (false, None) => "open",
+    };
+    UnitInfo {
+        unit: story.unit,
+        state: state.to_owned(),
+        reason: failure.map(|reason| reason.to_string()),
+        provider: receipt.map(Verified::signer),
+        receipt: receipt.map(|receipt| ReceiptId(receipt.hash())),
+        outputs: receipt.map_or_else(Vec::new, |receipt| outputs(receipt.body())),
+    }
+}
+
 /// A receipt, as the node `me` has it.
 pub fn receipt_info(story: &ReceiptStory, me: PeerId) -> ReceiptInfo {
     let (body, deal) = (story.receipt.body(), &story.deal);
     let (outcome, reason) = outcome_words(body.outcome);
     let (device_index, device) = deal.device();
     ReceiptInfo {
-        receipt: suanli_protocol::ids::ReceiptId(story.receipt.hash()),
+        receipt: ReceiptId(story.receipt.hash()),
         agreement: body.key.agreement,
         job: deal.quote().body().job,
         unit: body.key.unit,
@@ -528,6 +599,59 @@ fn check_limits(submission: &Submission) -> Result<(), Refused> {
     Ok(())
 }
 
+/// One request names all that is shared and what some units have: a job that is no
+/// array, and an array's shared part, fit into it.
+fn inputs(submission: &Submission) -> Result<List<BlobRef, ORDER_INPUTS_MAX>, Refused> {
+    let all = submission.inputs.iter().map(|&blob| Ok(blob_ref(blob)));
+    let all: List<BlobRef, ORDER_INPUTS_MAX> = few("inputs", all)?;
+    let own = submission.array.map_or(0, |array| {
+        let units = usize::try_from(array.units).unwrap_or(usize::MAX);
+        units.saturating_mul(usize::from(array.inputs_each))
+    });
+    let shared = all.len().saturating_sub(own);
+    if shared > INPUTS_MAX {
+        return Err(Refused::TooMany {
+            field: "inputs",
+            count: shared,
+            max: INPUTS_MAX,
+        });
+    }
+    Ok(all)
+}
+
+fn work(submission: &Submission) -> Result<Work, Refused> {
+    let Some(array) = submission.array else {
+        return Ok(Work::Job);
+    };
+    for (field, value, max) in [
+        ("units", u64::from(array.units), UNITS_MAX as u64),
+        (
+            "parallel",
+            u64::from(array.parallel),
+            u64::from(PARALLEL_MAX),
+        ),
+    ] {
+        if !(1..=max).contains(&value) {
+            return Err(Refused::Array { field, value, max });
+        }
+    }
+    let own = u64::from(array.units).saturating_mul(u64::from(array.inputs_each));
+    if own > submission.inputs.len() as u64 {
+        return Err(Refused::TooFewInputs {
+            own,
+            inputs: submission.inputs.len(),
+        });
+    }
+    let units = UnitRange {
+        first: 0,
+        count: array.units,
+    };
+    Ok(Work::Array {
+        units: List::truncated(vec![units]),
+        inputs_each: array.inputs_each,
+    })
+}
+
 fn needs(submission: &Submission) -> Result<Needs, Refused> {
     let runtime = Runtime::named(&submission.runtime)
         .ok_or_else(|| unknown("runtime", &submission.runtime, Runtime::names()))?;
@@ -598,7 +722,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::dealt;
+    use crate::{api::types::ArrayOrder, records::dealt};
 
     fn refused(change: impl FnOnce(&mut Submission)) -> String {
         let mut submission = dealt::submission(1);
@@ -629,6 +753,12 @@ mod tests {
     #[test]
     fn what_is_out_of_range_is_refused_with_what_is_allowed() {
         let long = "n".repeat(65);
+        let array = ArrayOrder {
+            units: 2,
+            inputs_each: 0,
+            parallel: 1,
+            max_failures: 0,
+        };
         for (sentence, says) in [
             (refused(|s| s.name = long.clone()), "up to 64 bytes"),
             (refused(|s| s.principal = "a\u{202e}b".into()), "U+202E"),
@@ -650,8 +780,39 @@ mod tests {
                 "17 regions",
             ),
             (
+                refused(|s| s.inputs = vec![dealt::blob(b"x"); 16_385]),
+                "16385 inputs",
+            ),
+            (
                 refused(|s| s.inputs = vec![dealt::blob(b"x"); 257]),
                 "257 inputs",
+            ),
+            (
+                refused(|s| {
+                    s.array = Some(ArrayOrder {
+                        units: 65_537,
+                        ..array
+                    })
+                }),
+                "array.units is 65537; 1 to 65536",
+            ),
+            (
+                refused(|s| {
+                    s.array = Some(ArrayOrder {
+                        parallel: 0,
+                        ..array
+                    })
+                }),
+                "array.parallel is 0",
+            ),
+            (
+                refused(|s| {
+                    s.array = Some(ArrayOrder {
+                        inputs_each: 1,
+                        ..array
+                    })
+                }),
+                "2 inputs for themselves, 1 are named",
             ),
         ] {
             assert!(sentence.contains(says), "{sentence}");

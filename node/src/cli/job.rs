@@ -8,11 +8,11 @@ use serde_json::json;
 use super::{
     context::{Context, path},
     exit::{Exit, Failure},
-    run::progress,
+    run::{PAGE, progress},
     screen::{self, Table, age, list},
 };
 use crate::{
-    api::types::{JobEventInfo, JobInfo, JobLine},
+    api::types::{JobEventInfo, JobInfo, JobLine, OutputInfo, UnitInfo, UnitsInfo},
     client::{Client, make_folder},
 };
 
@@ -97,6 +97,9 @@ async fn logs(context: &Context, client: &Client, id: &str, steps: bool) -> Resu
 async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Result<(), Failure> {
     let path = path("jobs", id)?;
     let job: JobInfo = client.get(&path).await?;
+    if let Some(units) = job.units {
+        return fetch_units(context, client, (&job, units), out).await;
+    }
     if job.outputs.is_empty() && !job.is_over() {
         let message = format!(
             "job {} has no outputs yet: it is {}; `suanli job logs {}` waits for its end",
@@ -114,22 +117,7 @@ async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Resu
     make_folder(out)?;
     let mut written = Vec::new();
     for output in &job.outputs {
-        // The name came with the job's program; it is not trusted as a path.
-        let is_file_name = output
-            .name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if !is_file_name {
-            let message = format!(
-                "output `{}` has no name for a file",
-                screen::visible(&output.name)
-            );
-            return Err(Failure::new(Exit::NotVerified, message));
-        }
-        let file = out.join(&output.name);
-        client
-            .download(&format!("{path}/outputs/{}", output.name), &file)
-            .await?;
+        let file = fetch_one(client, &path, output, out).await?;
         written.push(json!({ "name": output.name, "file": file, "bytes": output.bytes }));
     }
     context.answer(&written, |_| {
@@ -144,6 +132,78 @@ async fn fetch(context: &Context, client: &Client, id: &str, out: &Path) -> Resu
         lines.collect()
     });
     Ok(())
+}
+
+/// What is there of an array: a folder for each unit that is done.
+async fn fetch_units(
+    context: &Context,
+    client: &Client,
+    (job, all): (&JobInfo, UnitsInfo),
+    out: &Path,
+) -> Result<(), Failure> {
+    let (mut written, mut units, mut from) = (Vec::new(), 0, 0);
+    while from < all.total {
+        let page = format!("/v1/jobs/{:#}/units?from={from}&limit={PAGE}", job.job);
+        let page: Vec<UnitInfo> = client.get(&page).await?;
+        for unit in page.iter().filter(|unit| unit.state == "done") {
+            let Some(receipt) = unit.receipt else {
+                continue;
+            };
+            let folder = out.join(unit.unit.to_string());
+            make_folder(&folder)?;
+            units += 1;
+            for output in &unit.outputs {
+                let path = format!("/v1/receipts/{receipt:#}");
+                let file = fetch_one(client, &path, output, &folder).await?;
+                written.push(json!({
+                    "unit": unit.unit, "name": output.name, "file": file, "bytes": output.bytes,
+                }));
+            }
+        }
+        from += PAGE;
+    }
+    if units == 0 {
+        let message = format!(
+            "no unit of job {0} is done; it is {1}; `suanli job show {0}` says more",
+            job.job, job.state
+        );
+        return Err(Failure::new(Exit::JobFailed, message));
+    }
+    context.answer(&written, |written| {
+        format!(
+            "wrote {} files of {units} of {} units below {}, a folder for each\n",
+            written.len(),
+            all.total,
+            out.display()
+        )
+    });
+    Ok(())
+}
+
+/// One output into a folder; where it is.
+async fn fetch_one(
+    client: &Client,
+    path: &str,
+    output: &OutputInfo,
+    folder: &Path,
+) -> Result<PathBuf, Failure> {
+    // The name came with the job's program; it is not trusted as a path.
+    let is_file_name = !output.name.starts_with('.')
+        && output
+            .name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+    if !is_file_name {
+        let message = format!(
+            "output `{}` has no name for a file",
+            screen::visible(&output.name)
+        );
+        return Err(Failure::new(Exit::NotVerified, message));
+    }
+    let file = folder.join(&output.name);
+    let output = format!("{path}/outputs/{}", output.name);
+    client.download(&output, &file).await?;
+    Ok(file)
 }
 
 fn cancelled(before: &JobInfo, job: &JobInfo) -> String {
@@ -180,7 +240,10 @@ fn table(jobs: &[JobInfo]) -> String {
             job.job.to_string(),
             job.name.clone(),
             job.state.clone(),
-            progress::percent(job.done, job.total),
+            match job.units {
+                Some(units) => format!("{} of {}", units.done, units.total),
+                None => progress::percent(job.done, job.total),
+            },
             provider.unwrap_or_else(|| "-".into()),
             job.region.clone().unwrap_or_else(|| "-".into()),
             job.spent.to_string(),
@@ -188,6 +251,14 @@ fn table(jobs: &[JobInfo]) -> String {
         ]);
     }
     table.render(0)
+}
+
+fn units_line(units: UnitsInfo) -> String {
+    let failed = match units.failed {
+        0 => String::new(),
+        failed => format!(", {failed} failed"),
+    };
+    format!("{} of {} units{failed}", units.done, units.total)
 }
 
 fn show(job: &JobInfo) -> String {
@@ -202,13 +273,17 @@ fn show(job: &JobInfo) -> String {
         (None, _) => dash(),
     };
     let agreement = job.agreement.map(|agreement| format!("{agreement:#}"));
+    let done = match job.units {
+        Some(units) => units_line(units),
+        None => progress::percent(job.done, job.total),
+    };
     let mut text = list(&[
         ("job", format!("{:#}", job.job)),
         ("name", job.name.clone()),
         ("for", job.principal.clone()),
         ("submitted", age(job.submitted_ms)),
         ("state", state),
-        ("done", progress::percent(job.done, job.total)),
+        ("done", done),
         ("attempt", job.attempt.to_string()),
         ("provider", place),
         ("agreement", agreement.unwrap_or_else(dash)),

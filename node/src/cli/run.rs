@@ -11,6 +11,7 @@
 //! the person said yes. The program is compiled in a worker process, as the
 //! provider will.
 
+mod array;
 mod follow;
 mod outputs;
 pub(super) mod plan;
@@ -26,7 +27,9 @@ use suanli_protocol::{
     rank::Policy,
     units::Amount,
 };
+use tokio::sync::mpsc;
 
+pub(super) use self::array::PAGE;
 use self::follow::Followed;
 use super::{
     context::Context,
@@ -159,12 +162,12 @@ impl Command {
         if self.dry_run {
             // For programs a refusal holds the plan: one answer, not two.
             if candidates.is_ok() || !context.json() {
-                context.answer(&plan, plan::text);
+                show_plan(context, job, &plan);
             }
             return candidates;
         }
         if !context.json() {
-            screen::print_aside(&plan::text(&plan));
+            screen::print_aside(&(array::preview(job) + &plan::text(&plan)));
         }
         candidates?;
         // Better now than when the result is paid for.
@@ -178,9 +181,42 @@ impl Command {
             });
             return Ok(());
         }
-        let followed = follow::follow(context, &client, id).await;
+        if job.units() > 1 {
+            return self.array(context, &client, job, id).await;
+        }
+        let followed = follow::follow(context, &client, id, None).await;
         let followed = followed.map_err(|failure| still_there(id, failure))?;
         let finish = self.finish(context, &client, job, followed);
+        follow::unless_interrupted(id, finish).await
+    }
+
+    /// Brings the outputs of an array's units as they come, and at the end what is left.
+    async fn array(
+        &self,
+        context: &Context,
+        client: &Client,
+        job: &PreparedJob,
+        id: JobId,
+    ) -> Result<(), Failure> {
+        let mut units = array::Units::new(client, job, id, &self.out);
+        let (accepted, heard) = mpsc::channel(array::RECEIPTS_WAITING);
+        let followed = tokio::select! {
+            followed = follow::follow(context, client, id, Some((job.units(), accepted))) => followed,
+            never = units.bring(heard) => match never {},
+        };
+        let followed = followed.map_err(|failure| still_there(id, failure))?;
+        let finish = async {
+            units.sweep().await?;
+            let info: JobInfo = client.get(&format!("/v1/jobs/{id:#}")).await?;
+            let exit = exit_of(&info);
+            if exit != Exit::Done {
+                return Err(units.failure(exit, &info));
+            }
+            context.answer(&units.json(&info, &followed), |_| {
+                units.text(&info, &followed)
+            });
+            Ok(())
+        };
         follow::unless_interrupted(id, finish).await
     }
 
@@ -212,10 +248,7 @@ impl Command {
         followed: Followed,
     ) -> Result<(), Failure> {
         let info: JobInfo = client.get(&format!("/v1/jobs/{:#}", followed.job)).await?;
-        let exit = Exit::of_job(
-            &info.state,
-            info.reason.as_ref().map(|(word, _)| word.as_str()),
-        );
+        let exit = exit_of(&info);
         if exit != Exit::Done {
             let sentence = match &info.reason {
                 Some((_, sentence)) => sentence.clone(),
@@ -227,7 +260,13 @@ impl Command {
             );
             return Err(Failure::new(exit, message).with("job", json!(info)));
         }
-        let written = outputs::write(client, job, &info, &self.out).await;
+        let source = outputs::Source {
+            job: info.job,
+            path: format!("/v1/jobs/{:#}", info.job),
+            outputs: &info.outputs,
+            unit: 0,
+        };
+        let written = outputs::write(client, job, &source, &self.out).await;
         let written = written.map_err(|failure| {
             let next = format!(
                 "; the result is kept: `suanli job fetch {} --out DIR` brings it as it came",
@@ -251,6 +290,20 @@ impl Command {
         });
         Ok(())
     }
+}
+
+/// The plan, and of an array what its units have of their own.
+fn show_plan(context: &Context, job: &PreparedJob, plan: &PlanInfo) {
+    let mut answer = json!(plan);
+    if let (Some(fields), true) = (answer.as_object_mut(), job.array.is_some()) {
+        fields.insert("array".to_owned(), array::preview_json(job));
+    }
+    context.answer(&answer, |_| array::preview(job) + &plan::text(plan));
+}
+
+fn exit_of(info: &JobInfo) -> Exit {
+    let reason = info.reason.as_ref().map(|(word, _)| word.as_str());
+    Exit::of_job(&info.state, reason)
 }
 
 /// Without a daemon to ask, the job is not lost.

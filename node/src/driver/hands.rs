@@ -10,7 +10,9 @@
 
 use std::{collections::BTreeSet, fs, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
 
-use suanli_executor::{ExecutionRequest, Failure, InputSource, OutputBlob, OutputContent, Tenant};
+use suanli_executor::{
+    ExecutionRequest, Failure, InputSource, JobSpec, OutputBlob, OutputContent, Template, Tenant,
+};
 use suanli_protocol::{
     deal::BlobRef,
     ids::{AgreementId, BlobId, Hash},
@@ -101,6 +103,7 @@ impl Hands {
             folder,
             devices,
             inputs,
+            array: None,
         };
         let (own, other) = (worker.clone(), worker.clone());
         std::thread::Builder::new()
@@ -122,7 +125,8 @@ impl Hands {
         let Some(spec) = spec.filter(|_| order.inputs.is_empty()) else {
             return false;
         };
-        self.own.run(number, order, spec.to_vec()).is_ok()
+        let spec = JobSpec::Encoded(spec.to_vec());
+        self.own.run(number, order, spec).is_ok()
     }
 
     /// Queues a chore, waiting for room.
@@ -178,10 +182,13 @@ struct Worker {
     folder: PathBuf,
     devices: Devices,
     inputs: mpsc::Sender<Input>,
+    /// The array of which a unit was started last: another may follow, and to read
+    /// its lists for each would take longer than many a unit.
+    array: Option<(BlobId, Arc<Template>)>,
 }
 
 impl Worker {
-    fn work(self, mut queue: mpsc::Receiver<Chore>) {
+    fn work(mut self, mut queue: mpsc::Receiver<Chore>) {
         while let Some(chore) = queue.blocking_recv() {
             self.do_one(chore);
         }
@@ -192,7 +199,7 @@ impl Worker {
         let _ = self.inputs.blocking_send(input);
     }
 
-    fn do_one(&self, chore: Chore) {
+    fn do_one(&mut self, chore: Chore) {
         match chore {
             Chore::Store { blob, bytes, kept } => self.store(blob, &bytes, kept),
             Chore::Secure { agreement, blob } => self.secure(agreement, blob),
@@ -272,9 +279,9 @@ impl Worker {
         });
     }
 
-    fn start(&self, number: suanli_executor::ExecutionId, order: &ExecutionOrder) {
+    fn start(&mut self, number: suanli_executor::ExecutionId, order: &ExecutionOrder) {
         let started = self
-            .spec(order.spec)
+            .template(order)
             .and_then(|spec| self.run(number, order, spec));
         if let Err((reason, detail)) = started {
             tracing::info!(agreement = %order.id.agreement, %reason, detail, "execution refused");
@@ -331,6 +338,23 @@ impl Worker {
             .or_else(|| self.kept.in_memory(&hash))
     }
 
+    fn template(&mut self, order: &ExecutionOrder) -> Result<JobSpec, (Reason, String)> {
+        let known = self.array.as_ref().filter(|(blob, template)| {
+            *blob == order.spec.blob && template.program().runtime() == order.runtime
+        });
+        if let Some((_, template)) = known {
+            return Ok(JobSpec::Read(Arc::clone(template)));
+        }
+        let spec = self.spec(order.spec)?;
+        let template = Template::decode(order.runtime, &spec);
+        let template = template.map_err(|error| (Reason::INVALID_PROGRAM, error.to_string()))?;
+        let template = Arc::new(template);
+        if template.units() > 1 {
+            self.array = Some((order.spec.blob, Arc::clone(&template)));
+        }
+        Ok(JobSpec::Read(template))
+    }
+
     fn spec(&self, blob: BlobRef) -> Result<Vec<u8>, (Reason, String)> {
         let hash = hash_of(blob.blob);
         for blobs in [&self.cache, &self.kept] {
@@ -339,7 +363,7 @@ impl Worker {
             }
         }
         let mut spec = Vec::new();
-        let limit = u64::try_from(suanli_executor::limits::SPEC_BYTES_MAX).unwrap_or(u64::MAX);
+        let limit = u64::try_from(suanli_executor::limits::TEMPLATE_BYTES_MAX).unwrap_or(u64::MAX);
         self.open(blob)?
             .take(limit + 1)
             .read_to_end(&mut spec)
@@ -351,7 +375,7 @@ impl Worker {
         &self,
         number: suanli_executor::ExecutionId,
         order: &ExecutionOrder,
-        spec: Vec<u8>,
+        spec: JobSpec,
     ) -> Result<(), (Reason, String)> {
         if order.lease.is_some() {
             return Err((
@@ -369,6 +393,7 @@ impl Worker {
             tenant: Tenant(*order.tenant.as_bytes()),
             runtime: order.runtime,
             spec,
+            unit: order.id.unit,
             inputs,
             run_limit: order.run_max.duration().max(Duration::from_millis(1)),
             memory_max: order.memory_bytes,

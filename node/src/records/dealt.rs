@@ -129,6 +129,7 @@ pub(crate) fn submission(number: u8) -> Submission {
         rank: None,
         policy: Policy::Cheapest,
         flops: 0,
+        array: None,
     }
 }
 

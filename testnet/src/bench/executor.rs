@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail, ensure};
 use suanli_executor::{
     ExecutionEvent, ExecutionId, ExecutionRequest, Executor, ExecutorConfig, InputSource, Program,
-    Tenant, Usage,
+    Template, Tenant, Usage,
     command::{Command, SIEVE},
     file::InputFile,
     kernels::{self, Kernel},
@@ -147,7 +147,8 @@ impl Bench {
             id,
             tenant: TENANT,
             runtime: job.program.runtime(),
-            spec: job.program.encode()?,
+            spec: Template::single(job.program.clone()).into(),
+            unit: 0,
             inputs: inputs.into_iter().map(InputSource::File).collect(),
             run_limit: Duration::from_secs(60),
             memory_max: 4 << 30,

@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod accuracy;
+mod arrays;
 mod bench;
 mod challenges;
 mod devices;

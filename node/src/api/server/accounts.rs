@@ -175,7 +175,7 @@ pub(super) async fn regions(api: &Api) -> Result<HashMap<PeerId, String>, Proble
         .collect())
 }
 
-async fn find_receipt(api: &Api, id: &str) -> Result<ReceiptStory, Problem> {
+pub(super) async fn find_receipt(api: &Api, id: &str) -> Result<ReceiptStory, Problem> {
     let digits = Digits::parse("receipt", id)?;
     let found = api
         .archive()

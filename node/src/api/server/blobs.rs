@@ -5,7 +5,7 @@
 //! stays bounded. It is named at its end, or leaves nothing. Whoever knows the
 //! hash beforehand says so, and need not send what is here already.
 
-use std::{io, time::Duration};
+use std::{collections::HashSet, io, time::Duration};
 
 use axum::{
     Json,
@@ -141,11 +141,9 @@ pub(super) async fn is_here(api: &Api, blob: BlobId) -> Result<bool, Problem> {
 /// the agreement: all of it if it is small, else nothing.
 pub(super) async fn inline(api: &Api, submission: &Submission) -> Result<InlineBlobs, Problem> {
     let mut named = vec![submission.spec];
-    for input in &submission.inputs {
-        if !named.iter().any(|known| known.blob == input.blob) {
-            named.push(*input);
-        }
-    }
+    let mut known = HashSet::from([submission.spec.blob]);
+    let inputs = submission.inputs.iter();
+    named.extend(inputs.filter(|input| known.insert(input.blob)));
     let blobs = api.handle.store().blobs().clone();
     let sum = (named.iter()).fold(0u64, |sum, blob| sum.saturating_add(blob.bytes));
     if named.len() <= INLINE_BLOBS_MAX && sum <= INLINE_BYTES_MAX as u64 {

@@ -33,7 +33,7 @@ use crate::{
     api::{
         types::{
             BlobInfo, ChangeInfo, ExplainInfo, JobEventInfo, JobInfo, JobLine, OutputInfo,
-            PlanInfo, Submission, Submitted,
+            PlanInfo, Submission, Submitted, UnitInfo,
         },
         views,
     },
@@ -46,6 +46,8 @@ const JOBS: usize = 50;
 const JOBS_MAX: usize = 200;
 /// Receipts of one job whose outputs are shown.
 const RECEIPTS_SHOWN: usize = 64;
+const UNITS: u32 = 100;
+const UNITS_MAX: u32 = 1000;
 
 type Answer<T> = Result<Json<T>, Problem>;
 
@@ -132,6 +134,54 @@ pub(super) async fn cancel(api: Shared, Path(id): Path<String>) -> Answer<JobInf
     let job = known(&api, job.id()).await?;
     let job = job.ok_or_else(|| Problem::unknown("job", &id))?;
     Ok(Json(whole(&api, &job).await?))
+}
+
+/// Which units.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UnitPage {
+    #[serde(default)]
+    from: u32,
+    limit: Option<u32>,
+}
+
+pub(super) async fn units(
+    api: Shared,
+    Path(id): Path<String>,
+    Params(page): Params<UnitPage>,
+) -> Answer<Vec<UnitInfo>> {
+    let job = find(&api, &id).await?.id();
+    let limit = page.limit.unwrap_or(UNITS).clamp(1, UNITS_MAX);
+    let range = page.from..page.from.saturating_add(limit);
+    let units = api.archive().await?.units(job, range).await?;
+    let units = units.ok_or_else(|| Problem::unknown("job", &id))?;
+    Ok(Json(units.iter().map(views::unit_info).collect()))
+}
+
+pub(super) async fn receipt_output(
+    api: Shared,
+    Path((id, name)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let place = api.gates.enter(Gate::Stream)?;
+    let story = accounts::find_receipt(&api, &id).await?;
+    let outputs = views::outputs(story.receipt.body());
+    let Some(output) = outputs.iter().find(|output| output.name == name) else {
+        let names: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+        let there = format!("the receipt names the outputs {}", names.join(", "));
+        return Err(Problem::usage(StatusCode::NOT_FOUND, there));
+    };
+    if !blobs::is_here(&api, output.blob).await? {
+        let receipt = ReceiptId(story.receipt.hash());
+        let archive = api.archive().await?;
+        if let Some(bytes) = archive.small_output(receipt, output.blob).await? {
+            return Ok(blobs::whole(bytes));
+        }
+    }
+    let blob = BlobInfo {
+        blob: output.blob,
+        bytes: output.bytes,
+    };
+    blobs::download(&api, blob, place).await
 }
 
 pub(super) async fn output(
@@ -295,11 +345,17 @@ async fn known(api: &Api, id: JobId) -> Result<Option<Job>, Problem> {
 /// All that is known of a job, with its outputs.
 async fn whole(api: &Api, job: &Job) -> Result<JobInfo, Problem> {
     let view = match job {
-        Job::Stored(story) => return Ok(views::stored_job_info(story)),
+        Job::Stored(story) => return stored(api, story).await,
         Job::Live(view) => view,
     };
     let mut outputs: Vec<OutputInfo> = Vec::new();
-    for receipt in view.receipts.iter().take(RECEIPTS_SHOWN) {
+    let is_array = view.units.1 > 1;
+    for receipt in view
+        .receipts
+        .iter()
+        .take(RECEIPTS_SHOWN)
+        .filter(|_| !is_array)
+    {
         if let Some(story) = api.archive().await?.receipt(*receipt).await? {
             outputs.extend(views::outputs(story.receipt.body()));
         }
@@ -309,6 +365,16 @@ async fn whole(api: &Api, job: &Job) -> Result<JobInfo, Problem> {
         None => None,
     };
     Ok(views::job_info(view, region, outputs))
+}
+
+async fn stored(api: &Api, story: &JobStory) -> Result<JobInfo, Problem> {
+    let mut info = views::stored_job_info(story);
+    if let Some(units) = &mut info.units {
+        let tally = api.archive().await?.tally(story.order.job).await?;
+        (units.done, units.failed) = (tally.done, tally.failed);
+        info.spent = tally.spent;
+    }
+    Ok(info)
 }
 
 /// What the store remembers of a job's course, as if it was followed.

@@ -10,9 +10,10 @@
 
 use std::time::{Duration, Instant};
 
-use suanli_protocol::ids::JobId;
+use suanli_protocol::ids::{JobId, ReceiptId};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
     time::timeout,
 };
 
@@ -45,15 +46,20 @@ const SETTLE_WAIT: Duration = Duration::from_secs(2);
 const REOPEN_MAX: u32 = 3;
 
 /// Shows a job's steps until it ends.
+///
+/// Of an array it tells how many of so many units are done, and passes on what was
+/// accepted.
 pub(super) async fn follow(
     context: &Context,
     client: &Client,
     job: JobId,
+    array: Option<(u32, mpsc::Sender<ReceiptId>)>,
 ) -> Result<Followed, Failure> {
     let mut follower = Follower {
         client,
         job,
-        progress: Progress::new(context.json()),
+        progress: Progress::new(context.json(), array.as_ref().map(|(units, _)| *units)),
+        accepted: array.map(|(_, accepted)| accepted),
         agreed: false,
         last: None,
         begun: Instant::now(),
@@ -127,6 +133,7 @@ struct Follower<'a> {
     client: &'a Client,
     job: JobId,
     progress: Progress,
+    accepted: Option<mpsc::Sender<ReceiptId>>,
     agreed: bool,
     /// After a broken stream the past comes again, perhaps without its beginning.
     last: Option<LastShown>,
@@ -195,6 +202,12 @@ impl Follower<'_> {
     fn show(&mut self, line: &JobLine) {
         self.agreed |= matches!(line.event, JobEventInfo::Agreed { .. });
         self.progress.show(&line.event);
+        if let (Some(accepted), JobEventInfo::Accepted { receipt, .. }) =
+            (&self.accepted, &line.event)
+        {
+            // What finds no room is brought at the end.
+            let _ = accepted.try_send(*receipt);
+        }
         let same = self.last.filter(|last| last.at_ms == line.at_ms);
         self.last = Some(LastShown {
             at_ms: line.at_ms,

@@ -11,6 +11,7 @@ use suanli_executor::{
     command::STDOUT,
     file::{OutputFile, PngSize, Show, ShowType},
 };
+use suanli_protocol::ids::JobId;
 
 use super::follow::Followed;
 use crate::{
@@ -28,46 +29,65 @@ use crate::{
 pub(super) struct Written {
     name: String,
     /// Of the file that was written, if one was, else of the output.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Where it was written, if the job file says so.
-    file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
     /// Its first number, if the job file says so.
-    shown: Option<Shown>,
+    pub(super) shown: Option<Shown>,
     /// What the program printed, if it is text and goes nowhere else.
-    printed: Option<String>,
+    pub(super) printed: Option<String>,
     /// Nobody asked for more of it.
     #[serde(skip)]
     is_stream: bool,
 }
 
 #[derive(Debug, Serialize)]
-struct Shown {
-    label: String,
+pub(super) struct Shown {
+    pub(super) label: String,
     value: f64,
-    text: String,
+    pub(super) text: String,
+    /// The number itself,
+    #[serde(skip)]
+    pub(super) count: f64,
+    /// and out of how many it is.
+    #[serde(skip)]
+    pub(super) of: Option<u64>,
+}
+
+/// Where outputs come from.
+#[derive(Debug)]
+pub(super) struct Source<'a> {
+    /// Of which job.
+    pub(super) job: JobId,
+    /// What has them, for the API.
+    pub(super) path: String,
+    /// What it has.
+    pub(super) outputs: &'a [OutputInfo],
+    /// Of which unit: 0 if the job is no array.
+    pub(super) unit: u32,
 }
 
 /// Brings all outputs that the job file wants.
 pub(super) async fn write(
     client: &Client,
     job: &PreparedJob,
-    info: &JobInfo,
+    source: &Source<'_>,
     out: &Path,
 ) -> Result<Vec<Written>, Failure> {
     let mut written = Vec::new();
     for wanted in &job.outputs {
-        let here = info
+        let here = source
             .outputs
             .iter()
             .find(|output| output.name == wanted.name);
         let Some(here) = here else {
             let message = format!(
                 "the provider returned no output `{}`; see `suanli job show {}`",
-                wanted.name, info.job
+                wanted.name, source.job
             );
             return Err(Failure::new(Exit::NotVerified, message));
         };
-        written.push(write_one(client, info, wanted, here, out).await?);
+        written.push(write_one(client, source, wanted, here, out).await?);
     }
     Ok(written)
 }
@@ -125,13 +145,13 @@ pub(super) fn text(
 
 async fn write_one(
     client: &Client,
-    info: &JobInfo,
+    source: &Source<'_>,
     wanted: &OutputFile,
     here: &OutputInfo,
     out: &Path,
 ) -> Result<Written, Failure> {
-    let path = format!("/v1/jobs/{:#}/outputs/{}", info.job, wanted.name);
-    let file = wanted.file.as_ref().map(|file| out.join(file));
+    let path = format!("{}/outputs/{}", source.path, wanted.name);
+    let file = wanted.file(source.unit).map(|file| out.join(file));
     let mut bytes = here.bytes;
     let head = match (&file, wanted.png) {
         (Some(file), png) => {
@@ -215,18 +235,23 @@ fn figure(show: &Show, head: [u8; 4]) -> Shown {
     };
     // A count out of so many: u32 holds any that a job can count.
     let of = show.of.and_then(|of| u32::try_from(of).ok());
-    let (value, text) = match of.filter(|of| *of > 0) {
-        Some(of) => {
-            let part = value / f64::from(of);
-            (part, format!("{part:.4} ({value} of {of})"))
-        }
-        None => (value, value.to_string()),
-    };
+    let of = of.filter(|of| *of > 0);
+    let text = of.map_or_else(|| value.to_string(), |of| part(value, u64::from(of)));
     Shown {
         label: show.label.clone(),
-        value,
+        value: of.map_or(value, |of| value / f64::from(of)),
         text,
+        count: value,
+        of: of.map(u64::from),
     }
+}
+
+/// A count out of so many, as a part and as it is.
+pub(super) fn part(count: f64, of: u64) -> String {
+    // Counts of 53 bits are exact, and no job counts further.
+    #[expect(clippy::cast_precision_loss, reason = "as above")]
+    let part = count / of as f64;
+    format!("{part:.4} ({count} of {of})")
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub(super) struct Progress {
     mode: Mode,
     line_open: bool,
     tenths: u64,
+    /// Of an array: units that are done, of so many.
+    units: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,7 @@ enum Mode {
 }
 
 impl Progress {
-    pub(super) fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool, units: Option<u32>) -> Self {
         let mode = match (json, screen::has_live_line()) {
             (true, _) => Mode::Silent,
             (false, true) => Mode::Live,
@@ -78,31 +80,54 @@ impl Progress {
             mode,
             line_open: false,
             tenths: 0,
+            units: units.map(|units| (0, u64::from(units))),
         }
     }
 
     /// Shows a step.
     pub(super) fn show(&mut self, event: &JobEventInfo) {
         let text = sentence(event);
+        match (event, &mut self.units) {
+            (JobEventInfo::Accepted { .. }, Some((done, total))) => {
+                *done += 1;
+                let (done, total) = (*done, *total);
+                return self.so_far(&format!("{done} of {total} units"), done, total);
+            }
+            // Units are what counts, not each one's steps; many begin and are paid.
+            (
+                JobEventInfo::Progress { .. }
+                | JobEventInfo::Started
+                | JobEventInfo::Settled { .. },
+                Some(_),
+            ) => return,
+            _ => {}
+        }
         match (self.mode, event) {
             (Mode::Silent, _) => {}
-            (Mode::Live, JobEventInfo::Progress { .. }) => {
-                screen::print_aside(&format!("\r\x1b[K{text}"));
-                self.line_open = true;
-            }
-            (Mode::Lines, JobEventInfo::Progress { done, total }) => {
-                let tenths = done.saturating_mul(10).checked_div(*total).unwrap_or(0);
-                if tenths > self.tenths {
-                    screen::print_aside(&format!("{text}\n"));
-                }
-                self.tenths = self.tenths.max(tenths);
-            }
+            (_, JobEventInfo::Progress { done, total }) => self.so_far(&text, *done, *total),
             (Mode::Live | Mode::Lines, _) => {
                 if matches!(event, JobEventInfo::Started) {
                     self.tenths = 0;
                 }
                 self.close_line();
                 screen::print_aside(&format!("{text}\n"));
+            }
+        }
+    }
+
+    fn so_far(&mut self, text: &str, done: u64, total: u64) {
+        match self.mode {
+            Mode::Silent => {}
+            Mode::Live => {
+                screen::print_aside(&format!("\r\x1b[K{text}"));
+                self.line_open = true;
+            }
+            Mode::Lines => {
+                let tenths = done.saturating_mul(10).checked_div(total).unwrap_or(0);
+                if tenths > self.tenths {
+                    screen::print_aside(&format!("{text}\n"));
+                }
+                self.tenths = self.tenths.max(tenths);
             }
         }
     }

@@ -18,11 +18,11 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::Value;
-use suanli_protocol::ids::{OfferId, PeerId};
+use suanli_protocol::ids::{OfferId, PeerId, ReceiptId};
 
 use super::*;
 use crate::{
-    api::types::{CandidateInfo, OutputInfo},
+    api::types::{CandidateInfo, OutputInfo, UnitInfo},
     cli::Global,
     data_dir::{ApiAddress, DataDir},
     identity::Identity,
@@ -36,12 +36,15 @@ struct Script {
     state: &'static str,
     reason: Option<&'static str>,
     candidates: usize,
+    /// Of an array: how its units are.
+    units: &'static [&'static str],
 }
 
 const DONE: Script = Script {
     state: "done",
     reason: None,
     candidates: 1,
+    units: &[],
 };
 
 fn job_info(script: Script) -> JobInfo {
@@ -59,6 +62,7 @@ fn job_info(script: Script) -> JobInfo {
         agreement: None,
         done: 1,
         total: 1,
+        units: None,
         spent: Amount::from_micros(1_010),
         declined: Vec::new(),
         receipts: Vec::new(),
@@ -68,6 +72,19 @@ fn job_info(script: Script) -> JobInfo {
             bytes: 4,
         }],
     }
+}
+
+fn unit_infos(script: Script) -> Vec<UnitInfo> {
+    let outputs = job_info(script).outputs;
+    let units = script.units.iter().zip(0..).map(|(state, unit)| UnitInfo {
+        unit,
+        state: (*state).to_owned(),
+        reason: (*state == "failed").then(|| "trapped".to_owned()),
+        provider: None,
+        receipt: (*state != "open").then(|| ReceiptId(Hash::of(&[7]))),
+        outputs: outputs.clone(),
+    });
+    units.collect()
 }
 
 fn plan_info(script: Script) -> PlanInfo {
@@ -154,6 +171,14 @@ async fn play(dir: &Path, script: Script) -> Context {
             &format!("/v1/jobs/{id}/outputs/out"),
             get(|| async { 42_u32.to_le_bytes().to_vec() }),
         )
+        .route(
+            &format!("/v1/jobs/{id}/units"),
+            get(move || async move { Json(unit_infos(script)) }),
+        )
+        .route(
+            "/v1/receipts/{id}/outputs/out",
+            get(|| async { 42_u32.to_le_bytes().to_vec() }),
+        )
         .layer(middleware::from_fn(move |request, next| {
             authorised(token.clone(), request, next)
         }));
@@ -207,6 +232,55 @@ async fn a_job_is_followed_over_a_broken_stream_and_its_outputs_written() {
     assert_eq!(written, Some(42_u32.to_le_bytes().to_vec()));
 }
 
+/// The no-op example, three times.
+fn array_job(dir: &Path) -> PreparedJob {
+    job(dir);
+    let text = std::fs::read_to_string(dir.join("job.toml")).unwrap();
+    let text = text.replace("answer/out.u32", "answer/{unit}.u32");
+    let text = format!("{text}\n[array]\nlist = [\"red\", \"green\", \"blue\"]\n");
+    std::fs::write(dir.join("job.toml"), text).unwrap();
+    jobfile::read(&dir.join("job.toml")).unwrap()
+}
+
+#[tokio::test]
+async fn units_of_an_array_are_written_and_kept_when_it_fails() {
+    let done = Script {
+        units: &["done", "done", "done"],
+        ..DONE
+    };
+    let failed = Script {
+        state: "failed",
+        reason: Some("trapped"),
+        units: &["done", "failed", "open"],
+        ..DONE
+    };
+    for (script, files) in [(done, [true, true, true]), (failed, [true, false, false])] {
+        let dir = tempfile::tempdir().unwrap();
+        let context = play(dir.path(), script).await;
+        let out = dir.path().join("results");
+        let job = array_job(dir.path());
+        let outcome = command(&out, &["-y"]).go(&context, &job).await;
+        for (unit, written) in files.into_iter().enumerate() {
+            let file = out.join(format!("answer/{unit}.u32"));
+            assert_eq!(file.exists(), written, "{}", file.display());
+        }
+        let folder = dir.path().display().to_string();
+        match outcome {
+            Ok(()) => assert_eq!(script.state, "done"),
+            Err(failure) => {
+                assert_eq!(failure.exit, Exit::JobFailed);
+                insta::assert_snapshot!(failure.message.replace(&folder, ""));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_shows_the_first_and_the_last_unit() {
+    let dir = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(array::preview(&array_job(dir.path())));
+}
+
 #[tokio::test]
 async fn a_dry_run_and_a_detached_one_write_nothing() {
     for flag in ["--dry-run", "-yd"] {
@@ -248,7 +322,7 @@ async fn a_jobs_end_is_the_commands_end() {
         let script = Script {
             state,
             reason,
-            candidates: 1,
+            ..DONE
         };
         let (outcome, written) = run(script, &["-y"]).await;
         let failure = outcome.unwrap_err();
