@@ -5,6 +5,7 @@
 //!    ├─▶ gossip    nodes in this process, a new offer, every book
 //!    ├─▶ store     durable records, the disk beside them; starts from many of them
 //!    ├─▶ executor  executions in this process, bare programs and other sandboxes beside them
+//!    ├─▶ market    jobs and units in a second through two such processes, many in flight
 //!    ├─▶ match     a book of 100,000 offers, the rules that rank it, one thread
 //!    └─▶ memory    one `suanli node` process that knows 200 offers
 //!            └─▶ figures: a table for people, a JSON object a line for programs
@@ -20,7 +21,9 @@ mod device;
 mod executor;
 mod figures;
 mod gossip;
+mod hyperqueue;
 mod machine;
+mod market;
 mod matching;
 mod member;
 mod memory;

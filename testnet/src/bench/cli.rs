@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{executor, figures::Report, gossip, matching, memory, overhead, store};
+use super::{executor, figures::Report, gossip, market, matching, memory, overhead, store};
 
 /// Measure what things cost.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,8 @@ enum What {
     Store(store::Plan),
     /// Starts of executions, and what the sandbox costs beside bare programs
     Executor(executor::Plan),
+    /// Agreements and units in a second, many in flight
+    Market(market::Plan),
     /// How long a large book takes to say who could run a job
     Match(matching::Plan),
     /// Memory of a node that knows 200 offers
@@ -66,6 +68,7 @@ impl What {
             Self::Gossip(plan) => runtime()?.block_on(gossip::run(plan, dir)),
             Self::Store(plan) => store::run(plan, dir, &runtime()?),
             Self::Executor(plan) => runtime()?.block_on(executor::run(plan, dir)),
+            Self::Market(plan) => market::run(&plan, dir),
             Self::Match(plan) => matching::run(plan),
             Self::Memory(plan) => memory::run(plan, dir, &runtime()?),
         }

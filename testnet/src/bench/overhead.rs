@@ -17,15 +17,14 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Lines, Write as _},
+    io::Write as _,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use suanli_node::{
     api::types::{BlobInfo, JobEventInfo, JobLine, Submitted},
     data_dir::random_secret,
@@ -35,6 +34,7 @@ use suanli_protocol::{ids::JobId, units::Amount};
 
 use super::{
     figures::{Aim, Figure, Report},
+    hyperqueue::HyperQueue,
     machine::Watch,
 };
 use crate::live::{
@@ -278,62 +278,6 @@ impl DiskItself {
         self.file.sync_data()?;
         self.at = (self.at + 700) % (Self::BYTES as u64 / 2);
         Ok(begin.elapsed().as_secs_f64() * 1e3)
-    }
-}
-
-/// HyperQueue in a process of its own, run on order.
-struct HyperQueue {
-    process: Child,
-    orders: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
-    version: String,
-}
-
-impl HyperQueue {
-    fn start(python: &Path) -> anyhow::Result<Self> {
-        let mut process = Command::new(python)
-            .args(["-c", include_str!("hyperqueue.py")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("{} can't be run", python.display()))?;
-        let orders = process.stdin.take().context("its input")?;
-        let answers = process.stdout.take().context("its output")?;
-        let mut answers = BufReader::new(answers).lines();
-        let version = answers.next().context("HyperQueue did not start")??;
-        Ok(Self {
-            process,
-            orders,
-            answers,
-            version,
-        })
-    }
-
-    /// Runs jobs one after the other, each after a pause, and says how long each
-    /// took.
-    fn run(&mut self, jobs: usize, pause: Duration) -> anyhow::Result<Vec<f64>> {
-        writeln!(self.orders, "{jobs} {}", pause.as_millis())?;
-        let answer = self.answers.next().context("HyperQueue ended")??;
-        let times: Vec<f64> = serde_json::from_str(&answer)?;
-        if times.len() != jobs {
-            bail!("HyperQueue ran {} jobs of {jobs}", times.len());
-        }
-        Ok(times)
-    }
-
-    /// Ends it, and says which version it was.
-    fn stop(self) -> anyhow::Result<String> {
-        let Self {
-            mut process,
-            orders,
-            version,
-            ..
-        } = self;
-        // At the end of its orders it ends.
-        drop(orders);
-        process.wait()?;
-        Ok(version)
     }
 }
 
