@@ -3,12 +3,13 @@
 //! One kind of file describes a network, its faults and its work
 //! ([`scenario`]). [`sim`] runs it as thousands of peers in one thread, on
 //! virtual time and from a seed. [`live`] runs its nodes as processes on the
-//! loopback interface. The same checkers judge every simulated run. [`bench`]
-//! measures.
+//! loopback interface. The same checkers judge every simulated run. [`audits`]
+//! holds simulations against what chance says, and [`bench`] measures.
 //!
 //! Absent: any decision of the protocol. This crate moves bytes, loses them,
 //! stops nodes, and watches.
 
+pub mod audits;
 pub mod bench;
 pub mod live;
 pub mod scenario;

@@ -9,7 +9,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use suanli_testnet::{
-    bench, live,
+    audits, bench, live,
     scenario::Scenario,
     sim::{Plant, Setup},
 };
@@ -33,6 +33,9 @@ enum Command {
     /// seed gives the same hash. Exits with 1 when something does not hold, and
     /// then prints what, the command that shows it again, and what led to it.
     Sim(SimArgs),
+    /// Simulate liars at several rates of audits, and compare how often they are found
+    /// with what chance says
+    Audits(audits::Audits),
     #[command(flatten)]
     Live(live::cli::Command),
     Bench(bench::cli::Bench),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Sim(args) => sim(&args),
+        Command::Audits(audits) => audits.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
         Command::Live(command) => command
             .run(cli.dir.as_deref(), &mut io::stdout())
             .map(|()| ExitCode::SUCCESS),

@@ -70,9 +70,16 @@ pub struct Group {
     /// What they are really like.
     #[serde(default)]
     pub nature: Nature,
+    /// How many results a cheat invents.
+    #[serde(default = "all")]
+    pub cheats: f64,
     /// How far their clocks are off, either way.
     #[serde(default)]
     pub skew_ms: u64,
+}
+
+const fn all() -> f64 {
+    1.0
 }
 
 const fn default_price() -> u64 {
@@ -249,8 +256,12 @@ pub struct Workload {
     pub counters: f64,
     /// How many want two equal results of different accounts.
     pub replicas: f64,
-    /// How many have a third of their results compared.
+    /// How many have a part of their results compared,
     pub audits: f64,
+    /// and how large a part.
+    pub audit_rate: f64,
+    /// Units of an array; a few in several ranges where left out.
+    pub units: Option<[u32; 2]>,
     /// How many nobody can do.
     pub misfits: f64,
     /// How many are handed in twice.
@@ -272,6 +283,8 @@ impl Default for Workload {
             counters: 0.2,
             replicas: 0.1,
             audits: 0.1,
+            audit_rate: 0.3,
+            units: None,
             misfits: 0.03,
             twice: 0.05,
             run_ms: [20, 4000],
@@ -306,6 +319,14 @@ impl Scenario {
     /// [`ScenarioError`], never for what this crate is built with.
     pub fn faults() -> Result<Self, ScenarioError> {
         Self::parse(include_str!("../scenarios/faults.toml"))
+    }
+
+    /// Twenty providers, two of whom lie, and audited work.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], never for what this crate is built with.
+    pub fn liars() -> Result<Self, ScenarioError> {
+        Self::parse(include_str!("../scenarios/liars.toml"))
     }
 
     /// From a file.
@@ -377,6 +398,9 @@ impl Scenario {
             ("workload.counters", work.counters),
             ("workload.misfits", work.misfits),
             ("workload.twice", work.twice),
+            ("workload.replicas", work.replicas),
+            ("workload.audits", work.audits),
+            ("workload.audit_rate", work.audit_rate),
         ];
         if let Some((key, share)) = shares
             .iter()

@@ -25,6 +25,7 @@ mod plant;
 mod reading;
 mod seeds;
 mod trace;
+mod trials;
 mod twin;
 mod work;
 mod world;
@@ -36,6 +37,7 @@ pub use self::{
     plant::{Plant, UnknownPlant},
     seeds::{Summary, run_many},
     trace::{Line, Subject, timeline},
+    trials::Trial,
 };
 use crate::scenario::Scenario;
 
@@ -76,6 +78,8 @@ pub struct Outcome {
     pub complaints: Vec<Complaint>,
     /// What happened, in numbers.
     pub figures: Figures,
+    /// How often each provider's results were looked at, and what was found.
+    pub trials: Vec<Trial>,
     /// What happened, in words, if asked for.
     pub lines: Vec<Line>,
 }
@@ -128,6 +132,7 @@ pub fn run(setup: &Setup) -> Outcome {
         trace: world.trace.hash(),
         complaints: std::mem::take(&mut world.checks.complaints),
         figures: world.figures,
+        trials: world.checks.trials.results(&world.nodes),
         lines: world.trace.lines.take().unwrap_or_default(),
     }
 }

@@ -104,6 +104,7 @@ fn node(
         },
         signer,
         nature: group.nature,
+        cheats: group.cheats,
         region: group.region.clone(),
         skew_ms: skew,
         slots: usize::try_from(group.slots).unwrap_or(usize::MAX),

@@ -27,6 +27,7 @@ use suanli_protocol::{
 use super::{
     node::{Ix, Node},
     trace::Subject,
+    trials::Trials,
 };
 
 /// After its deadline a job may take so much longer to be written off.
@@ -174,6 +175,7 @@ pub(crate) struct Checks {
     accounts: BTreeMap<ChannelId, Account>,
     jobs: BTreeMap<(Ix, JobId), JobFacts>,
     said: BTreeMap<Question, Hash>,
+    pub(crate) trials: Trials,
 }
 
 /// What may have one answer only.
@@ -211,6 +213,7 @@ impl Checks {
             accounts: BTreeMap::new(),
             jobs: BTreeMap::new(),
             said: BTreeMap::new(),
+            trials: Trials::default(),
         }
     }
 
@@ -281,7 +284,12 @@ impl Checks {
                 acceptance,
                 ..
             } => {
-                self.receipted(at, ix, node, ReceiptId(receipt.hash()), receipt.body());
+                let id = ReceiptId(receipt.hash());
+                self.receipted(at, ix, node, id, receipt.body());
+                if let Some(seen) = self.receipts.get(&id) {
+                    let word = acceptance.body();
+                    self.trials.judged(seen.job, receipt, word);
+                }
                 self.judged(at, acceptance.body());
             }
             Record::HeardOf(acceptance) => self.judged(at, acceptance.body()),

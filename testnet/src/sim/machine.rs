@@ -318,7 +318,8 @@ impl World<'_> {
             Fate::Fails(reason) => ExecutionEvent::Failed { reason, usage },
             Fate::Finishes | Fate::LosesOutputs | Fate::Hangs => {
                 let mut output = result_of(&run.order);
-                if self.nodes[ix].nature == Nature::Cheat {
+                let cheats = self.nodes[ix].nature == Nature::Cheat;
+                if cheats && self.dice.chance(self.nodes[ix].cheats) {
                     output.extend_from_slice(&ix.to_le_bytes());
                 }
                 let blob = BlobId(Hash::of(&output));

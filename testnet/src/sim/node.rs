@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) signer: Signer,
     pub(crate) config: Config,
     pub(crate) nature: Nature,
+    /// How many results it invents, if it is a cheat.
+    pub(crate) cheats: f64,
     pub(crate) region: String,
     pub(crate) skew_ms: i64,
     /// What the machine can run at once, whatever its peer was told.

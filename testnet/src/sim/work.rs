@@ -126,7 +126,10 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
         retention: Millis::new(20_000),
         total: Millis::new(dice.within(work.total_ms)),
         take,
-        parallel: u16::try_from(dice.within([1, 6])).unwrap_or(1),
+        parallel: match work.units {
+            Some(_) => 64,
+            None => u16::try_from(dice.within([1, 6])).unwrap_or(1),
+        },
         max_failures: u32::try_from(dice.below(3)).unwrap_or(0),
         verify,
         counter_percent: if dice.chance(work.counters) {
@@ -138,10 +141,25 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
     }
 }
 
+/// A share between 0 and 1, in thousandths.
+fn per_thousand(share: f64) -> u16 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and 1,000"
+    )]
+    let thousandths = (share.clamp(0.0, 1.0) * 1000.0).round() as u16;
+    thousandths
+}
+
 fn verify(work: &Workload, shape: &Work, dice: &mut Dice) -> Verify {
     let verify = Verify {
         replicas: 1 + u8::from(dice.chance(work.replicas)),
-        audit: if dice.chance(work.audits) { 300 } else { 0 },
+        audit: if dice.chance(work.audits) {
+            per_thousand(work.audit_rate)
+        } else {
+            0
+        },
         adaptive: false,
     };
     match shape {
@@ -161,6 +179,14 @@ fn shape(scenario: &Scenario, dice: &mut Dice) -> Work {
     }
     if !dice.chance(work.arrays) {
         return Work::Job;
+    }
+    if let Some([least, most]) = work.units {
+        let count = dice.within([u64::from(least), u64::from(most)]);
+        let count = u32::try_from(count).unwrap_or(1);
+        return Work::Array {
+            units: List::truncated(vec![UnitRange { first: 0, count }]),
+            inputs_each: 0,
+        };
     }
     let mut ranges = Vec::new();
     let mut next = 0;
