@@ -3,9 +3,9 @@
 //! A provider that invents a part `q` of its results, audited with the chance `p`, is
 //! found by its n-th result with the probability 1 − (1 − p·q)ⁿ, as long as whoever
 //! makes the second result is right. [`run`] simulates networks in which a tenth of the
-//! providers lies, at several rates, and sets what came out beside that. Every result
-//! of a liar that is first of its unit is one trial, up to the one that it is found
-//! by: so the number of those that are found, out of all, estimates p·q.
+//! providers lies, at several rates, and sets what came out beside that. Every result of a liar
+//! that is the first of its unit is one trial: how many of them are found to be wrong,
+//! out of all, estimates p·q.
 //!
 //! Absent: liars that agree on their lies with each other. Two of them that check one
 //! another are not found: then it is p·q·c, where c is the part of honest accounts.
@@ -43,6 +43,7 @@ const Z: f64 = 1.96;
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
     liars: u64,
+    named: u64,
     trials: u64,
     found: u64,
     /// Honest providers that were called liars.
@@ -95,9 +96,10 @@ impl Audits {
                 if trial.nature == Nature::Cheat {
                     count.liars += 1;
                     count.trials += trial.results;
-                    count.found += u64::from(trial.found);
+                    count.named += u64::from(trial.named);
+                    count.found += trial.found;
                 } else {
-                    count.wronged += u64::from(trial.found);
+                    count.wronged += u64::from(trial.named);
                 }
             }
         });
@@ -125,7 +127,8 @@ impl Audits {
             .collect();
         let more = share(count.judged, count.units) - 1.0;
         format!(
-            "| {rate} | {} | {} | {} | {expected:.4} | {low:.4} to {high:.4}{} | {} | {} | {:+.1}% |",
+            "| {rate} | {} of {} | {} | {} | {expected:.4} | {low:.4} to {high:.4}{} | {} | {} | {:+.1}% |",
+            count.named,
             count.liars,
             count.trials,
             count.found,
@@ -140,7 +143,7 @@ impl Audits {
 fn head() -> String {
     let after = AFTER.map(|n| format!("found by result {n}, p·q (measured)"));
     let columns = format!(
-        "| p | liars | trials | found | p·q | measured, 95% | {} | honest ones named | executions |",
+        "| p | liars named | results on trial | found wrong | p·q | measured, 95% | {} | honest ones named | executions |",
         after.join(" | ")
     );
     let count = columns.matches('|').count() - 1;
