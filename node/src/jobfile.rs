@@ -30,7 +30,7 @@ use suanli_executor::{
 use suanli_protocol::{
     expression::{Expression, Scope},
     ids::{BlobId, Hash, JobId, PeerId},
-    limits::{NAME_BYTES_MAX, RUN_MAX},
+    limits::{NAME_BYTES_MAX, REPLICAS_MAX, RUN_MAX},
     offer::Name,
     rank::Policy,
     registry::{Runtime, SandboxLevel},
@@ -39,7 +39,7 @@ use suanli_protocol::{
 use toml::Spanned;
 
 use crate::{
-    api::types::{ArrayOrder, BlobInfo, Submission},
+    api::types::{ArrayOrder, BlobInfo, Submission, VerifyOrder},
     document::{Document, Mistake, Unreadable, allowed},
     expression,
 };
@@ -66,6 +66,8 @@ pub struct PreparedJob {
     pub inputs_each: u16,
     /// The units, if it is an array.
     pub array: Option<Array>,
+    /// How its results are compared with those of others.
+    pub verify: VerifyOrder,
     /// What units have of their own, by name.
     pub differences: Vec<(String, Pattern)>,
     /// What to do with each output, in the program's order.
@@ -223,6 +225,7 @@ impl PreparedJob {
             policy: self.policy,
             flops: self.flops,
             fuel_max: self.fuel_max,
+            verify: self.verify,
             array: self.array.as_ref().map(|array| ArrayOrder {
                 units: array.units(),
                 inputs_each: self.inputs_each,
@@ -245,8 +248,63 @@ struct JobToml {
     #[serde(default)]
     market: MarketToml,
     array: Option<ArraySection>,
+    #[serde(default)]
+    verify: VerifyToml,
     wgsl: Option<WgslSection>,
     wasm: Option<WasmSection>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerifyToml {
+    replicas: Option<Spanned<u8>>,
+    audit: Option<Spanned<AuditToml>>,
+}
+
+/// How often: a share of all units, or `"adaptive"`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum AuditToml {
+    Share(f64),
+    Word(String),
+}
+
+impl VerifyToml {
+    fn resolve(&self, document: &Document) -> Result<VerifyOrder, Mistake> {
+        let mut order = VerifyOrder::default();
+        if let Some(replicas) = &self.replicas {
+            order.replicas = *replicas.get_ref();
+            if !(1..=REPLICAS_MAX).contains(&u64::from(order.replicas)) {
+                let message = format!("verify.replicas: 1 to {REPLICAS_MAX} are allowed");
+                return Err(document.mistake(Some(replicas.span()), message));
+            }
+        }
+        let Some(audit) = &self.audit else {
+            return Ok(order);
+        };
+        let wrong = |message: &str| Err(document.mistake(Some(audit.span()), message.to_owned()));
+        if order.replicas > 1 {
+            return wrong("verify.replicas compares every unit already: leave `audit` out");
+        }
+        match audit.get_ref() {
+            AuditToml::Share(share) if (0.0..=1.0).contains(share) => {
+                // Thousandths of a share that was just checked.
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                let thousandths = (share * 1000.0).round() as u16;
+                if thousandths == 0 && *share > 0.0 {
+                    return wrong("verify.audit: the least share is 0.001");
+                }
+                order.audit_per_mille = thousandths;
+            }
+            AuditToml::Word(word) if word == "adaptive" => order.adaptive = true,
+            AuditToml::Share(_) | AuditToml::Word(_) => {
+                return wrong(
+                    "verify.audit: a share between 0 and 1 is needed, as in `audit = 0.1`, or \"adaptive\"",
+                );
+            }
+        }
+        Ok(order)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -328,6 +386,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         )?,
         fuel_max: program.fuel_max(),
         template,
+        verify: toml.verify.resolve(document)?,
         array,
         run,
         total,

@@ -105,6 +105,8 @@ pub const ROUND_MAX: usize = 64;
 pub const AGREEMENTS_PER_JOB_MAX: usize = 256;
 /// Units of one agreement: their receipts are kept until it is over.
 pub const SHARE_MAX: usize = 1024;
+/// Equal results that a job may want of each unit.
+pub const REPLICAS_MAX: u64 = 7;
 /// Results of a unit that are compared, beyond twice as many as must agree: what so
 /// many can't decide is not decided.
 pub const RESULTS_MORE_MAX: u32 = 3;

@@ -624,6 +624,13 @@ pub enum JobEvent {
         /// What it costs.
         amount: Amount,
     },
+    /// A unit of an array, or one whose results were compared, is over.
+    Decided {
+        /// Which.
+        unit: u32,
+        /// Why it failed, if it did.
+        failure: Option<Reason>,
+    },
     /// A receipt was disputed.
     Disputed {
         /// Whose.

@@ -187,6 +187,24 @@ pub struct StandingInfo {
     pub work_percent: Option<u8>,
     /// How many rates there are.
     pub work_count: usize,
+    /// Its results that were accepted,
+    #[serde(default)]
+    pub accepted: u32,
+    /// those of them that agreed with others' of the same unit,
+    #[serde(default)]
+    pub agreed: u32,
+    /// how many of these since the last that did not,
+    #[serde(default)]
+    pub agreed_in_a_row: u32,
+    /// those that others' contradict,
+    #[serde(default)]
+    pub contradicted: u32,
+    /// and those that were disputed for another reason.
+    #[serde(default)]
+    pub disputed: u32,
+    /// Until when it is not asked for work, because of what was contradicted.
+    #[serde(default)]
+    pub left_out_until_ms: Option<u64>,
 }
 
 /// What a capacity challenge came to.
@@ -314,6 +332,31 @@ pub struct Submission {
     /// Its units, if it is an array.
     #[serde(default)]
     pub array: Option<ArrayOrder>,
+    /// How its results are compared with those of others.
+    #[serde(default)]
+    pub verify: VerifyOrder,
+}
+
+/// How results are compared with those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyOrder {
+    /// So many equal results of different accounts decide a unit.
+    pub replicas: u8,
+    /// In so many of 1,000 units a second result is asked for all the same.
+    pub audit_per_mille: u16,
+    /// Instead: as often as a provider's past results leave doubt.
+    pub adaptive: bool,
+}
+
+impl Default for VerifyOrder {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            audit_per_mille: 0,
+            adaptive: false,
+        }
+    }
 }
 
 /// How a job of many units is run.
@@ -530,6 +573,11 @@ pub enum JobEventInfo {
     Accepted {
         receipt: ReceiptId,
         amount: Amount,
+    },
+    /// A unit of an array, or one whose results were compared, is over.
+    Decided {
+        unit: u32,
+        failure: Option<(String, String)>,
     },
     Disputed {
         peer: PeerId,

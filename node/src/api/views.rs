@@ -11,7 +11,7 @@ use suanli_protocol::{
     envelope::Verified,
     expression::{Expression, Scope},
     ids::{PeerId, ReceiptId},
-    limits::{INPUTS_MAX, NAME_BYTES_MAX, ORDER_INPUTS_MAX, RUN_MAX},
+    limits::{INPUTS_MAX, NAME_BYTES_MAX, ORDER_INPUTS_MAX, REPLICAS_MAX, RUN_MAX},
     message::InlineBlobs,
     offer::{Device, Name, Offer},
     peer::{ChannelView, JobView, WorkView, end_word},
@@ -27,7 +27,7 @@ use suanli_protocol::{
 use super::types::{
     BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
     OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, RuntimeInfo, SpeedInfo,
-    StandingInfo, Submission, UnitInfo, UnitsInfo, WorkInfo,
+    StandingInfo, Submission, UnitInfo, UnitsInfo, VerifyOrder, WorkInfo,
 };
 use crate::{
     expression,
@@ -115,6 +115,18 @@ pub enum Refused {
         /// What is allowed.
         max: u64,
     },
+    /// Results can't be compared so.
+    #[error("verify.{field} is {value}; {min} to {max} are allowed")]
+    Verify {
+        /// Which number.
+        field: &'static str,
+        /// As given.
+        value: u64,
+        /// At least.
+        min: u64,
+        /// At most.
+        max: u64,
+    },
     /// Less time for all of it than for one execution.
     #[error(
         "total_ms ({total}) is less than run_ms ({run}); allow at least as much for all as for one run"
@@ -170,9 +182,31 @@ pub fn order(
         parallel: submission.array.map_or(1, |array| array.parallel),
         max_failures: submission.array.map_or(0, |array| array.max_failures),
         take: true,
-        verify: Verify::NONE,
+        verify: verify(submission.verify)?,
         counter_percent: 0,
         inline,
+    })
+}
+
+fn verify(order: VerifyOrder) -> Result<Verify, Refused> {
+    let fields = [
+        ("replicas", u64::from(order.replicas), 1, REPLICAS_MAX),
+        ("audit_per_mille", u64::from(order.audit_per_mille), 0, 1000),
+    ];
+    for (field, value, min, max) in fields {
+        if !(min..=max).contains(&value) {
+            return Err(Refused::Verify {
+                field,
+                value,
+                min,
+                max,
+            });
+        }
+    }
+    Ok(Verify {
+        replicas: order.replicas,
+        audit: order.audit_per_mille,
+        adaptive: order.adaptive,
     })
 }
 
@@ -255,7 +289,7 @@ pub fn device_info(device: &Device) -> DeviceInfo {
 
 /// What a node has seen of a provider.
 pub fn standing_info(standing: &Standing) -> StandingInfo {
-    let work = standing.work();
+    let (work, results) = (standing.work(), standing.results());
     StandingInfo {
         believed_percent: standing.believed(),
         challenge: standing
@@ -263,6 +297,12 @@ pub fn standing_info(standing: &Standing) -> StandingInfo {
             .map(|outcome| outcome_info(outcome, None)),
         work_percent: work.map(|(percent, _)| percent),
         work_count: work.map_or(0, |(_, count)| count),
+        accepted: results.accepted,
+        agreed: results.agreed,
+        agreed_in_a_row: results.in_a_row,
+        contradicted: results.contradicted,
+        disputed: results.disputed,
+        left_out_until_ms: standing.left_out_until().map(Wall::as_millis),
     }
 }
 

@@ -204,12 +204,38 @@ fn seen(standing: Option<&StandingInfo>) -> String {
             format!("{percent}% of the speed claimed, the middle of {of}"),
         ));
     }
+    if standing.accepted + standing.contradicted + standing.disputed > 0 {
+        rows.push(("results    ", results(standing)));
+    }
+    let asked_again = standing.left_out_until_ms.map(until);
+    if let Some(again) = asked_again.filter(|again| again != "past") {
+        let why = "others' results contradict its own";
+        rows.push(("left out   ", format!("{why}; it is asked again {again}")));
+    }
     let believed = match standing.believed_percent {
         Some(percent) => format!("{percent}% of its speeds count when jobs are placed"),
         None => "it is not asked until it answers a challenge rightly".to_owned(),
     };
     rows.push(("believed   ", believed));
     list(&rows)
+}
+
+/// What became of its results, in one line.
+fn results(standing: &StandingInfo) -> String {
+    let mut parts = vec![format!("{} accepted", standing.accepted)];
+    if standing.agreed > 0 {
+        let (agreed, row) = (standing.agreed, standing.agreed_in_a_row);
+        parts.push(format!(
+            "{agreed} equal to others', the last {row} in a row"
+        ));
+    }
+    if standing.contradicted > 0 {
+        parts.push(format!("{} CONTRADICTED by others'", standing.contradicted));
+    }
+    if standing.disputed > 0 {
+        parts.push(format!("{} disputed", standing.disputed));
+    }
+    parts.join("; ")
 }
 
 /// A challenge in one line.

@@ -166,6 +166,10 @@ pub(super) fn words(
             line: line.line.to_string(),
         },
         JobEvent::Accepted { receipt, amount } => JobEventInfo::Accepted { receipt, amount },
+        JobEvent::Decided { unit, failure } => JobEventInfo::Decided {
+            unit,
+            failure: failure.map(|reason| (reason.to_string(), reason.sentence().into())),
+        },
         JobEvent::Disputed { peer, reason } => JobEventInfo::Disputed {
             peer,
             reason: reason.to_string(),

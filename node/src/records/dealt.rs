@@ -21,7 +21,7 @@ use suanli_protocol::{
 };
 
 use crate::api::{
-    types::{BlobInfo, Submission},
+    types::{BlobInfo, Submission, VerifyOrder},
     views,
 };
 
@@ -130,6 +130,7 @@ pub(crate) fn submission(number: u8) -> Submission {
         policy: Policy::Cheapest,
         flops: 0,
         array: None,
+        verify: VerifyOrder::default(),
     }
 }
 

@@ -29,6 +29,10 @@ pub(in crate::cli) fn sentence(event: &JobEventInfo) -> String {
         JobEventInfo::Accepted { receipt, amount } => {
             format!("accepted receipt {receipt} over {amount}")
         }
+        JobEventInfo::Decided { unit, failure } => match failure {
+            None => format!("unit {unit} is done"),
+            Some((_, sentence)) => format!("unit {unit} failed: {}", visible(sentence)),
+        },
         JobEventInfo::Disputed { peer, sentence, .. } => {
             format!("disputed the receipt of {peer}: {}", visible(sentence))
         }
@@ -88,7 +92,7 @@ impl Progress {
     pub(super) fn show(&mut self, event: &JobEventInfo) {
         let text = sentence(event);
         match (event, &mut self.units) {
-            (JobEventInfo::Accepted { .. }, Some((done, total))) => {
+            (JobEventInfo::Decided { failure: None, .. }, Some((done, total))) => {
                 *done += 1;
                 let (done, total) = (*done, *total);
                 return self.so_far(&format!("{done} of {total} units"), done, total);
@@ -96,6 +100,7 @@ impl Progress {
             // Units are what counts, not each one's steps; many begin and are paid.
             (
                 JobEventInfo::Progress { .. }
+                | JobEventInfo::Accepted { .. }
                 | JobEventInfo::Started
                 | JobEventInfo::Settled { .. },
                 Some(_),

@@ -198,6 +198,10 @@ impl Buyer {
             return;
         };
         job.open.remove(&unit);
+        if job.spreads() {
+            let event = JobEvent::Decided { unit, failure };
+            core.tell_after(core.outbox.last(), Event::Job { job: id, event });
+        }
         if let Some(reason) = failure {
             job.failed.insert(unit, reason);
             let failed = u32::try_from(job.failed.len()).unwrap_or(u32::MAX);
