@@ -398,6 +398,9 @@ impl WgslSection {
     }
 }
 
+/// Bytes, and where the file has them.
+type Inline = (Vec<u8>, std::ops::Range<usize>);
+
 impl BufferEntry {
     fn resolve(
         &self,
@@ -466,7 +469,7 @@ impl BufferEntry {
         here: &Here<'_>,
         index: u16,
         gathered: &mut Gathered,
-    ) -> Result<Option<(Vec<u8>, std::ops::Range<usize>)>, FileError> {
+    ) -> Result<Option<Inline>, FileError> {
         let buffer = (index, self.name.get_ref().as_str());
         Ok(if let Some(words) = &self.u32 {
             let bytes = gathered.words(here, buffer, words.get_ref())?;
