@@ -622,7 +622,8 @@ impl PassEntry {
                 ConstantValue::Number(number) => *number,
                 ConstantValue::Text(text) => {
                     let place = Place::Constant { pass, constant };
-                    gathered.constant(here, (value, text), (place, name))?
+                    let name = format!("constant {name} of {}", &*entry);
+                    gathered.constant(here, (value, text), (place, &name))?
                 }
             };
             if !number.is_finite() {
@@ -1123,7 +1124,7 @@ show = { label = "hits", type = "u32", of = 1000 }
                 "N = 3",
                 "N = \"3\"",
                 25,
-                "N is text: a number is needed, without quotes",
+                "N of main is text: a number is needed, without quotes",
             ),
             ("N = 3", "N = \"{unit}\"", 25, "add [array] with a `range`"),
             (

@@ -695,7 +695,7 @@ file = "{unit}.u32"
             [
                 ("item", "2"),
                 ("word 0 of words", "1"),
-                ("constant N", "2"),
+                ("constant N of main", "2"),
                 ("writes", "1.u32"),
             ]
         );

@@ -178,8 +178,7 @@ impl Gathered {
         (at, text): (&Spanned<ConstantValue>, &str),
         (place, name): (Place, &str),
     ) -> Result<f64, FileError> {
-        let name = format!("constant {name}");
-        let numbers = self.numbers(here, at, text, &name, |text| {
+        let numbers = self.numbers(here, at, text, name, |text| {
             constant_of(text).filter(|number| number.is_finite())
         })?;
         let first = numbers.list.first().copied().unwrap_or_default();
@@ -189,7 +188,7 @@ impl Gathered {
         } else {
             Values::Constants(List::truncated(bits.collect()))
         };
-        self.differ(place, values, &name, numbers.pattern);
+        self.differ(place, values, name, numbers.pattern);
         Ok(first)
     }
 
