@@ -398,6 +398,9 @@ impl WgslSection {
     }
 }
 
+/// Bytes, and where the file has them.
+type Inline = (Vec<u8>, std::ops::Range<usize>);
+
 impl BufferEntry {
     fn resolve(
         &self,
@@ -466,7 +469,7 @@ impl BufferEntry {
         here: &Here<'_>,
         index: u16,
         gathered: &mut Gathered,
-    ) -> Result<Option<(Vec<u8>, std::ops::Range<usize>)>, FileError> {
+    ) -> Result<Option<Inline>, FileError> {
         let buffer = (index, self.name.get_ref().as_str());
         Ok(if let Some(words) = &self.u32 {
             let bytes = gathered.words(here, buffer, words.get_ref())?;
@@ -619,7 +622,8 @@ impl PassEntry {
                 ConstantValue::Number(number) => *number,
                 ConstantValue::Text(text) => {
                     let place = Place::Constant { pass, constant };
-                    gathered.constant(here, (value, text), (place, name))?
+                    let name = format!("constant {name} of {}", &*entry);
+                    gathered.constant(here, (value, text), (place, &name))?
                 }
             };
             if !number.is_finite() {
@@ -1120,7 +1124,7 @@ show = { label = "hits", type = "u32", of = 1000 }
                 "N = 3",
                 "N = \"3\"",
                 25,
-                "N is text: a number is needed, without quotes",
+                "N of main is text: a number is needed, without quotes",
             ),
             ("N = 3", "N = \"{unit}\"", 25, "add [array] with a `range`"),
             (

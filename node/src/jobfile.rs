@@ -390,18 +390,8 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         array,
         run,
         total,
-        condition: expression(
-            document,
-            toml.market.condition.as_ref(),
-            "where",
-            expression::condition,
-        )?,
-        rank: expression(
-            document,
-            toml.market.rank.as_ref(),
-            "rank",
-            expression::rank,
-        )?,
+        condition: toml.market.condition(document)?,
+        rank: toml.market.rank(document)?,
         policy: toml.market.policy.unwrap_or_default(),
         max_price: toml.market.max_price,
         regions: toml.market.regions(document)?,
@@ -588,6 +578,15 @@ fn one_of(
 }
 
 impl MarketToml {
+    fn condition(&self, document: &Document) -> Result<Option<String>, Mistake> {
+        let text = self.condition.as_ref();
+        expression(document, text, "where", expression::condition)
+    }
+
+    fn rank(&self, document: &Document) -> Result<Option<String>, Mistake> {
+        expression(document, self.rank.as_ref(), "rank", expression::rank)
+    }
+
     fn regions(&self, document: &Document) -> Result<Vec<String>, Mistake> {
         let regions = self.region.iter();
         regions
@@ -755,7 +754,7 @@ file = "{unit}.u32"
             [
                 ("item", "2"),
                 ("word 0 of words", "1"),
-                ("constant N", "2"),
+                ("constant N of main", "2"),
                 ("writes", "1.u32"),
             ]
         );

@@ -27,7 +27,7 @@ use super::{
     array::{Array, ArrayFile, Pattern},
 };
 use crate::{
-    limits::INPUTS_MAX,
+    limits::{COLUMNS_MAX, INPUTS_MAX},
     units::{Column, Place, Values},
 };
 
@@ -156,6 +156,7 @@ impl Gathered {
             return bounded(at.get_ref().clone());
         };
         let first = bounded(pattern.for_unit(array, 0))?;
+        self.has_place(here, at)?;
         if pattern.is_unit() {
             self.differ(place, Values::Unit, name, pattern);
         } else if !pattern.is_plain() {
@@ -187,7 +188,7 @@ impl Gathered {
         } else {
             Values::Constants(List::truncated(bits.collect()))
         };
-        self.differ(place, values, &format!("constant {name}"), numbers.pattern);
+        self.differ(place, values, name, numbers.pattern);
         Ok(first)
     }
 
@@ -245,6 +246,7 @@ impl Gathered {
             };
             return Err(here.error(at, message));
         };
+        self.has_place(here, at)?;
         let pattern = Pattern::parse(text, array);
         let pattern = pattern.map_err(|message| here.error(at, format!("{name}: {message}")))?;
         let list = (0..array.units()).map(|unit| {
@@ -261,6 +263,16 @@ impl Gathered {
             list: list.collect::<Result<Vec<_>, _>>()?,
             pattern,
         })
+    }
+
+    /// Whether units may differ in one place more.
+    fn has_place<A>(&self, here: &Here<'_>, at: &Spanned<A>) -> Result<(), FileError> {
+        if self.columns.len() < COLUMNS_MAX {
+            return Ok(());
+        }
+        let message =
+            format!("units differ in more than {COLUMNS_MAX} places: give them files of their own");
+        Err(here.error(at, message))
     }
 
     fn differ(&mut self, place: Place, values: Values, name: &str, pattern: Pattern) {

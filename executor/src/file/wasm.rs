@@ -375,8 +375,8 @@ file = "out/model.bin"
         assert_eq!(outputs, wanted);
     }
 
-    #[test]
-    fn units_of_an_array_have_arguments_variables_and_files_of_their_own() {
+    /// As [`GOOD`], with what units have of their own; two units with a file each.
+    fn of_files(change: (&str, &str)) -> Result<Prepared, FileError> {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         write("program.wat", "(module (func (export \"_start\")))");
@@ -394,12 +394,15 @@ file = "out/model.bin"
             )
             .replace("\"C\"", "\"C-{unit}\"")
             .replace("said.txt", "said-{item}")
-            .replace("out/model.bin", "{unit}/model.bin");
-        let resolve = |text: &str| {
-            let section: WasmSection = toml::from_str(text).unwrap();
-            section.resolve(text, &job, (1 << 20, 99), Some(&array))
-        };
-        let prepared = resolve(&text).unwrap();
+            .replace("out/model.bin", "{unit}/model.bin")
+            .replacen(change.0, change.1, 1);
+        let section: WasmSection = toml::from_str(&text).unwrap();
+        section.resolve(&text, &job, (1 << 20, 99), Some(&array))
+    }
+
+    #[test]
+    fn units_of_an_array_have_arguments_variables_and_files_of_their_own() {
+        let prepared = of_files(("", "")).unwrap();
         let lengths = prepared.inputs.iter().skip(1).map(|input| input.length);
         assert_eq!(
             lengths.collect::<Vec<_>>(),
@@ -416,6 +419,11 @@ file = "out/model.bin"
         assert_eq!((command.files[0].input, command.stdin), (1, Some(2)));
         assert_eq!(prepared.outputs[0].file(0), Some(Path::new("said-a.dat")));
         assert_eq!(prepared.outputs[2].file(1), Some(Path::new("1/model.bin")));
+    }
+
+    #[test]
+    fn mistakes_of_an_array_are_named_with_their_line() {
+        let file = "file = \"numbers.txt\"";
         for (from, to, line, says) in [
             (
                 "{unit}/model.bin",
@@ -435,17 +443,10 @@ file = "out/model.bin"
                 10,
                 "give a `path`",
             ),
-            (
-                "file = \"numbers.txt\"",
-                "file = \"x-{item}\"",
-                10,
-                "`{item}` and nothing else",
-            ),
+            (file, "file = \"x-{item}\"", 10, "`{item}` and nothing else"),
             ("C-{unit}", "{unti}", 4, "did you mean `{unit}`?"),
         ] {
-            let wrong = text.replacen(from, to, 1);
-            assert_ne!(wrong, text);
-            let error = resolve(&wrong).unwrap_err();
+            let error = of_files((from, to)).unwrap_err();
             assert!(
                 error.line == line && error.message.contains(says),
                 "{error}"

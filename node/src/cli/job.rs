@@ -289,7 +289,8 @@ fn show(job: &JobInfo) -> String {
         ("agreement", agreement.unwrap_or_else(dash)),
         ("spent", job.spent.to_string()),
     ]);
-    for receipt in &job.receipts {
+    let of_units = job.units.is_some();
+    for receipt in job.receipts.iter().filter(|_| !of_units) {
         text.push_str(&list(&[("receipt  ", format!("{receipt:#}"))]));
     }
     for output in &job.outputs {
