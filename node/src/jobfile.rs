@@ -288,8 +288,11 @@ impl VerifyToml {
         }
         match audit.get_ref() {
             AuditToml::Share(share) if (0.0..=1.0).contains(share) => {
-                // Thousandths of a share that was just checked.
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "thousandths of a share between 0 and 1"
+                )]
                 let thousandths = (share * 1000.0).round() as u16;
                 if thousandths == 0 && *share > 0.0 {
                     return wrong("verify.audit: the least share is 0.001");
@@ -761,6 +764,44 @@ file = "{unit}.u32"
         let many = ARRAY.replace("list = [1, 2]", "range = [0, 1000]\nparallel = 4");
         let total = prepare_text(&many).unwrap().total;
         assert_eq!(total, Duration::from_secs(3 * 250 * 10 + 600));
+    }
+
+    #[test]
+    fn results_are_compared_as_the_file_says() {
+        let with = |section: &str| {
+            let job = prepare_text(&format!("{ARRAY}{section}"));
+            job.map(|job| job.verify)
+                .map_err(|refused| refused.to_string())
+        };
+        let none = VerifyOrder::default();
+        assert_eq!(with("").unwrap(), none);
+        let replicas = VerifyOrder {
+            replicas: 3,
+            ..none
+        };
+        assert_eq!(with("[verify]\nreplicas = 3\n").unwrap(), replicas);
+        let audit = VerifyOrder {
+            audit_per_mille: 125,
+            ..none
+        };
+        assert_eq!(with("[verify]\naudit = 0.125\n").unwrap(), audit);
+        let adaptive = VerifyOrder {
+            adaptive: true,
+            ..none
+        };
+        assert_eq!(with("[verify]\naudit = \"adaptive\"\n").unwrap(), adaptive);
+        for (wrong, says) in [
+            ("replicas = 0", "1 to 7 are allowed"),
+            ("replicas = 9", "1 to 7 are allowed"),
+            ("audit = 10", "between 0 and 1"),
+            ("audit = \"often\"", "adaptive"),
+            ("audit = 0.0001", "the least share"),
+            ("replicas = 2\naudit = 0.1", "leave `audit` out"),
+            ("replica = 2", "replicas"),
+        ] {
+            let refused = with(&format!("[verify]\n{wrong}\n")).unwrap_err();
+            assert!(refused.contains(says), "{wrong}: {refused}");
+        }
     }
 
     /// Each is the array above with one thing replaced.
