@@ -282,6 +282,8 @@ registered! {
         CONTRADICTS_AGREEMENT = 63, "contradicts-agreement";
         /// Other providers' results agree with each other and not with this one.
         WRONG_RESULT = 64, "wrong-result";
+        /// Its quote was not what its offer and the request say.
+        NOT_AS_OFFERED = 65, "not-as-offered";
 
         /// No known offer fits.
         NO_OFFER = 80, "no-offer";
@@ -368,14 +370,6 @@ impl Reason {
             Self::SOFTWARE_ONLY => {
                 "it computes on its processor only; set market.device = \"any\" to allow that"
             }
-            Self::WRONG_AMOUNT => "the amount did not follow from usage and prices",
-            Self::WRONG_OUTPUTS => "the outputs did not arrive as the receipt says",
-            Self::SUPERSEDED => "another attempt at the same work was accepted",
-            Self::CONTRADICTS_AGREEMENT => "the receipt contradicts the agreement",
-            Self::WRONG_RESULT => "others' results agree with each other and not with its own",
-            Self::RESULTS_DIFFER => {
-                "no two providers had the same result: see `[verify]` in docs/job-spec.md for what can be compared"
-            }
             Self::NO_OFFER => {
                 "no known offer fits; `suanli run FILE --dry-run` says why for each provider"
             }
@@ -384,6 +378,23 @@ impl Reason {
             }
             Self::PROVIDER_LOST => "the provider stopped answering",
             Self::JOB_DEADLINE => "the job's time was over; raise limits.total if it needs more",
+            _ => self.sentence_of_a_result(),
+        }
+    }
+
+    fn sentence_of_a_result(self) -> &'static str {
+        match self {
+            Self::WRONG_AMOUNT => "the amount did not follow from usage and prices",
+            Self::WRONG_OUTPUTS => "the outputs did not arrive as the receipt says",
+            Self::SUPERSEDED => "another attempt at the same work was accepted",
+            Self::CONTRADICTS_AGREEMENT => "the receipt contradicts the agreement",
+            Self::WRONG_RESULT => "others' results agree with each other and not with its own",
+            Self::NOT_AS_OFFERED => {
+                "its quote was dearer than its own signed offer, or for something else than was asked"
+            }
+            Self::RESULTS_DIFFER => {
+                "no two providers had the same result: see `[verify]` in docs/job-spec.md for what can be compared"
+            }
             _ => self.sentence_of_an_execution(),
         }
     }

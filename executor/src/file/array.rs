@@ -37,7 +37,7 @@ const PARALLEL_DEFAULT: u16 = 64;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArraySection {
-    /// First number and the end, which is not in it.
+    /// First number and the end, which is not in it, and the step if it is not 1.
     pub range: Option<Spanned<Vec<i64>>>,
     /// One element for each unit.
     pub list: Option<Spanned<Vec<Spanned<Element>>>>,
@@ -79,7 +79,7 @@ pub struct Array {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Items {
-    Range { first: i64, count: usize },
+    Range { first: i64, step: i64, count: usize },
     Texts(Vec<String>),
     Tables(Vec<BTreeMap<String, String>>),
     Files(Vec<ArrayFile>),
@@ -183,25 +183,31 @@ impl ArraySection {
 }
 
 fn items_of_range(here: &Here<'_>, range: &Spanned<Vec<i64>>) -> Result<Items, FileError> {
-    let [first, end] = range.get_ref().as_slice() else {
-        let message = format!(
-            "`range` has {} numbers: two are needed, the first and the end, which is not in it",
-            range.get_ref().len()
-        );
-        return Err(here.error(range, message));
+    let (first, end, step) = match *range.get_ref().as_slice() {
+        [first, end] => (first, end, 1),
+        [first, end, step] => (first, end, step),
+        _ => {
+            let message = format!(
+                "`range` has {} numbers: two are needed, the first and the end, which is not in it, and a step if it is not 1",
+                range.get_ref().len()
+            );
+            return Err(here.error(range, message));
+        }
     };
-    let count = end.checked_sub(*first);
+    if step < 1 {
+        let message = format!("`range` has the step {step}: 1 is the least");
+        return Err(here.error(range, message));
+    }
+    let last = end.checked_sub(1).and_then(|last| last.checked_sub(first));
+    let count = last.filter(|last| *last >= 0).map(|last| last / step + 1);
     let count = count.and_then(|count| usize::try_from(count).ok());
-    let Some(count) = count.filter(|count| *count > 0) else {
+    let Some(count) = count else {
         let message = format!(
-            "`range = [{first}, {end}]` is empty: the end, which is not in it, comes after the first"
+            "`range` from {first} to {end} is empty: the end, which is not in it, comes after the first"
         );
         return Err(here.error(range, message));
     };
-    Ok(Items::Range {
-        first: *first,
-        count,
-    })
+    Ok(Items::Range { first, step, count })
 }
 
 fn items_of_list(
@@ -351,9 +357,11 @@ impl Array {
     /// `{item}`; nothing for what has none.
     fn text(&self, index: usize) -> String {
         match &self.items {
-            Items::Range { first, .. } => {
+            Items::Range { first, step, .. } => {
                 let index = i64::try_from(index).unwrap_or(i64::MAX);
-                first.saturating_add(index).to_string()
+                first
+                    .saturating_add(index.saturating_mul(*step))
+                    .to_string()
             }
             Items::Texts(texts) => texts.get(index).cloned().unwrap_or_default(),
             Items::Files(files) => {
@@ -635,6 +643,10 @@ mod tests {
         let range = resolve("range = [-1, 2]\nparallel = 3").unwrap();
         assert_eq!(texts(&range, "{unit}:{item}"), ["0:-1", "1:0", "2:1"]);
         assert_eq!((range.parallel, range.max_failures), (3, 0));
+        let steps = resolve("range = [0, 11, 5]").unwrap();
+        assert_eq!(texts(&steps, "{unit}:{item}"), ["0:0", "1:5", "2:10"]);
+        let steps = resolve("range = [0, 10, 5]").unwrap();
+        assert_eq!(texts(&steps, "{item}"), ["0", "5"]);
         let list = resolve("list = [\"x y\", 2, 0.5, 1.0, true]\nmax_failures = 2").unwrap();
         assert_eq!(texts(&list, "{ item }"), ["x y", "2", "0.5", "1.0", "true"]);
         assert_eq!((list.parallel, list.max_failures), (64, 2));
@@ -656,6 +668,8 @@ mod tests {
             ("range = [0, 1]\nlist = [1]", 3, "not two"),
             ("range = [0]", 2, "two are needed"),
             ("range = [3, 3]", 2, "is empty"),
+            ("range = [0, 9, 0]", 2, "1 is the least"),
+            ("range = [0, 1, 2, 3]", 2, "4 numbers"),
             ("range = [0, 65537]", 2, "65537 units: 1 to 65536"),
             (
                 "range = [-9223372036854775808, 9223372036854775807]",

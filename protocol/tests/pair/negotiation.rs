@@ -14,7 +14,7 @@ use suanli_protocol::{
     receipt::Verdict,
     record::{JobEnd, Record},
     registry::{DeviceKind, Feature, Reason, Runtime},
-    units::{Millis, Wall},
+    units::{Millis, Price, Wall},
     wire::{List, Text},
 };
 
@@ -745,6 +745,42 @@ fn a_quote_for_less_fuel_than_the_budget_buys_is_refused() {
         world.pass(Duration::from_secs(2));
         assert_eq!(agreed(&world).min(1), agreements, "{fuel_max}");
         assert_eq!(world.blamed.is_empty(), agreements == 1, "{fuel_max}");
+    }
+}
+
+/// An offer that nobody is held to is bait.
+#[test]
+fn a_quote_dearer_than_its_own_offer_is_refused_and_named() {
+    for (dearer, taken) in [(0, true), (100, false), (9_900, false)] {
+        let mut world = World::new(1);
+        let liar = world.add(None);
+        let mut world = world.start(&[liar]);
+        let mut offer = world.provider(liar).offer;
+        // A tenth of what the honest provider asks.
+        offer.prices = List::truncated(
+            (world.provider(1).offer.prices.iter())
+                .map(|price| Price {
+                    amount: micros(price.amount.as_micros() / 10),
+                    ..*price
+                })
+                .collect(),
+        );
+        let mut provider = Provider::offering(&mut world, liar, offer);
+        provider.dearer = dearer;
+        world.submit(order(1));
+        provider.answer(&mut world);
+        let id = world.nodes[liar].signer.public().peer();
+        if taken {
+            world.pass(Duration::from_secs(1));
+            assert_eq!(world.job(1).provider, Some(id));
+            continue;
+        }
+        world.run_until_settled();
+        let job = world.job(1);
+        assert_eq!(job.provider, Some(world.id(1)), "the honest one has it");
+        let said = job.declined.iter().find(|(peer, _)| *peer == id);
+        assert_eq!(said.unwrap().1.reason, Reason::NOT_AS_OFFERED);
+        assert!(world.blamed.iter().any(|(peer, _)| *peer == id));
     }
 }
 

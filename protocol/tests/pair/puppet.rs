@@ -11,7 +11,7 @@ use suanli_protocol::{
     receipt::{Acceptance, Outcome, Receipt, ReceiptKey, Verdict, inputs_hash},
     record::JobOrder,
     registry::{Reason, Verification},
-    units::{Meter, Millis, Total, Usage, Wall},
+    units::{Meter, Millis, Price, Total, Usage, Wall},
     voucher::{NO_ROOT, Parties, Voucher, next_root},
     wire::List,
 };
@@ -231,6 +231,8 @@ pub(crate) struct Provider {
     pub(crate) duration: Millis,
     /// The most that it allows of fuel, whatever is asked.
     pub(crate) fuel_max: u64,
+    /// How much dearer its quotes are than its offer, in percent.
+    pub(crate) dearer: u64,
     now: Wall,
 }
 
@@ -253,6 +255,7 @@ impl Provider {
             quote: None,
             duration: Millis::new(1000),
             fuel_max: u64::MAX,
+            dearer: 0,
             now,
         }
     }
@@ -326,6 +329,14 @@ impl Provider {
         find(world).unwrap()
     }
 
+    fn raised(&self, price: &Price) -> Price {
+        let amount = price.amount.as_micros();
+        Price {
+            amount: micros(amount + amount * self.dearer / 100),
+            ..*price
+        }
+    }
+
     fn quote(&self, request: &Verified<Request>) -> Verified<Quote> {
         let (asked, offer) = (request.body(), self.offer.body());
         let quote = Quote {
@@ -337,7 +348,13 @@ impl Provider {
             job: asked.job,
             attempt: asked.attempt,
             work: asked.work.clone(),
-            prices: offer.prices.clone(),
+            prices: List::truncated(
+                offer
+                    .prices
+                    .iter()
+                    .map(|price| self.raised(price))
+                    .collect(),
+            ),
             unit_cap: micros(11_000),
             cap: micros(11_000),
             run_max: asked.needs.run_max,

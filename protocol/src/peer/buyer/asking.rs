@@ -182,7 +182,14 @@ impl Buyer {
         };
         let ask = &mut round.asks[n];
         if let Err(_mismatch) = check_quote(&ask.offer, &ask.request, &quote) {
-            return core.misbehaved(quote.signer(), "a quote that does not answer the request");
+            let from = quote.signer();
+            core.misbehaved(from, "a quote that does not answer the request");
+            if ask.offer.signer() == from {
+                self.exclude(core, from);
+                let decline = Reason::NOT_AS_OFFERED.into();
+                self.on_declined(core, ledger, from, request, decline);
+            }
+            return;
         }
         if ask.answer.is_some() {
             return;
