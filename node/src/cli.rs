@@ -10,6 +10,7 @@ mod bench;
 mod channel;
 mod config;
 mod context;
+mod cost;
 mod doctor;
 mod exit;
 mod explain;

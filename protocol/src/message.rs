@@ -13,7 +13,7 @@ use bincode::{Decode, Encode};
 
 use crate::{
     challenge::{Challenge, Opening, Seed},
-    deal::{Agreement, Quote, Request},
+    deal::{Agreement, Quote, Request, UnitRanges},
     delegation::Revocation,
     envelope::{Envelope, EnvelopeError, Raw, Verified},
     ids::{AgreementId, BlobId, ChannelId, Hash, NetworkId, OfferId, PeerId, QuoteId, RequestId},
@@ -124,8 +124,9 @@ pub enum Frame {
     Log(LogLine),
     /// Client: stop.
     Cancel(AgreementId),
-    /// Client: are you still on it? I have these receipts.
-    Resume(AgreementId, List<RawEnvelope, 4>),
+    /// Client: are you still on it? I have these receipts, the newest, and the last
+    /// receipts of these units.
+    Resume(AgreementId, List<RawEnvelope, 4>, UnitRanges),
     /// Provider: I don't know that agreement.
     Lost(AgreementId),
     /// Provider: done, or a part of it; with outputs that are small.
@@ -277,12 +278,13 @@ impl Frame {
             Self::Progress(progress) => Message::Progress(progress),
             Self::Log(line) => Message::Log(line),
             Self::Cancel(agreement) => Message::Cancel(agreement),
-            Self::Resume(agreement, receipts) => Message::Resume(
+            Self::Resume(agreement, receipts, done) => Message::Resume(
                 agreement,
                 receipts
                     .iter()
                     .map(|raw| raw.verify(network))
                     .collect::<Result<_, _>>()?,
+                done,
             ),
             Self::Lost(agreement) => Message::Lost(agreement),
             Self::Receipt(raw, blobs) => {
@@ -365,7 +367,7 @@ pub enum Message {
     Progress(Progress),
     Log(LogLine),
     Cancel(AgreementId),
-    Resume(AgreementId, Vec<Verified<Receipt>>),
+    Resume(AgreementId, Vec<Verified<Receipt>>, UnitRanges),
     Lost(AgreementId),
     Receipt(Verified<Receipt>, Vec<InlineBlob>),
     Acceptance(Verified<Acceptance>),

@@ -993,8 +993,8 @@ impl Peer {
             Message::Progress(progress) => buyer.on_progress(core, from, progress),
             Message::Log(line) => buyer.on_log(core, from, line),
             Message::Cancel(agreement) => seller.on_cancel(core, ledger, from, agreement),
-            Message::Resume(agreement, receipts) => {
-                seller.on_resume(core, ledger, from, agreement, receipts);
+            Message::Resume(agreement, receipts, done) => {
+                seller.on_resume(core, ledger, from, agreement, (receipts, &done));
             }
             Message::Lost(agreement) => buyer.on_lost(core, ledger, from, agreement),
             Message::Receipt(receipt, inline) => {

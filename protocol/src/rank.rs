@@ -83,6 +83,8 @@ pub struct Candidate {
     pub region: Name,
     /// The device that would run it.
     pub device: Name,
+    /// Executions that it runs at once.
+    pub slots: u32,
     /// The offer's devices that will do, by position, the best first.
     pub devices: List<u16, DEVICES_MAX>,
     /// How much of the offer's speed we believe, in percent: less than 100 where a
@@ -467,6 +469,7 @@ fn candidate(
         offer: OfferId(offer.hash()),
         region: offer.body().region.clone(),
         device: best.device.model.clone(),
+        slots: offer.body().slots,
         devices: List::truncated(met.iter().map(|found| found.place).collect()),
         believed: able.believed,
         expected: best.expected,

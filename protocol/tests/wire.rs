@@ -416,7 +416,11 @@ fn exec_frames() -> Vec<(&'static str, usize, Frame)> {
         at: at(30),
         line: Text::new("算力").unwrap(),
     };
-    let resume = Frame::Resume(id, List::truncated(vec![sample_receipt().raw()]));
+    let resume = Frame::Resume(
+        id,
+        List::truncated(vec![sample_receipt().raw()]),
+        List::truncated(vec![UnitRange { first: 2, count: 3 }]),
+    );
     let receipt = Frame::Receipt(sample_receipt().raw(), inline());
     vec![
         ("Progress", PROVIDER, Frame::Progress(progress)),

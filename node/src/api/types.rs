@@ -430,6 +430,9 @@ pub struct CandidateInfo {
     pub offer: OfferId,
     pub region: String,
     pub device: String,
+    /// Executions at once.
+    #[serde(default)]
+    pub slots: u32,
     pub expected_ms: u64,
     pub price: Amount,
     pub cap: Amount,

@@ -346,6 +346,7 @@ pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
                 offer: candidate.offer,
                 region: candidate.region.to_string(),
                 device: candidate.device.to_string(),
+                slots: candidate.slots,
                 expected_ms: candidate.expected.get(),
                 price: candidate.price,
                 cap: candidate.cap,

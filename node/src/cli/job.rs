@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{
     context::{Context, path},
+    cost,
     exit::{Exit, Failure},
     run::{PAGE, progress},
     screen::{self, Table, age, list},
@@ -25,6 +26,8 @@ pub(super) enum Command {
         /// The job; the first digits are enough
         id: String,
     },
+    /// Says what a job would cost, before it runs
+    Cost(cost::Command),
     /// Prints a job's log, and goes on until the job ends
     Logs {
         /// The job; the first digits are enough
@@ -52,6 +55,7 @@ impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let client = context.client()?;
         match self {
+            Self::Cost(command) => command.run(context).await,
             Self::List => {
                 let mut jobs: Vec<JobInfo> = client.get("/v1/jobs").await?;
                 jobs.sort_by_key(|job| std::cmp::Reverse(job.submitted_ms));

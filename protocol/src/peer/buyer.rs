@@ -31,6 +31,7 @@ mod spread;
 mod verdict;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
@@ -690,15 +691,17 @@ impl Buyer {
 fn send_resume(core: &mut Core, job: &Job, deal: &Deal) {
     let judged = job.judged.values().map(|judged| &judged.receipt);
     let held = job.held.values().flatten().map(|held| &held.receipt);
-    let have: Vec<_> = judged
+    let mut have: Vec<_> = judged
         .chain(held)
         .filter(|receipt| receipt.body().key.agreement == deal.id())
-        .map(Verified::raw)
         .collect();
-    core.send(
-        deal.provider(),
-        Frame::Resume(deal.id(), List::truncated(have)),
-    );
+    let last = have.iter().map(|receipt| receipt.body().key);
+    let done = last.filter(|key| key.last).map(|key| key.unit).collect();
+    // A provider that is a restored backup lacks the newest.
+    have.sort_by_key(|receipt| Reverse(receipt.body().ended));
+    let have = have.into_iter().map(Verified::raw).take(4).collect();
+    let frame = Frame::Resume(deal.id(), List::truncated(have), ranges(&done));
+    core.send(deal.provider(), frame);
 }
 
 impl Job {

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     book::Book,
-    deal::{Agreement, BlobRef, Deal, Quote, Request, Work},
+    deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRanges, Work},
     envelope::{EnvelopeError, Extensions, Verified},
     ids::{AccountId, AgreementId, BlobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
@@ -683,7 +683,7 @@ impl Seller {
         ledger: &mut Ledger,
         from: PeerId,
         id: AgreementId,
-        receipts: Vec<Verified<Receipt>>,
+        (receipts, done): (Vec<Verified<Receipt>>, &UnitRanges),
     ) {
         let Some(deal) = self
             .deals
@@ -714,6 +714,12 @@ impl Seller {
             );
             deal.adopt(receipt, lsn);
         }
+        // What the client has a receipt of is not run again, though we know of none: there
+        // must not be a second one.
+        let is_done = |unit: &u32| done.iter().any(|range| range.units().contains(unit));
+        if deal.stage == Stage::Interrupted {
+            deal.queue.retain(|unit| !is_done(unit));
+        }
         match deal.stage {
             Stage::Interrupted if deal.queue.is_empty() => self.reported(core, id),
             Stage::Interrupted => {
@@ -735,7 +741,7 @@ impl Seller {
             }
             Stage::Reported => self.resend_receipts(core, id),
             Stage::Closed if deal.unjudged() > 0 => self.resend_receipts(core, id),
-            Stage::Closed => resend_lost(core, id, deal, &shown),
+            Stage::Closed => resend_lost(core, id, deal, (&shown, is_done)),
         }
     }
 

@@ -6,7 +6,7 @@ use suanli_protocol::{
     deal::{UnitRange, Work},
     ids::{JobId, PeerId},
     peer::{Command, Event, JobEvent},
-    record::{JobEnd, JobOrder, Verify},
+    record::{JobEnd, JobOrder, Record, Verify},
     registry::{Reason, Verification},
     units::{Millis, Wall},
     wire::List,
@@ -333,5 +333,48 @@ fn an_array_survives_its_clients_restarts() {
         world.run_until_settled();
         assert_eq!(world.job(1).end, Some(JobEnd::Done), "{after_ms} ms");
         world.assert_conserved_with(2);
+    }
+}
+
+/// A provider that comes back from a backup of the beginning does not run, and does not
+/// receipt, what its client has receipts of.
+#[test]
+fn a_backup_of_a_provider_runs_no_unit_again() {
+    for at in [8, 16, 24] {
+        let mut world = World::new(1).start(&[]);
+        let mut order = array(40);
+        order.parallel = 1;
+        world.submit(order);
+        let first = world.run_until(Duration::from_secs(30), |world| {
+            !world.job(1).receipts.is_empty()
+        });
+        assert!(first);
+        let backup = world.nodes[1].disk.clone();
+        let some = world.run_until(Duration::from_secs(30), |world| {
+            world.job(1).receipts.len() >= at
+        });
+        assert!(some);
+        let ran = |world: &World| -> BTreeSet<u32> {
+            let accepted = world
+                .records(0)
+                .into_iter()
+                .filter_map(|record| match record {
+                    Record::Judged { receipt, .. } => Some(receipt.body().key.unit),
+                    _ => None,
+                });
+            accepted.collect()
+        };
+        let done = ran(&world);
+        let before = world.executed.len();
+        world.restore_backup(1, backup);
+        world.run_until_settled();
+        assert_eq!(world.job(1).end, Some(JobEnd::Done));
+        let again: Vec<u32> = world.executed[before..]
+            .iter()
+            .map(|(_, order)| order.id.unit)
+            .filter(|unit| done.contains(unit))
+            .collect();
+        assert_eq!(again, [0_u32; 0], "{at} done: run again");
+        assert_eq!(world.job(1).receipts.len(), 40);
     }
 }

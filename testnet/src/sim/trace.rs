@@ -178,7 +178,7 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
             vec![S::Agreement(line.agreement)],
         ),
         Message::Cancel(id) => (format!("cancel {id}"), vec![S::Agreement(*id)]),
-        Message::Resume(id, have) => (
+        Message::Resume(id, have, _) => (
             format!("resume {id} with {} receipts", have.len()),
             vec![S::Agreement(*id)],
         ),

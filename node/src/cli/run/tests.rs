@@ -89,6 +89,7 @@ fn unit_infos(script: Script) -> Vec<UnitInfo> {
 
 fn plan_info(script: Script) -> PlanInfo {
     let candidate = CandidateInfo {
+        slots: 1,
         peer: PeerId::from_bytes([2; 32]),
         offer: OfferId(Hash::of(b"offer")),
         region: "CN-NX".into(),

@@ -323,10 +323,18 @@ fn inline_outputs(outputs: Vec<ProvidedOutput>) -> Vec<InlineBlob> {
 
 /// A client that asks after an agreement that it has judged completely is a
 /// restored backup: it gets what it has lost, and need not buy it again.
-pub(super) fn resend_lost(core: &mut Core, id: AgreementId, deal: &Committed, shown: &[ReceiptId]) {
+pub(super) fn resend_lost(
+    core: &mut Core,
+    id: AgreementId,
+    deal: &Committed,
+    (shown, is_done): (&[ReceiptId], impl Fn(&u32) -> bool),
+) {
     let client = deal.deal.client();
     let mut lost = (deal.issued.values())
-        .filter(|issued| !shown.contains(&ReceiptId(issued.receipt.hash())))
+        .filter(|issued| {
+            let is_shown = shown.contains(&ReceiptId(issued.receipt.hash()));
+            !is_shown && !is_done(&issued.receipt.body().key.unit)
+        })
         .peekable();
     if lost.peek().is_none() {
         return core.send(client, Frame::Lost(id));
