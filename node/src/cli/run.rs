@@ -210,7 +210,7 @@ impl Command {
             let info: JobInfo = client.get(&format!("/v1/jobs/{id:#}")).await?;
             let exit = exit_of(&info);
             if exit != Exit::Done {
-                return Err(units.failure(exit, &info));
+                return Err(units.failure(exit, &info, &followed));
             }
             context.answer(&units.json(&info, &followed), |_| {
                 units.text(&info, &followed)
@@ -282,6 +282,7 @@ impl Command {
             "job": info,
             "receipt": receipt,
             "outputs": written,
+            "wrong_results": followed.wrong,
             "settled": followed.settled,
             "took_ms": followed.took_ms,
         });

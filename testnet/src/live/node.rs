@@ -279,13 +279,38 @@ impl Node {
             lan: true,
             api: "127.0.0.1:0",
             worker,
-            settings: &spec.settings,
             provide: spec.provide.map(ProvideFile::from),
         };
         let path = self.config_file();
-        let text = toml::to_string(&file)
+        let mut table = toml::Table::try_from(&file)
             .map_err(|error| TestnetError::io(&path)(io::Error::other(error)))?;
-        fs::write(&path, text).map_err(TestnetError::io(&path))
+        lay_over(&mut table, &spec.settings);
+        fs::write(&path, table.to_string()).map_err(TestnetError::io(&path))
+    }
+
+    /// Changes its configuration: what is given takes the place of what was written. It
+    /// counts from the node's next start.
+    ///
+    /// # Errors
+    /// [`TestnetError::Io`].
+    pub fn reconfigure(&self, settings: &toml::Table) -> Result<(), TestnetError> {
+        let path = self.config_file();
+        let text = fs::read_to_string(&path).map_err(TestnetError::io(&path))?;
+        let mut table: toml::Table = text
+            .parse()
+            .map_err(|error| TestnetError::io(&path)(io::Error::other(error)))?;
+        lay_over(&mut table, settings);
+        fs::write(&path, table.to_string()).map_err(TestnetError::io(&path))
+    }
+}
+
+/// Settings in the place of others; those of a section one by one.
+fn lay_over(below: &mut toml::Table, above: &toml::Table) {
+    for (key, value) in above {
+        match (below.get_mut(key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
+            _ => drop(below.insert(key.clone(), value.clone())),
+        }
     }
 }
 
@@ -332,8 +357,6 @@ struct NodeFile<'a> {
     lan: bool,
     api: &'a str,
     worker: &'a Path,
-    #[serde(flatten)]
-    settings: &'a toml::Table,
     #[serde(skip_serializing_if = "Option::is_none")]
     provide: Option<ProvideFile>,
 }
@@ -373,6 +396,15 @@ impl From<ProvideSpec> for ProvideFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_take_the_place_of_what_is_written_else() {
+        let mut table: toml::Table = "a = 1\n[provide]\nslots = 1\nfirm = true".parse().unwrap();
+        let settings = "b = 2\n[provide]\nslots = 3\n[timing]\nhold = '1s'";
+        lay_over(&mut table, &settings.parse().unwrap());
+        let all = "a = 1\nb = 2\n[provide]\nslots = 3\nfirm = true\n[timing]\nhold = '1s'";
+        assert_eq!(table, all.parse().unwrap());
+    }
 
     #[test]
     fn ports_are_free_and_different() {

@@ -34,7 +34,7 @@ pub struct NodeSpec {
     pub region: String,
     /// What it sells, if anything.
     pub provide: Option<ProvideSpec>,
-    /// Further settings of `node.toml`, as TOML.
+    /// Settings of `node.toml`, further ones or in the place of what follows from the rest.
     pub settings: toml::Table,
 }
 

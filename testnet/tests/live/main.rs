@@ -15,6 +15,7 @@ mod bench;
 mod challenges;
 mod devices;
 mod disk;
+mod hostile;
 mod jobs;
 mod kills;
 mod market;

@@ -37,7 +37,6 @@ pub(crate) struct Network {
 impl Network {
     /// A client, and providers of rising prices.
     pub(crate) fn start(providers: &[&str]) -> Self {
-        let dir = TempDir::new().unwrap();
         let mut nodes = vec![NodeSpec {
             name: CLIENT.into(),
             region: "CN-BJ".into(),
@@ -54,6 +53,12 @@ impl Network {
             }),
             settings: toml::Table::new(),
         }));
+        Self::of(nodes)
+    }
+
+    /// These nodes.
+    pub(crate) fn of(nodes: Vec<NodeSpec>) -> Self {
+        let dir = TempDir::new().unwrap();
         let net = dir.path().join("net");
         let testnet = Testnet::start(&Topology { nodes }, &net, programs()).unwrap();
         Self { testnet, dir }
@@ -105,6 +110,25 @@ pub(crate) fn programs() -> Programs {
             })
         })
         .clone()
+}
+
+/// An example of the executor that stands in for its worker. Whoever runs tests has built
+/// it, unless only some were asked for.
+pub(crate) fn stand_in(name: &str) -> PathBuf {
+    let path = programs().worker.with_file_name("examples").join(name);
+    if !path.is_file() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let built = Command::new(cargo)
+            .args(["build", "--workspace", "--locked", "--example", name])
+            .current_dir(root())
+            .status();
+        assert!(
+            built.unwrap().success() && path.is_file(),
+            "{} is not there; build it with `cargo build --workspace --examples`",
+            path.display()
+        );
+    }
+    path
 }
 
 /// What a command said, once it ended as it should.

@@ -158,22 +158,24 @@ impl<'a> Units<'a> {
             "missing": self.missing(),
             "failed": self.failed,
             "shown": self.totals(),
+            "wrong_results": followed.wrong,
             "settled": followed.settled,
             "took_ms": followed.took_ms,
         })
     }
 
     /// Why the job has no complete result, what there is of it, and what is missing.
-    pub(super) fn failure(&self, exit: Exit, info: &JobInfo) -> Failure {
+    pub(super) fn failure(&self, exit: Exit, info: &JobInfo, followed: &Followed) -> Failure {
         let sentence = match &info.reason {
             Some((_, sentence)) => sentence.clone(),
             None => "no reason was given".to_owned(),
         };
         let message = format!(
-            "job {id} {}: {sentence}\n{}{}see `suanli job show {id}`",
+            "job {id} {}: {sentence}\n{}{}{}see `suanli job show {id}`",
             info.state,
             self.results(),
             self.lacks(),
+            list(&followed.wrong_rows()),
             id = info.job,
         );
         let detail = json!({
@@ -181,6 +183,7 @@ impl<'a> Units<'a> {
             "units": self.brought.values().collect::<Vec<_>>(),
             "missing": self.missing(),
             "failed": self.failed,
+            "wrong_results": followed.wrong,
         });
         Failure::new(exit, message).with("job", detail)
     }
@@ -192,15 +195,16 @@ impl<'a> Units<'a> {
         } else {
             "not all payments are acknowledged yet"
         };
-        let rows = [
-            (
-                "units",
-                format!("{} of {}", self.brought.len(), self.job.units()),
-            ),
+        let mut rows = vec![(
+            "units",
+            format!("{} of {}", self.brought.len(), self.job.units()),
+        )];
+        rows.extend(followed.wrong_rows());
+        rows.extend([
             ("price", format!("{}, {pay}", info.spent)),
             ("took", rough(followed.took_ms)),
             ("job", format!("{:#}", info.job)),
-        ];
+        ]);
         format!("{}{}{}", self.results(), self.lacks(), list(&rows))
     }
 

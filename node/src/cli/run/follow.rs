@@ -8,9 +8,16 @@
 //!
 //! Where no person reads along, once is enough to leave.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use suanli_protocol::ids::{JobId, ReceiptId};
+use serde::Serialize;
+use suanli_protocol::{
+    ids::{JobId, PeerId, ReceiptId},
+    registry::Reason,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -37,6 +44,76 @@ pub(super) struct Followed {
     pub(super) settled: bool,
     /// From the submission to the end.
     pub(super) took_ms: u64,
+    /// Who gave results that others' contradict.
+    pub(super) wrong: Vec<Wrong>,
+}
+
+impl Followed {
+    /// A line for each provider that gave wrong results.
+    pub(super) fn wrong_rows(&self) -> Vec<(&'static str, String)> {
+        let rows = self
+            .wrong
+            .iter()
+            .map(|wrong| ("wrong results", wrong.text()));
+        rows.collect()
+    }
+}
+
+/// A provider whose results others' contradict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Wrong {
+    peer: PeerId,
+    region: Option<String>,
+    /// How many results.
+    results: u32,
+}
+
+impl Wrong {
+    /// `abababab in CN-NX, 12 units, none of them paid`.
+    pub(super) fn text(&self) -> String {
+        let place = match &self.region {
+            Some(region) => format!("{} in {region}", self.peer),
+            None => self.peer.to_string(),
+        };
+        match self.results {
+            1 => format!("{place}, 1 unit, not paid"),
+            units => format!("{place}, {units} units, none of them paid"),
+        }
+    }
+}
+
+/// Who works where, and whose results are contradicted, as a job's steps tell.
+#[derive(Debug, Default)]
+struct Suspects {
+    regions: BTreeMap<PeerId, String>,
+    wrong: BTreeMap<PeerId, u32>,
+}
+
+impl Suspects {
+    fn see(&mut self, event: &JobEventInfo) {
+        match event {
+            JobEventInfo::Agreed {
+                peer,
+                region: Some(region),
+                ..
+            } => drop(self.regions.insert(*peer, region.clone())),
+            JobEventInfo::Disputed { peer, reason, .. }
+                if *reason == Reason::WRONG_RESULT.to_string() =>
+            {
+                *self.wrong.entry(*peer).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn wrong(&self) -> Vec<Wrong> {
+        let wrong = self.wrong.iter().map(|(peer, results)| Wrong {
+            peer: *peer,
+            region: self.regions.get(peer).cloned(),
+            results: *results,
+        });
+        wrong.collect()
+    }
 }
 
 /// How long a result waits for the acknowledgement of its pay. The result is
@@ -61,6 +138,7 @@ pub(super) async fn follow(
         progress: Progress::new(context.json(), array.as_ref().map(|(units, _)| *units)),
         accepted: array.map(|(_, accepted)| accepted),
         agreed: false,
+        suspects: Suspects::default(),
         last: None,
         begun: Instant::now(),
     };
@@ -135,6 +213,7 @@ struct Follower<'a> {
     progress: Progress,
     accepted: Option<mpsc::Sender<ReceiptId>>,
     agreed: bool,
+    suspects: Suspects,
     /// After a broken stream the past comes again, perhaps without its beginning.
     last: Option<LastShown>,
     begun: Instant,
@@ -159,6 +238,7 @@ impl Follower<'_> {
                 return Ok(Followed {
                     job: self.job,
                     settled,
+                    wrong: self.suspects.wrong(),
                     took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 });
             }
@@ -201,6 +281,7 @@ impl Follower<'_> {
 
     fn show(&mut self, line: &JobLine) {
         self.agreed |= matches!(line.event, JobEventInfo::Agreed { .. });
+        self.suspects.see(&line.event);
         self.progress.show(&line.event);
         if let (Some(accepted), JobEventInfo::Accepted { receipt, .. }) =
             (&self.accepted, &line.event)
@@ -252,5 +333,44 @@ impl Follower<'_> {
             }
         };
         Failure::new(Exit::Interrupted, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use suanli_protocol::{ids::AgreementId, units::Amount};
+
+    use super::*;
+
+    #[test]
+    fn who_gave_wrong_results_is_named_at_the_end() {
+        let peers = [0xab, 0xcd, 0xef].map(|byte| PeerId::from_bytes([byte; 32]));
+        let disputed = |peer, reason: Reason| JobEventInfo::Disputed {
+            peer,
+            reason: reason.to_string(),
+            sentence: reason.sentence().into(),
+        };
+        let mut suspects = Suspects::default();
+        suspects.see(&JobEventInfo::Agreed {
+            peer: peers[0],
+            region: Some("CN-NX".into()),
+            agreement: AgreementId(suanli_protocol::ids::Hash::of(b"agreement")),
+            cap: Amount::ZERO,
+        });
+        suspects.see(&disputed(peers[0], Reason::WRONG_RESULT));
+        suspects.see(&disputed(peers[0], Reason::WRONG_RESULT));
+        suspects.see(&disputed(peers[1], Reason::WRONG_RESULT));
+        // Too late is not wrong.
+        suspects.see(&disputed(peers[2], Reason::SUPERSEDED));
+        let followed = Followed {
+            job: JobId::from_bytes([1; 16]),
+            settled: true,
+            took_ms: 1,
+            wrong: suspects.wrong(),
+        };
+        insta::assert_snapshot!(screen::list(&followed.wrong_rows()), @"
+        wrong results  abababab in CN-NX, 2 units, none of them paid
+        wrong results  cdcdcdcd, 1 unit, not paid
+        ");
     }
 }

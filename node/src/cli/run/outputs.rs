@@ -132,12 +132,13 @@ pub(super) fn text(
     } else {
         "the provider has not acknowledged the payment yet"
     };
-    let mut rows = vec![
-        ("ran at", place),
+    let mut rows = vec![("ran at", place)];
+    rows.extend(followed.wrong_rows());
+    rows.extend([
         ("price", format!("{}, {pay}", info.spent)),
         ("took", rough(followed.took_ms)),
         ("job", format!("{:#}", info.job)),
-    ];
+    ]);
     rows.extend(receipt.map(|receipt| ("receipt", format!("{:#}", receipt.receipt))));
     text.push_str(&list(&rows));
     text
