@@ -171,6 +171,7 @@ impl Hostile {
     /// Waits for the job's end, and checks what it wrote.
     fn end(&self, job: &str, units: u32, running: Child) -> Ended {
         let words = said(&running.wait_with_output().unwrap(), 0);
+        println!("{words}");
         assert!(
             words.contains(&format!("{units} of {units} units")),
             "{words}"
@@ -237,6 +238,7 @@ impl Hostile {
             .network
             .suanli(CLIENT, &["offer", "show", &format!("{peer:#}")]);
         let shown = said(&shown, 0);
+        println!("{shown}");
         let left_out = "others' results contradict its own; it is asked again in";
         assert!(shown.contains(left_out), "{shown}");
         let told = job
