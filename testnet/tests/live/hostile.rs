@@ -129,7 +129,12 @@ impl Hostile {
             provide: None,
             settings: toml::Table::new(),
         };
-        let nodes: Vec<NodeSpec> = [client].into_iter().chain(providers).collect();
+        let mut nodes: Vec<NodeSpec> = [client].into_iter().chain(providers).collect();
+        // An offer that gossip lost is in all books soon.
+        let timing: toml::Table = "pull = \"3s\"".parse().unwrap();
+        for node in &mut nodes {
+            node.settings.insert("timing".into(), timing.clone().into());
+        }
         let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
         let network = Network::of(nodes);
         let wat = WALK.replace("STEPS", &STEPS.to_string());
