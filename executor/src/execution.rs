@@ -434,8 +434,12 @@ impl Watch {
     fn usage(&self, used: Used) -> Usage {
         let wall_us = self.wall_us();
         Usage {
-            // It can't have used a device longer than we waited.
-            gpu_us: used.gpu_us.min(wall_us),
+            // It can't have used a device longer than we waited, and what is metered by
+            // fuel has used none.
+            gpu_us: match self.fuel_max {
+                0 => used.gpu_us.min(wall_us),
+                _ => 0,
+            },
             cpu_us: used.cpu_us,
             fuel: used.fuel.min(self.fuel_max),
             wall_us,

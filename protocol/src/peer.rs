@@ -958,8 +958,10 @@ impl Peer {
         self.buyer.on_connection(&mut self.core, peer);
         self.seller.on_connected(&mut self.core, peer);
         self.ledger.on_connected(&mut self.core, peer);
-        // A well-connected node learns by gossip; the first few it asks.
-        if self.core.connected.len() <= PULLS_ON_CONNECT {
+        // A well-connected node learns by gossip; it asks the first few, and whoever it
+        // knows no offer of: gossip on a connection that just began may get lost.
+        let is_new = self.book.of(peer).is_none();
+        if is_new || self.core.connected.len() <= PULLS_ON_CONNECT {
             self.pull_from(peer);
             let again = self.core.config.timing.resend;
             self.core.wake(Timer::Book, again);

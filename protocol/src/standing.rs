@@ -79,7 +79,9 @@ pub struct Results {
     pub in_a_row: u32,
     /// Contradicted by others'.
     pub contradicted: u32,
-    /// When last, by our clock.
+    /// How often it was left out for that: many results at once are one time.
+    pub times: u32,
+    /// When it was last left out, by our clock.
     pub last: Option<Wall>,
     /// Disputed for another reason: a wrong amount, outputs that never came.
     pub disputed: u32,
@@ -102,7 +104,7 @@ impl Standing {
 
     /// Until when it is left out, because others' results contradict its own.
     pub fn left_out_until(&self) -> Option<Wall> {
-        let times = self.results.contradicted.checked_sub(1)?;
+        let times = self.results.times.checked_sub(1)?;
         let pause = LEFT_OUT.duration().saturating_mul(1 << times.min(10));
         self.results.last.map(|last| last.after(pause))
     }
@@ -181,6 +183,7 @@ impl Standings {
         let Some(standing) = self.entry(receipt.signer()) else {
             return;
         };
+        let until = standing.left_out_until();
         let results = &mut standing.results;
         match body.verdict {
             Verdict::Accepted => {
@@ -196,7 +199,11 @@ impl Standings {
             Verdict::Disputed(Reason::WRONG_RESULT) => {
                 results.contradicted = results.contradicted.saturating_add(1);
                 results.in_a_row = 0;
-                results.last = Some(word.issued());
+                // What it did before it was left out comes to light bit by bit.
+                if until.is_none_or(|until| until <= word.issued()) {
+                    results.times = results.times.saturating_add(1);
+                    results.last = Some(word.issued());
+                }
             }
             // Somebody else was faster: that is nobody's fault.
             Verdict::Disputed(Reason::SUPERSEDED) => {}
