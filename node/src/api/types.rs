@@ -632,6 +632,9 @@ pub struct ReceiptInfo {
     pub outputs: Vec<OutputInfo>,
     /// `accepted`, `disputed`, or nothing yet.
     pub verdict: Option<String>,
+    /// What the client did before it said so: `hashes`, `replicas`, `audit` or `undecided`.
+    #[serde(default)]
+    pub verification: Option<String>,
     pub paid: bool,
     pub acknowledged: bool,
     pub started_ms: u64,

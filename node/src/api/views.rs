@@ -455,9 +455,18 @@ pub fn stored_job_info(story: &JobStory) -> JobInfo {
         outputs: if units > 1 {
             Vec::new()
         } else {
-            accepted().flat_map(|r| outputs(r.body())).collect()
+            let each = accepted().flat_map(|r| outputs(r.body()));
+            each.fold(Vec::new(), with_output)
         },
     }
+}
+
+/// Adds an output, once: those of replicas are equal.
+pub fn with_output(mut outputs: Vec<OutputInfo>, output: OutputInfo) -> Vec<OutputInfo> {
+    if !outputs.contains(&output) {
+        outputs.push(output);
+    }
+    outputs
 }
 
 /// What came out of an execution.
@@ -524,6 +533,10 @@ pub fn receipt_info(story: &ReceiptStory, me: PeerId) -> ReceiptInfo {
             .acceptance
             .as_ref()
             .map(|word| verdict_word(word.body().verdict).to_owned()),
+        verification: story
+            .acceptance
+            .as_ref()
+            .map(|word| word.body().verification.to_string()),
         paid: story.voucher.is_some(),
         acknowledged: story.acknowledged,
         started_ms: body.started.as_millis(),

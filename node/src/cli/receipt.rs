@@ -275,10 +275,7 @@ fn show(receipt: &ReceiptInfo) -> String {
         ),
         ("usage", usage.collect::<Vec<_>>().join(", ")),
         ("amount", receipt.amount.to_string()),
-        (
-            "verdict",
-            receipt.verdict.clone().unwrap_or_else(|| "none yet".into()),
-        ),
+        ("verdict", verdict(receipt)),
         ("paid", paid(receipt).into()),
     ]);
     for output in &receipt.outputs {
@@ -286,6 +283,19 @@ fn show(receipt: &ReceiptInfo) -> String {
         text.push_str(&list(&[("output   ", line)]));
     }
     text
+}
+
+/// The client's word, and what it did before it gave it.
+fn verdict(receipt: &ReceiptInfo) -> String {
+    let Some(verdict) = &receipt.verdict else {
+        return "none yet".to_owned();
+    };
+    match receipt.verification.as_deref() {
+        Some("replicas") => format!("{verdict}, equal to other providers' results"),
+        Some("audit") => format!("{verdict}, equal to another provider's result (an audit)"),
+        Some("undecided") => format!("{verdict}, though no two providers' results were equal"),
+        _ => verdict.clone(),
+    }
 }
 
 fn side(receipt: &ReceiptInfo) -> (&'static str, String) {

@@ -147,6 +147,19 @@ impl MarketArgs {
     }
 }
 
+/// What a person sees of a job before it runs.
+fn before(job: &PreparedJob, plan: &PlanInfo) -> String {
+    let replicas = usize::from(job.verify.replicas);
+    let mut text = array::preview(job) + &plan::text(plan);
+    if plan.fitting < replicas && plan.fitting > 0 {
+        text += &format!(
+            "verify.replicas wants {replicas} accounts, and {} fit: the job would wait for more\n",
+            plan.fitting
+        );
+    }
+    text
+}
+
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let job = self.market.read(context, &self.file).await?;
@@ -167,7 +180,7 @@ impl Command {
             return candidates;
         }
         if !context.json() {
-            screen::print_aside(&(array::preview(job) + &plan::text(&plan)));
+            screen::print_aside(&before(job, &plan));
         }
         candidates?;
         // Better now than when the result is paid for.
@@ -299,7 +312,7 @@ fn show_plan(context: &Context, job: &PreparedJob, plan: &PlanInfo) {
     if let (Some(fields), true) = (answer.as_object_mut(), job.array.is_some()) {
         fields.insert("array".to_owned(), array::preview_json(job));
     }
-    context.answer(&answer, |_| array::preview(job) + &plan::text(plan));
+    context.answer(&answer, |_| before(job, plan));
 }
 
 fn exit_of(info: &JobInfo) -> Exit {

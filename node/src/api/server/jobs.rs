@@ -357,7 +357,8 @@ async fn whole(api: &Api, job: &Job) -> Result<JobInfo, Problem> {
         .filter(|_| !is_array)
     {
         if let Some(story) = api.archive().await?.receipt(*receipt).await? {
-            outputs.extend(views::outputs(story.receipt.body()));
+            let more = views::outputs(story.receipt.body());
+            outputs = more.into_iter().fold(outputs, views::with_output);
         }
     }
     let region = match view.agreement {
