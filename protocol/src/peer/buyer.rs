@@ -471,6 +471,11 @@ impl Job {
         copies || matches!(self.order.work, Work::Array { .. })
     }
 
+    /// Whether one agreement at a time is all that it can have.
+    fn is_alone(&self) -> bool {
+        !self.spreads() && self.order.verify.told() == Verification::HASHES
+    }
+
     /// Writes down why an agreement was given up.
     fn fence(&mut self, agreement: AgreementId, reason: Reason) {
         if let Some(made) = self.agreements.get_mut(&agreement) {
@@ -510,7 +515,9 @@ impl Job {
         self.live.insert(id, active);
     }
 
+    /// Knows an agreement. The first is the latest, until one is made that stands.
     fn made(&mut self, deal: Deal, fate: Option<Reason>) {
+        self.latest.get_or_insert(deal.id());
         let made = Made {
             deal,
             fate,

@@ -119,7 +119,19 @@ impl World<'_> {
             ("its timers", peer.next_timeout() != twin.next_timeout()),
         ];
         if let Some((what, _)) = differs.into_iter().find(|(_, differs)| *differs) {
-            self.diverged(ix, &format!("{what} are others"));
+            let (mut jobs, mut others) = (peer.jobs(), twin.jobs());
+            let same: Vec<_> = jobs
+                .iter()
+                .filter(|job| others.contains(job))
+                .cloned()
+                .collect();
+            jobs.retain(|job| !same.contains(job));
+            others.retain(|job| !same.contains(job));
+            let differing = match (jobs.first(), others.first()) {
+                (None, None) => String::new(),
+                (job, other) => format!(": {job:?} where there was {other:?}"),
+            };
+            self.diverged(ix, &format!("{what} are others{differing}"));
         }
     }
 

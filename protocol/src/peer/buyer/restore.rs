@@ -146,7 +146,7 @@ impl Buyer {
         job.made(deal.clone(), None);
         // One more than a single job has is a take that was answered late: it was
         // given up at once.
-        let late = !job.spreads() && !job.live.is_empty();
+        let late = job.is_alone() && !job.live.is_empty();
         if job.end.is_none() && !late {
             job.latest = Some(deal.id());
             job.stands(Active::new(core, deal, job));
