@@ -517,7 +517,7 @@ impl Job {
 
     /// Knows an agreement. The first is the latest, until one is made that stands.
     fn made(&mut self, deal: Deal, fate: Option<Reason>) {
-        self.latest.get_or_insert(deal.id());
+        self.latest.get_or_insert_with(|| deal.id());
         let made = Made {
             deal,
             fate,
