@@ -12,6 +12,7 @@ mod config;
 mod context;
 mod cost;
 mod doctor;
+mod drain;
 mod exit;
 mod explain;
 mod identity;

@@ -40,7 +40,7 @@ use crate::{
     measured::Measured,
     neighbours::{self, Neighbours, Source},
     pause::Pauses,
-    records,
+    pricing, records,
     store::{self, Store, StoreError, blobs::Blobs},
     transport::{Transport, TransportConfig, TransportError, TransportLimits},
     wall::wall_ms,
@@ -185,6 +185,7 @@ fn keeper_of(config: &Config, identity: &Identity, store: Store) -> Keeper {
         config: CoreConfig {
             account: identity.account,
             delegation: identity.delegation.clone(),
+            region: Text::lossy(&config.region),
             provider: None,
             timing: config.timing.clone(),
         },
@@ -284,7 +285,7 @@ fn offer_of(
         bandwidth_out: 0,
         run_max: Millis::from(provide.run_max),
         sandbox: devices.sandbox().unwrap_or_default(),
-        energy: None,
+        energy: provide.energy(),
         terms: Terms {
             strangers: provide.strangers,
             stranger_credit: provide.stranger_credit,
@@ -315,6 +316,7 @@ fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
         .collect();
     let blocked: BTreeSet<_> = provide.blocked.iter().copied().collect();
     ProviderConfig {
+        pricing: pricing::of(provide, &offer),
         offer,
         known,
         blocked,
@@ -322,6 +324,7 @@ fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
         local_only,
         discount_percent_max: provide.discount_percent_max,
         challenges_per_hour: provide.challenges_per_hour,
+        queue: provide.queue,
     }
 }
 

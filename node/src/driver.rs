@@ -42,6 +42,7 @@ use suanli_protocol::{
         Command, Config, Event, ExecutionEvent, ExecutionId, Input, JobEvent, Output, Peer,
         ProviderConfig,
     },
+    rank::Way,
     record::{JobOrder, Lsn as CoreLsn, Record},
     units::{Amount, Mono, Now},
     wire::{List, Text},
@@ -916,6 +917,19 @@ impl Driver {
                 let peer = peer_of(&peer);
                 tracing::info!(%peer, "disconnected");
                 self.step(Input::Disconnected { peer }).await;
+            }
+            TransportEvent::LinkMeasured {
+                peer,
+                rtt,
+                bytes_per_second,
+            } => {
+                let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
+                let link = Way {
+                    rtt_us,
+                    bytes_per_second,
+                };
+                let peer = peer_of(&peer);
+                self.step(Input::Link { peer, link }).await;
             }
             TransportEvent::PublishFailed { why, .. } => self.publish_later(why),
             TransportEvent::Misbehaved { peer, what } => {

@@ -358,6 +358,15 @@ pub enum TransportEvent {
         /// The peer.
         peer: PeerKey,
     },
+    /// Something of the way to a peer was measured.
+    LinkMeasured {
+        /// The peer.
+        peer: PeerKey,
+        /// There and back.
+        rtt: Option<Duration>,
+        /// Bytes in a second, from here.
+        bytes_per_second: Option<u64>,
+    },
     /// A dial did not lead to a connection.
     DialFailed {
         /// Who was dialled, where that was known.

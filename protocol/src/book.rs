@@ -7,8 +7,11 @@
 //! that its owner has dealt with, so that a flood of new identities displaces
 //! nobody.
 
+mod index;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(crate) use self::index::{Class, Head, Index, Row};
 use crate::{
     delegation::Revocation,
     envelope::Verified,
@@ -21,9 +24,12 @@ use crate::{
 };
 
 /// The offer book.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Book {
+    /// Offers that it takes.
+    room: usize,
     offers: BTreeMap<PeerId, Verified<Offer>>,
+    index: Index,
     names: BTreeMap<OfferId, PeerId>,
     per_account: BTreeMap<AccountId, usize>,
     /// The highest withdrawn sequence and when that can be forgotten.
@@ -69,7 +75,27 @@ impl Inserted {
     }
 }
 
+impl Default for Book {
+    fn default() -> Self {
+        Self::with_room(BOOK_OFFERS_MAX)
+    }
+}
+
 impl Book {
+    /// One that takes so many offers.
+    pub const fn with_room(room: usize) -> Self {
+        Self {
+            room,
+            offers: BTreeMap::new(),
+            index: Index::new(),
+            names: BTreeMap::new(),
+            per_account: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            dealt_with: BTreeSet::new(),
+        }
+    }
+
     /// How many offers it has.
     pub fn len(&self) -> usize {
         self.offers.len()
@@ -85,6 +111,11 @@ impl Book {
         self.offers.values()
     }
 
+    /// What of them is laid out to be looked through fast.
+    pub(crate) const fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// A provider's offer.
     pub fn of(&self, provider: PeerId) -> Option<&Verified<Offer>> {
         self.offers.get(&provider)
@@ -97,7 +128,7 @@ impl Book {
 
     /// Whether an account's offers survive a flood.
     pub fn deal_with(&mut self, account: AccountId) {
-        if self.dealt_with.len() < BOOK_OFFERS_MAX {
+        if self.dealt_with.len() < self.room {
             self.dealt_with.insert(account);
         }
     }
@@ -146,6 +177,7 @@ impl Book {
         }
         *self.per_account.entry(account).or_default() += 1;
         self.names.insert(OfferId(offer.hash()), peer);
+        self.index.insert(&offer);
         self.offers.insert(peer, offer);
         if replaced {
             Inserted::Replaced
@@ -167,7 +199,7 @@ impl Book {
         {
             return Verdict::Ignore;
         }
-        if self.withdrawn.len() >= BOOK_OFFERS_MAX {
+        if self.withdrawn.len() >= self.room {
             return Verdict::Ignore;
         }
         self.withdrawn.insert(peer, (upto, withdrawal.expires()));
@@ -261,6 +293,9 @@ impl Book {
             return;
         };
         self.names.remove(&OfferId(offer.hash()));
+        if self.index.remove(peer) {
+            self.index = self.offers.values().collect();
+        }
         if let Some(count) = self.per_account.get_mut(&offer.body().account) {
             *count -= 1;
             if *count == 0 {
@@ -272,7 +307,7 @@ impl Book {
     /// Whether one more revocation fits. When there are too many, those of
     /// accounts that matter here take the place of those that don't.
     fn make_room_for_revocation(&mut self, account: AccountId) -> bool {
-        if self.revoked.len() < BOOK_OFFERS_MAX {
+        if self.revoked.len() < self.room {
             return true;
         }
         let matters = |account: &AccountId| {
@@ -290,11 +325,11 @@ impl Book {
 
     /// Whether one more offer of an account fits, after making room for it.
     fn make_room(&mut self, now: Wall, account: AccountId) -> bool {
-        if self.offers.len() < BOOK_OFFERS_MAX {
+        if self.offers.len() < self.room {
             return true;
         }
         self.expire(now);
-        if self.offers.len() < BOOK_OFFERS_MAX {
+        if self.offers.len() < self.room {
             return true;
         }
         if !self.dealt_with.contains(&account) {

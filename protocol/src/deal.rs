@@ -22,6 +22,7 @@ use crate::{
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, RequestId},
     limits::{
         DEVICES_MAX, FEATURES_MAX, HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX,
+        WAIT_MAX,
     },
     offer::{Name, Offer, Prices, Terms, check_prices},
     rank,
@@ -331,6 +332,9 @@ pub struct Quote {
     pub collect_max: Millis,
     /// When it expects to start.
     pub start_expected: Wall,
+    /// How long after the agreement it begins at the latest, where it waits for its turn
+    /// in the provider's queue; 0 where it has a slot, or needs none.
+    pub wait_max: Millis,
     /// How long it expects one execution to take.
     pub duration_expected: Millis,
     /// Which of spec (0) and inputs (1..) the provider lacks.
@@ -372,6 +376,11 @@ impl Body for Quote {
         if header.expires.since(header.issued) > HOLD_MAX {
             return Err(EnvelopeError::OutOfRange(
                 "a quote lives longer than a hold may",
+            ));
+        }
+        if self.wait_max.duration() > WAIT_MAX {
+            return Err(EnvelopeError::OutOfRange(
+                "work waits longer for its turn than any may",
             ));
         }
         self.extensions.check()

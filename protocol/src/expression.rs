@@ -435,7 +435,8 @@ fn result_of(term: &Term, taken: &[Type], scope: Scope) -> Result<Type, Wrong> {
     }
 }
 
-fn evaluate<'a>(terms: &'a [Term], fields: &'a impl Fields) -> Answer<'a> {
+/// What terms come to.
+pub(crate) fn evaluate<'a>(terms: &'a [Term], fields: &'a impl Fields) -> Answer<'a> {
     let mut answers: Vec<Answer<'a>> = Vec::with_capacity(VALUES_MAX + 1);
     for term in terms {
         let Some(first) = answers.len().checked_sub(term.takes()) else {
@@ -500,7 +501,7 @@ impl Term {
 
 impl Comparison {
     /// Whether two values compare so; nothing of what has no order.
-    fn holds(self, a: &Value<'_>, b: &Value<'_>) -> Option<bool> {
+    pub(crate) fn holds(self, a: &Value<'_>, b: &Value<'_>) -> Option<bool> {
         let order = match (a, b) {
             (Value::Number(a), Value::Number(b)) => a.cmp(b),
             _ => {

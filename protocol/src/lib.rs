@@ -34,6 +34,7 @@ pub mod limits;
 pub mod message;
 pub mod offer;
 pub mod peer;
+pub mod pricing;
 pub mod rank;
 pub mod receipt;
 pub mod record;

@@ -160,3 +160,7 @@ pub const CHALLENGES_MAX: usize = 4;
 pub const CHALLENGES_PER_PEER: usize = 6;
 /// Providers whose standing is remembered, as many as the book may hold.
 pub const STANDINGS_MAX: usize = BOOK_OFFERS_MAX;
+/// Peers of whom the way to them is remembered. Each is a few words.
+pub const LINKS_MAX: usize = 4096;
+/// How long work may wait for its turn: as long as anything may run.
+pub const WAIT_MAX: Duration = RUN_MAX;

@@ -5,9 +5,12 @@
 //! does, unless it is *firm*: then anyone whom its terms allow may take it at
 //! its prices, and the provider's countersignature completes that.
 
+mod figures;
+
 use bincode::{Decode, Encode};
 use serde::Serialize;
 
+pub use self::figures::{Figures, Speeds};
 use crate::{
     delegation::{RawDelegation, Role, check_delegation},
     envelope::{Body, EnvelopeError, Extensions, Header, Kind},
@@ -70,6 +73,14 @@ pub struct Offer {
     pub firm: bool,
     /// Later additions.
     pub extensions: Extensions,
+}
+
+impl Offer {
+    /// What it asks for a meter; what has no price is free.
+    pub fn price(&self, meter: Meter) -> Option<Price> {
+        let mut prices = self.prices.iter();
+        prices.find(|price| price.meter == meter).copied()
+    }
 }
 
 impl Body for Offer {

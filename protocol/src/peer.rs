@@ -61,7 +61,8 @@ use crate::{
     limits::{OFFER_TTL_MAX, OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
     message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
     offer::{Name, Offer},
-    rank::Plan,
+    pricing::Pricing,
+    rank::{Plan, Way},
     receipt,
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
@@ -77,6 +78,8 @@ pub struct Config {
     pub account: AccountId,
     /// The account's word for it.
     pub delegation: RawDelegation,
+    /// Where it is; empty if it doesn't say.
+    pub region: Name,
     /// What it sells, if anything.
     pub provider: Option<ProviderConfig>,
     /// How patient it is.
@@ -101,6 +104,10 @@ pub struct ProviderConfig {
     pub discount_percent_max: u8,
     /// How many capacity challenges it takes in an hour, from all peers together.
     pub challenges_per_hour: u32,
+    /// Pieces of work that may wait for a slot.
+    pub queue: u32,
+    /// What it asks at which time, of whom.
+    pub pricing: Arc<dyn Pricing>,
 }
 
 impl ProviderConfig {
@@ -163,6 +170,8 @@ pub struct Timing {
     pub pull: Duration,
     /// How often a blob is tried.
     pub fetch_tries: u32,
+    /// How long work may be expected to wait for a slot.
+    pub queue_max: Duration,
 }
 
 impl Default for Timing {
@@ -186,6 +195,7 @@ impl Default for Timing {
             settle_retry: Duration::from_secs(1),
             pull: Duration::from_secs(60),
             fetch_tries: 3,
+            queue_max: Duration::from_secs(3600),
         }
     }
 }
@@ -283,6 +293,13 @@ pub enum Input {
     Disconnected {
         /// The peer.
         peer: PeerId,
+    },
+    /// Something of the way to a peer was measured.
+    Link {
+        /// The peer.
+        peer: PeerId,
+        /// What.
+        link: Way,
     },
     /// A peer said something.
     Message {
@@ -745,6 +762,7 @@ impl Peer {
             timers: Timers::default(),
             outbox: Outbox::default(),
             connected: BTreeMap::new(),
+            links: BTreeMap::new(),
         };
         let (mut buyer, mut seller, mut ledger) =
             (Buyer::default(), Seller::default(), Ledger::default());
@@ -785,6 +803,7 @@ impl Peer {
         match input {
             Input::Tick => {}
             Input::Connected { peer, local } => self.on_connected(peer, local),
+            Input::Link { peer, link } => self.core.measured(peer, link),
             Input::Disconnected { peer } => {
                 self.core.connected.remove(&peer);
                 self.end_sweep(peer);
@@ -821,6 +840,7 @@ impl Peer {
         while let Some(timer) = self.core.timers.pop_due(self.core.now.mono) {
             self.on_timer(timer);
         }
+        self.seller.take_turns(&mut self.core);
     }
 
     /// What to do next, until `None`.
@@ -853,17 +873,14 @@ impl Peer {
 
     /// Who could run a job, were it submitted now.
     pub fn plan(&self, order: &JobOrder, now: Wall) -> Plan {
-        let (work, budget) = (&order.work, order.budget);
-        let offers = self.book.iter();
         let standings = &self.buyer.standings;
-        let opinion = |peer| standings.opinion(peer, now);
         buyer::plan(
-            self.core.identity(),
-            offers,
+            &self.core,
+            (&self.book, now),
             order,
-            (work, budget),
-            opinion,
-            now,
+            (&order.work, order.budget, Some(order.total)),
+            |_| false,
+            |peer| self.core.view(peer, standings, now),
         )
     }
 
@@ -1135,6 +1152,9 @@ impl Peer {
     /// Drops what has expired, and compares books with a peer now and then:
     /// what gossip has lost comes back that way.
     fn tend_book(&mut self) {
+        if self.seller.is_outpriced(&self.core) {
+            self.seller.renew(&mut self.core, &mut self.book);
+        }
         use rand_core::Rng as _;
         self.book.expire(self.core.now.wall);
         self.seller.expire(&mut self.core);

@@ -271,6 +271,8 @@ registered! {
         OUT_OF_FUEL = 52, "out-of-fuel";
         /// It did not write an output that the job names.
         OUTPUT_MISSING = 53, "output-missing";
+        /// Its turn in the provider's queue did not come in time.
+        WAITED_TOO_LONG = 54, "waited-too-long";
 
         /// The amount doesn't follow from usage and prices.
         WRONG_AMOUNT = 60, "wrong-amount";
@@ -410,6 +412,7 @@ impl Reason {
             Self::DEVICE_LOST => "the provider's device was lost",
             Self::WORKER_DIED => "the provider's worker process died",
             Self::INPUTS_MISSING => "the provider could not fetch the inputs",
+            Self::WAITED_TOO_LONG => "its turn in the provider's queue did not come in time",
             Self::OUTPUT_TOO_LARGE => "it wrote more than limits.output; raise that",
             Self::PROVIDER_FAULT => "the provider failed",
             Self::FORBIDDEN_CALL => "it made its worker try what no job may do",

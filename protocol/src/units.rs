@@ -353,10 +353,14 @@ impl Price {
     /// What `quantity` costs, rounded up once; `None` when that leaves the
     /// type, or for a price per nothing.
     pub fn of(&self, quantity: u64) -> Option<Amount> {
-        let product = u128::from(self.amount.0).checked_mul(u128::from(quantity))?;
         if self.per == 0 {
             return None;
         }
+        // Nearly always: a wide division takes several times as long.
+        if let Some(product) = self.amount.0.checked_mul(quantity) {
+            return Some(Amount(product.div_ceil(self.per)));
+        }
+        let product = u128::from(self.amount.0).checked_mul(u128::from(quantity))?;
         u64::try_from(product.div_ceil(u128::from(self.per)))
             .ok()
             .map(Amount)

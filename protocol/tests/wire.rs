@@ -119,6 +119,7 @@ fn sample_quote() -> Verified<Quote> {
             transfer_max: Millis::new(10_000),
             collect_max: Millis::new(20_000),
             start_expected: at(10),
+            wait_max: Millis::new(0),
             duration_expected: Millis::new(500),
             held: true,
             missing: List::truncated(vec![0, 1]),

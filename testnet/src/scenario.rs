@@ -61,6 +61,9 @@ pub struct Group {
     /// Executions that one of them runs at once.
     #[serde(default = "two")]
     pub slots: u32,
+    /// Pieces of work that may wait at one of them for a slot.
+    #[serde(default)]
+    pub queue: u32,
     /// Whether their offers can be taken in one round trip.
     #[serde(default)]
     pub firm: bool,

@@ -86,6 +86,12 @@ pub struct Status {
     pub providing: bool,
     pub slots: u32,
     pub slots_used: u32,
+    /// Agreements that wait for a slot.
+    #[serde(default)]
+    pub waiting: u32,
+    /// Agreements whose work is not done, or whose results are not yet collected.
+    #[serde(default)]
+    pub work_open: u32,
     /// Whether strangers are served only over the loopback interface.
     pub local_only: bool,
     pub sandbox: String,
@@ -433,7 +439,18 @@ pub struct CandidateInfo {
     /// Executions at once.
     #[serde(default)]
     pub slots: u32,
+    /// How long one execution takes,
     pub expected_ms: u64,
+    /// and until all are done: with waiting, and the inputs' way.
+    #[serde(default)]
+    pub finish_ms: u64,
+    #[serde(default)]
+    pub wait_ms: u64,
+    #[serde(default)]
+    pub transfer_ms: u64,
+    /// Milligrams of carbon dioxide of all, if the operator says what the power is like.
+    #[serde(default)]
+    pub carbon_mg: Option<u64>,
     pub price: Amount,
     pub cap: Amount,
 }

@@ -332,6 +332,10 @@ mod tests {
             device: "device".into(),
             slots,
             expected_ms,
+            finish_ms: expected_ms,
+            wait_ms: 0,
+            transfer_ms: 0,
+            carbon_mg: None,
             price: Amount::from_micros(price),
             cap: Amount::from_micros(price * 2),
         }

@@ -2,11 +2,12 @@
 
 use std::io::IsTerminal as _;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     context::{Context, flag},
+    drain,
     exit::{Exit, Failure},
 };
 use crate::config::{Config, FlagValue, LogFormat};
@@ -27,7 +28,11 @@ Examples:
 
 Stop it with Ctrl-C, SIGTERM or `suanli stop`: it withdraws its offer and
 finishes what it signed.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Command {
+    #[command(subcommand)]
+    what: Option<What>,
+
     /// The network's name; nodes of another are not heard
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
@@ -57,8 +62,17 @@ pub(super) struct Command {
     log_format: Option<String>,
 }
 
+/// What else is done with a node.
+#[derive(Debug, Subcommand)]
+enum What {
+    Drain(drain::Command),
+}
+
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some(What::Drain(drain)) = self.what {
+            return drain.run(context).await;
+        }
         let config = context.load(self.flags())?.config;
         log_to_stderr(&config)?;
         let ended = crate::daemon::run(config).await;

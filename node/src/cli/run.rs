@@ -104,10 +104,14 @@ pub(super) struct MarketArgs {
 enum PolicyArg {
     /// The lowest expected price
     Cheapest,
-    /// The shortest expected time
+    /// The result there soonest: waiting, the inputs' way, and the run
     Fastest,
     /// The lowest product of both
     Balanced,
+    /// The shortest way there and back
+    Nearest,
+    /// The least carbon dioxide, of those who say what their power is like
+    Green,
 }
 
 impl From<PolicyArg> for Policy {
@@ -116,6 +120,8 @@ impl From<PolicyArg> for Policy {
             PolicyArg::Cheapest => Self::Cheapest,
             PolicyArg::Fastest => Self::Fastest,
             PolicyArg::Balanced => Self::Balanced,
+            PolicyArg::Nearest => Self::Nearest,
+            PolicyArg::Green => Self::Green,
         }
     }
 }

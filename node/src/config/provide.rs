@@ -8,14 +8,19 @@ use suanli_protocol::{
     expression::Expression,
     ids::AccountId,
     limits::{PRICES_MAX, RUN_MAX},
-    offer::check_prices,
+    offer::{Energy, check_prices},
     registry::{Runtime, SandboxLevel},
     units::{Amount, Meter, Price},
 };
 
 use super::{Hours, UtcOffset};
-use crate::document::allowed;
+use crate::{
+    document::allowed,
+    pricing::{self, PricingEntry},
+};
 
+/// What waits is kept in memory and in the journal.
+const QUEUE_MAX: u32 = 1024;
 /// Workers take a part of a second to warm.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 
@@ -53,6 +58,16 @@ pub struct Provide {
     pub discount_percent_max: u8,
     /// Capacity challenges taken in an hour, from all peers together.
     pub challenges_per_hour: u32,
+    /// Pieces of work that may wait for a slot.
+    pub queue: u32,
+    /// What the power costs, for a kilowatt-hour: the floor of all prices.
+    pub power_price: Option<Amount>,
+    /// Watts that the devices take under load.
+    pub watts: u32,
+    /// Grams of carbon dioxide per kilowatt-hour of that power.
+    pub carbon: u32,
+    /// Prices by the clock, by load, and by client.
+    pub pricing: Vec<PricingEntry>,
     /// Bytes of device memory for jobs; what the device has if not given.
     pub memory: Option<ByteSize>,
     /// Bytes of the device's memory that no job gets.
@@ -157,6 +172,11 @@ impl Default for Provide {
             storage: ByteSize(4 << 30),
             discount_percent_max: 0,
             challenges_per_hour: 12,
+            queue: 16,
+            power_price: None,
+            watts: 0,
+            carbon: 0,
+            pricing: Vec::new(),
             memory: None,
             memory_reserve: ByteSize(0),
             idle_after: IdleAfter(None),
@@ -211,7 +231,25 @@ impl Provide {
         if self.run_max.is_zero() || self.run_max > RUN_MAX {
             return Err(("provide.run_max", "more than 0s, and 7d at most".to_owned()));
         }
+        if self.queue > QUEUE_MAX {
+            let message = format!("{}: 0 to {QUEUE_MAX} are allowed", self.queue);
+            return Err(("provide.queue", message));
+        }
+        if self.power_price.is_some() && self.watts == 0 {
+            let message = "what the power costs means nothing without provide.watts, what the \
+                           devices take under load";
+            return Err(("provide.power_price", message.to_owned()));
+        }
+        pricing::check(&self.pricing).map_err(|message| ("provide.pricing", message))?;
         self.check_prices()
+    }
+
+    /// What the power is like, if the operator says.
+    pub fn energy(&self) -> Option<Energy> {
+        (self.watts > 0).then_some(Energy {
+            watts: self.watts,
+            carbon_g_per_kwh: self.carbon,
+        })
     }
 
     fn check_prices(&self) -> Result<(), (&'static str, String)> {

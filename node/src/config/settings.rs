@@ -24,7 +24,7 @@ use super::{
     Accept, Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry,
     UtcOffset, Yield,
 };
-use crate::{document::with_suggestion, expression};
+use crate::{document::with_suggestion, expression, pricing::PricingEntry};
 
 /// A key.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ static TOP: [Setting; 16] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 22] = provide![
+static PROVIDE: [Setting; 27] = provide![
     slots,
     workers,
     device,
@@ -125,6 +125,11 @@ static PROVIDE: [Setting; 22] = provide![
     storage,
     discount_percent_max,
     challenges_per_hour,
+    queue,
+    power_price,
+    watts,
+    carbon,
+    pricing,
     memory,
     memory_reserve,
     idle_after,
@@ -134,7 +139,7 @@ static PROVIDE: [Setting; 22] = provide![
     price,
 ];
 
-static TIMING: [Setting; 18] = timing![
+static TIMING: [Setting; 19] = timing![
     offer_ttl,
     hold,
     hold_grace,
@@ -153,6 +158,7 @@ static TIMING: [Setting; 18] = timing![
     settle_retry,
     pull,
     fetch_tries,
+    queue_max,
 ];
 
 /// All keys, in the order in which people see them.
@@ -187,7 +193,16 @@ macro_rules! read_by_serde {
     })* };
 }
 
-read_by_serde!(bool, u8, u32, ByteSize, KnownAccount, PriceEntry, AccountId);
+read_by_serde!(
+    bool,
+    u8,
+    u32,
+    ByteSize,
+    KnownAccount,
+    PriceEntry,
+    PricingEntry,
+    AccountId
+);
 
 impl Read for String {
     /// Names travel, and are shown on other people's terminals.

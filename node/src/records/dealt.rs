@@ -93,6 +93,7 @@ pub(crate) fn core_of(side: usize) -> (Config, Signer) {
     let config = Config {
         account: account(side).public().account(),
         delegation: delegation(side),
+        region: Text::default(),
         provider: (side == PROVIDER).then(provider),
         timing: Timing::default(),
     };
@@ -300,7 +301,7 @@ fn name(text: &str) -> Name {
     Text::new(text).unwrap()
 }
 
-fn provider() -> ProviderConfig {
+pub(crate) fn provider() -> ProviderConfig {
     ProviderConfig {
         offer: offer(),
         known: BTreeMap::from([(
@@ -312,6 +313,8 @@ fn provider() -> ProviderConfig {
         local_only: false,
         discount_percent_max: 0,
         challenges_per_hour: 12,
+        queue: 0,
+        pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }
 }
 

@@ -968,14 +968,22 @@ impl Engine {
     fn pinged(&mut self, event: &ping::Event) {
         // A failure needs no answer: what counts is how long there was no success.
         let Ok(rtt) = event.result else { return };
-        let peer = self.peers.get_mut(&event.peer);
-        let connection = peer
-            .into_iter()
-            .flat_map(|peer| &mut peer.connections)
-            .find(|open| open.id == event.connection);
+        let Some(peer) = self.peers.get_mut(&event.peer) else {
+            return;
+        };
+        let (key, announced) = (peer.key.clone(), peer.announced);
+        let mut connections = peer.connections.iter_mut();
+        let connection = connections.find(|open| open.id == event.connection);
         if let Some(connection) = connection {
             connection.rtt = Some(rtt);
             connection.heard = Instant::now();
+            if announced {
+                self.emit(TransportEvent::LinkMeasured {
+                    peer: key,
+                    rtt: Some(rtt),
+                    bytes_per_second: None,
+                });
+            }
         }
     }
 

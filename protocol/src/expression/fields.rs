@@ -94,6 +94,9 @@ fields! {
     PRICE_FUEL = 62, "price.fuel", Offer, MONEY, "What a billion units of fuel cost.";
     EXPECTED_PRICE = 63, "expected.price", Offer, MONEY, "What the job is expected to cost in all.";
     EXPECTED_TIME = 64, "expected.time", Offer, SECONDS, "How long one execution is expected to take.";
+    EXPECTED_FINISH = 65, "expected.finish", Offer, SECONDS, "Until the result is there: waiting, the inputs' way, and the run.";
+    EXPECTED_CARBON = 66, "expected.carbon", Offer, PLAIN, "Grams of carbon dioxide of all that the job asks for.";
+    LINK_RTT = 67, "link.rtt", Offer, SECONDS, "There and back to the provider: measured, else guessed from the regions.";
 
     CLIENT = 100, "client", Job, TEXT, "The client's account, in hexadecimal.";
     CLIENT_KNOWN = 101, "client.known", Job, BOOL, "Whether the operator knows the account.";
@@ -112,6 +115,34 @@ impl Field {
     /// What is known of it; nothing of fields of later versions.
     pub fn info(self) -> Option<&'static FieldInfo> {
         FIELDS.iter().find(|info| info.field == self)
+    }
+
+    /// Whether many devices share it, as they do a maker, and a region.
+    pub(crate) const fn is_of_class(self) -> bool {
+        matches!(
+            self,
+            Self::REGION
+                | Self::SANDBOX
+                | Self::FIRM
+                | Self::DEVICE_KIND
+                | Self::DEVICE_MAKER
+                | Self::DEVICE_MODEL
+                | Self::DEVICE_DRIVER
+                | Self::GPU_MAKER
+                | Self::GPU_MODEL
+        )
+    }
+
+    /// Whether it is what the client expects, which takes some reckoning.
+    pub(crate) const fn is_expected(self) -> bool {
+        matches!(
+            self,
+            Self::EXPECTED_PRICE
+                | Self::EXPECTED_TIME
+                | Self::EXPECTED_FINISH
+                | Self::EXPECTED_CARBON
+                | Self::LINK_RTT
+        )
     }
 
     /// The field of a name.

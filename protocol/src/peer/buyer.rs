@@ -61,8 +61,8 @@ use crate::{
         RUN_MAX, SHARE_MAX, UNIT_RANGES_MAX,
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
-    offer::{Name, Offer},
-    rank::{self, Candidate, OfferFields, Plan, Want},
+    offer::{Figures, Name, Offer},
+    rank::{self, Candidate, OfferFields, Plan, View, Want},
     receipt::{Acceptance, Outcome, Receipt, ReceiptKey, Verdict},
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime, Verification},
@@ -539,10 +539,11 @@ impl Job {
     }
 
     /// Whether a provider's no still stands for its current offer.
-    fn was_declined(&self, offer: &Verified<Offer>) -> bool {
-        self.declined
-            .get(&offer.signer())
-            .is_some_and(|(id, decline)| id.0 == offer.hash() && !is_passing(decline.reason))
+    fn was_declined(&self, book: &Book, provider: PeerId) -> bool {
+        self.declined.get(&provider).is_some_and(|(id, decline)| {
+            let stands = book.of(provider).is_some_and(|offer| id.0 == offer.hash());
+            stands && !is_passing(decline.reason)
+        })
     }
 }
 

@@ -8,9 +8,13 @@ use rand_core::Rng as _;
 use super::{Config, Event, Output};
 use crate::{
     envelope::{Body, Signer, Verified},
-    ids::{AccountId, AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
+    ids::{AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
+    limits::LINKS_MAX,
     message::Frame,
+    rank::{View, Way},
     record::{Lsn, Record},
+    registry::Reason,
+    standing::Standings,
     units::{Mono, Now, Wall},
 };
 
@@ -154,6 +158,8 @@ pub(crate) struct Core {
     pub(crate) outbox: Outbox,
     /// Whom we are connected with, and whether they are on this machine.
     pub(crate) connected: BTreeMap<PeerId, bool>,
+    /// The ways to others, as far as they were measured.
+    pub(crate) links: BTreeMap<PeerId, Way>,
     /// When our account gave us our power. Nothing that we sign is older:
     /// nobody would take it, and our own journal could not be read again.
     pub(crate) born: Wall,
@@ -164,9 +170,36 @@ impl Core {
         self.signer.public().peer()
     }
 
-    /// This node, and whom it acts for.
-    pub(crate) fn identity(&self) -> (PeerId, AccountId) {
-        (self.me(), self.config.account)
+    /// What is known of a provider.
+    ///
+    /// # Errors
+    /// Why it is not asked.
+    pub(crate) fn view(
+        &self,
+        provider: PeerId,
+        standings: &Standings,
+        now: Wall,
+    ) -> Result<View, Reason> {
+        let believed = standings.opinion(provider, now)?;
+        let link = self.links.get(&provider).copied().unwrap_or_default();
+        Ok(View { believed, link })
+    }
+
+    /// The way to a peer was measured.
+    pub(crate) fn measured(&mut self, peer: PeerId, link: Way) {
+        if self.links.len() >= LINKS_MAX && !self.links.contains_key(&peer) {
+            // Whom we are not connected with we know least about.
+            let gone = self
+                .links
+                .keys()
+                .find(|peer| !self.connected.contains_key(peer));
+            match gone.copied() {
+                Some(gone) => self.links.remove(&gone),
+                None => return,
+            };
+        }
+        let known = self.links.entry(peer).or_default();
+        *known = known.and(link);
     }
 
     pub(crate) const fn network(&self) -> NetworkId {

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Capacity is a number of slots. A hold takes one before its quote is signed;
-//! an agreement keeps it until its last unit is receipted. Where the operator
+//! an agreement keeps it until its last unit is receipted. While all are in use, work
+//! may be agreed on that waits for its turn: see `queue`. Where the operator
 //! knows some accounts, a stranger's quote takes none, and says so: its holds
 //! could keep them out. What was running
 //! when the node stopped is not receipted and not run again until the client
@@ -20,14 +21,19 @@
 //! sign a second receipt for the same unit.
 
 mod challenged;
+mod queue;
 mod quoting;
 mod restore;
 mod running;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use self::{
     challenged::Challenged,
+    queue::Turns,
     running::{resend_lost, send_progress},
 };
 use super::{
@@ -48,6 +54,7 @@ use crate::{
     },
     message::{Decline, Frame, InlineBlob, LogLine, Progress},
     offer::{Device, Offer, Prices, Withdrawal},
+    pricing::{self, Moment},
     rank::{self, JobFields, times},
     receipt::{
         Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, amount_due, inputs_hash,
@@ -82,6 +89,7 @@ pub(crate) struct Seller {
     /// Only that account learns that we have them.
     kept: BTreeMap<(AccountId, BlobId), Wall>,
     challenged: Challenged,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -102,6 +110,10 @@ struct Hold {
 struct Committed {
     deal: Deal,
     stage: Stage,
+    /// Whether it has a slot. What waits in the queue gets one when it begins,
+    slot: bool,
+    /// which must be before this.
+    turn_until: Mono,
     /// Units not started yet.
     queue: VecDeque<u32>,
     running: BTreeMap<u32, Wall>,
@@ -122,6 +134,7 @@ struct Committed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Fetching,
+    Waiting,
     Running,
     Interrupted,
     Reported,
@@ -145,16 +158,13 @@ impl Issued {
 }
 
 impl Committed {
-    fn uses_slot(&self) -> bool {
-        match self.stage {
-            Stage::Fetching | Stage::Running | Stage::Interrupted => true,
-            Stage::Reported | Stage::Closed => false,
-        }
+    const fn uses_slot(&self) -> bool {
+        self.slot && self.is_open()
     }
 
     /// What it may still cost beyond the receipts issued.
     fn reserved(&self) -> Amount {
-        if !self.uses_slot() {
+        if !self.is_open() {
             return Amount::ZERO;
         }
         let cap = self.deal.quote().body().cap;
@@ -215,6 +225,7 @@ impl Seller {
         body.sequence = self.sequence;
         body.slots = body.slots.max(1);
         body.slots_free = body.slots.saturating_sub(self.slots_used());
+        body.prices = self.prices_now(core, &provider);
         let mut devices = body.devices.to_vec();
         for device in &mut devices {
             device.slots = device.slots.clamp(1, body.slots);
@@ -242,6 +253,32 @@ impl Seller {
         let pause = core.config.timing.offer_ttl / 2;
         let pause = core.jittered(pause);
         core.wake(Timer::Renew, pause);
+    }
+
+    /// What is asked of everybody now.
+    fn prices_now(&self, core: &Core, provider: &ProviderConfig) -> Prices {
+        let moment = self.moment(core, provider);
+        let pricing = &provider.pricing;
+        let (list, floor) = (&provider.offer.prices, pricing.floor());
+        pricing::priced(list, pricing.of_all(&moment), floor)
+    }
+
+    fn moment(&self, core: &Core, provider: &ProviderConfig) -> Moment {
+        Moment {
+            now: core.now.wall,
+            used: self.slots_used(),
+            slots: provider.offer.slots.max(1),
+        }
+    }
+
+    /// Whether the live offer's prices are no longer what is asked.
+    pub(crate) fn is_outpriced(&self, core: &Core) -> bool {
+        let live = self.live.and_then(|live| self.offers.get(&live));
+        let provider = core.config.provider.as_ref().filter(|_| !self.draining);
+        match (live, provider) {
+            (Some(live), Some(provider)) => live.body().prices != self.prices_now(core, provider),
+            _ => false,
+        }
     }
 
     fn remember_offer(&mut self, core: &Core, offer: Verified<Offer>) {
@@ -288,7 +325,7 @@ impl Seller {
         }
         for id in self.open.clone() {
             match self.deals.get(&id).map(|deal| deal.stage) {
-                Some(Stage::Fetching | Stage::Running) => {
+                Some(Stage::Fetching | Stage::Waiting | Stage::Running) => {
                     self.fail_all(core, ledger, id, Reason::PROVIDER_FAULT);
                 }
                 // Nothing is signed for what the client may hold receipts of.
@@ -309,7 +346,7 @@ impl Seller {
 
     /// The same, if all that is quoted were taken.
     fn slots_quoted(&self) -> Slots {
-        self.slots(|_| true)
+        self.slots(|hold| !hold.waits())
     }
 
     /// Slots at work, and those of some holds.
@@ -412,7 +449,14 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::QUOTE_EXPIRED.into()));
         };
-        if !deal.quote().body().held && !self.has_free_slot(core, deal.quote().body().device) {
+        let (waits, quote_body) = (hold.waits(), deal.quote().body());
+        let has_room = if waits {
+            let provider = core.config.provider.as_ref();
+            provider.is_some_and(|provider| self.has_place(provider))
+        } else {
+            quote_body.held || self.has_free_slot(core, quote_body.device)
+        };
+        if !has_room {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::BUSY.into()));
         }
@@ -436,8 +480,18 @@ impl Seller {
                 client: deal.client(),
             },
         );
+        let quote = deal.quote().body();
+        let slot = quote.wait_max == Millis::default();
+        if slot {
+            let work = queue::work_of(quote);
+            self.turns.begin(deal.request().body().account, work);
+        } else {
+            self.enqueue(id);
+        }
         let committed = Committed {
             stage: Stage::Fetching,
+            slot,
+            turn_until: core.now.mono.after(quote.wait_max.duration()),
             queue: deal.quote().body().work.units().into(),
             running: BTreeMap::new(),
             missing: BTreeSet::new(),
@@ -505,7 +559,7 @@ impl Seller {
         }
         deal.stage = Stage::Fetching;
         if deal.missing.is_empty() {
-            self.start(core, id);
+            self.ready(core, id);
         } else {
             core.wake(Timer::Deal(id), core.config.timing.heartbeat);
         }
@@ -545,7 +599,7 @@ impl Seller {
         self.kept
             .insert((account, blob), core.now.wall.after(retention));
         if done {
-            self.start(core, id);
+            self.ready(core, id);
         }
     }
 
@@ -625,7 +679,7 @@ impl Seller {
                     }));
                 }
             }
-            Stage::Fetching => {
+            Stage::Fetching | Stage::Waiting => {
                 deal.cancelled = true;
                 self.fail_all(core, ledger, id, Reason::CANCELLED);
             }
@@ -724,10 +778,15 @@ impl Seller {
             Stage::Interrupted if deal.queue.is_empty() => self.reported(core, id),
             Stage::Interrupted => {
                 deal.until = core.now.mono.after(core.config.timing.transfer_max);
+                if !deal.slot {
+                    let wait = deal.deal.quote().body().wait_max.duration();
+                    deal.turn_until = core.now.mono.after(wait);
+                    self.enqueue(id);
+                }
                 core.send(from, Frame::Agreed(id));
                 self.gather(core, Lsn(0), id, Vec::new());
             }
-            Stage::Fetching | Stage::Running => {
+            Stage::Fetching | Stage::Waiting | Stage::Running => {
                 let unit = deal.running.keys().next().copied().unwrap_or(0);
                 send_progress(
                     core,
@@ -775,6 +834,7 @@ impl Seller {
             return;
         }
         deal.stage = Stage::Closed;
+        self.turns.forget(id);
         core.timers.clear(Timer::Deal(id));
         core.persist(Record::Closed {
             agreement: id,
@@ -847,12 +907,13 @@ impl Seller {
         let over = core.now.mono >= deal.until;
         match deal.stage {
             Stage::Fetching if over => self.fail_all(core, ledger, id, Reason::INPUTS_MISSING),
+            Stage::Waiting if over => self.fail_all(core, ledger, id, Reason::WAITED_TOO_LONG),
             // The executor keeps the run limit; one that overstays even the grace hangs.
             Stage::Running if over => self.fail_all(core, ledger, id, Reason::PROVIDER_FAULT),
             Stage::Interrupted | Stage::Reported if over => {
                 self.close(core, id, Reason::PROVIDER_LOST)
             }
-            Stage::Fetching | Stage::Running => {
+            Stage::Fetching | Stage::Waiting | Stage::Running => {
                 deal.fetch_again(core);
                 let unit = deal.running.keys().next().copied().unwrap_or(0);
                 send_progress(
@@ -899,7 +960,7 @@ impl Seller {
         let in_use: BTreeSet<AccountId> = self
             .deals
             .values()
-            .filter(|deal| deal.uses_slot())
+            .filter(|deal| deal.is_open())
             .map(Committed::account)
             .collect();
         self.kept
@@ -953,6 +1014,7 @@ impl Seller {
                 client_account: deal.account(),
                 stage: match deal.stage {
                     Stage::Fetching => "fetching",
+                    Stage::Waiting => "waiting",
                     Stage::Running => "running",
                     Stage::Interrupted => "interrupted",
                     Stage::Reported => "reported",

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
+use super::Expected;
 use crate::{
     deal::{Needs, Request, Work},
     expression::{Field, Fields, Number, Value},
     ids::AccountId,
-    offer::{Device, Offer},
+    offer::Figures,
     registry::{DeviceKind, SpeedKind},
-    units::{Amount, Meter, Millis, Wall},
+    units::{Amount, Millis, Price, Wall},
 };
 
 /// Milliseconds of a device in an hour.
@@ -19,16 +20,12 @@ const FUEL: u64 = 1_000_000_000;
 /// An offer on one of its devices, and what a client expects of it.
 #[derive(Debug, Clone, Copy)]
 pub struct OfferFields<'a> {
-    /// The offer.
-    pub offer: &'a Offer,
-    /// The device.
-    pub device: &'a Device,
+    /// What the offer says of the device.
+    pub figures: Figures<'a>,
     /// How much of its speed the client believes, in percent.
     pub believed: u8,
-    /// How long one execution is expected to take.
-    pub expected: Millis,
-    /// What all are expected to cost.
-    pub price: Amount,
+    /// When and for how much.
+    pub expected: Expected,
 }
 
 /// A job and its client.
@@ -86,59 +83,64 @@ fn seconds(millis: Millis) -> Value<'static> {
     Value::Number(Number::millionths(i128::from(millis.get()) * 1000))
 }
 
+fn micros(micros: u32) -> Value<'static> {
+    Value::Number(Number::millionths(i128::from(micros)))
+}
+
+fn grams(milligrams: u64) -> Value<'static> {
+    Value::Number(Number::millionths(i128::from(milligrams) * 1000))
+}
+
 /// Speeds that were not measured are not known.
 fn measured(per_second: u64) -> Option<Value<'static>> {
     (per_second > 0).then(|| number(per_second))
 }
 
-impl OfferFields<'_> {
-    /// What so much of a meter costs, where it has a price.
-    fn price_of(&self, meter: Meter, quantity: u64) -> Option<Value<'static>> {
-        let price = self.offer.prices.iter().find(|price| price.meter == meter);
-        price?.of(quantity).map(money)
-    }
-}
-
 impl Fields for OfferFields<'_> {
     fn get(&self, field: Field) -> Option<Value<'_>> {
-        let (offer, device) = (self.offer, self.device);
-        let gpu = (device.kind == DeviceKind::GPU).then_some(device);
-        let speed = |kind| measured(device.speed(kind));
+        let said = &self.figures;
+        let is_gpu = said.kind == DeviceKind::GPU;
+        let speed = |kind| measured(said.speeds.get(kind));
+        // What so much of a meter costs, where it has a price.
+        let price = |price: Option<Price>, quantity| price?.of(quantity).map(money);
         match field {
-            Field::REGION => Some(text(&offer.region)),
-            Field::PROVIDER => Some(shown(format_args!("{:#}", offer.account))),
-            Field::SANDBOX => Some(shown(offer.sandbox)),
-            Field::FIRM => Some(Value::Bool(offer.firm)),
-            Field::SLOTS => Some(number(offer.slots)),
-            Field::SLOTS_FREE => Some(number(offer.slots_free)),
-            Field::STORAGE => Some(number(offer.storage_bytes)),
-            Field::RUN_MAX => Some(seconds(offer.run_max)),
-            Field::BANDWIDTH => measured(offer.bandwidth_in),
-            Field::WATTS => offer.energy.map(|energy| number(energy.watts)),
-            Field::CARBON => offer.energy.map(|energy| number(energy.carbon_g_per_kwh)),
+            Field::REGION => Some(text(said.region)),
+            Field::PROVIDER => Some(shown(format_args!("{:#}", said.account))),
+            Field::SANDBOX => Some(shown(said.sandbox)),
+            Field::FIRM => Some(Value::Bool(said.firm)),
+            Field::SLOTS => Some(number(said.slots)),
+            Field::SLOTS_FREE => Some(number(said.slots_free)),
+            Field::STORAGE => Some(number(said.storage_bytes)),
+            Field::RUN_MAX => Some(seconds(said.run_max)),
+            Field::BANDWIDTH => measured(said.bandwidth_in),
+            Field::WATTS => said.energy.map(|energy| number(energy.watts)),
+            Field::CARBON => said.energy.map(|energy| number(energy.carbon_g_per_kwh)),
             Field::TRUST => Some(number(self.believed)),
-            Field::DEVICE_KIND => Some(shown(device.kind)),
-            Field::DEVICE_MAKER => Some(text(&device.maker)),
-            Field::DEVICE_MODEL => Some(text(&device.model)),
-            Field::DEVICE_DRIVER => Some(text(&device.driver)),
-            Field::DEVICE_MEMORY => Some(number(device.memory_bytes)),
+            Field::DEVICE_KIND => Some(shown(said.kind)),
+            Field::DEVICE_MAKER => Some(text(said.maker)),
+            Field::DEVICE_MODEL => Some(text(said.model)),
+            Field::DEVICE_DRIVER => Some(text(said.driver)),
+            Field::DEVICE_MEMORY => Some(number(said.memory_bytes)),
             Field::DEVICE_FP32 => speed(SpeedKind::FP32),
             Field::DEVICE_FP16 => speed(SpeedKind::FP16),
             Field::DEVICE_MATMUL => speed(SpeedKind::MATMUL),
             Field::DEVICE_BANDWIDTH => speed(SpeedKind::MEMORY),
             Field::DEVICE_FUEL => speed(SpeedKind::FUEL),
-            Field::GPU_MAKER => gpu.map(|gpu| text(&gpu.maker)),
-            Field::GPU_MODEL => gpu.map(|gpu| text(&gpu.model)),
-            Field::GPU_MEMORY => gpu.map(|gpu| number(gpu.memory_bytes)),
-            Field::GPU_FP32 => gpu.and_then(|gpu| measured(gpu.speed(SpeedKind::FP32))),
+            Field::GPU_MAKER => is_gpu.then(|| text(said.maker)),
+            Field::GPU_MODEL => is_gpu.then(|| text(said.model)),
+            Field::GPU_MEMORY => is_gpu.then(|| number(said.memory_bytes)),
+            Field::GPU_FP32 => speed(SpeedKind::FP32).filter(|_| is_gpu),
             Field::PRICE_JOB => {
-                let of_job = self.price_of(Meter::JOB, 1);
+                let of_job = price(said.fixed, 1);
                 Some(of_job.unwrap_or_else(|| money(Amount::ZERO)))
             }
-            Field::PRICE_GPU_HOUR => self.price_of(Meter::GPU_MS, HOUR_MS),
-            Field::PRICE_FUEL => self.price_of(Meter::WASM_FUEL, FUEL),
-            Field::EXPECTED_PRICE => Some(money(self.price)),
-            Field::EXPECTED_TIME => Some(seconds(self.expected)),
+            Field::PRICE_GPU_HOUR => price(said.gpu_ms, HOUR_MS),
+            Field::PRICE_FUEL => price(said.fuel, FUEL),
+            Field::EXPECTED_PRICE => Some(money(self.expected.price)),
+            Field::EXPECTED_TIME => Some(seconds(self.expected.run)),
+            Field::EXPECTED_FINISH => Some(seconds(self.expected.finish)),
+            Field::EXPECTED_CARBON => self.expected.carbon_mg.map(grams),
+            Field::LINK_RTT => Some(micros(self.expected.rtt_us)),
             _ => None,
         }
     }

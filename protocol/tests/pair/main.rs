@@ -8,5 +8,6 @@ mod challenges;
 mod crashes;
 mod negotiation;
 mod puppet;
+mod queue;
 mod work;
 mod world;

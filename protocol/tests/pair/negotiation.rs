@@ -10,7 +10,7 @@ use suanli_protocol::{
     message::{Frame, Message},
     offer::Speed,
     peer::{Command, Event, ExecutionOrder, JobEvent},
-    rank::{self, PLAN_MAX, Policy, Want},
+    rank::{self, PLAN_MAX, Policy, View, Want},
     receipt::Verdict,
     record::{JobEnd, Record},
     registry::{DeviceKind, Feature, Reason, Runtime},
@@ -209,9 +209,13 @@ fn a_plan_of_many_offers_is_bounded() {
             condition,
             rank: None,
             account: account_signer(0).public().account(),
+            home: "",
+            within: None,
             inputs_bytes: 0,
         };
-        rank::rank(std::iter::repeat_n(offer, 250), &want, |_| Ok(100))
+        rank::rank(std::iter::repeat_n(offer, 250), &want, |_| {
+            Ok(View::UNKNOWN)
+        })
     };
     let plan = planned(None);
     assert_eq!((plan.candidates.len(), plan.fitting), (PLAN_MAX, 250));

@@ -362,6 +362,7 @@ impl Provider {
             transfer_max: Millis::new(10_000),
             collect_max: Millis::new(10_000),
             start_expected: self.now,
+            wait_max: Millis::new(0),
             duration_expected: self.duration,
             held: true,
             missing: List::truncated(vec![0, 1]),

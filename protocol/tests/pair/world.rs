@@ -218,6 +218,8 @@ impl World {
             local_only: false,
             discount_percent_max: 10,
             challenges_per_hour: 12,
+            queue: 0,
+            pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
         }
     }
 
@@ -228,6 +230,7 @@ impl World {
         let config = Config {
             account: account_signer(number).public().account(),
             delegation: delegate(number),
+            region: Name::default(),
             provider,
             timing: Timing::default(),
         };
@@ -471,6 +474,11 @@ impl World {
         self.nodes[node].peer.as_ref().unwrap()
     }
 
+    /// Executions that a node's executor has now.
+    pub(crate) fn running(&self, node: usize) -> usize {
+        self.nodes[node].running.len()
+    }
+
     pub(crate) fn job(&self, number: u8) -> JobView {
         let job = JobId::from_bytes([number; 16]);
         let views = self.peer(0).jobs();
@@ -711,6 +719,9 @@ impl World {
             } => {
                 let known = &mut self.nodes[node];
                 if known.life == life && known.running.get(&id) == Some(&run) {
+                    if let ExecutionEvent::Finished { .. } | ExecutionEvent::Failed { .. } = event {
+                        known.running.remove(&id);
+                    }
                     self.feed(node, Input::Execution { id, event });
                 }
             }

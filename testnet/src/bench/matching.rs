@@ -4,7 +4,7 @@
 //! memory, speed and price; each is judged anew for every job, as a node does it. What a
 //! job wants rises from nothing to a condition with a rank of its own. The time for the
 //! whole book is what counts; a look at each offer without a rule is beside it, for that
-//! is the least that any rule could cost without an index.
+//! is the least that any rule could cost without the book's index.
 
 use std::{
     hint::black_box,
@@ -13,13 +13,14 @@ use std::{
 
 use suanli_node::expression;
 use suanli_protocol::{
+    book::Book,
     deal::{Needs, Work},
     delegation::Delegation,
     envelope::{Extensions, Signer, Verified},
     expression::{Expression, Scope},
-    ids::NetworkId,
+    ids::{Hash, NetworkId},
     offer::{Offer, Speed},
-    rank::{self, Policy, Want},
+    rank::{self, Policy, View, Want},
     registry::{Runtime, SandboxLevel},
     units::{Amount, Millis, Price, Wall},
     wire::{List, Text},
@@ -33,8 +34,8 @@ use super::{
 
 /// Longer than the benchmark.
 const LIFE: Duration = Duration::from_secs(200);
-/// Nodes that sign; each has many offers, which the rules don't mind.
-const NODES: u8 = 50;
+/// Nodes of one account, as many as a book takes.
+const PER_ACCOUNT: u32 = 250;
 const AIM_MS: f64 = 10.0;
 const THREE_PARTS: &str =
     "gpu.memory >= bytes(\"16GiB\") && region.startsWith(\"CN-N\") && price.gpu_hour < 3.5";
@@ -52,7 +53,7 @@ pub(super) struct Plan {
 
 /// Runs it.
 pub(super) fn run(plan: Plan) -> anyhow::Result<Report> {
-    let book = book(plan.offers);
+    let (book, now) = book(plan.offers);
     let watch = Watch::begin();
     let read = |text: &str| {
         expression::condition(text, Scope::Offer).map_err(|why| anyhow::anyhow!("{text}: {why}"))
@@ -67,7 +68,7 @@ pub(super) fn run(plan: Plan) -> anyhow::Result<Report> {
     ];
     let mut figures = vec![looked_at(&book, plan.rounds)];
     for (what, condition, rank) in rows {
-        figures.push(matched(&book, plan.rounds, (what, condition, rank)));
+        figures.push(matched((&book, now), plan.rounds, (what, condition, rank)));
     }
     Ok(Report {
         bench: "match",
@@ -77,7 +78,7 @@ pub(super) fn run(plan: Plan) -> anyhow::Result<Report> {
 }
 
 /// Reads what a rule reads of every offer, and does nothing with it.
-fn looked_at(book: &[Verified<Offer>], rounds: u32) -> Figure {
+fn looked_at(book: &Book, rounds: u32) -> Figure {
     let samples = (0..rounds).map(|_| {
         let began = Instant::now();
         let sum = book.iter().fold(0_u64, |sum, offer| {
@@ -96,7 +97,7 @@ fn looked_at(book: &[Verified<Offer>], rounds: u32) -> Figure {
 }
 
 fn matched(
-    book: &[Verified<Offer>],
+    (book, now): (&Book, Wall),
     rounds: u32,
     (what, condition, rank): (&str, Option<&Expression>, Option<&Expression>),
 ) -> Figure {
@@ -122,12 +123,15 @@ fn matched(
         account: Signer::new(&[1; 32], NetworkId::of("bench"))
             .public()
             .account(),
+        home: "CN-BJ",
         inputs_bytes: 0,
+        within: None,
     };
     let mut fit = 0;
     let samples = (0..rounds).map(|_| {
         let began = Instant::now();
-        let plan = black_box(rank::rank(book.iter(), &want, |_| Ok(100)));
+        let plan = rank::rank_book(book, now, &want, |_| false, |_| Ok(View::UNKNOWN));
+        let plan = black_box(plan);
         let took = began.elapsed().as_secs_f64() * 1000.0;
         fit = plan.fitting;
         took
@@ -138,70 +142,66 @@ fn matched(
         .note(format!("{fit} of {} fit", book.len()))
 }
 
-fn book(count: u32) -> Vec<Verified<Offer>> {
+/// A book of offers that differ in region, device, memory, speed and price.
+fn book(count: u32) -> (Book, Wall) {
     let network = NetworkId::of("bench");
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let issued = Wall::from_millis(u64::try_from(since.as_millis()).unwrap_or(0));
-    let expires = issued.after(LIFE);
-    let nodes: Vec<_> = (1..=NODES)
-        .map(|number| node(network, number, issued))
-        .collect();
-    let regions = [
-        "CN-NX", "CN-GZ", "CN-NM", "CN-GS", "CN-BJ", "CN-SH", "CN-GD", "CN-SC",
-    ];
-    let of_cycle = nodes.iter().cycle().zip(regions.iter().cycle());
-    let numbered = of_cycle
-        .zip(0_u64..)
-        .take(usize::try_from(count).unwrap_or(0));
-    let offers = numbered.map(|(((node, template), region), number)| {
-        let mut offer = template.clone();
-        offer.sequence += number;
-        offer.region = Text::lossy(region);
-        let mut device = offer.devices.to_vec();
-        for device in &mut device {
-            device.memory_bytes = (4 + number % 13 * 4) << 30;
-            device.speeds = List::truncated(
-                device
-                    .speeds
-                    .iter()
-                    .map(|speed| Speed {
-                        per_second: speed.per_second / 20 * (1 + number % 19),
-                        ..*speed
-                    })
-                    .collect(),
-            );
-        }
-        offer.devices = List::truncated(device);
-        let prices = offer.prices.iter().map(|price| Price {
-            amount: Amount::from_micros(price.amount.as_micros() + number % 997),
-            ..*price
-        });
-        offer.prices = List::truncated(prices.collect());
-        node.sign(issued, expires, offer)
-    });
-    offers.collect()
+    let room = usize::try_from(count).unwrap_or(usize::MAX);
+    let mut book = Book::with_room(room);
+    for number in 0..count {
+        book.insert(issued, offer(network, number, issued));
+    }
+    (book, issued)
 }
 
-/// A node that signs, and what it offers.
-fn node(network: NetworkId, number: u8, issued: Wall) -> (Signer, Offer) {
-    let (node, account) = (
-        Signer::new(&[number; 32], network),
-        Signer::new(&[!number; 32], network),
-    );
-    let delegation = account.sign(
-        issued,
-        issued.after(LIFE),
-        Delegation {
-            node: node.public().peer(),
-            provides: true,
-            consumes: false,
-            extensions: Extensions::default(),
-        },
-    );
-    let offer = offers::offer(
+const REGIONS: [&str; 8] = [
+    "CN-NX", "CN-GZ", "CN-NM", "CN-GS", "CN-BJ", "CN-SH", "CN-GD", "CN-SC",
+];
+
+/// The offer of one node.
+fn offer(network: NetworkId, number: u32, issued: Wall) -> Verified<Offer> {
+    let key = |kind: &'static str, number: u32| {
+        let secret = Hash::derive(
+            "suanli bench keys",
+            &[kind.as_bytes(), &number.to_le_bytes()],
+        );
+        Signer::new(secret.as_bytes(), network)
+    };
+    let (node, account) = (key("node", number), key("account", number / PER_ACCOUNT));
+    let expires = issued.after(LIFE);
+    let delegation = Delegation {
+        node: node.public().peer(),
+        provides: true,
+        consumes: false,
+        extensions: Extensions::default(),
+    };
+    let delegation = account.sign(issued, expires, delegation);
+    let mut offer = offers::offer(
         account.public().account(),
         delegation.raw(),
         issued.as_millis(),
     );
-    (node, offer)
+    let number = u64::from(number);
+    let region = REGIONS
+        .iter()
+        .cycle()
+        .nth(usize::try_from(number % 8).unwrap_or(0));
+    offer.region = Text::lossy(region.unwrap_or(&"CN-NX"));
+    let mut devices = offer.devices.to_vec();
+    for device in &mut devices {
+        device.memory_bytes = (4 + number % 13 * 4) << 30;
+        let speeds = device.speeds.iter().map(|speed| Speed {
+            per_second: speed.per_second / 20 * (1 + number % 19),
+            ..*speed
+        });
+        device.speeds = List::truncated(speeds.collect());
+    }
+    offer.devices = List::truncated(devices);
+    let prices = offer.prices.iter().map(|price| Price {
+        amount: Amount::from_micros(price.amount.as_micros() + number % 997),
+        ..*price
+    });
+    offer.prices = List::truncated(prices.collect());
+    node.sign(issued, expires, offer)
 }

@@ -20,6 +20,7 @@ use suanli_node::{
 };
 use suanli_protocol::{
     ids::NetworkId,
+    offer::Name,
     peer::{Config, ProviderConfig, Timing},
     units::Amount,
 };
@@ -71,6 +72,7 @@ impl Member {
             config: Config {
                 account: identity.account,
                 delegation: identity.delegation.clone(),
+                region: Name::default(),
                 provider: None,
                 timing: Timing::default(),
             },
@@ -152,5 +154,7 @@ fn provider(identity: &Identity) -> ProviderConfig {
         local_only: true,
         discount_percent_max: 0,
         challenges_per_hour: 12,
+        queue: 0,
+        pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }
 }

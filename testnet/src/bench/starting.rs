@@ -19,6 +19,7 @@ use suanli_protocol::{
     delegation::Delegation,
     envelope::{Extensions, Signer},
     ids::{AgreementId, BlobId, Hash, NetworkId},
+    offer::Name,
     peer::{Config, Peer, Timing},
     receipt::{Outcome, Receipt, ReceiptKey},
     record::{Lsn as CoreLsn, Record},
@@ -116,6 +117,7 @@ fn core(signer: &Signer, account: &Signer) -> Config {
     Config {
         account: account.public().account(),
         delegation: delegation.raw(),
+        region: Name::default(),
         provider: None,
         timing: Timing::default(),
     }

@@ -14,7 +14,7 @@ use suanli_protocol::{
     peer::{Config, ProviderConfig, Timing},
     registry::{DeviceKind, Runtime, SandboxLevel},
     units::{Amount, Meter, Millis, Mono, Price, Wall},
-    wire::List,
+    wire::{List, Text},
 };
 
 use super::{
@@ -98,6 +98,7 @@ fn node(
         name: format!("{}{number}", group.name),
         config: Config {
             account: owner,
+            region: Text::lossy(&group.region),
             provider: sells.then(|| provider(group, owner, &delegation, told)),
             delegation,
             timing: timing(),
@@ -200,6 +201,8 @@ fn provider(
         local_only: false,
         discount_percent_max: 15,
         challenges_per_hour: 12,
+        queue: group.queue,
+        pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }
 }
 

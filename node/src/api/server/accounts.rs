@@ -195,6 +195,10 @@ async fn status_of(api: &Api) -> Result<Status, Problem> {
     let own = offers.iter().find(|offer| offer.signer() == facts.peer);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let open = snapshot.jobs.iter().filter(|job| job.end.is_none()).count();
+    let waiting = snapshot.work.iter();
+    let waiting = waiting.filter(|work| work.stage == "waiting").count();
+    let work = snapshot.work.iter();
+    let work_open = work.filter(|work| work.stage != "closed").count();
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         network: facts.network.clone(),
@@ -210,6 +214,8 @@ async fn status_of(api: &Api) -> Result<Status, Problem> {
         providing: facts.providing,
         slots: own.map_or(0, |offer| offer.body().slots),
         slots_used: snapshot.slots_used,
+        waiting: count(waiting),
+        work_open: count(work_open),
         local_only: facts.local_only,
         sandbox: facts.sandbox.clone(),
         devices: own.map_or_else(Vec::new, |offer| {

@@ -95,6 +95,10 @@ fn plan_info(script: Script) -> PlanInfo {
         region: "CN-NX".into(),
         device: "llvmpipe".into(),
         expected_ms: 10,
+        finish_ms: 15,
+        wait_ms: 0,
+        transfer_ms: 5,
+        carbon_mg: None,
         price: Amount::from_micros(1_010),
         cap: Amount::from_micros(2_000),
     };

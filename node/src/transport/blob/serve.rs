@@ -29,6 +29,8 @@ use crate::transport::{PeerKey, TransportEvent, engine::Report};
 const REFUSAL_BEAT: Duration = Duration::from_millis(30);
 /// The driver answers at once; when it is stuck, the peer need not wait for ever.
 const DECISION: Duration = Duration::from_secs(10);
+/// Less than this says nothing about how fast a way is.
+const PACE_BYTES_MIN: u64 = 4 << 20;
 
 /// Everything that serving needs besides the stream.
 #[derive(Debug)]
@@ -65,8 +67,28 @@ pub(in crate::transport) async fn serve(
         return None;
     };
     let tree = Arc::clone(&opened.tree);
-    send(&mut stream, opened, request.from, setup.stall).await;
+    let began = Instant::now();
+    if send(&mut stream, opened, request.from, setup.stall).await {
+        let bytes = tree.tree.size().saturating_sub(request.from);
+        report_pace(&setup, bytes, began.elapsed()).await;
+    }
     (!had_tree).then_some(tree)
+}
+
+/// Says how fast it went, where that was long enough to mean something: the first of it
+/// only fills buffers.
+async fn report_pace(setup: &ServeSetup, bytes: u64, took: Duration) {
+    let millis = took.as_millis();
+    if bytes < PACE_BYTES_MIN || millis == 0 {
+        return;
+    }
+    let pace = u64::try_from(u128::from(bytes) * 1000 / millis).unwrap_or(u64::MAX);
+    let event = TransportEvent::LinkMeasured {
+        peer: setup.peer.clone(),
+        rtt: None,
+        bytes_per_second: Some(pace),
+    };
+    let _ = setup.events.send(event).await;
 }
 
 async fn cached_tree(setup: &ServeSetup, hash: [u8; 32]) -> Option<Arc<Outboard>> {
@@ -147,23 +169,23 @@ async fn refuse(stream: &mut Stream, asked: Instant, stall: Duration) {
     let _ = timeout(stall, answer).await;
 }
 
-async fn send(stream: &mut Stream, opened: Opened, from: u64, stall: Duration) {
+/// Whether all of it was sent.
+async fn send(stream: &mut Stream, opened: Opened, from: u64, stall: Duration) -> bool {
     let mut head = [1; 9];
     head[1..].copy_from_slice(&opened.tree.tree.size().to_le_bytes());
     let (pieces, mut queue) = mpsc::channel(PIECES);
     let encoder = spawn_blocking(move || encode(opened, from, pieces));
-    if write(stream, &head, stall).await {
-        while let Some(piece) = queue.recv().await {
-            if !write(stream, &piece, stall).await {
-                break;
-            }
-        }
+    let mut written = write(stream, &head, stall).await;
+    while written {
+        let Some(piece) = queue.recv().await else {
+            break;
+        };
+        written = write(stream, &piece, stall).await;
     }
     // The encoder stops when its queue is gone.
     drop(queue);
-    if matches!(encoder.await, Ok(Ok(()))) {
-        let _ = timeout(stall, stream.close()).await;
-    }
+    let encoded = matches!(encoder.await, Ok(Ok(())));
+    encoded && matches!(timeout(stall, stream.close()).await, Ok(Ok(()))) && written
 }
 
 async fn write(stream: &mut Stream, bytes: &[u8], stall: Duration) -> bool {

@@ -45,7 +45,9 @@ impl Buyer {
         };
         job.attempt += 1;
         let spread = job.spreads();
-        let take = job.order.take && shares.first().is_some_and(|share| share.is_firm(core));
+        // Where all slots are in use, only an answer to a question can be a place in the queue.
+        let take = job.order.take && job.last_reason != Reason::BUSY;
+        let take = take && shares.first().is_some_and(|share| share.is_firm(core));
         let alone = take && !spread;
         let mut asks = Vec::new();
         for share in shares.into_iter().take(if alone { 1 } else { usize::MAX }) {
@@ -143,7 +145,8 @@ impl Buyer {
             round.resend = now.after(core.config.timing.resend);
         }
         let due = round.decide.is_some_and(|at| at <= now);
-        if due && best_quote(round, &job.order, core.now).is_none() {
+        let within = job.deadline.since(now).into();
+        if due && best_quote(round, &job.order, within, core.now).is_none() {
             // All that came has run out while others kept us waiting.
             self.leave_round(core, id, None);
             return self.wait(core, ledger, id, false);
@@ -201,7 +204,15 @@ impl Buyer {
                 cap: quote.body().cap,
             },
         });
+        // Others work already: what would wait there is shared out among them.
+        let waits = round.spread && quote.body().wait_max > Millis::default();
+        let waits = waits && !job.live.is_empty();
         ask.answer = Some(Ok(quote));
+        if waits {
+            let provider = ask.offer.signer();
+            job.is_busy(core, provider, Reason::BUSY.into());
+            return self.answered(core, id, n, false);
+        }
         if round.spread {
             return self.take(core, ledger, id, n);
         }
@@ -362,7 +373,8 @@ impl Buyer {
             core.timers.set(Timer::Job(id), next.min(job.deadline));
             return;
         }
-        let Some(best) = best_quote(round, &job.order, core.now) else {
+        let within = job.deadline.since(core.now.mono).into();
+        let Some(best) = best_quote(round, &job.order, within, core.now) else {
             if all {
                 self.leave_round(core, id, None);
                 self.wait(core, ledger, id, false);
@@ -508,7 +520,7 @@ impl Buyer {
 pub(super) fn longest(deal: &Deal, core: &Core) -> Duration {
     let quote = deal.quote().body();
     let slack = core.config.timing.lost_after * 2;
-    let start = quote.start_expected.since(core.now.wall);
+    let wait = quote.wait_max.duration();
     let work = match &quote.work {
         Work::Job => quote.run_max.duration(),
         Work::Array { .. } => quote
@@ -517,8 +529,7 @@ pub(super) fn longest(deal: &Deal, core: &Core) -> Duration {
             .saturating_mul(quote.work.unit_count()),
         Work::Lease { until, .. } => until.since(core.now.wall),
     };
-    start
-        .saturating_add(quote.transfer_max.duration())
+    wait.saturating_add(quote.transfer_max.duration())
         .saturating_add(work)
         .saturating_add(slack)
 }
@@ -532,12 +543,11 @@ fn choose(
     wanted: &Wanted,
 ) -> Vec<Share> {
     let budget = wanted.budget(job);
-    let offers = book.iter().filter(|offer| !job.was_declined(offer));
-    let opinion = |peer: PeerId| {
+    let view = |peer: PeerId| {
         if excluded.get(&peer).is_some_and(|e| e.until > core.now.mono) {
             return Err(Reason::EXCLUDED);
         }
-        standings.opinion(peer, core.now.wall)
+        core.view(peer, standings, core.now.wall)
     };
     // Offers are judged for one unit: shares are made of as many as fit.
     let (work, budget) = if job.spreads() {
@@ -545,14 +555,14 @@ fn choose(
     } else {
         (&job.order.work, job.unspent())
     };
-    let me = core.identity();
+    let left = job.deadline.since(core.now.mono);
     let plan = plan(
-        me,
-        offers,
+        core,
+        (book, core.now.wall),
         &job.order,
-        (work, budget),
-        opinion,
-        core.now.wall,
+        (work, budget, Some(left.into())),
+        |peer| job.was_declined(book, peer),
+        view,
     );
     let found = plan
         .candidates
@@ -570,17 +580,18 @@ fn choose(
     found.take(ASKS_MAX).map(whole).collect()
 }
 
-/// Who of these could do an order's work within a budget, now. See [`rank::rank`] for
-/// `opinion`.
-pub(crate) fn plan<'a>(
-    (me, account): (PeerId, AccountId),
-    offers: impl Iterator<Item = &'a Verified<Offer>>,
+/// Who could do an order's work within a budget and a time, now, of those that are not
+/// to be skipped. See [`rank::rank_book`] for `view`.
+pub(crate) fn plan(
+    core: &Core,
+    (book, now): (&Book, Wall),
     order: &JobOrder,
-    (work, budget): (&Work, Amount),
-    opinion: impl Fn(PeerId) -> Result<u8, Reason>,
-    now: Wall,
+    (work, budget, within): (&Work, Amount, Option<Millis>),
+    skip: impl Fn(PeerId) -> bool,
+    view: impl Fn(PeerId) -> Result<View, Reason>,
 ) -> Plan {
     let sizes = order.inputs.iter().map(|input| input.bytes);
+    let me = core.me();
     let want = Want {
         needs: &order.needs,
         work,
@@ -590,18 +601,25 @@ pub(crate) fn plan<'a>(
         policy: order.policy,
         condition: order.condition.as_ref(),
         rank: order.rank.as_ref(),
-        account,
+        account: core.config.account,
+        home: &core.config.region,
         inputs_bytes: sizes.fold(0, u64::saturating_add),
+        within,
     };
     let is_allowed = |peer| order.providers.is_empty() || order.providers.contains(&peer);
-    let offers = offers.filter(|offer| offer.expires() > now && is_allowed(offer.signer()));
-    rank::rank(offers, &want, |peer| {
-        if peer == me {
-            Err(Reason::OWN_OFFER)
-        } else {
-            opinion(peer)
-        }
-    })
+    rank::rank_book(
+        book,
+        now,
+        &want,
+        |peer| !is_allowed(peer) || skip(peer),
+        |peer| {
+            if peer == me {
+                Err(Reason::OWN_OFFER)
+            } else {
+                view(peer)
+            }
+        },
+    )
 }
 
 fn build_request(
@@ -640,24 +658,31 @@ fn build_request(
 /// The best quote that still has time to be taken. One that allows less than the
 /// work is expected to take comes after all that allow more: its low cap is the
 /// price of half a job.
-pub(super) fn best_quote(round: &Round, order: &JobOrder, now: Now) -> Option<usize> {
+pub(super) fn best_quote(
+    round: &Round,
+    order: &JobOrder,
+    within: Millis,
+    now: Now,
+) -> Option<usize> {
     let score = |ask: &Ask, quote: &Quote| {
+        let request = ask.request.body();
         let units = quote.work.unit_count();
-        let needs = &ask.request.body().needs;
-        let expected = ask.candidate.expected;
-        let quantity = rank::expected_quantity(needs, expected);
+        let needs = &request.needs;
+        let mut expected = ask.candidate.expected;
+        let quantity = rank::expected_quantity(needs, expected.run);
         let price = rank::expected_price(&quote.prices, needs.runtime, quantity, units);
+        expected.price = price.min(quote.cap);
+        let wait = quote.start_expected.since(now.wall);
+        expected.told(wait.into(), lacking_bytes(request, quote));
         let lacking = quantity.saturating_sub(quote.quantity_max(needs.runtime));
         let offer = ask.offer.body();
         let score = offer.devices.get(usize::from(quote.device)).map(|device| {
             let fields = OfferFields {
-                offer,
-                device,
+                figures: Figures::of(offer, device),
                 believed: ask.candidate.believed,
                 expected,
-                price: price.min(quote.cap),
             };
-            rank::score(order.policy, order.rank.as_ref(), &fields)
+            rank::score(order.policy, order.rank.as_ref(), Some(within), &fields)
         });
         (lacking, score.is_none(), score)
     };
@@ -675,4 +700,16 @@ pub(super) fn best_quote(round: &Round, order: &JobOrder, now: Now) -> Option<us
         })
         .min()
         .map(|(_, _, n)| n)
+}
+
+/// How many bytes of the inputs a provider lacks, and of how many.
+fn lacking_bytes(request: &Request, quote: &Quote) -> (u64, u64) {
+    let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
+    // The first is the program.
+    let inputs = quote.missing.iter().filter_map(|n| n.checked_sub(1));
+    let lacking = inputs.filter_map(|n| request.inputs.get(usize::from(n)));
+    (
+        sum(&mut lacking.map(|blob| blob.bytes)),
+        sum(&mut request.inputs.iter().map(|blob| blob.bytes)),
+    )
 }

@@ -166,7 +166,7 @@ impl Job {
     ) -> Vec<Share> {
         let places = self.places(core, found);
         let weight =
-            |candidate: &Candidate| 1_000_000 / candidate.expected.get().clamp(1, 1_000_000);
+            |candidate: &Candidate| 1_000_000 / candidate.expected.run.get().clamp(1, 1_000_000);
         let whole: u64 = places.iter().map(|(_, candidate)| weight(candidate)).sum();
         let live = u64::try_from(self.live.len()).unwrap_or(0);
         let count = u64::try_from(places.len()).unwrap_or(0).max(1);

@@ -65,28 +65,33 @@ impl Seller {
         rank::fit(offer.body(), &body.needs, &body.work, body.budget)?;
         check_accepted(core, provider, body)?;
         let countered = self.countered_quote(request)?;
-        let device = match countered {
-            Some(hold) => hold.quote.body().device,
-            None => self.place(provider, offer.body(), body)?,
+        let (device, wait) = match countered {
+            Some(hold) => (hold.quote.body().device, hold.wait(core.now.wall)),
+            None => self.place(core, provider, offer.body(), body)?,
         };
         let mut quote = self.price(core, provider, offer, request, (device, countered))?;
-        quote.held = provider.holds_for(body.account);
+        quote.held = wait.is_none() && provider.holds_for(body.account);
+        if let Some(wait) = wait {
+            quote.start_expected = core.now.wall.after(wait.duration());
+            quote.wait_max = Self::wait_max(core, wait);
+        }
         self.check_credit(provider, ledger, body.account, quote.cap)?;
         Ok((offer.clone(), quote))
     }
 
     /// The device that has room for one more execution: the fastest of those that can
-    /// run it.
+    /// run it. Where none has, the one whose turn comes first, and when that is.
     ///
     /// Quotes are few for each client, and fewer for all strangers together
     /// than there are slots. Those of strangers stand in each other's way, and
     /// never in the way of who is known.
     fn place(
         &self,
+        core: &Core,
         provider: &ProviderConfig,
         offer: &Offer,
         request: &Request,
-    ) -> Result<u16, Decline> {
+    ) -> Result<(u16, Option<Millis>), Decline> {
         let taken = if provider.knows(request.account) {
             self.slots_held()
         } else {
@@ -97,10 +102,19 @@ impl Seller {
             let wanted = request.devices.iter().copied();
             able = wanted.filter(|device| able.contains(device)).collect();
         }
-        let mut able = able.into_iter();
-        let device = able.find(|device| taken.have_room(&provider.offer, *device));
-        let device = device.filter(|_| self.deals.len() < AGREEMENTS_MAX);
-        let device = device.ok_or(Decline {
+        let mut devices = able.iter().copied();
+        let free = devices.find(|device| self.is_open(&provider.offer, *device, &taken));
+        // Who takes an offer as it stands has not been told of a wait.
+        let may_wait = !request.take && !matches!(request.work, Work::Lease { .. });
+        let place = match free {
+            Some(device) => Some((device, None)),
+            None if !may_wait => None,
+            None => {
+                (self.queue_on(core, provider, &able)).map(|(device, wait)| (device, Some(wait)))
+            }
+        };
+        let place = place.filter(|_| self.deals.len() < AGREEMENTS_MAX);
+        let place = place.ok_or(Decline {
             reason: Reason::BUSY,
             need: 1,
             have: 0,
@@ -123,7 +137,7 @@ impl Seller {
                 have: 0,
             });
         }
-        Ok(device)
+        Ok(place)
     }
 
     /// Exposure is bounded per account, and for all strangers together.
@@ -200,7 +214,8 @@ impl Seller {
         let asked = request.body();
         let prices = match countered {
             Some(hold) => counter_prices(provider, hold.quote.body(), asked.budget)?,
-            None => offer.body().prices.clone(),
+            None if asked.take => offer.body().prices.clone(),
+            None => self.prices_for(core, provider, offer.body(), asked.account),
         };
         let units = asked.work.unit_count().max(1);
         let unit_budget = asked.unit_budget();
@@ -234,13 +249,36 @@ impl Seller {
             transfer_max: Millis::from(timing.transfer_max),
             collect_max: Millis::from(timing.collect_max),
             start_expected: core.now.wall,
-            duration_expected: run_max,
+            wait_max: Millis::default(),
+            duration_expected: self.turns.expected(run_max),
             missing: List::truncated(self.missing(core.now.wall, asked)),
             device,
             held: true,
             terms: offer.body().terms.clone(),
             extensions: Extensions::default(),
         })
+    }
+
+    /// The offer's prices, or what of them is asked of this client. A take is at the
+    /// offer's own.
+    fn prices_for(
+        &self,
+        core: &Core,
+        provider: &ProviderConfig,
+        offer: &Offer,
+        account: AccountId,
+    ) -> Prices {
+        let moment = self.moment(core, provider);
+        let rate = provider.pricing.of_client(account, &moment);
+        let rate = rate.min(pricing::WHOLE);
+        let prices = pricing::priced(&offer.prices, rate, provider.pricing.floor());
+        // A floor that was lifted after the offer does not make it dearer.
+        let offered = offer.prices.iter().zip(prices.iter());
+        let prices = offered.map(|(offered, asked)| Price {
+            amount: offered.amount.min(asked.amount),
+            ..*asked
+        });
+        List::truncated(prices.collect())
     }
 
     /// Which of spec and inputs this client's account has not sent before.
@@ -418,7 +456,11 @@ fn counter_prices(
             ..*price
         }
     };
-    Ok(List::truncated(quoted.prices.iter().map(scaled).collect()))
+    let prices: Prices = List::truncated(quoted.prices.iter().map(scaled).collect());
+    if pricing::not_below(&prices, provider.pricing.floor()) != prices {
+        return Err(refused);
+    }
+    Ok(prices)
 }
 
 fn lowest(provider: &ProviderConfig, cap: Amount) -> Amount {

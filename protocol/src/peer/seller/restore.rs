@@ -122,6 +122,9 @@ impl Seller {
         let until = core.now.mono.after(core.config.timing.interrupted_max);
         let committed = Committed {
             stage: Stage::Interrupted,
+            // What waited for a turn waits for it again.
+            slot: quote.wait_max == Millis::default(),
+            turn_until: until,
             queue: quote.work.units().into(),
             running: BTreeMap::new(),
             missing: BTreeSet::new(),

@@ -102,7 +102,11 @@ impl Seller {
         let Some(deal) = self.deals.get_mut(&id.agreement) else {
             return;
         };
-        deal.running.remove(&id.unit);
+        let began = deal.running.remove(&id.unit);
+        if let Some(began) = began.filter(|_| outcome == Outcome::Completed) {
+            let limit = deal.deal.quote().body().run_max;
+            self.turns.took(core.now.wall.since(began), limit);
+        }
         if !deal.running.is_empty() {
             return;
         }
@@ -129,6 +133,10 @@ impl Seller {
             });
         }
         deal.stage = Stage::Reported;
+        self.turns.forget(id);
+        let Some(deal) = self.deals.get_mut(&id) else {
+            return;
+        };
         deal.resends = 0;
         deal.until = core
             .now

@@ -1,0 +1,290 @@
+//! What a client expects of an offer: when the result would be there, and for how much.
+//!
+//! ```text
+//! submitted ─┬─ wait for a slot ─┬─▶ run ──▶ finished
+//!            └─ inputs travel ───┘
+//! ```
+//!
+//! Speeds are the measured ones, as far as they are believed; the way to a provider is
+//! as it was measured, else guessed from the regions; the wait is what a quote says, else
+//! guessed from the free slots that the offer had. All are integers, so that two nodes
+//! that know the same expect the same.
+
+use std::cmp::Reverse;
+
+use serde::Serialize;
+
+use super::{OfferFields, Policy, View, Want};
+use crate::{
+    deal::Needs,
+    expression::{Answer, Expression, Number, Value},
+    offer::{Energy, Figures},
+    registry::{Runtime, SpeedKind},
+    units::{Amount, Meter, Millis, Price, cost},
+};
+
+/// The way to a provider, known or guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Link {
+    rtt_us: u32,
+    bytes_per_second: u64,
+}
+
+impl Link {
+    const SAME_REGION: Self = Self {
+        rtt_us: 5_000,
+        bytes_per_second: 50_000_000,
+    };
+    const SAME_COUNTRY: Self = Self {
+        rtt_us: 40_000,
+        bytes_per_second: 12_500_000,
+    };
+    const ELSEWHERE: Self = Self {
+        rtt_us: 200_000,
+        bytes_per_second: 5_000_000,
+    };
+
+    /// What is taken for granted of a way that was not measured: ISO 3166-2 codes that
+    /// share their country are nearer than those that don't.
+    fn assumed(home: &str, region: &str) -> Self {
+        let country = |code: &str| code.split_once('-').map(|(country, _)| country.len());
+        if home == region {
+            return Self::SAME_REGION;
+        }
+        let shared = country(home).filter(|length| home.get(..*length) == region.get(..*length));
+        match shared {
+            Some(length) if country(region) == Some(length) => Self::SAME_COUNTRY,
+            _ => Self::ELSEWHERE,
+        }
+    }
+
+    /// How long so many bytes take to get there.
+    fn time_for(self, bytes: u64) -> Millis {
+        let trip = u64::from(self.rtt_us).div_ceil(1000);
+        if bytes == 0 {
+            return Millis::new(trip);
+        }
+        let millis = u128::from(bytes) * 1000 / u128::from(self.bytes_per_second.max(1));
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        Millis::new(millis.saturating_add(trip))
+    }
+}
+
+/// What of the way to a provider was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Way {
+    /// There and back, in microseconds.
+    pub rtt_us: Option<u32>,
+    /// Bytes in a second, from the client.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Way {
+    /// With something newer: one odd measurement does not count for all.
+    #[must_use]
+    pub fn and(self, newer: Self) -> Self {
+        let blend = |old: Option<u64>, new: Option<u64>| match (old, new) {
+            (Some(old), Some(new)) => Some(old - old / 4 + new / 4),
+            (old, new) => new.or(old),
+        };
+        let rtt = blend(self.rtt_us.map(u64::from), newer.rtt_us.map(u64::from));
+        Self {
+            rtt_us: rtt.map(|us| u32::try_from(us).unwrap_or(u32::MAX)),
+            bytes_per_second: blend(self.bytes_per_second, newer.bytes_per_second),
+        }
+    }
+}
+
+/// What is expected of an offer, on one of its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Expected {
+    /// Until it begins,
+    pub wait: Millis,
+    /// until what it reads is there,
+    pub transfer: Millis,
+    /// and how long one execution takes.
+    pub run: Millis,
+    /// Until all executions are done.
+    pub finish: Millis,
+    /// What all cost.
+    pub price: Amount,
+    /// Milligrams of carbon dioxide of all, if the operator says what the power is like.
+    pub carbon_mg: Option<u64>,
+    /// There and back, in microseconds: as measured, or as guessed.
+    pub rtt_us: u32,
+}
+
+impl Expected {
+    /// Before anything was reckoned.
+    pub(super) const NONE: Self = Self {
+        wait: Millis::new(0),
+        transfer: Millis::new(0),
+        run: Millis::new(0),
+        finish: Millis::new(0),
+        price: Amount::ZERO,
+        carbon_mg: None,
+        rtt_us: 0,
+    };
+
+    /// With what a provider says: when it can begin, and how many of the inputs' bytes
+    /// it lacks.
+    pub(crate) fn told(&mut self, wait: Millis, (lacking, all): (u64, u64)) {
+        let before = self.wait.max(self.transfer).get();
+        let busy = self.finish.get().saturating_sub(before);
+        let transfer = u128::from(self.transfer.get()) * u128::from(lacking);
+        let transfer = transfer.checked_div(all.into()).unwrap_or(0);
+        self.wait = wait;
+        self.transfer = Millis::new(u64::try_from(transfer).unwrap_or(u64::MAX));
+        let before = self.wait.max(self.transfer).get();
+        self.finish = Millis::new(before.saturating_add(busy));
+    }
+}
+
+/// What so many executions cost, if each takes so much of its runtime's own meter.
+fn price_of(figures: &Figures<'_>, runtime: Runtime, quantity: u64, units: u32) -> Amount {
+    let of = |price: Option<Price>, quantity| match price {
+        Some(price) => price.of(quantity),
+        None => Some(Amount::ZERO),
+    };
+    let fixed = of(figures.fixed, 1);
+    let metered = of(figures.price(Meter::of(runtime)), quantity);
+    let once = fixed.zip(metered);
+    let once = once.and_then(|(fixed, metered)| fixed.checked_add(metered));
+    once.map_or(Amount::MAX, |once| super::times(once, units))
+}
+
+/// What a client expects. `slowest` is what the slowest device that fits is believed to
+/// do: it is taken to need the whole run limit, where nobody says how much work it is.
+pub(super) fn expectation(
+    figures: &Figures<'_>,
+    view: View,
+    want: &Want<'_>,
+    slowest: u64,
+) -> Expected {
+    let (runtime, run_max) = (want.needs.runtime, want.needs.run_max.get());
+    let claimed = figures.speeds.get(speed_of(runtime));
+    let speed = believed_speed(claimed, view.believed);
+    let operations = match runtime {
+        Runtime::WASM => Some(want.needs.fuel_max),
+        _ => want.flops,
+    };
+    let run = match operations {
+        Some(operations) => operations.saturating_mul(1000).div_ceil(speed).min(run_max),
+        None => {
+            let scaled = u128::from(run_max) * u128::from(slowest) / u128::from(speed);
+            u64::try_from(scaled).unwrap_or(run_max).min(run_max)
+        }
+    };
+    let units = want.work.unit_count().max(1);
+    let quantity = expected_quantity(want.needs, Millis::new(run));
+    let price = price_of(figures, runtime, quantity, units);
+    let link = way(figures, view, want);
+    let wait = match figures.slots_free {
+        // Somebody else's work, like ours, about to be done on one of them.
+        0 => run / u64::from(figures.slots.max(1)),
+        _ => 0,
+    };
+    // All at once, as many as there are slots.
+    let turns = u64::from(units.div_ceil(figures.slots.max(1)));
+    let busy = run.saturating_mul(turns);
+    let transfer = link.time_for(want.inputs_bytes);
+    Expected {
+        wait: Millis::new(wait),
+        transfer,
+        run: Millis::new(run),
+        finish: Millis::new(wait.max(transfer.get()).saturating_add(busy)),
+        price: price.min(want.budget),
+        carbon_mg: figures.energy.map(|energy| carbon(energy, run, units)),
+        rtt_us: link.rtt_us,
+    }
+}
+
+/// The way to a provider: as measured, else as guessed, and not wider than it says.
+fn way(figures: &Figures<'_>, view: View, want: &Want<'_>) -> Link {
+    let mut link = Link::assumed(want.home, figures.region);
+    if figures.bandwidth_in > 0 {
+        link.bytes_per_second = link.bytes_per_second.min(figures.bandwidth_in);
+    }
+    let measured = view.link;
+    Link {
+        rtt_us: measured.rtt_us.unwrap_or(link.rtt_us),
+        bytes_per_second: measured.bytes_per_second.unwrap_or(link.bytes_per_second),
+    }
+}
+
+/// Milligrams of carbon dioxide of so many executions.
+fn carbon(energy: Energy, run_ms: u64, units: u32) -> u64 {
+    // W · ms · g/kWh = mg / 3,600,000.
+    let product = u128::from(energy.watts) * u128::from(energy.carbon_g_per_kwh);
+    let product = product.saturating_mul(u128::from(run_ms) * u128::from(units));
+    u64::try_from(product / 3_600_000).unwrap_or(u64::MAX)
+}
+
+/// What an offer is worth to a job: lower is better.
+pub type Score = (bool, Reverse<Option<Number>>, (u128, u128));
+
+/// What an expectation is worth: in time before all else, where the job has a deadline;
+/// then by the job's own rank, if it has one; then by its policy. The plan and the choice
+/// among quotes go by the same.
+pub fn score(
+    policy: Policy,
+    rank: Option<&Expression>,
+    within: Option<Millis>,
+    fields: &OfferFields<'_>,
+) -> Score {
+    // What has no rank comes last.
+    let rank = rank.and_then(|rank| match rank.evaluate(fields) {
+        Answer::Known(Value::Number(number)) => Some(number),
+        Answer::Known(_) | Answer::Unknown(_) => None,
+    });
+    score_of(policy, rank, within, &fields.expected)
+}
+
+pub(super) fn score_of(
+    policy: Policy,
+    rank: Option<Number>,
+    within: Option<Millis>,
+    expected: &Expected,
+) -> Score {
+    let price = u128::from(expected.price.as_micros());
+    let time = u128::from(expected.finish.get());
+    let by_policy = match policy {
+        Policy::Cheapest => (price, time),
+        Policy::Fastest => (time, price),
+        Policy::Balanced => ((price + 1).saturating_mul(time + 1), price),
+        Policy::Nearest => (expected.rtt_us.into(), price),
+        Policy::Green => (expected.carbon_mg.map_or(u128::MAX, u128::from), price),
+    };
+    let late = within.is_some_and(|within| expected.finish > within);
+    (late, Reverse(rank), by_policy)
+}
+
+/// What so many executions cost under a price list, if each takes so much of its
+/// runtime's own meter.
+pub fn expected_price(prices: &[Price], runtime: Runtime, quantity: u64, units: u32) -> Amount {
+    let usage = crate::offer::usage_of(runtime, quantity);
+    cost(&usage, prices).map_or(Amount::MAX, |once| super::times(once, units))
+}
+
+/// What one execution is expected to take of its runtime's own meter. Time
+/// differs from device to device; fuel does not.
+pub fn expected_quantity(needs: &Needs, expected: Millis) -> u64 {
+    match Meter::of(needs.runtime) {
+        Meter::WASM_FUEL => needs.fuel_max,
+        _ => expected.get(),
+    }
+}
+
+/// The speed that decides how long a runtime's executions take.
+pub(crate) fn speed_of(runtime: Runtime) -> SpeedKind {
+    match runtime {
+        Runtime::WASM => SpeedKind::FUEL,
+        _ => SpeedKind::FP32,
+    }
+}
+
+/// What we expect of a device that claims so much.
+pub(super) fn believed_speed(claimed: u64, believed: u8) -> u64 {
+    let believed = u128::from(claimed) * u128::from(believed) / 100;
+    u64::try_from(believed).unwrap_or(u64::MAX).max(1)
+}
