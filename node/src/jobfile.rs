@@ -11,6 +11,8 @@
 //! refused with its line, what is wrong, and what is allowed. `docs/job-spec.md`
 //! describes every key.
 
+mod gpu;
+
 use std::{
     iter,
     path::{Path, PathBuf},
@@ -325,6 +327,7 @@ struct LimitsToml {
 struct MarketToml {
     #[serde(rename = "where")]
     condition: Option<Spanned<String>>,
+    gpu: Option<Spanned<String>>,
     rank: Option<Spanned<String>>,
     policy: Option<Policy>,
     max_price: Option<Amount>,
@@ -583,7 +586,21 @@ fn one_of(
 impl MarketToml {
     fn condition(&self, document: &Document) -> Result<Option<String>, Mistake> {
         let text = self.condition.as_ref();
-        expression(document, text, "where", expression::condition)
+        let own = expression(document, text, "where", expression::condition)?;
+        let Some(gpu) = &self.gpu else {
+            return Ok(own);
+        };
+        let stands_for = gpu::condition(gpu.get_ref())
+            .map_err(|message| document.mistake(Some(gpu.span()), message))?;
+        let Some(own) = own else {
+            return Ok(Some(stands_for));
+        };
+        let both = format!("{stands_for} && ({own})");
+        expression::condition(&both, Scope::Offer).map_err(|why| {
+            let message = format!("`market.gpu` and `market.where` together: {why}");
+            document.mistake(Some(gpu.span()), message)
+        })?;
+        Ok(Some(both))
     }
 
     fn rank(&self, document: &Document) -> Result<Option<String>, Mistake> {

@@ -314,6 +314,19 @@ fn rate(count: usize, took: Duration) -> u64 {
     u64::try_from(count * 1_000_000 / took.as_micros().max(1)).unwrap_or(u64::MAX)
 }
 
+/// Makers of GPUs that are known by name.
+pub(crate) const MAKERS: [&str; 9] = [
+    "NVIDIA",
+    "AMD",
+    "Intel",
+    "Apple",
+    "Arm",
+    "Qualcomm",
+    "Imagination",
+    "Moore Threads",
+    "Jingjia",
+];
+
 /// Makers by PCI vendor id; Khronos ids from 0x10000 on.
 const fn maker_of(vendor: u32) -> &'static str {
     match vendor {
