@@ -21,7 +21,8 @@
 //   product's bits that changes nothing, but that only we know.
 // - Sums have an order that the program states, whatever the device runs side by side.
 //
-// Numbers never come near the smallest, which some devices round to zero.
+// Some devices round the smallest numbers to zero. Only a velocity ever gets that small,
+// where training has come to rest; it then is too small to change a weight, either way.
 
 const QUADS: u32 = 8u;          // vec4<f32> in a row: 30 features, a one, and the truth
 const TRAINING: u32 = 342u;     // rows, first in the file
