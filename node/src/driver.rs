@@ -901,6 +901,21 @@ impl Driver {
         }
     }
 
+    async fn link_measured(
+        &mut self,
+        peer: &PeerKey,
+        rtt: Option<Duration>,
+        bytes_per_second: Option<u64>,
+    ) {
+        let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
+        let link = Way {
+            rtt_us,
+            bytes_per_second,
+        };
+        let peer = peer_of(peer);
+        self.step(Input::Link { peer, link }).await;
+    }
+
     async fn on_transport(&mut self, event: TransportEvent) {
         match event {
             TransportEvent::Listening { address } => {
@@ -922,15 +937,7 @@ impl Driver {
                 peer,
                 rtt,
                 bytes_per_second,
-            } => {
-                let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
-                let link = Way {
-                    rtt_us,
-                    bytes_per_second,
-                };
-                let peer = peer_of(&peer);
-                self.step(Input::Link { peer, link }).await;
-            }
+            } => self.link_measured(&peer, rtt, bytes_per_second).await,
             TransportEvent::PublishFailed { why, .. } => self.publish_later(why),
             TransportEvent::Misbehaved { peer, what } => {
                 self.strike(peer_of(&peer), &format!("{what:?}")).await;

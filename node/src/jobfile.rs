@@ -727,6 +727,8 @@ buffer = "out"
         }
         let film = read(&examples.join("mandelbrot/film.toml")).unwrap();
         assert_eq!(film.units(), 24);
+        let healthcare = read(&examples.join("healthcare/job.toml")).unwrap();
+        assert_eq!(healthcare.units(), 100);
     }
 
     const ARRAY: &str = r#"name = "noop"

@@ -971,7 +971,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&event.peer) else {
             return;
         };
-        let (key, announced) = (peer.key.clone(), peer.announced);
+        let (key, announced) = (peer.key, peer.announced);
         let mut connections = peer.connections.iter_mut();
         let connection = connections.find(|open| open.id == event.connection);
         if let Some(connection) = connection {

@@ -1,6 +1,6 @@
-//! The example's figure is the true one: computed independently, on the CPU.
+//! Examples' figures are the true ones: computed independently, on the CPU.
 
-use std::fs;
+use std::{fs, ops::Range, path::Path};
 
 use crate::network::{CLIENT, Network, root, said};
 
@@ -38,6 +38,46 @@ fn live_fashion_mnist_accuracy_matches_the_cpu() {
         .map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap()))
         .collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn live_healthcare_models_are_as_good_as_reported() {
+    let example = root().join("examples/healthcare");
+    let rows = floats(&example.join("data/rows.f32"));
+    let network = Network::start(&["one", "two"]);
+    let file = example.join("job.toml");
+    let out = network.dir.path().to_str().unwrap();
+    let arguments = ["run", file.to_str().unwrap(), "-y", "--out", out];
+    said(&network.suanli(CLIENT, &arguments), 0);
+    for unit in 0..100 {
+        let model = floats(&network.dir.path().join(format!("model-{unit}.f32")));
+        // A count, as a float: it is exact.
+        let right = |part: Range<usize>| -> f32 {
+            let rows = rows.chunks_exact(COLUMNS).take(part.end).skip(part.start);
+            rows.filter(|row| is_right(row, &model)).map(|_| 1.0).sum()
+        };
+        let (validation, test) = (right(342..456), right(456..569));
+        assert_eq!((model[31], model[33]), (validation, test), "unit {unit}");
+        // Seven in eight are right even by the worst configuration.
+        assert!(validation >= 100.0, "unit {unit}: {validation} of 114");
+    }
+}
+
+/// Columns of a row: features, a one, and the truth.
+const COLUMNS: usize = 32;
+
+fn is_right(row: &[f32], model: &[f32]) -> bool {
+    let products = row[..COLUMNS - 1].iter().zip(model);
+    let score: f64 = products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    (score > 0.0) == (row[COLUMNS - 1] > 0.5)
+}
+
+fn floats(file: &Path) -> Vec<f32> {
+    let bytes = fs::read(file).unwrap();
+    let words = bytes.chunks_exact(4);
+    words
+        .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
+        .collect()
 }
 
 /// The image with the least sum of squared differences; of equals, the first.

@@ -84,7 +84,7 @@ async fn report_pace(setup: &ServeSetup, bytes: u64, took: Duration) {
     }
     let pace = u64::try_from(u128::from(bytes) * 1000 / millis).unwrap_or(u64::MAX);
     let event = TransportEvent::LinkMeasured {
-        peer: setup.peer.clone(),
+        peer: setup.peer,
         rtt: None,
         bytes_per_second: Some(pace),
     };
