@@ -43,7 +43,7 @@ use toml::Spanned;
 use crate::{
     api::types::{ArrayOrder, BlobInfo, Submission, VerifyOrder},
     document::{Document, Mistake, Unreadable, allowed},
-    expression,
+    expression, pipeline,
 };
 
 /// A job file, checked and ready to be sent.
@@ -145,7 +145,20 @@ const FUEL_PER_MS: u64 = 2_000_000;
 /// # Errors
 /// [`JobFileError`]: the first thing that is wrong, with its line.
 pub fn read(path: &Path) -> Result<PreparedJob, JobFileError> {
-    prepare(&Document::read(path)?).map_err(JobFileError::Mistake)
+    let document = Document::read(path)?;
+    if pipeline::is_one(document.text()) {
+        let message = "this file has several jobs: only `suanli run` takes it";
+        return Err(JobFileError::Mistake(document.mistake(None, message)));
+    }
+    of(&document).map_err(JobFileError::Mistake)
+}
+
+/// The same of a file that was read.
+///
+/// # Errors
+/// The first thing that is wrong, with its line.
+pub fn of(document: &Document) -> Result<PreparedJob, Mistake> {
+    prepare(document)
 }
 
 impl PreparedJob {

@@ -20,6 +20,7 @@ pub mod jobfile;
 pub mod measured;
 pub mod neighbours;
 pub mod pause;
+pub mod pipeline;
 pub mod pricing;
 mod processor;
 mod rate;

@@ -213,7 +213,7 @@ mod tests {
             ("percent = 0\nload = 50", "1 to 1000"),
             ("percent = 50", "when it holds"),
             ("percent = 50\nload = 101", "0 to 100"),
-            ("percent = 50\nhours = \"noon\"", "no time of a week"),
+            ("percent = 50\nhours = \"noon\"", "mon-fri 19:00-07:00"),
         ] {
             let refused = check(&[entry(text)]).unwrap_err();
             assert!(refused.contains(says), "{text}: {refused}");

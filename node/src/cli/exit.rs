@@ -111,13 +111,19 @@ impl Failure {
         }
     }
 
-    /// With more to say in JSON.
     /// And what to do next, after what happened.
     pub(super) fn then(mut self, next: &str) -> Self {
         self.message.push_str(next);
         self
     }
 
+    /// Of which of several things it tells.
+    pub(super) fn of_part(mut self, part: &str) -> Self {
+        self.message.insert_str(0, &format!("{part}: "));
+        self
+    }
+
+    /// With more to say in JSON.
     pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
         self.detail = Some((name, value));
         self

@@ -7,6 +7,8 @@
 //!                                            once it said what becomes of the job
 //! ```
 //!
+//! A file with several jobs is a pipeline: see [`crate::pipeline`].
+//!
 //! Nothing leaves the machine before the file and its program are checked and
 //! the person said yes. The program is compiled in a worker process, as the
 //! provider will.
@@ -14,6 +16,7 @@
 mod array;
 mod follow;
 mod outputs;
+mod pipeline;
 pub(super) mod plan;
 pub(super) mod progress;
 
@@ -41,6 +44,7 @@ use crate::{
     client::{Client, ClientError, make_folder, read_pieces},
     data_dir::random_secret,
     jobfile::{self, JobFileError, PreparedJob},
+    pipeline::Pipeline,
 };
 
 /// Runs a job: checks it, shows the ranked plan, asks, and brings the result.
@@ -133,7 +137,15 @@ impl MarketArgs {
         context: &Context,
         file: &Path,
     ) -> Result<PreparedJob, Failure> {
-        let mut job = jobfile::read(file)?;
+        self.complete(context, jobfile::read(file)?).await
+    }
+
+    /// The same of a job that was read.
+    async fn complete(
+        &self,
+        context: &Context,
+        mut job: PreparedJob,
+    ) -> Result<PreparedJob, Failure> {
         if let Some(policy) = self.policy {
             job.policy = policy.into();
         }
@@ -168,6 +180,9 @@ fn before(job: &PreparedJob, plan: &PlanInfo) -> String {
 
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some(pipeline) = Pipeline::read(&self.file).map_err(JobFileError::from)? {
+            return self.pipeline(context, &pipeline).await;
+        }
         let job = self.market.read(context, &self.file).await?;
         self.go(context, &job).await
     }
@@ -203,13 +218,20 @@ impl Command {
         if job.units() > 1 {
             return self.array(context, &client, job, id).await;
         }
-        let followed = follow::follow(context, &client, id, None).await;
-        let followed = followed.map_err(|failure| still_there(id, failure))?;
+        let run = Running {
+            context,
+            client: &client,
+            job,
+            id,
+            out: &self.out,
+            label: None,
+        };
+        let followed = run.single().await?;
         let finish = self.finish(context, &client, job, followed);
         follow::unless_interrupted(id, finish).await
     }
 
-    /// Brings the outputs of an array's units as they come, and at the end what is left.
+    /// Shows an array's way, brings its outputs, and says what came of it.
     async fn array(
         &self,
         context: &Context,
@@ -217,20 +239,17 @@ impl Command {
         job: &PreparedJob,
         id: JobId,
     ) -> Result<(), Failure> {
-        let mut units = array::Units::new(client, job, id, &self.out);
-        let (accepted, heard) = mpsc::channel(array::RECEIPTS_WAITING);
-        let followed = tokio::select! {
-            followed = follow::follow(context, client, id, Some((job.units(), accepted))) => followed,
-            never = units.bring(heard) => match never {},
+        let run = Running {
+            context,
+            client,
+            job,
+            id,
+            out: &self.out,
+            label: None,
         };
-        let followed = followed.map_err(|failure| still_there(id, failure))?;
+        let (mut units, followed) = run.array().await?;
         let finish = async {
-            units.sweep().await?;
-            let info: JobInfo = client.get(&format!("/v1/jobs/{id:#}")).await?;
-            let exit = exit_of(&info);
-            if exit != Exit::Done {
-                return Err(units.failure(exit, &info, &followed));
-            }
+            let info = units.finish(&followed).await?;
             context.answer(&units.json(&info, &followed), |_| {
                 units.text(&info, &followed)
             });
@@ -266,33 +285,7 @@ impl Command {
         job: &PreparedJob,
         followed: Followed,
     ) -> Result<(), Failure> {
-        let info: JobInfo = client.get(&format!("/v1/jobs/{:#}", followed.job)).await?;
-        let exit = exit_of(&info);
-        if exit != Exit::Done {
-            let sentence = match &info.reason {
-                Some((_, sentence)) => sentence.clone(),
-                None => "no reason was given".to_owned(),
-            };
-            let message = format!(
-                "job {} {}: {sentence}\nsee `suanli job show {}`",
-                info.job, info.state, info.job
-            );
-            return Err(Failure::new(exit, message).with("job", json!(info)));
-        }
-        let source = outputs::Source {
-            job: info.job,
-            path: format!("/v1/jobs/{:#}", info.job),
-            outputs: &info.outputs,
-            unit: 0,
-        };
-        let written = outputs::write(client, job, &source, &self.out).await;
-        let written = written.map_err(|failure| {
-            let next = format!(
-                "; the result is kept: `suanli job fetch {} --out DIR` brings it as it came",
-                info.job
-            );
-            failure.then(&next).with("job", json!(info))
-        })?;
+        let (info, written) = bring(client, job, followed.job, &self.out).await?;
         let receipt: Option<ReceiptInfo> = match info.receipts.last() {
             Some(receipt) => Some(client.get(&format!("/v1/receipts/{receipt:#}")).await?),
             None => None,
@@ -310,6 +303,75 @@ impl Command {
         });
         Ok(())
     }
+}
+
+/// A job that was submitted, and whoever waits for it.
+struct Running<'a> {
+    context: &'a Context,
+    client: &'a Client,
+    job: &'a PreparedJob,
+    id: JobId,
+    /// Where its outputs go.
+    out: &'a Path,
+    /// What its lines begin with, where it is one of several.
+    label: Option<&'a str>,
+}
+
+impl<'a> Running<'a> {
+    /// Until a single job's end.
+    async fn single(&self) -> Result<Followed, Failure> {
+        let followed = follow::follow(self, None).await;
+        followed.map_err(|failure| still_there(self.id, failure))
+    }
+
+    /// Until an array's end, bringing outputs of its units as they come.
+    async fn array(&self) -> Result<(array::Units<'a>, Followed), Failure> {
+        let mut units = array::Units::new(self.client, self.job, self.id, self.out);
+        let (accepted, heard) = mpsc::channel(array::RECEIPTS_WAITING);
+        let followed = tokio::select! {
+            followed = follow::follow(self, Some((self.job.units(), accepted))) => followed,
+            never = units.bring(heard) => match never {},
+        };
+        let followed = followed.map_err(|failure| still_there(self.id, failure))?;
+        Ok((units, followed))
+    }
+}
+
+/// Writes the outputs of a single job that is done; says why one isn't.
+async fn bring(
+    client: &Client,
+    job: &PreparedJob,
+    id: JobId,
+    out: &Path,
+) -> Result<(JobInfo, Vec<outputs::Written>), Failure> {
+    let info: JobInfo = client.get(&format!("/v1/jobs/{id:#}")).await?;
+    let exit = exit_of(&info);
+    if exit != Exit::Done {
+        let sentence = match &info.reason {
+            Some((_, sentence)) => sentence.clone(),
+            None => "no reason was given".to_owned(),
+        };
+        let message = format!(
+            "job {} {}: {sentence}\nsee `suanli job show {}`",
+            info.job, info.state, info.job
+        );
+        return Err(Failure::new(exit, message).with("job", json!(info)));
+    }
+    let source = outputs::Source {
+        job: info.job,
+        path: format!("/v1/jobs/{:#}", info.job),
+        outputs: &info.outputs,
+        unit: 0,
+    };
+    let written = outputs::write(client, job, &source, out).await;
+    let written = written.map_err(|failure| {
+        let next = format!(
+            "; the result is kept: `suanli job fetch {} --out DIR` brings it as it came",
+            info.job
+        );
+        failure.then(&next).with("job", json!(info))
+    })?;
+    Ok((info, written))
 }
 
 /// The plan, and of an array what its units have of their own.

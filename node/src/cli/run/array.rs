@@ -97,7 +97,7 @@ impl<'a> Units<'a> {
     }
 
     /// Brings what is still missing, and learns which units failed.
-    pub(super) async fn sweep(&mut self) -> Result<(), Failure> {
+    async fn sweep(&mut self) -> Result<(), Failure> {
         let mut from = 0;
         while from < self.job.units() {
             let path = format!("/v1/jobs/{:#}/units?from={from}&limit={PAGE}", self.id);
@@ -115,6 +115,16 @@ impl<'a> Units<'a> {
             from += PAGE;
         }
         Ok(())
+    }
+
+    /// Brings what is left, once the job has ended.
+    pub(super) async fn finish(&mut self, followed: &Followed) -> Result<JobInfo, Failure> {
+        self.sweep().await?;
+        let info: JobInfo = self.client.get(&format!("/v1/jobs/{:#}", self.id)).await?;
+        match super::exit_of(&info) {
+            Exit::Done => Ok(info),
+            exit => Err(self.failure(exit, &info, followed)),
+        }
     }
 
     async fn one(
@@ -165,7 +175,7 @@ impl<'a> Units<'a> {
     }
 
     /// Why the job has no complete result, what there is of it, and what is missing.
-    pub(super) fn failure(&self, exit: Exit, info: &JobInfo, followed: &Followed) -> Failure {
+    fn failure(&self, exit: Exit, info: &JobInfo, followed: &Followed) -> Failure {
         let sentence = match &info.reason {
             Some((_, sentence)) => sentence.clone(),
             None => "no reason was given".to_owned(),

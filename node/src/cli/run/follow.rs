@@ -24,11 +24,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::progress::Progress;
+use super::{Running, progress::Progress};
 use crate::{
     api::types::{JobEventInfo, JobInfo, JobLine},
     cli::{
-        context::Context,
         exit::{Exit, Failure},
         screen,
     },
@@ -127,15 +126,15 @@ const REOPEN_MAX: u32 = 3;
 /// Of an array it tells how many of so many units are done, and passes on what was
 /// accepted.
 pub(super) async fn follow(
-    context: &Context,
-    client: &Client,
-    job: JobId,
+    run: &Running<'_>,
     array: Option<(u32, mpsc::Sender<ReceiptId>)>,
 ) -> Result<Followed, Failure> {
+    let units = array.as_ref().map(|(units, _)| *units);
+    let job = run.id;
     let mut follower = Follower {
-        client,
+        client: run.client,
         job,
-        progress: Progress::new(context.json(), array.as_ref().map(|(units, _)| *units)),
+        progress: Progress::new(run.context.json(), units, run.label),
         accepted: array.map(|(_, accepted)| accepted),
         agreed: false,
         suspects: Suspects::default(),

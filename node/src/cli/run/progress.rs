@@ -64,6 +64,8 @@ pub(super) struct Progress {
     tenths: u64,
     /// Of an array: units that are done, of so many.
     units: Option<(u64, u64)>,
+    /// What each line begins with.
+    label: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +76,9 @@ enum Mode {
 }
 
 impl Progress {
-    pub(super) fn new(json: bool, units: Option<u32>) -> Self {
-        let mode = match (json, screen::has_live_line()) {
+    /// Of a job; with a label it is one of several, whose lines come mixed.
+    pub(super) fn new(json: bool, units: Option<u32>, label: Option<&str>) -> Self {
+        let mode = match (json, screen::has_live_line() && label.is_none()) {
             (true, _) => Mode::Silent,
             (false, true) => Mode::Live,
             (false, false) => Mode::Lines,
@@ -85,6 +88,7 @@ impl Progress {
             line_open: false,
             tenths: 0,
             units: units.map(|units| (0, u64::from(units))),
+            label: label.map_or_else(String::new, |label| format!("{label}: ")),
         }
     }
 
@@ -115,7 +119,7 @@ impl Progress {
                     self.tenths = 0;
                 }
                 self.close_line();
-                screen::print_aside(&format!("{text}\n"));
+                screen::print_aside(&format!("{}{text}\n", self.label));
             }
         }
     }
@@ -130,7 +134,7 @@ impl Progress {
             Mode::Lines => {
                 let tenths = done.saturating_mul(10).checked_div(total).unwrap_or(0);
                 if tenths > self.tenths {
-                    screen::print_aside(&format!("{text}\n"));
+                    screen::print_aside(&format!("{}{text}\n", self.label));
                 }
                 self.tenths = self.tenths.max(tenths);
             }

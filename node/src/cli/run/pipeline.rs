@@ -1,0 +1,261 @@
+//! Running a pipeline: each job as soon as what it needs is there, the others meanwhile.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Serialize;
+use serde_json::json;
+use suanli_protocol::{ids::JobId, units::Amount};
+
+use super::{Command, Running, bring, name_blobs, plan, upload};
+use crate::{
+    api::types::{JobInfo, PlanInfo, Submitted},
+    cli::{
+        context::Context,
+        exit::{Exit, Failure},
+        screen::{self, Table, rough},
+    },
+    client::{Client, make_folder},
+    jobfile::PreparedJob,
+    pipeline::{Pipeline, Stage},
+};
+
+/// What became of a stage.
+#[derive(Debug, Clone, Serialize)]
+struct Ended {
+    name: String,
+    job: JobId,
+    spent: Amount,
+    took_ms: u64,
+    region: Option<String>,
+}
+
+impl Command {
+    /// Checks all jobs of a pipeline, asks once, and runs them.
+    pub(super) async fn pipeline(
+        self,
+        context: &Context,
+        pipeline: &Pipeline,
+    ) -> Result<(), Failure> {
+        if self.detach {
+            let message = "a pipeline needs this command to go on from job to job: leave -d out";
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        let scratch =
+            tempfile::tempdir().map_err(|error| Failure::new(Exit::Unusable, error.to_string()))?;
+        let mut first = Vec::new();
+        for (stage, job) in pipeline.stages.iter().zip(pipeline.check(scratch.path())?) {
+            let job = match job {
+                Some(job) => Some(self.market.complete(context, job).await?),
+                None => None,
+            };
+            first.push((stage, job));
+        }
+        let client = context.client()?;
+        let rows = plans(&client, &first).await?;
+        if self.dry_run {
+            context.answer(&json!({ "jobs": rows }), |_| table(&rows));
+            return Ok(());
+        }
+        if !context.json() {
+            screen::print_aside(&table(&rows));
+        }
+        make_folder(&self.out)?;
+        self.ask(context)?;
+        let ended = self.stages(context, &client, pipeline).await?;
+        context.answer(&json!({ "name": pipeline.name, "jobs": ended }), |_| {
+            text(&ended, &self.out)
+        });
+        Ok(())
+    }
+
+    /// Runs them all. After a failure nothing new begins, and what runs is waited for.
+    async fn stages(
+        &self,
+        context: &Context,
+        client: &Client,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Ended>, Failure> {
+        let mut ended: BTreeMap<&str, Ended> = BTreeMap::new();
+        let mut begun = vec![false; pipeline.stages.len()];
+        let mut failure: Option<Failure> = None;
+        let mut running = futures::stream::FuturesUnordered::new();
+        loop {
+            for (stage, begun) in pipeline.stages.iter().zip(&mut begun) {
+                let ready = stage.needs.iter().all(|need| ended.contains_key(&**need));
+                if failure.is_none() && ready && !*begun {
+                    *begun = true;
+                    running.push(self.stage(context, client, stage));
+                }
+            }
+            let Some(result) = futures::StreamExt::next(&mut running).await else {
+                break;
+            };
+            match result {
+                Ok((stage, done)) => {
+                    if !context.json() {
+                        screen::print_aside(&format!(
+                            "{}: done in {}, {}\n",
+                            stage.name,
+                            rough(done.took_ms),
+                            done.spent
+                        ));
+                    }
+                    ended.insert(&stage.name, done);
+                }
+                Err(why) => failure = failure.or(Some(why)),
+            }
+        }
+        let names = pipeline.stages.iter().map(|stage| &*stage.name);
+        match failure {
+            Some(failure) => Err(left_over(failure, names, &ended)),
+            None => Ok(names.filter_map(|name| ended.remove(name)).collect()),
+        }
+    }
+
+    /// Runs one of them, whose needs are met.
+    async fn stage<'a>(
+        &self,
+        context: &Context,
+        client: &Client,
+        stage: &'a Stage,
+    ) -> Result<(&'a Stage, Ended), Failure> {
+        let label = |failure: Failure| failure.of_part(&stage.name);
+        let job = stage.prepare(&self.out)?;
+        let job = self.market.complete(context, job).await.map_err(label)?;
+        let out = self.out.join(&stage.name);
+        let ended = self.one(context, client, (&job, &stage.name), &out).await;
+        ended.map(|ended| (stage, ended)).map_err(label)
+    }
+
+    async fn one(
+        &self,
+        context: &Context,
+        client: &Client,
+        (job, name): (&PreparedJob, &str),
+        out: &Path,
+    ) -> Result<Ended, Failure> {
+        make_folder(out)?;
+        let submission = name_blobs(job).await?;
+        let plan: PlanInfo = client.post_json("/v1/plan", &submission).await?;
+        plan::require_candidate(&plan, !job.providers.is_empty())?;
+        upload(client, job, &submission).await?;
+        let Submitted { job: id } = client.post_json("/v1/jobs", &submission).await?;
+        let run = Running {
+            context,
+            client,
+            job,
+            id,
+            out,
+            label: Some(name),
+        };
+        let (info, followed): (JobInfo, _) = if job.units() > 1 {
+            let (mut units, followed) = run.array().await?;
+            (units.finish(&followed).await?, followed)
+        } else {
+            let followed = run.single().await?;
+            let (info, _) = bring(client, job, id, out).await?;
+            (info, followed)
+        };
+        Ok(Ended {
+            name: name.to_owned(),
+            job: id,
+            spent: info.spent,
+            took_ms: followed.took_ms,
+            region: info.region,
+        })
+    }
+}
+
+/// One line of what is to run.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    needs: Vec<String>,
+    units: Option<u32>,
+    fitting: Option<usize>,
+    price: Option<Amount>,
+    region: Option<String>,
+}
+
+/// Who could run each job, as far as that is known before it runs.
+async fn plans(
+    client: &Client,
+    jobs: &[(&Stage, Option<PreparedJob>)],
+) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for (stage, job) in jobs {
+        let mut row = Row {
+            name: stage.name.clone(),
+            needs: stage.needs.clone(),
+            units: None,
+            fitting: None,
+            price: None,
+            region: None,
+        };
+        if let Some(job) = job {
+            let submission = name_blobs(job).await?;
+            let plan: PlanInfo = client.post_json("/v1/plan", &submission).await?;
+            plan::require_candidate(&plan, !job.providers.is_empty())
+                .map_err(|failure| failure.of_part(&stage.name))?;
+            row.units = Some(job.units());
+            row.fitting = Some(plan.fitting);
+            let best = plan.candidates.first();
+            row.price = best.map(|best| best.price);
+            row.region = best.map(|best| best.region.clone());
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = Table::new(&["job", "after", ">units", ">fit", ">price", "best in"]);
+    let shown = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    for row in rows {
+        let after = match row.needs.is_empty() {
+            true => "-".to_owned(),
+            false => row.needs.join(", "),
+        };
+        table.row([
+            row.name.clone(),
+            after,
+            shown(row.units.map(|units| units.to_string())),
+            shown(row.fitting.map(|fitting| fitting.to_string())),
+            shown(row.price.map(|price| price.to_string())),
+            shown(row.region.clone()),
+        ]);
+    }
+    table.render(0)
+}
+
+fn text(ended: &[Ended], out: &Path) -> String {
+    let mut table = Table::new(&["job", "region", ">took", ">price", "results", "id"]);
+    for stage in ended {
+        table.row([
+            stage.name.clone(),
+            stage.region.clone().unwrap_or_else(|| "-".to_owned()),
+            rough(stage.took_ms),
+            stage.spent.to_string(),
+            out.join(&stage.name).display().to_string(),
+            stage.job.to_string(),
+        ]);
+    }
+    let all = ended.iter().map(|stage| stage.spent);
+    let all = all.fold(Amount::ZERO, Amount::saturating_add);
+    table.render(0) + &format!("all together {all}\n")
+}
+
+/// What a failure leaves: results that are here, and jobs that never began.
+fn left_over<'a>(
+    failure: Failure,
+    names: impl Iterator<Item = &'a str>,
+    ended: &BTreeMap<&str, Ended>,
+) -> Failure {
+    let (done, left): (Vec<_>, Vec<_>) = names.partition(|name| ended.contains_key(name));
+    let mut next = String::new();
+    if !done.is_empty() {
+        next += &format!("\ndone, and kept: {}", done.join(", "));
+    }
+    next += &format!("\nnot done: {}", left.join(", "));
+    failure.then(&next)
+}
