@@ -258,7 +258,8 @@ fn stage(
         Some(_) => blank(&text, &needs_in(&text)),
         None => text,
     };
-    let unneeded = references(&text)
+    let own = Document::new(document.path(), text);
+    let unneeded = references(own.text())
         .into_iter()
         .find(|(_, word, _)| !needs.iter().any(|need| need == word));
     if let Some((at, word, _)) = unneeded {
@@ -268,12 +269,12 @@ fn stage(
             let hint = allowed(word, names.iter().map(String::as_str));
             format!("`@{word}/…`: no job is called so; {hint}")
         };
-        return Err(document.mistake(Some(at), message));
+        return Err(own.mistake(Some(at), message));
     }
     Ok(Stage {
         name,
         needs,
-        document: Document::new(document.path(), text),
+        document: own,
     })
 }
 

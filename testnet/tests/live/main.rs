@@ -21,4 +21,5 @@ mod kills;
 mod market;
 mod network;
 mod pausing;
+mod queueing;
 mod starting;

@@ -206,7 +206,6 @@ fn known<T>(answer: Result<T, ApiFailure>) -> Option<T> {
     }
 }
 
-/// Whether a job is over.
 /// Waits for something that is sure to come; says what did not.
 pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     wait_for(PATIENCE, look).unwrap_or_else(|| panic!("{what}: not within {PATIENCE:?}"))

@@ -1,0 +1,123 @@
+//! What waits, and what comes after something else: a provider's queue, a drained node,
+//! and jobs that read what others wrote.
+
+use std::process::Stdio;
+
+use suanli_node::api::types::{JobInfo, OfferInfo, Status};
+
+use crate::{
+    jobs::{SPIN, SPIN_JOB},
+    network::{CLIENT, Network, eventually, job, root, said},
+};
+
+const PROVIDER: &str = "provider";
+
+fn status(network: &Network, name: &str) -> Status {
+    network.api(name).get("/v1/status").unwrap()
+}
+
+/// A job that runs for some seconds, handed in.
+fn spin(network: &Network) -> JobInfo {
+    let file = network.job(SPIN_JOB, SPIN);
+    let file = file.to_str().unwrap();
+    let words = said(
+        &network.suanli(CLIENT, &["run", file, "-y", "-d", "--json"]),
+        0,
+    );
+    let words: serde_json::Value = serde_json::from_str(&words).unwrap();
+    let id = words["job"].as_str().unwrap().parse().unwrap();
+    job(&network.api(CLIENT), id).unwrap()
+}
+
+/// One slot, two jobs: the second waits at the provider and runs after the first; then
+/// both ends are told, and a drained node has let all work end.
+#[test]
+fn live_work_waits_for_its_turn_and_a_drained_node_lets_it_end() {
+    let network = Network::start(&[PROVIDER]);
+    let (first, second) = (spin(&network), spin(&network));
+    eventually("one works and one waits", || {
+        let status = status(&network, PROVIDER);
+        (status.slots_used == 1 && status.waiting == 1).then_some(())
+    });
+    let mut drain = network
+        .node(PROVIDER)
+        .command()
+        .args(["node", "drain"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the offer is withdrawn", || {
+        let offers: Vec<OfferInfo> = network.api(CLIENT).get("/v1/offers").unwrap();
+        offers.is_empty().then_some(())
+    });
+    let ended = eventually("both jobs end", || {
+        let jobs = [&first, &second].map(|of| job(&network.api(CLIENT), of.job).unwrap());
+        let is_open = |job: &JobInfo| ["waiting", "asking", "running"].contains(&&*job.state);
+        (!jobs.iter().any(is_open)).then_some(jobs)
+    });
+    for job in &ended {
+        assert_eq!(job.state, "done", "{:?}", job.reason);
+    }
+    eventually("the drain ends", || drain.try_wait().unwrap());
+    let words = said(&drain.wait_with_output().unwrap(), 0);
+    assert!(
+        words.contains("drained: no work for others is left"),
+        "{words}"
+    );
+    let status = status(&network, PROVIDER);
+    assert_eq!(
+        (status.work_open, status.slots_used, status.waiting),
+        (0, 0, 0)
+    );
+    assert!(status.paused.is_some());
+}
+
+#[test]
+fn live_a_pipeline_hands_results_on() {
+    let network = Network::start(&["seller-1", "seller-2"]);
+    let file = root().join("examples/pipeline/job.toml");
+    let out = network.dir.path().join("results");
+    let (file, out) = (file.to_str().unwrap(), out.to_str().unwrap());
+    let words = said(&network.suanli(CLIENT, &["run", file, "--dry-run"]), 0);
+    assert!(words.contains("parts"), "{words}");
+    let words = said(
+        &network.suanli(CLIENT, &["run", file, "-y", "--out", out]),
+        0,
+    );
+    let sum = std::fs::read(format!("{out}/sum/sum.u32")).unwrap();
+    let sum = u32::from_le_bytes(sum.try_into().unwrap());
+    assert_eq!(sum, 283_146, "{words}");
+    assert!(words.contains("all together"), "{words}");
+}
+
+/// What fails leaves what is done, and says what is not.
+#[test]
+fn live_a_pipeline_that_fails_keeps_what_is_done() {
+    let network = Network::start(&["seller"]);
+    let folder = network.dir.path();
+    std::fs::copy(
+        root().join("examples/pipeline/count.wgsl"),
+        folder.join("count.wgsl"),
+    )
+    .unwrap();
+    let program = "(module (memory (export \"memory\") 1) (func (export \"_start\") unreachable))";
+    std::fs::write(folder.join("trap.wat"), program).unwrap();
+    let example = std::fs::read_to_string(root().join("examples/pipeline/job.toml")).unwrap();
+    let (first, _) = example.split_once("[[job]]\nname = \"sum\"").unwrap();
+    let second = "[[job]]\nname = \"trap\"\nneeds = [\"parts\"]\nruntime = \"wasm\"\n\
+                  [job.wasm]\nmodule = \"trap.wat\"\n\
+                  [[job]]\nname = \"never\"\nneeds = [\"trap\"]\nruntime = \"wasm\"\n\
+                  [job.wasm]\nmodule = \"trap.wat\"\n";
+    let file = folder.join("fails.toml");
+    std::fs::write(&file, format!("{first}{second}")).unwrap();
+    let out = folder.join("out");
+    let (file, out) = (file.to_str().unwrap(), out.to_str().unwrap());
+    let words = said(
+        &network.suanli(CLIENT, &["run", file, "-y", "--out", out]),
+        1,
+    );
+    assert!(words.contains("done, and kept: parts"), "{words}");
+    assert!(words.contains("not done: trap, never"), "{words}");
+    assert!(std::path::Path::new(&format!("{out}/parts/count-3.u32")).is_file());
+}
