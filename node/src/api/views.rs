@@ -390,10 +390,14 @@ pub fn job_info(view: &JobView, region: Option<String>, outputs: Vec<OutputInfo>
         agreement: view.agreement,
         done: view.progress.0,
         total: view.progress.1,
-        units: (view.units.1 > 1).then(|| UnitsInfo {
-            total: view.units.1,
-            done: view.units.1.saturating_sub(view.units.0),
-            failed: 0,
+        units: (view.units.1 > 1).then(|| {
+            let failed = u32::try_from(view.failed.len()).unwrap_or(u32::MAX);
+            let ended = view.units.1.saturating_sub(view.units.0);
+            UnitsInfo {
+                total: view.units.1,
+                done: ended.saturating_sub(failed),
+                failed,
+            }
         }),
         spent: view.spent,
         declined: view

@@ -180,7 +180,7 @@ fn before(job: &PreparedJob, plan: &PlanInfo) -> String {
 
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
-        if let Some(pipeline) = Pipeline::read(&self.file).map_err(JobFileError::from)? {
+        if let Some(pipeline) = Pipeline::read(&self.file)? {
             return self.pipeline(context, &pipeline).await;
         }
         let job = self.market.read(context, &self.file).await?;

@@ -287,21 +287,6 @@ impl Node {
         lay_over(&mut table, &spec.settings);
         fs::write(&path, table.to_string()).map_err(TestnetError::io(&path))
     }
-
-    /// Changes its configuration: what is given takes the place of what was written. It
-    /// counts from the node's next start.
-    ///
-    /// # Errors
-    /// [`TestnetError::Io`].
-    pub fn reconfigure(&self, settings: &toml::Table) -> Result<(), TestnetError> {
-        let path = self.config_file();
-        let text = fs::read_to_string(&path).map_err(TestnetError::io(&path))?;
-        let mut table: toml::Table = text
-            .parse()
-            .map_err(|error| TestnetError::io(&path)(io::Error::other(error)))?;
-        lay_over(&mut table, settings);
-        fs::write(&path, table.to_string()).map_err(TestnetError::io(&path))
-    }
 }
 
 /// Settings in the place of others; those of a section one by one.
