@@ -382,7 +382,8 @@ impl Buyer {
         }
         let Some(best) = best_quote(round, &job.order, core.now) else {
             if all {
-                let said = |ask: &Ask| matches!(&ask.answer, Some(Err(no)) if is_passing(no.reason));
+                let said =
+                    |ask: &Ask| matches!(&ask.answer, Some(Err(no)) if is_passing(no.reason));
                 let full = round.asks.iter().all(said);
                 self.leave_round(core, id, None);
                 if full {
