@@ -9,7 +9,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use suanli_testnet::{
-    audits, bench, live,
+    audits, bench, live, market,
     scenario::Scenario,
     sim::{Plant, Setup},
 };
@@ -36,6 +36,9 @@ enum Command {
     /// Simulate liars at several rates of audits, and compare how often they are found
     /// with what chance says
     Audits(audits::Audits),
+    /// Simulate a day's trade: our policies beside chance and staying at home, and beside
+    /// the least that the same work can cost
+    Market(market::Args),
     #[command(flatten)]
     Live(live::cli::Command),
     Bench(bench::cli::Bench),
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Sim(args) => sim(&args),
         Command::Audits(audits) => audits.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
+        Command::Market(market) => market.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
         Command::Live(command) => command
             .run(cli.dir.as_deref(), &mut io::stdout())
             .map(|()| ExitCode::SUCCESS),

@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use suanli_protocol::rank::Policy;
 
 /// A network, its faults and its work.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,6 +34,8 @@ pub struct Scenario {
     /// What is wanted of them.
     #[serde(default)]
     pub workload: Workload,
+    /// Instead of the workload: jobs of known size over a day.
+    pub market: Option<Market>,
 }
 
 const fn sixty() -> u64 {
@@ -79,6 +82,25 @@ pub struct Group {
     /// How far their clocks are off, either way.
     #[serde(default)]
     pub skew_ms: u64,
+    /// FP32 operations that a device does in a second; 0 where nobody measured.
+    #[serde(default)]
+    pub speed: u64,
+    /// How much price and speed differ inside the group, either way.
+    #[serde(default)]
+    pub varies: f64,
+    /// Watts under load; 0 where operators don't say.
+    #[serde(default)]
+    pub watts: u32,
+    /// Grams of carbon dioxide per kilowatt-hour.
+    #[serde(default)]
+    pub carbon: u32,
+    /// How much of a market's demand comes from one of these clients.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 const fn all() -> f64 {
@@ -166,6 +188,11 @@ pub struct Links {
     pub reorder_ms: [u64; 2],
     /// Bytes per second of blobs.
     pub bytes_per_second: u64,
+    /// Between regions, where that is another rate.
+    pub far_bytes_per_second: Option<u64>,
+    /// Whether each seller is connected to each buyer and one other seller, and nobody
+    /// forwards: of a day's gossip only what buyers learn from it is simulated.
+    pub direct: bool,
 }
 
 impl Default for Links {
@@ -179,6 +206,8 @@ impl Default for Links {
             reorder: 0.0,
             reorder_ms: [50, 1500],
             bytes_per_second: 10_000_000,
+            far_bytes_per_second: None,
+            direct: false,
         }
     }
 }
@@ -296,6 +325,61 @@ impl Default for Workload {
     }
 }
 
+/// Jobs of known size: how many, when, and which providers they prefer.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Market {
+    /// Work that is handed in, of all that the devices could do meanwhile.
+    pub load: f64,
+    /// How much of it comes in each hour, from the first on.
+    pub hours: Vec<u32>,
+    /// FP32 operations of a job: as many jobs in each doubling.
+    pub operations: [u64; 2],
+    /// Bytes that a job reads, likewise.
+    pub input_bytes: [u64; 2],
+    /// How much more time a job has than it takes on the slowest and farthest device.
+    pub slack_ms: [u64; 2],
+    /// Regions in the east; all others are in the west.
+    pub east: Vec<String>,
+    /// By what clients choose.
+    #[serde(skip)]
+    pub choice: Choice,
+}
+
+/// By what a market's clients choose among providers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// A policy of the protocol.
+    Policy(Policy),
+    /// A baseline: any provider that fits, by chance.
+    Random,
+    /// A baseline: only providers of the client's region, the cheapest first.
+    OwnRegion,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self::Policy(Policy::default())
+    }
+}
+
+impl Market {
+    fn check(&self) -> Result<(), ScenarioError> {
+        let impossible = |what: &str| Err(ScenarioError::Impossible(what.into()));
+        if !(0.0..=1000.0).contains(&self.load) {
+            return impossible("market.load must be between 0 and 1000");
+        }
+        if self.hours.iter().all(|share| *share == 0) {
+            return impossible("market.hours has no hour with demand; give one a share");
+        }
+        let spans = [self.operations, self.input_bytes, self.slack_ms];
+        if spans.iter().any(|[least, most]| least > most) || self.operations[0] == 0 {
+            return impossible("a span of market is not [least, most], or a job has no operations");
+        }
+        Ok(())
+    }
+}
+
 /// Why a scenario can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
@@ -330,6 +414,14 @@ impl Scenario {
     /// [`ScenarioError`], never for what this crate is built with.
     pub fn liars() -> Result<Self, ScenarioError> {
         Self::parse(include_str!("../scenarios/liars.toml"))
+    }
+
+    /// Two hundred providers in ten regions, and a day's demand, most of it in the east.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], never for what this crate is built with.
+    pub fn market() -> Result<Self, ScenarioError> {
+        Self::parse(include_str!("../scenarios/market.toml"))
     }
 
     /// From a file.
@@ -427,7 +519,7 @@ impl Scenario {
                 "{key} is [{least}, {most}]; the smaller number comes first"
             ));
         }
-        Ok(())
+        self.market.as_ref().map_or(Ok(()), Market::check)
     }
 }
 

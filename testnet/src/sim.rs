@@ -16,6 +16,7 @@
 
 mod cast;
 mod check;
+mod demand;
 mod dice;
 mod hostile;
 mod links;
@@ -25,6 +26,7 @@ mod plant;
 mod reading;
 mod seeds;
 mod trace;
+mod trades;
 mod trials;
 mod twin;
 mod work;
@@ -37,6 +39,7 @@ pub use self::{
     plant::{Plant, UnknownPlant},
     seeds::{Summary, run_many},
     trace::{Line, Subject, timeline},
+    trades::{Place, Span, Trade},
     trials::Trial,
 };
 use crate::scenario::Scenario;
@@ -80,6 +83,14 @@ pub struct Outcome {
     pub figures: Figures,
     /// How often each provider's results were looked at, and what was found.
     pub trials: Vec<Trial>,
+    /// What became of each job.
+    pub trades: Vec<Trade>,
+    /// When a slot was taken, by the provider's number,
+    pub taken: Vec<Span>,
+    /// and when an execution ran there.
+    pub ran: Vec<Span>,
+    /// The nodes, by number.
+    pub places: Vec<Place>,
     /// What happened, in words, if asked for.
     pub lines: Vec<Line>,
 }
@@ -128,7 +139,12 @@ pub fn run(setup: &Setup) -> Outcome {
     let mut world = world::World::new(setup);
     world.run();
     world.figures.events = world.trace.events;
+    let trades = std::mem::take(&mut world.trades);
     Outcome {
+        places: trades::places(&world.nodes),
+        taken: trades.taken,
+        ran: trades.ran,
+        trades: trades.jobs.into_values().collect(),
         trace: world.trace.hash(),
         complaints: std::mem::take(&mut world.checks.complaints),
         figures: world.figures,

@@ -80,6 +80,8 @@ pub(crate) struct Buyer {
     by_agreement: BTreeMap<AgreementId, JobId>,
     ended: VecDeque<JobId>,
     excluded: BTreeMap<PeerId, Exclusion>,
+    /// Providers that had no slot free for a single job of ours, for a moment.
+    full: BTreeMap<PeerId, Exclusion>,
     /// What we have seen of providers.
     pub(crate) standings: Standings,
     past: Past,
@@ -134,7 +136,8 @@ impl Past {
     }
 }
 
-/// A provider that failed, left out until a time that doubles with each failure.
+/// A provider that failed, or had no slot free, left out until a time that doubles with
+/// each failure.
 #[derive(Debug)]
 struct Exclusion {
     failures: u32,

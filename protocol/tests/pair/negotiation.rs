@@ -648,6 +648,24 @@ fn many_busy_rounds_do_not_use_up_the_attempts() {
     world.assert_conserved();
 }
 
+#[test]
+fn a_provider_without_a_free_slot_is_passed_over() {
+    let mut world = World::new(6);
+    for node in 1..=6 {
+        world.offer_of(node).slots = 1;
+        world.offer_of(node).terms.stranger_credit = micros(100_000);
+    }
+    let mut world = world.start(&[]);
+    for node in 1..=6 {
+        world.nodes[node].run = Run::Done { ms: 900 };
+    }
+    for number in 0..6 {
+        world.submit(order(number));
+    }
+    let all_run = |world: &World| world.executed.len() == 6;
+    assert!(world.run_until(Duration::from_millis(800), all_run));
+}
+
 /// A clock that is wrong by an hour finds no partners, and ends its jobs.
 #[test]
 fn abuse_56_jobs_end_with_clocks_an_hour_apart() {

@@ -10,9 +10,10 @@ use suanli_protocol::{
     delegation::{Delegation, RawDelegation},
     envelope::{Extensions, Signer},
     ids::{AccountId, NetworkId},
-    offer::{Charge, Device, Name, Offer, RuntimeOffer, Terms},
+    limits::{OFFER_TTL_MAX, RUN_MAX},
+    offer::{Charge, Device, Energy, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{Config, ProviderConfig, Timing},
-    registry::{DeviceKind, Runtime, SandboxLevel},
+    registry::{DeviceKind, Runtime, SandboxLevel, SpeedKind},
     units::{Amount, Meter, Millis, Mono, Price, Wall},
     wire::{List, Text},
 };
@@ -22,11 +23,14 @@ use super::{
     dice::{Dice, secret},
     node::{Disk, Gossiper, Ix, Node},
     plant::Plant,
+    work::per_thousand,
 };
-use crate::scenario::{Group, Scenario};
+use crate::scenario::{Group, Market, Scenario};
 
 /// What a known account may owe.
 const WINDOW: Amount = Amount::from_micros(60_000_000);
+/// In a market nobody settles outside during the day.
+const MARKET_WINDOW: Amount = Amount::from_micros(1_000_000_000_000_000);
 /// What a stranger may owe, and all of them together.
 const STRANGER_CREDIT: Amount = Amount::from_micros(4_000_000);
 const STRANGERS_BUDGET: Amount = Amount::from_micros(8_000_000);
@@ -37,22 +41,29 @@ const SHARED_ACCOUNT: usize = 5;
 /// All nodes of a scenario.
 pub(crate) fn nodes(setup: &Setup, network: NetworkId) -> Vec<Node> {
     let mut dice = Dice::new(setup.seed, "cast");
+    let mut market_dice = Dice::new(setup.seed, "market cast");
     let scenario = &setup.scenario;
     let mut nodes: Vec<Node> = Vec::new();
     let mut known = BTreeMap::new();
     for group in &scenario.groups {
         for number in 0..group.count {
             let ix = nodes.len();
-            let owner = if number % SHARED_ACCOUNT == SHARED_ACCOUNT - 1 {
+            let shares = scenario.market.is_none();
+            let owner = if shares && number % SHARED_ACCOUNT == SHARED_ACCOUNT - 1 {
                 ix - 1
             } else {
                 ix
             };
             let account = Signer::new(&secret(setup.seed, "account", owner), network);
-            if group.known {
-                known.insert(account.public().account(), WINDOW);
+            let mut node = node(setup, network, group, number, ix, &account, &mut dice);
+            if let Some(market) = &scenario.market {
+                suit_market(&mut node, group, market, &mut market_dice);
             }
-            nodes.push(node(setup, network, group, number, ix, &account, &mut dice));
+            if group.known {
+                let window = scenario.market.as_ref().map_or(WINDOW, |_| MARKET_WINDOW);
+                known.insert(account.public().account(), window);
+            }
+            nodes.push(node);
         }
     }
     for node in &mut nodes {
@@ -136,6 +147,62 @@ fn timing() -> Timing {
     }
 }
 
+/// A node as a day's trade wants it: prices and speeds of its own, and patience for jobs
+/// that run for an hour and read gigabytes.
+fn suit_market(node: &mut Node, group: &Group, market: &Market, dice: &mut Dice) {
+    node.config.timing = market_timing(market);
+    let Some(provider) = &mut node.config.provider else {
+        return;
+    };
+    let offer = &mut provider.offer;
+    let price = varied(group.price, group.varies, dice);
+    let speed = varied(group.speed, group.varies, dice);
+    let mut prices = offer.prices.to_vec();
+    for line in prices.iter_mut().filter(|line| line.meter == Meter::GPU_MS) {
+        line.amount = Amount::from_micros(price);
+    }
+    offer.prices = List::truncated(prices);
+    let mut devices = offer.devices.to_vec();
+    for device in &mut devices {
+        device.speeds = List::truncated(vec![Speed {
+            kind: SpeedKind::FP32,
+            per_second: speed,
+            measured: Wall::from_millis(0),
+        }]);
+    }
+    offer.devices = List::truncated(devices);
+    offer.energy = (group.watts > 0).then_some(Energy {
+        watts: group.watts,
+        carbon_g_per_kwh: group.carbon,
+    });
+    offer.storage_bytes = 1 << 40;
+    offer.run_max = Millis::from(RUN_MAX);
+}
+
+/// A number of a group, as one node of it has it.
+fn varied(number: u64, varies: f64, dice: &mut Dice) -> u64 {
+    let thousandths = u64::from(per_thousand(varies));
+    let drawn = dice.within([1000 - thousandths, 1000 + thousandths]);
+    let varied = u128::from(number) * u128::from(drawn) / 1000;
+    u64::try_from(varied).unwrap_or(u64::MAX)
+}
+
+/// Inputs may take as long as the most patient job waits.
+fn market_timing(market: &Market) -> Timing {
+    Timing {
+        transfer_max: Duration::from_hours(12),
+        collect_max: Duration::from_hours(2),
+        executor_grace: Duration::from_mins(1),
+        offer_ttl: OFFER_TTL_MAX,
+        // Nothing is lost on the way, so nothing has to be compared.
+        pull: Duration::from_millis(market.slack_ms[1]) + Duration::from_hours(48),
+        heartbeat: Duration::from_mins(2),
+        lost_after: Duration::from_mins(20),
+        retry: Duration::from_mins(1),
+        ..Timing::default()
+    }
+}
+
 fn provider(
     group: &Group,
     account: AccountId,
@@ -206,9 +273,20 @@ fn provider(
     }
 }
 
-/// A ring, so that all are connected, and chords across it.
+/// A ring, so that all are connected, and chords across it; or each seller to each buyer.
 fn link(nodes: &mut [Node], scenario: &Scenario, dice: &mut Dice) {
     let count = nodes.len();
+    if scenario.links.direct {
+        let sells = |ix: &Ix| nodes[*ix].config.provider.is_some();
+        let (sellers, buyers): (Vec<Ix>, Vec<Ix>) = (0..count).partition(sells);
+        for (n, &seller) in sellers.iter().enumerate() {
+            nodes[seller].neighbours.clone_from(&buyers);
+            // Who knows nobody asks around every other second.
+            let next = sellers[(n + 1) % sellers.len()];
+            nodes[seller].neighbours.push(next);
+        }
+        return;
+    }
     let mut pairs: BTreeSet<(Ix, Ix)> = (0..count).map(|ix| (ix, (ix + 1) % count)).collect();
     for _ in 0..count * scenario.links.degree.saturating_sub(2) / 2 {
         pairs.insert((dice.index(count), dice.index(count)));

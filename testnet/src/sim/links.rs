@@ -356,8 +356,13 @@ impl World<'_> {
             };
             return self.later(FETCH_TIMEOUT, event);
         }
-        let rate = self.scenario.links.bytes_per_second.max(1);
-        let transfer = Duration::from_micros(blob.bytes.saturating_mul(1_000_000) / rate);
+        let links = &self.scenario.links;
+        let rate = match links.far_bytes_per_second {
+            Some(far) if self.nodes[ix].region != self.nodes[server].region => far,
+            _ => links.bytes_per_second,
+        };
+        let micros = u128::from(blob.bytes) * 1_000_000 / u128::from(rate.max(1));
+        let transfer = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
         let after = self.delay(ix, server) + transfer;
         self.later(
             after,

@@ -161,7 +161,11 @@ impl World<'_> {
         }
         let id = order.id;
         let fate = self.draw_fate();
-        let drawn = self.dice.within(self.scenario.workload.run_ms);
+        let drawn = match self.sizes.get(&order.spec.blob) {
+            Some(operations) => self.nodes[ix].millis_for(*operations, order.device),
+            None => self.dice.within(self.scenario.workload.run_ms),
+        };
+        self.trades.runs(ix, id.agreement, self.now);
         let node = &mut self.nodes[ix];
         let (lasts, fate) = match (&order.lease, fate) {
             (Some((until, _)), fate) => (until.since(node.wall(self.now)), fate),
@@ -314,6 +318,7 @@ impl World<'_> {
         let Some(run) = self.nodes[ix].runs.remove(&id) else {
             return;
         };
+        self.trades.ran(ix, run.started, self.now);
         let event = match run.fate {
             Fate::Fails(reason) => ExecutionEvent::Failed { reason, usage },
             Fate::Finishes | Fate::LosesOutputs | Fate::Hangs => {

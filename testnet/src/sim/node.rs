@@ -11,7 +11,7 @@ use suanli_protocol::{
     offer::Offer,
     peer::{Config, ExecutionId, ExecutionOrder, Peer},
     record::{Lsn, Record},
-    registry::Reason,
+    registry::{Reason, SpeedKind},
     units::{Mono, Now, Wall},
 };
 
@@ -115,6 +115,15 @@ impl Node {
         Some(Mono::from_micros(
             self.booted.as_micros() + at.as_micros().saturating_sub(BOOT_MICROS),
         ))
+    }
+
+    /// How long so many operations take on one of its devices.
+    pub(crate) fn millis_for(&self, operations: u64, device: u16) -> u64 {
+        let provider = self.config.provider.as_ref();
+        let device = provider.and_then(|p| p.offer.devices.get(usize::from(device)));
+        let speed = device.map_or(0, |device| device.speed(SpeedKind::FP32));
+        let millis = u128::from(operations) * 1000;
+        u64::try_from(millis.div_ceil(u128::from(speed.max(1)))).unwrap_or(u64::MAX)
     }
 
     /// Executions that were not told to stop.

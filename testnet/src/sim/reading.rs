@@ -11,6 +11,10 @@ use suanli_protocol::{
     message::{Frame, Gossip, Message},
 };
 
+/// Frames that are remembered. Those of a day would fill the memory, and most are
+/// read once.
+const FRAMES_MAX: usize = 65_536;
+
 /// What came of reading something.
 pub(crate) type Read<T> = Rc<Result<T, String>>;
 
@@ -34,6 +38,9 @@ impl Reader {
     /// A frame as said by a peer.
     pub(crate) fn frame(&mut self, bytes: &[u8], from: PeerId) -> Read<Message> {
         let network = self.network;
+        if self.frames.len() >= FRAMES_MAX {
+            self.frames.clear();
+        }
         let read = || {
             let frame = Frame::decode(bytes).map_err(|error| error.to_string())?;
             frame

@@ -28,6 +28,9 @@ const SHARED_INPUTS: u64 = 6;
 
 /// Everything that people do, with its time.
 pub(crate) fn plan(scenario: &Scenario, nodes: &[Node], seed: u64) -> Vec<(Duration, Event)> {
+    if let Some(market) = &scenario.market {
+        return super::demand::plan(scenario, market, nodes, seed);
+    }
     let mut dice = Dice::new(seed, "work");
     let work = &scenario.workload;
     let buyers = buyers(scenario, nodes);
@@ -142,7 +145,7 @@ fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
 }
 
 /// A share between 0 and 1, in thousandths.
-fn per_thousand(share: f64) -> u16 {
+pub(crate) fn per_thousand(share: f64) -> u16 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -206,14 +209,14 @@ fn input(number: u64) -> String {
     format!("input {number} ").repeat(100)
 }
 
-fn blob(bytes: &[u8]) -> BlobRef {
+pub(crate) fn blob(bytes: &[u8]) -> BlobRef {
     BlobRef {
         blob: BlobId(Hash::of(bytes)),
         bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
     }
 }
 
-fn inline(bytes: &[u8]) -> InlineBlobs {
+pub(crate) fn inline(bytes: &[u8]) -> InlineBlobs {
     let blob = BlobId(Hash::of(bytes));
     let inline = Bytes::new(bytes.to_vec()).map(|bytes| InlineBlob { blob, bytes });
     List::truncated(inline.into_iter().collect())
@@ -234,6 +237,10 @@ impl World<'_> {
         node.blobs.insert(order.spec.blob);
         node.blobs
             .extend(order.inputs.iter().map(|input| input.blob));
+        if order.flops > 0 {
+            self.sizes.insert(order.spec.blob, order.flops);
+        }
+        self.trades.submitted(ix, &order, self.now);
         self.figures.jobs += 1;
         self.step(ix, Input::Command(Command::Submit(order)));
     }

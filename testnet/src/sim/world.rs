@@ -28,6 +28,7 @@ use super::{
     plant::Plant,
     reading::Reader,
     trace::{Subject, Trace},
+    trades::Trades,
 };
 use crate::scenario::{Nature, Scenario};
 
@@ -129,6 +130,9 @@ pub(crate) struct World<'a> {
     pub(crate) trace: Trace,
     pub(crate) figures: Figures,
     pub(crate) runs: u64,
+    /// Operations of the programs of which that is known.
+    pub(crate) sizes: BTreeMap<BlobId, u64>,
+    pub(crate) trades: Trades,
     queue: BTreeMap<(Mono, u64), Event>,
     number: u64,
     steps_left: u64,
@@ -157,6 +161,8 @@ impl<'a> World<'a> {
             trace: Trace::new(setup.record),
             figures: Figures::default(),
             runs: 0,
+            sizes: BTreeMap::new(),
+            trades: Trades::default(),
             nodes,
             queue: BTreeMap::new(),
             number: 0,
@@ -470,6 +476,7 @@ impl World<'_> {
     }
 
     fn on_event(&mut self, ix: Ix, event: PeerEvent) {
+        self.trades.heard(ix, &event, self.now);
         let name = &self.nodes[ix].name;
         match event {
             PeerEvent::Job { job, event } => {
@@ -506,8 +513,10 @@ impl World<'_> {
         let planted = self.plant == Some(Plant::RejectsGoodGossip) && ix == 0;
         match verdict {
             Verdict::Accept if planted => self.blame(ix, from, "gossip"),
-            Verdict::Accept => self.flood(ix, Some(from), &bytes),
-            Verdict::Ignore => {}
+            Verdict::Accept if !self.scenario.links.direct => {
+                self.flood(ix, Some(from), &bytes);
+            }
+            Verdict::Accept | Verdict::Ignore => {}
             Verdict::Reject => self.blame(ix, from, "gossip"),
         }
     }

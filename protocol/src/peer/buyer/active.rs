@@ -592,7 +592,25 @@ impl Buyer {
             },
         );
         job.end = Some(end);
+        for made in job.agreements.values() {
+            self.full.remove(&made.deal.provider());
+        }
         self.forget_old(id);
+        self.next_in_line(core);
+    }
+
+    /// A provider is done with something of ours: whichever single job has waited longest
+    /// looks again at once.
+    fn next_in_line(&self, core: &mut Core) {
+        let waits = |job: &&Job| {
+            let idle = job.round.is_none() && job.live.is_empty() && !job.cancelling;
+            job.end.is_none() && idle && !job.spreads()
+        };
+        let waiting = self.jobs.values().filter(waits);
+        let first = waiting.min_by_key(|job| (job.submitted, job.order.job));
+        if let Some(job) = first {
+            core.wake(Timer::Job(job.order.job), Duration::ZERO);
+        }
     }
 
     /// A receipt for a job that is over long since. What was judged is repeated;

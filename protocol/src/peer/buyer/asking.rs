@@ -21,17 +21,13 @@ impl Buyer {
         if wanted.is_empty() || job.room() == 0 {
             return job.rest(core);
         }
-        let views = (&self.excluded, &self.standings);
-        let shares = choose(core, book, job, views, &wanted);
+        let left_out = [&self.excluded, &self.full];
+        let shares = choose(core, book, job, (left_out, &self.standings), &wanted);
         if shares.is_empty() {
             // A provider that is left out for a while is better than none.
-            let later = choose(
-                core,
-                book,
-                job,
-                (&BTreeMap::new(), &self.standings),
-                &wanted,
-            );
+            let nobody = BTreeMap::new();
+            let left_out = [&nobody; 2];
+            let later = choose(core, book, job, (left_out, &self.standings), &wanted);
             let later = !later.is_empty() || !job.busy.is_empty();
             return self.wait(core, ledger, id, later);
         }
@@ -162,6 +158,7 @@ impl Buyer {
     ) {
         let request = quote.body().request;
         let agreement = AgreementId(quote.hash());
+        self.full.remove(&quote.signer());
         if self.by_agreement.contains_key(&agreement) {
             // A repeat of what we took.
             return;
@@ -344,6 +341,8 @@ impl Buyer {
         }
         if spread {
             job.is_busy(core, from, decline);
+        } else if is_passing(decline.reason) && !counter {
+            self.is_full(core, from);
         }
         core.tell(Event::Job {
             job: id,
@@ -356,6 +355,25 @@ impl Buyer {
             return self.answered(core, id, n, false);
         }
         self.decide_if_ready(core, ledger, id);
+    }
+
+    /// A provider that has no slot free is left alone for a moment, by all of our single
+    /// jobs: the next best may have one.
+    fn is_full(&mut self, core: &Core, peer: PeerId) {
+        let now = core.now.mono;
+        if self.full.len() >= EXCLUSIONS_MAX {
+            self.full.retain(|_, full| full.until > now);
+        }
+        if self.full.len() >= EXCLUSIONS_MAX {
+            return;
+        }
+        let full = self.full.entry(peer).or_insert(Exclusion {
+            failures: 0,
+            until: now,
+        });
+        let pause = core.config.timing.retry * (1 << full.failures.min(2));
+        full.failures += 1;
+        full.until = now.after(pause);
     }
 
     /// Chooses once all have answered or the grace after the first is over.
@@ -376,8 +394,15 @@ impl Buyer {
         let within = job.deadline.since(core.now.mono).into();
         let Some(best) = best_quote(round, &job.order, within, core.now) else {
             if all {
+                let said =
+                    |ask: &Ask| matches!(&ask.answer, Some(Err(no)) if is_passing(no.reason));
+                let full = round.asks.iter().all(said);
                 self.leave_round(core, id, None);
-                self.wait(core, ledger, id, false);
+                if full {
+                    core.wake(Timer::Job(id), Duration::ZERO);
+                } else {
+                    self.wait(core, ledger, id, false);
+                }
             }
             return;
         };
@@ -539,13 +564,19 @@ fn choose(
     core: &Core,
     book: &Book,
     job: &Job,
-    (excluded, standings): (&BTreeMap<PeerId, Exclusion>, &Standings),
+    ([excluded, full], standings): ([&BTreeMap<PeerId, Exclusion>; 2], &Standings),
     wanted: &Wanted,
 ) -> Vec<Share> {
     let budget = wanted.budget(job);
     let view = |peer: PeerId| {
-        if excluded.get(&peer).is_some_and(|e| e.until > core.now.mono) {
+        let is_out = |of: &BTreeMap<PeerId, Exclusion>| {
+            of.get(&peer).is_some_and(|out| out.until > core.now.mono)
+        };
+        if is_out(excluded) {
             return Err(Reason::EXCLUDED);
+        }
+        if !job.spreads() && is_out(full) {
+            return Err(Reason::BUSY);
         }
         core.view(peer, standings, core.now.wall)
     };

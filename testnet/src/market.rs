@@ -1,0 +1,187 @@
+//! A day's trade, simulated: what our policies cost beside choosing by chance or staying
+//! at home, and beside the least that the same work can cost.
+//!
+//! ```text
+//! market.toml ──seed──▶ demand ──▶ one day of real peers for each choice ──▶ figures ──▶ table
+//!                                             │ jobs that were done                        ▲
+//!                                             └──────▶ linear program (HiGHS) ─────────────┘
+//! ```
+//!
+//! Every match is made by the protocol itself: offers travel, clients rank them, ask for
+//! quotes, and providers hold slots, quote or decline. The simulator adds what a job takes:
+//! its operations by the device's speed, and its inputs by the bytes per second of the way.
+//! All checkers watch; a day on which one complains has no row but an error.
+//!
+//! Absent: failures. The other scenarios have those; here the question is what a choice
+//! is worth.
+
+mod bound;
+mod figures;
+mod table;
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::sync_channel,
+    },
+    thread,
+};
+
+use anyhow::Context as _;
+use suanli_protocol::rank::Policy;
+
+pub use self::figures::Figures;
+use crate::{
+    scenario::{Choice, Scenario},
+    sim::{Outcome, Setup, run},
+};
+
+/// What is compared, the baselines last.
+pub const CHOICES: [(&str, Choice); 5] = [
+    ("cheapest", Choice::Policy(Policy::Cheapest)),
+    ("fastest", Choice::Policy(Policy::Fastest)),
+    ("balanced", Choice::Policy(Policy::Balanced)),
+    ("random", Choice::Random),
+    ("own region", Choice::OwnRegion),
+];
+
+/// What to simulate.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Decides everything that the scenario leaves open
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Work handed in, of all that the devices could do: one table for each
+    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
+    load: Vec<f64>,
+    /// A scenario file with a market [default: two hundred providers in ten regions]
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// A Python with scipy, for the lower bound
+    #[arg(long, value_name = "FILE", default_value = "python3")]
+    python: PathBuf,
+}
+
+/// One choice's day.
+#[derive(Debug)]
+pub struct Day {
+    /// What the choice is called.
+    pub choice: &'static str,
+    /// What it came to.
+    pub figures: Figures,
+    /// What the simulator says.
+    pub outcome: Outcome,
+}
+
+impl Args {
+    /// Simulates, and prints a table for each load.
+    ///
+    /// # Errors
+    /// A scenario that is none, a day on which something does not hold, or a table that
+    /// can't be printed.
+    pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let scenario = match &self.scenario {
+            Some(path) => Scenario::read(path)?,
+            None => Scenario::market()?,
+        };
+        let market = scenario.market.as_ref();
+        let usual = market
+            .context("it has no [market]; see testnet/scenarios/market.toml")?
+            .load;
+        let loads = if self.load.is_empty() {
+            vec![usual]
+        } else {
+            self.load.clone()
+        };
+        for load in loads {
+            anyhow::ensure!(
+                load > 0.0 && load <= 1000.0,
+                "--load {load} is no share of all devices: give one above 0"
+            );
+            let mut scenario = scenario.clone();
+            if let Some(market) = &mut scenario.market {
+                market.load = load;
+            }
+            let days = days(&scenario, self.seed, &CHOICES)?;
+            let bounds = self.bounds(&days);
+            table::print(out, (self.seed, load), &days, &bounds)?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Lower bounds of the days; none if there is no solver.
+    fn bounds(&self, days: &[Day]) -> Vec<Option<f64>> {
+        let mut bounds = Vec::new();
+        for day in days {
+            match bound::least_cost(&self.python, &day.outcome) {
+                Ok((micros, _)) => bounds.push(Some(micros / 1e6)),
+                Err(why) => {
+                    eprintln!(
+                        "suanli-testnet: no lower bound: {why:#}; `scripts/market` installs scipy, \
+                         or name a Python that has it by --python"
+                    );
+                    return vec![None; days.len()];
+                }
+            }
+        }
+        bounds
+    }
+}
+
+/// Simulates a day for each choice, on as many threads as there are processors.
+///
+/// # Errors
+/// A scenario without a market, or a day on which something does not hold.
+pub fn days(
+    scenario: &Scenario,
+    seed: u64,
+    choices: &[(&'static str, Choice)],
+) -> anyhow::Result<Vec<Day>> {
+    let market = scenario
+        .market
+        .as_ref()
+        .context("the scenario has no [market]; add one")?;
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism().map_or(2, Into::into);
+    let mut outcomes = thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(threads);
+        for _ in 0..threads.min(choices.len()) {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while let Some((_, choice)) = choices.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = day(scenario, seed, *choice);
+                    if sender.send((*choice, outcome)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        receiver.into_iter().collect::<Vec<_>>()
+    });
+    let mut days = Vec::new();
+    for (name, choice) in choices {
+        let found = outcomes.iter().position(|(of, _)| of == choice);
+        let (_, outcome) = outcomes.swap_remove(found.context("a day was not simulated")?);
+        if let Some(complaint) = outcome.complaints.first() {
+            anyhow::bail!("{name}, seed {seed}: {complaint}");
+        }
+        days.push(Day {
+            choice: name,
+            figures: figures::figures(scenario, market, &outcome),
+            outcome,
+        });
+    }
+    Ok(days)
+}
+
+fn day(scenario: &Scenario, seed: u64, choice: Choice) -> Outcome {
+    let mut scenario = scenario.clone();
+    if let Some(market) = &mut scenario.market {
+        market.choice = choice;
+    }
+    run(&Setup::new(seed, scenario))
+}

@@ -1,0 +1,260 @@
+//! A day's demand: jobs of known size, from clients with a share each, at the hours at
+//! which people work.
+//!
+//! ```text
+//! seed ──▶ who, when, how many operations, how many bytes, how much time   the same for every choice
+//! choice ─▶ policy, `rank` or `regions` of the order                      all that differs
+//! ```
+//!
+//! The baselines are orders that any client could write. **Own region** names its region
+//! in `regions`. **Random** ranks by a number that is made of the provider's account, in
+//! another way for each job: which of thirteen pairs of digits, drawn by the seed, occur in
+//! it. So the first that it asks is any of those that fit, the second any of the others.
+//!
+//! Jobs are drawn until their work is the load's part of what all devices could do in that
+//! time, so that a lower load's jobs are the first of a higher one's.
+
+use std::time::Duration;
+
+use suanli_protocol::{
+    deal::{BlobRef, Needs, Work},
+    expression::{Expression, Field, Number, Scope, Term, Type, Unit, Word},
+    ids::{BlobId, Hash, JobId},
+    offer::Name,
+    rank::Policy,
+    record::{JobOrder, Verify},
+    registry::{Confidentiality, Runtime, SandboxLevel, SpeedKind},
+    units::{Amount, Millis},
+    wire::List,
+};
+
+use super::{
+    dice::Dice,
+    node::{Ix, Node},
+    work::{blob, inline},
+    world::Event,
+};
+use crate::scenario::{Choice, Market, Scenario};
+
+/// Pairs of digits that a random rank looks for: as many as an expression has room for.
+const PAIRS: u32 = 13;
+/// Far more than any job costs.
+const BUDGET: Amount = Amount::from_micros(1_000_000_000_000);
+const HOUR_MS: u64 = 3_600_000;
+
+/// What all orders have in common.
+struct Day<'a> {
+    market: &'a Market,
+    /// The slowest device of all, in operations a second.
+    slowest: u64,
+    /// Bytes per second on the longest way.
+    narrowest: u64,
+}
+
+/// All jobs, with their times.
+pub(crate) fn plan(
+    scenario: &Scenario,
+    market: &Market,
+    nodes: &[Node],
+    seed: u64,
+) -> Vec<(Duration, Event)> {
+    let (mut dice, mut chance) = (Dice::new(seed, "demand"), Dice::new(seed, "random rank"));
+    let clients = clients(scenario);
+    let hours = hours(scenario, market);
+    let (supply, slowest) = supply(nodes);
+    let day = Day {
+        market,
+        slowest,
+        narrowest: (scenario.links.far_bytes_per_second).unwrap_or(scenario.links.bytes_per_second),
+    };
+    let supply = u128::from(supply) * u128::from(scenario.seconds);
+    let mut wanted = supply * u128::from(thousandths(market.load)) / 1000;
+    let mut plan = Vec::new();
+    let mut number = 0;
+    while wanted > 0 && !clients.is_empty() {
+        let Some((&client, &hour)) = dice.pick(&clients).zip(dice.pick(&hours)) else {
+            break;
+        };
+        let at = Duration::from_millis(hour * HOUR_MS + dice.below(HOUR_MS));
+        let mut order = day.order(number, &mut dice);
+        prefer(
+            &mut order,
+            market.choice,
+            &nodes[client].region,
+            &mut chance,
+        );
+        wanted = wanted.saturating_sub(u128::from(order.flops));
+        number += 1;
+        let order = Box::new(order);
+        plan.push((
+            at,
+            Event::Submit {
+                node: client,
+                order,
+            },
+        ));
+    }
+    plan
+}
+
+/// Each client as often as its weight says.
+fn clients(scenario: &Scenario) -> Vec<Ix> {
+    let weights = scenario.groups.iter().flat_map(|group| {
+        std::iter::repeat_n(group.role.buys().then_some(group.weight), group.count)
+    });
+    let of = |(ix, weight): (Ix, Option<u32>)| {
+        let times = usize::try_from(weight.unwrap_or(0)).unwrap_or(0);
+        std::iter::repeat_n(ix, times)
+    };
+    weights.enumerate().flat_map(of).collect()
+}
+
+/// Each hour as often as its share says.
+fn hours(scenario: &Scenario, market: &Market) -> Vec<u64> {
+    let whole = usize::try_from(scenario.seconds / 3600).unwrap_or(0).max(1);
+    let shares = (0u64..).zip(market.hours.iter().take(whole));
+    let of = |(hour, share): (u64, &u32)| {
+        std::iter::repeat_n(hour, usize::try_from(*share).unwrap_or(0))
+    };
+    shares.flat_map(of).collect()
+}
+
+/// Operations that all devices do in a second, and the slowest alone.
+fn supply(nodes: &[Node]) -> (u64, u64) {
+    let sellers = nodes
+        .iter()
+        .filter_map(|node| node.config.provider.as_ref());
+    let devices = sellers.flat_map(|sells| sells.offer.devices.iter());
+    let speeds = devices.map(|device| (device.speed(SpeedKind::FP32), u64::from(device.slots)));
+    speeds.fold((0, u64::MAX), |(all, slowest), (speed, slots)| {
+        (all + speed * slots, slowest.min(speed.max(1)))
+    })
+}
+
+impl Day<'_> {
+    fn order(&self, number: u32, dice: &mut Dice) -> JobOrder {
+        let mut job = [0; 16];
+        job.copy_from_slice(&dice.bytes(16));
+        let operations = doubling(self.market.operations, dice);
+        let bytes = doubling(self.market.input_bytes, dice);
+        let slack = dice.within(self.market.slack_ms);
+        let run_ms = ceil_div(u128::from(operations) * 1000, self.slowest);
+        let travel_ms = ceil_div(u128::from(bytes) * 1000, self.narrowest);
+        let program = format!("program {number}");
+        let input = BlobRef {
+            blob: BlobId(Hash::of(format!("input {number}").as_bytes())),
+            bytes,
+        };
+        JobOrder {
+            job: JobId::from_bytes(job),
+            name: Name::lossy(&format!("job {number}")),
+            principal: Name::lossy("someone"),
+            work: Work::Job,
+            spec: blob(program.as_bytes()),
+            inputs: List::truncated(if bytes > 0 { vec![input] } else { vec![] }),
+            needs: Needs {
+                runtime: Runtime::WGSL,
+                features: List::default(),
+                device: None,
+                memory_bytes: 1 << 20,
+                sandbox: SandboxLevel::PROCESS,
+                // A tenth more than on the slowest device.
+                run_max: Millis::new(run_ms + run_ms / 10 + 1000),
+                output_bytes_max: 1 << 20,
+                fuel_max: 0,
+            },
+            budget: BUDGET,
+            regions: List::default(),
+            providers: List::default(),
+            condition: None,
+            rank: None,
+            policy: Policy::Cheapest,
+            flops: operations,
+            confidentiality: Confidentiality::NONE,
+            retention: Millis::new(60_000),
+            total: Millis::new(run_ms + travel_ms + slack),
+            take: false,
+            parallel: 1,
+            max_failures: 0,
+            verify: Verify::NONE,
+            counter_percent: 0,
+            inline: inline(program.as_bytes()),
+        }
+    }
+}
+
+/// What a client does to have it its way.
+fn prefer(order: &mut JobOrder, choice: Choice, home: &str, chance: &mut Dice) {
+    match choice {
+        Choice::Policy(policy) => order.policy = policy,
+        Choice::OwnRegion => order.regions = List::truncated(vec![Name::lossy(home)]),
+        Choice::Random => order.rank = random_rank(chance),
+    }
+}
+
+/// A number for each provider that has nothing to do with what it offers.
+fn random_rank(chance: &mut Dice) -> Option<Expression> {
+    let mut terms = Vec::new();
+    for n in 0..PAIRS {
+        let pair = format!("{:02x}", chance.below(256));
+        terms.extend([
+            Term::Field(Field::PROVIDER),
+            Term::Text(Word::lossy(&pair)),
+            Term::Contains,
+            Term::Number(Number::whole(1 << n), Unit::Plain),
+            Term::Number(Number::whole(0), Unit::Plain),
+            Term::If,
+        ]);
+        if n > 0 {
+            terms.push(Term::Add);
+        }
+    }
+    Expression::new(terms, Scope::Offer, Type::Number(Unit::Plain)).ok()
+}
+
+/// Between the two, and as likely in each doubling of the least.
+fn doubling([least, most]: [u64; 2], dice: &mut Dice) -> u64 {
+    if least == 0 {
+        return dice.within([least, most]);
+    }
+    let doublings = (most / least).max(1).ilog2();
+    if doublings == 0 {
+        return dice.within([least, most]);
+    }
+    let from = least << dice.below(u64::from(doublings));
+    dice.within([from, (from * 2 - 1).min(most)])
+}
+
+/// So that no float multiplies a supply.
+fn thousandths(load: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a scenario's load is between 0 and 1,000"
+    )]
+    let thousandths = (load * 1000.0).round() as u32;
+    thousandths
+}
+
+fn ceil_div(whole: u128, by: u64) -> u64 {
+    u64::try_from(whole.div_ceil(u128::from(by.max(1)))).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_rank_is_an_expression() {
+        assert!(random_rank(&mut Dice::new(1, "test")).is_some());
+    }
+
+    #[test]
+    fn each_doubling_is_as_likely() {
+        let mut dice = Dice::new(1, "test");
+        let drawn: Vec<u64> = (0..4000).map(|_| doubling([10, 160], &mut dice)).collect();
+        assert!(drawn.iter().all(|size| (10..160).contains(size)));
+        let small = drawn.iter().filter(|size| **size < 20).count();
+        assert!((900..1100).contains(&small), "{small}");
+    }
+}

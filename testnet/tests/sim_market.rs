@@ -1,0 +1,80 @@
+//! A small market: the simulator's day with fewer providers, and what must be true of it.
+
+use suanli_protocol::{rank::Policy, record::JobEnd};
+use suanli_testnet::{
+    market::{Day, days},
+    scenario::{Choice, Scenario},
+};
+
+const SEED: u64 = 3;
+
+/// Three providers in each region, and a few hours that begin when people come to work.
+fn small(load: f64) -> Scenario {
+    let mut scenario = Scenario::market().expect("it is a scenario");
+    scenario.seconds = 4 * 3600;
+    for group in &mut scenario.groups {
+        group.count = if group.role.sells() { 3 } else { 1 };
+    }
+    let market = scenario.market.as_mut().expect("it has a market");
+    market.load = load;
+    market.hours.drain(..8);
+    scenario
+}
+
+fn cheapest() -> (&'static str, Choice) {
+    ("cheapest", Choice::Policy(Policy::Cheapest))
+}
+
+/// All that was printed would be the same.
+fn figures(days: &[Day]) -> String {
+    let all = days.iter().map(|day| (&day.figures, day.outcome.trace));
+    format!("{:?}", all.collect::<Vec<_>>())
+}
+
+#[test]
+fn the_cheapest_costs_less_than_chance_and_less_than_at_home() {
+    let choices = [
+        cheapest(),
+        ("random", Choice::Random),
+        ("own region", Choice::OwnRegion),
+    ];
+    // A day on which a slot is sold twice, or a unit charged twice, is an error.
+    let days = days(&small(0.3), SEED, &choices).unwrap();
+    let [cheapest, random, home] = [&days[0], &days[1], &days[2]].map(|day| &day.figures);
+    assert_eq!((cheapest.declined, cheapest.late), (0, 0), "{cheapest:?}");
+    assert_eq!(cheapest.done, days[0].outcome.trades.len());
+    assert!(cheapest.done > 20, "{cheapest:?}");
+    assert!(cheapest.cost * 1.2 < random.cost, "{cheapest:?} {random:?}");
+    assert!(
+        cheapest.cost_per_work * 1.2 < home.cost_per_work,
+        "{home:?}"
+    );
+    assert!(
+        cheapest.used_west > 2.0 * cheapest.used_east,
+        "{cheapest:?}"
+    );
+    assert_eq!(home.moved, 0.0);
+}
+
+#[test]
+fn the_same_seed_has_the_same_table() {
+    let table = |seed| figures(&days(&small(0.15), seed, &[cheapest()]).unwrap());
+    assert_eq!(table(SEED), table(SEED));
+    assert_ne!(table(SEED), table(SEED + 1));
+}
+
+#[test]
+fn overload_ends_in_words_and_starves_no_client() {
+    let days = days(&small(4.0), SEED, &[cheapest()]).unwrap();
+    let (of, trades) = (&days[0].figures, &days[0].outcome.trades);
+    let has_end = trades.iter().all(|trade| trade.ended.is_some());
+    assert!(has_end && of.late > 0, "{of:?}");
+    let at_end =
+        |trade: &suanli_testnet::sim::Trade| matches!(trade.ended, Some((_, JobEnd::Done)));
+    let done = trades.iter().filter(|trade| at_end(trade)).count();
+    assert_eq!(done, of.done);
+    // Each client gets a part of what there is.
+    let all = f64::from(u32::try_from(of.done).unwrap())
+        / f64::from(u32::try_from(trades.len()).unwrap());
+    assert!(of.worst_done > all / 4.0, "{of:?}");
+}
