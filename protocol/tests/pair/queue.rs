@@ -165,6 +165,48 @@ fn a_full_queue_sends_away_in_words() {
     assert_eq!(run_all(&mut world, &jobs), 1);
 }
 
+/// The same, with a friend and a stranger beside the client.
+fn with_others() -> (World, usize, usize) {
+    let mut world = world(4, 20_000);
+    let (friend, stranger) = (world.add(None), world.add(None));
+    let account = account_signer(friend).public().account();
+    let config = world.config_of(1);
+    config.known.insert(account, micros(100_000_000));
+    config.strangers_budget = micros(100_000_000);
+    config.offer.terms.stranger_credit = micros(100_000_000);
+    (world.start(&[]), friend, stranger)
+}
+
+/// Who waits for much leaves room for who waits for nothing; strangers leave half.
+#[test]
+fn nobody_fills_a_queue_alone() {
+    let (mut world, _, stranger) = with_others();
+    let waiting = |world: &World| {
+        let work = world.peer(1).work();
+        work.iter().filter(|work| work.stage == "waiting").count()
+    };
+    for number in 1..=5 {
+        world.submit(order(number));
+        world.pass(Duration::from_millis(100));
+    }
+    assert_eq!(waiting(&world), 3);
+    world.submit_at(stranger, order(10));
+    world.pass(Duration::from_millis(300));
+    assert_eq!(waiting(&world), 4);
+
+    let (mut world, friend, stranger) = with_others();
+    world.submit(order(1));
+    world.pass(Duration::from_millis(300));
+    for number in 10..14 {
+        world.submit_at(stranger, order(number));
+        world.pass(Duration::from_millis(300));
+    }
+    assert_eq!(waiting(&world), 2);
+    world.submit_at(friend, order(20));
+    world.pass(Duration::from_millis(300));
+    assert_eq!(waiting(&world), 3);
+}
+
 #[test]
 fn a_turn_that_does_not_come_in_time_costs_nothing() {
     let mut world = world(4, 0);

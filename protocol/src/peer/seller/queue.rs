@@ -76,9 +76,36 @@ impl Turns {
 
 /// The queue.
 impl Seller {
-    /// Whether a slot of a device is free and nobody waits for it.
+    /// Whether a slot of a device is free and nobody's turn comes first. Whoever still has
+    /// to send inputs keeps nobody out.
     pub(super) fn is_open(&self, offer: &Offer, device: u16, taken: &Slots) -> bool {
-        taken.have_room(offer, device) && !self.waiting_on(device).any(|_| true)
+        let is_ahead = |deal: &Committed| {
+            deal.stage == Stage::Waiting && deal.deal.quote().body().device == device
+        };
+        let mut waiting = self.turns.waiting.keys();
+        let ahead = waiting.any(|id| self.deals.get(id).is_some_and(is_ahead));
+        taken.have_room(offer, device) && !ahead
+    }
+
+    /// Whether an account may have one more place in the queue. Strangers together have half
+    /// of it at most, and the last quarter is for those who don't wait for anything yet.
+    fn has_place_for(&self, provider: &ProviderConfig, account: AccountId) -> bool {
+        let places = usize::try_from(provider.queue).unwrap_or(usize::MAX);
+        let agreed = self.turns.waiting.keys();
+        let agreed = agreed.filter_map(|id| self.deals.get(id).map(Committed::account));
+        let quoted = self.holds.values().filter(|hold| hold.waits());
+        let quoted = quoted.map(|hold| hold.request.body().account);
+        let (mut all, mut own, mut strangers) = (0, 0, 0);
+        for other in agreed.chain(quoted) {
+            all += 1;
+            own += usize::from(other == account);
+            strangers += usize::from(!provider.knows(other));
+        }
+        let free = places.saturating_sub(all);
+        let for_strangers = (places / 2).max(1);
+        free > 0
+            && (own == 0 || free > places / 4)
+            && (provider.knows(account) || strangers < for_strangers)
     }
 
     /// The device whose turn would come first, and when; nothing where the queue is full.
@@ -86,11 +113,9 @@ impl Seller {
         &self,
         core: &Core,
         provider: &ProviderConfig,
-        able: &[u16],
+        (account, able): (AccountId, &[u16]),
     ) -> Option<(u16, Millis)> {
-        let quoted = self.holds.values().filter(|hold| hold.waits()).count();
-        let places = usize::try_from(provider.queue).unwrap_or(usize::MAX);
-        if self.turns.waiting.len() + quoted >= places {
+        if !self.has_place_for(provider, account) {
             return None;
         }
         let waits = able.iter().map(|&device| {
@@ -121,14 +146,6 @@ impl Seller {
         open.map(|deal| deal.work_left(core.now.wall))
             .chain(held.map(|hold| work_of(hold.quote.body())))
             .fold(0, u64::saturating_add)
-    }
-
-    fn waiting_on(&self, device: u16) -> impl Iterator<Item = AgreementId> {
-        let ids = self.turns.waiting.keys().copied();
-        ids.filter(move |id| {
-            let deal = self.deals.get(id);
-            deal.is_some_and(|deal| deal.deal.quote().body().device == device)
-        })
     }
 
     /// An agreement without a slot stands: its turn will come.

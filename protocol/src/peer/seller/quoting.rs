@@ -109,9 +109,8 @@ impl Seller {
         let place = match free {
             Some(device) => Some((device, None)),
             None if !may_wait => None,
-            None => {
-                (self.queue_on(core, provider, &able)).map(|(device, wait)| (device, Some(wait)))
-            }
+            None => (self.queue_on(core, provider, (request.account, &able)))
+                .map(|(device, wait)| (device, Some(wait))),
         };
         let place = place.filter(|_| self.deals.len() < AGREEMENTS_MAX);
         let place = place.ok_or(Decline {
