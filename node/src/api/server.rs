@@ -131,6 +131,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/offers/{id}", get(accounts::offer))
         .route("/v1/channels", get(accounts::channels))
         .route("/v1/channels/{id}", get(accounts::channel))
+        .route("/v1/settlements", post(accounts::settle))
         .route("/v1/work", get(accounts::work))
         .route("/v1/plan", post(jobs::plan))
         .route("/v1/explain", post(jobs::explain))

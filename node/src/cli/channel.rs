@@ -1,13 +1,17 @@
 //! `suanli channel`: running accounts with other nodes.
 
 use clap::Subcommand;
+use suanli_protocol::{
+    ids::{AccountId, PeerId},
+    units::Amount,
+};
 
 use super::{
     context::Context,
     exit::Failure,
     screen::{Table, list},
 };
-use crate::api::types::ChannelInfo;
+use crate::api::types::{ChannelInfo, SettleOrder};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -17,6 +21,33 @@ pub(super) enum Command {
     Show {
         /// The channel; the first digits are enough
         id: String,
+    },
+    /// Declares that a client has paid, after the work or in advance
+    #[command(after_help = "\
+Only who earns on a channel declares what was paid on it. The declaration is
+signed, kept, and sent to the client's node, which shows it as well. What is paid
+in advance the client may run beyond its credit. A client that has bought nothing
+yet is named by its node and account: `suanli identity show` prints them there.
+
+  suanli channel settle 3fa0 --amount 120 --reference \"invoice 2026-11\"
+  suanli channel settle --peer HEX --account HEX --amount 50 --reference \"order 8\"")]
+    Settle {
+        /// The channel; the first digits are enough
+        #[arg(required_unless_present = "peer", conflicts_with_all = ["peer", "account"])]
+        id: Option<String>,
+        /// The client's node, instead of a channel
+        #[arg(long, value_name = "PEER", requires = "account")]
+        peer: Option<PeerId>,
+        /// The client's account
+        #[arg(long, value_name = "ACCOUNT", requires = "peer")]
+        account: Option<AccountId>,
+        /// How much was paid, in the network's unit
+        #[arg(long)]
+        amount: Amount,
+        /// How: an invoice number, a transfer. The same amount with the same
+        /// reference as last time is taken for a repeated order
+        #[arg(long)]
+        reference: String,
     },
 }
 
@@ -32,6 +63,23 @@ impl Command {
                 let channel: ChannelInfo =
                     client.get(&super::context::path("channels", &id)?).await?;
                 context.answer(&channel, show);
+            }
+            Self::Settle {
+                id,
+                peer,
+                account,
+                amount,
+                reference,
+            } => {
+                let order = SettleOrder {
+                    channel: id,
+                    peer,
+                    account,
+                    amount,
+                    reference,
+                };
+                let channel: ChannelInfo = client.post_json("/v1/settlements", &order).await?;
+                context.answer(&channel, |channel| format!("declared\n{}", show(channel)));
             }
         }
         Ok(())
@@ -50,6 +98,7 @@ fn table(channels: &[ChannelInfo]) -> String {
         ">pending",
         ">disputed",
         ">settled",
+        ">outstanding",
         "state",
     ]);
     for channel in channels {
@@ -61,6 +110,7 @@ fn table(channels: &[ChannelInfo]) -> String {
             channel.pending.clone(),
             channel.disputed.clone(),
             channel.settled.clone(),
+            channel.outstanding.clone(),
             state(channel).into(),
         ]);
     }
@@ -88,7 +138,19 @@ fn show(channel: &ChannelInfo) -> String {
         ("disputed", channel.disputed.clone()),
         (
             "settled",
-            format!("{}, declared paid outside", channel.settled),
+            format!(
+                "{}, declared paid in {} settlements",
+                channel.settled, channel.settlements
+            ),
+        ),
+        ("outstanding", channel.outstanding.clone()),
+        ("prepaid", channel.prepaid.clone()),
+        (
+            "credit left",
+            match &channel.credit_left {
+                Some(left) => format!("{left}, for the client's account"),
+                None => "the provider knows".into(),
+            },
         ),
         ("state", state(channel).into()),
     ])

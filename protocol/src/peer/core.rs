@@ -33,6 +33,8 @@ pub(crate) enum Timer {
     Deal(AgreementId),
     /// A voucher without acknowledgement, or a channel out of step.
     Channel(ChannelId),
+    /// A payer that has not shown us its head, or not our newest settlement.
+    Payer(AccountId, ChannelId),
     /// A challenge of ours.
     Challenge(PeerId),
 }

@@ -26,6 +26,7 @@ mod running;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+pub(crate) use self::quoting::Credits;
 use self::{
     challenged::Challenged,
     running::{resend_lost, send_progress},

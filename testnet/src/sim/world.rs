@@ -495,7 +495,7 @@ impl World<'_> {
             PeerEvent::Frozen { channel } => self.trace.say(self.now, || {
                 (format!("{name}: frozen"), vec![Subject::Channel(channel)])
             }),
-            PeerEvent::Judged { .. } | PeerEvent::Settled { .. } => {}
+            PeerEvent::Judged { .. } | PeerEvent::Settled { .. } | PeerEvent::Credited { .. } => {}
         }
     }
 
