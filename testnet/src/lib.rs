@@ -4,7 +4,8 @@
 //! ([`scenario`]). [`sim`] runs it as thousands of peers in one thread, on
 //! virtual time and from a seed. [`live`] runs its nodes as processes on the
 //! loopback interface. The same checkers judge every simulated run. [`audits`]
-//! holds simulations against what chance says, and [`bench`] measures.
+//! holds simulations against what chance says, [`settlement`] puts faults at every step
+//! of an account, and [`bench`] measures.
 //!
 //! Absent: any decision of the protocol. This crate moves bytes, loses them,
 //! stops nodes, and watches.
@@ -13,4 +14,5 @@ pub mod audits;
 pub mod bench;
 pub mod live;
 pub mod scenario;
+pub mod settlement;
 pub mod sim;

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use suanli_testnet::{
     audits, bench, live,
     scenario::Scenario,
+    settlement,
     sim::{Plant, Setup},
 };
 
@@ -36,6 +37,12 @@ enum Command {
     /// Simulate liars at several rates of audits, and compare how often they are found
     /// with what chance says
     Audits(audits::Audits),
+    /// Put every fault at every step from the receipt to the settlement, and let fresh
+    /// accounts run what they never pay
+    ///
+    /// Exits with 1 if the accounts of both sides differ, or strangers owe more than
+    /// their budget.
+    Settlement(settlement::Settlement),
     #[command(flatten)]
     Live(live::cli::Command),
     Bench(bench::cli::Bench),
@@ -72,6 +79,13 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Sim(args) => sim(&args),
         Command::Audits(audits) => audits.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
+        Command::Settlement(settlement) => settlement.run(&mut io::stdout()).map(|failures| {
+            if failures == 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }),
         Command::Live(command) => command
             .run(cli.dir.as_deref(), &mut io::stdout())
             .map(|()| ExitCode::SUCCESS),

@@ -17,12 +17,14 @@
 mod cast;
 mod check;
 mod dice;
+mod fresh;
 mod hostile;
 mod links;
 mod machine;
 mod node;
 mod plant;
 mod reading;
+mod script;
 mod seeds;
 mod trace;
 mod trials;
@@ -34,7 +36,9 @@ use suanli_protocol::ids::Hash;
 
 pub use self::{
     check::{Checker, Complaint},
+    fresh::{Fresh, run_fresh},
     plant::{Plant, UnknownPlant},
+    script::{Fault, Scripted, Step, run_script},
     seeds::{Summary, run_many},
     trace::{Line, Subject, timeline},
     trials::Trial,

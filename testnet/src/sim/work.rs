@@ -71,7 +71,7 @@ fn buyers(scenario: &Scenario, nodes: &[Node]) -> Vec<Ix> {
         .collect()
 }
 
-fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
+pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
     let work = &scenario.workload;
     let mut job = [0; 16];
     job.copy_from_slice(&dice.bytes(16));
@@ -254,7 +254,7 @@ impl World<'_> {
             let declaration = Declaration {
                 on: SettleOn::Channel(channel.channel),
                 amount: Amount::from_micros(u64::try_from(tenth).unwrap_or(0)),
-                reference: Text::lossy("invoice 7"),
+                reference: Text::lossy(&format!("invoice {}", channel.settlements + 1)),
             };
             let may = self.nodes[ix]
                 .peer
