@@ -14,6 +14,7 @@ use std::{
 
 use suanli_protocol::{
     deal::{Quote, Request, Work},
+    envelope::Verified,
     ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
     limits::VOUCHERS_UNACKED_MAX,
     message::Message,
@@ -21,7 +22,7 @@ use suanli_protocol::{
     record::{Lsn, Record},
     registry::Verification,
     units::{Amount, Mono, Total},
-    voucher::{Parties, Voucher, VoucherAck},
+    voucher::{Parties, Settlement, Voucher, VoucherAck},
 };
 
 use super::{
@@ -304,12 +305,7 @@ impl Checks {
                 self.earned(at, voucher.hash(), voucher.body(), ack.body());
             }
             Record::Frozen { first, .. } => self.frozen(at, node, first.body()),
-            Record::Settled(settlement) => {
-                let parties = settlement.body().parties;
-                let side = usize::from(node.peer_id() == parties.payer);
-                let known = &mut self.account(parties).settled[side];
-                known.insert(settlement.body().sequence, settlement.hash());
-            }
+            Record::Settled(settlement) => self.settled(node, settlement),
             Record::Offered(_)
             | Record::Withdrew(_)
             | Record::Asked(_)
@@ -554,6 +550,13 @@ impl Checks {
                 vec![Subject::Channel(channel)],
             );
         }
+    }
+
+    fn settled(&mut self, node: &Node, settlement: &Verified<Settlement>) {
+        let parties = settlement.body().parties;
+        let side = usize::from(node.peer_id() == parties.payer);
+        let known = &mut self.account(parties).settled[side];
+        known.insert(settlement.body().sequence, settlement.hash());
     }
 
     fn frozen(&mut self, at: Mono, node: &Node, voucher: &Voucher) {
