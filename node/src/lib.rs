@@ -23,6 +23,7 @@ pub mod pause;
 mod processor;
 mod rate;
 pub mod records;
+pub mod statement;
 pub mod store;
 pub mod transport;
 mod wall;

@@ -148,7 +148,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/offers/{id}/challenge", post(accounts::challenge))
         .route("/v1/receipts", get(accounts::receipts))
         .route("/v1/receipts/{id}", get(accounts::receipt))
-        .route("/v1/receipts/{id}/bundle", get(accounts::bundle));
+        .route("/v1/receipts/{id}/bundle", get(accounts::bundle))
+        .route("/v1/channels/{id}/statement", get(accounts::statement));
     let uploads = Router::new().route("/v1/blobs", post(blobs::upload));
     // These enter their gate themselves, and keep their place while they send.
     let streams = Router::new()

@@ -24,6 +24,7 @@
 //! | `GET /v1/receipts/{id}/outputs/{name}` | | the bytes: of a unit, by its receipt |
 //! | `GET /v1/receipts/{id}/bundle` | | the bundle's bytes |
 //! | `GET /v1/channels`, `/v1/channels/{id}` | | list of, one [`ChannelInfo`] |
+//! | `GET /v1/channels/{id}/statement?after=` | | [`StatementPart`]s, each from where the last ended |
 //! | `POST /v1/settlements` | [`SettleOrder`] | [`ChannelInfo`], when it is on disk |
 //! | `GET /v1/work` | | list of [`WorkInfo`] |
 //! | `POST /v1/pause` | [`PauseOrder`] | [`Status`]: nothing new is begun for others |
@@ -59,6 +60,8 @@ use suanli_protocol::{
     rank::Policy,
     units::Amount,
 };
+
+use crate::statement::Document;
 
 /// An error, for every status that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -672,6 +675,21 @@ pub struct ChannelInfo {
     pub credit_left: Option<String>,
     pub synced: bool,
     pub frozen: bool,
+}
+
+/// A part of what is signed on a channel, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementPart {
+    /// The network.
+    pub network: String,
+    /// Its unit of account.
+    pub unit: String,
+    /// The channel.
+    pub channel: ChannelId,
+    /// What is signed.
+    pub documents: Vec<Document>,
+    /// Where the next part begins; none after the last.
+    pub next: Option<u64>,
 }
 
 /// Declares that a client has paid. Either the channel is named, or the

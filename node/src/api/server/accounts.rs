@@ -23,7 +23,7 @@ use suanli_protocol::{
 use super::{
     Api, Shared,
     find::Digits,
-    input::{JsonBody, Page, Params},
+    input::{After, JsonBody, Page, Params},
     millis,
     problem::Problem,
 };
@@ -31,7 +31,7 @@ use crate::{
     api::{
         types::{
             ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo, SettleOrder,
-            Status, WorkInfo,
+            StatementPart, Status, WorkInfo,
         },
         views,
     },
@@ -195,6 +195,24 @@ pub(super) async fn settle(api: Shared, order: JsonBody<SettleOrder>) -> Answer<
     let channel = channels.iter().find(is_meant);
     let channel = channel.ok_or_else(|| Problem::not_settled(NotSettled::UnknownChannel))?;
     Ok(Json(views::channel_info(channel)))
+}
+
+pub(super) async fn statement(
+    api: Shared,
+    Path(id): Path<String>,
+    Params(After { after }): Params<After>,
+) -> Answer<StatementPart> {
+    let channel = find_channel(&api, &id).await?.channel;
+    let archive = api.archive().await?;
+    let (documents, next) = archive.statement(channel, after).await?;
+    let facts = api.handle.facts();
+    Ok(Json(StatementPart {
+        network: facts.network.clone(),
+        unit: facts.unit.clone(),
+        channel,
+        documents,
+        next,
+    }))
 }
 
 async fn find_channel(api: &Shared, id: &str) -> Result<ChannelView, Problem> {
