@@ -35,16 +35,16 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use suanli_executor::{OutputBlob, Usage};
 use suanli_protocol::{
     envelope::{Signer, Verified},
-    ids::{AgreementId, BlobId, ChannelId, JobId, NetworkId, PeerId},
+    ids::{AgreementId, BlobId, JobId, NetworkId, PeerId},
     message::{Gossip, Message, Verdict as CoreVerdict},
     offer::Offer,
     peer::{
-        Command, Config, Event, ExecutionEvent, ExecutionId, Input, JobEvent, Output, Peer,
-        ProviderConfig,
+        Command, Config, Declaration, Event, ExecutionEvent, ExecutionId, Input, JobEvent,
+        NotSettled, Output, Peer, ProviderConfig,
     },
     rank::Way,
     record::{JobOrder, Lsn as CoreLsn, Record},
-    units::{Amount, Mono, Now},
+    units::{Mono, Now},
     wire::{List, Text},
 };
 use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
@@ -827,6 +827,9 @@ impl Driver {
             Event::Earned { receipts } => {
                 tracing::info!(receipts = receipts.len(), "voucher taken")
             }
+            Event::Credited { channel, settled } => {
+                tracing::info!(%channel, %settled, "a provider has been paid");
+            }
             Event::Challenged { provider, event } => {
                 tracing::info!(%provider, ?event, "challenge");
                 if let Some(reply) = self.challenging.remove(&provider) {
@@ -1141,9 +1144,8 @@ impl Driver {
                 let open = self.is_open(job);
                 let _ = reply.send(self.lines.watch(job, open));
             }
-            Ask::Settle(channel, amount, reference, reply) => {
-                let ours = self.settle(channel, amount, &reference).await;
-                self.when_durable(reply, ours);
+            Ask::Settle(declaration, reply) => {
+                let _ = reply.send(self.settle(declaration).await);
             }
             Ask::Announce(reply) => {
                 if self.pausing.now.is_none() {
@@ -1178,21 +1180,21 @@ impl Driver {
         }
     }
 
-    /// Whether it is a channel on which this node earns.
-    async fn settle(&mut self, channel: ChannelId, amount: Amount, reference: &str) -> bool {
-        let channels = self.peer.channels();
-        let mut earning = channels.iter().filter(|known| !known.paying);
-        let ours = earning.any(|known| known.channel == channel);
-        if ours {
-            let reference = Text::lossy(reference);
-            self.step(Input::Command(Command::Settle {
-                channel,
-                amount,
-                reference,
-            }))
-            .await;
+    /// Declares a payment, or asks the payer first. The answer comes when it is
+    /// on disk.
+    async fn settle(
+        &mut self,
+        declaration: Box<Declaration>,
+    ) -> Result<oneshot::Receiver<bool>, NotSettled> {
+        let may = self.peer.may_settle(&declaration);
+        if matches!(may, Ok(()) | Err(NotSettled::NotInStep)) {
+            self.step(Input::Command(Command::Settle(declaration)))
+                .await;
         }
-        ours
+        may?;
+        let (reply, written) = oneshot::channel();
+        self.when_durable(reply, true);
+        Ok(written)
     }
 
     /// Answers once all that is written so far is on disk: what was said to

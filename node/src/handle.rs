@@ -9,10 +9,10 @@ use std::sync::Arc;
 use suanli_protocol::{
     challenge::Wrong,
     envelope::Verified,
-    ids::{AccountId, ChannelId, JobId, PeerId},
+    ids::{AccountId, JobId, PeerId},
     message::Decline,
     offer::Offer,
-    peer::{ChannelView, JobView, Unanswered, WorkView},
+    peer::{ChannelView, Declaration, JobView, NotSettled, Unanswered, WorkView},
     rank::Plan,
     record::JobOrder,
     registry::{Feature, Reason},
@@ -144,7 +144,10 @@ pub(crate) enum Ask {
     Challenge(PeerId, oneshot::Sender<Challenged>),
     Standing(PeerId, oneshot::Sender<Option<Standing>>),
     Watch(JobId, oneshot::Sender<Option<Watch>>),
-    Settle(ChannelId, Amount, String, oneshot::Sender<bool>),
+    Settle(
+        Box<Declaration>,
+        oneshot::Sender<Result<oneshot::Receiver<bool>, NotSettled>>,
+    ),
     Announce(oneshot::Sender<()>),
     Sequence(PeerId, oneshot::Sender<Option<u64>>),
     Reached(PeerId, u64, oneshot::Sender<()>),
@@ -257,19 +260,23 @@ impl NodeHandle {
         self.ask(|reply| Ask::Watch(job, reply)).await
     }
 
-    /// Declares a part of what is owed on a channel paid; false if the channel
-    /// is not one on which this node earns. Returns when that is on disk.
+    /// Declares something paid. Returns when that is on disk, or at once if it
+    /// can't be: with [`NotSettled::NotInStep`] the payer is being asked, and
+    /// it may be tried again.
     ///
     /// # Errors
-    /// [`Gone`].
+    /// [`Gone`]; inside, why not.
     pub async fn settle(
         &self,
-        channel: ChannelId,
-        amount: Amount,
-        reference: String,
-    ) -> Result<bool, Gone> {
-        self.ask(|reply| Ask::Settle(channel, amount, reference, reply))
-            .await
+        declaration: Box<Declaration>,
+    ) -> Result<Result<(), NotSettled>, Gone> {
+        let answer = self.ask(|reply| Ask::Settle(declaration, reply)).await?;
+        let written = match answer {
+            Ok(written) => written,
+            Err(why) => return Ok(Err(why)),
+        };
+        written.await.map_err(|_| Gone)?;
+        Ok(Ok(()))
     }
 
     /// Announces this node's offer anew.

@@ -25,6 +25,7 @@ pub mod pricing;
 mod processor;
 mod rate;
 pub mod records;
+pub mod statement;
 pub mod store;
 pub mod transport;
 mod wall;

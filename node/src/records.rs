@@ -14,7 +14,7 @@ use std::{collections::HashSet, ops::Range};
 use suanli_protocol::{
     deal::Deal,
     envelope::{EnvelopeError, Verified},
-    ids::{AgreementId, BlobId, Hash, JobId, NetworkId, ReceiptId},
+    ids::{AgreementId, BlobId, ChannelId, Hash, JobId, NetworkId, ReceiptId},
     receipt::{Acceptance, Outcome, Receipt, Verdict},
     record::{JobEnd, JobOrder, Record, RecordKey},
     registry::Reason,
@@ -22,9 +22,12 @@ use suanli_protocol::{
     voucher::Voucher,
 };
 
-use crate::store::{
-    Lsn, Store,
-    index::{FindError, HITS_MAX, Hit, Indexer, Key, Matching, Order, Query},
+use crate::{
+    statement::Document,
+    store::{
+        Lsn, Store,
+        index::{FindError, HITS_MAX, Hit, Indexer, Key, Matching, Order, Query},
+    },
 };
 
 /// Version of the keys, for [`crate::store::Config::index_version`].
@@ -34,6 +37,9 @@ pub const PREFIX_DIGITS_MIN: usize = 4;
 /// Ids that an ambiguous prefix names at most.
 pub const CANDIDATES_MAX: usize = 5;
 
+/// Records of a channel in one part of its statement: each voucher may bring as
+/// many receipts as it can pay.
+const STATEMENT_RECORDS: usize = 64;
 /// Records read for one key, at most: a job has a few for each attempt.
 const RECORDS_MAX: usize = 128;
 /// Units of which all is read at once.
@@ -350,6 +356,70 @@ impl Archive {
         let records = self.trail(id).await?;
         let bundle = Record::bundle(&self.network_name, id, records.iter());
         Ok(bundle.map(|bundle| bundle.encode()))
+    }
+
+    /// Some of what is signed on a channel, oldest first: the receipts that a
+    /// voucher pays, it, acknowledgements and settlements. With where the next
+    /// ones begin, if there may be more.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn statement(
+        &self,
+        of: ChannelId,
+        after: Option<u64>,
+    ) -> Result<(Vec<Document>, Option<u64>), ArchiveError> {
+        let (space, key) = space_and_bytes(RecordKey::Channel(of));
+        let after = after.map(|lsn| Hit {
+            key: key.clone(),
+            lsn: Lsn::new(lsn),
+        });
+        let query = Query {
+            space,
+            keys: Matching::Exact(key),
+            order: Order::OldestFirst,
+            after,
+            limit: STATEMENT_RECORDS,
+        };
+        let stored = self.store.fetch(query).await?;
+        let more = stored.len() == STATEMENT_RECORDS;
+        let next = stored.last().map(|last| last.lsn.number());
+        let mut documents = Vec::new();
+        for stored in stored {
+            let record = Record::read_back(&stored.payload);
+            let record = record.map_err(|source| ArchiveError::Unreadable {
+                lsn: stored.lsn,
+                source,
+            })?;
+            match &record {
+                Record::Paid(voucher) => self.state(voucher, &mut documents).await?,
+                Record::PaidAcked(ack) => documents.push(Document::of(None, ack)),
+                Record::Earned { voucher, ack } => {
+                    self.state(voucher, &mut documents).await?;
+                    documents.push(Document::of(None, ack));
+                }
+                Record::Frozen { second, .. } => documents.push(Document::of(None, second)),
+                Record::Settled(settled) => documents.push(Document::of(None, settled)),
+                _ => {}
+            }
+        }
+        Ok((documents, next.filter(|_| more)))
+    }
+
+    /// A voucher after the receipts that it pays, as far as they are kept.
+    async fn state(
+        &self,
+        voucher: &Verified<Voucher>,
+        documents: &mut Vec<Document>,
+    ) -> Result<(), ArchiveError> {
+        for receipt in voucher.body().receipts.iter() {
+            if let Some(story) = self.receipt(*receipt).await? {
+                let job = story.deal.quote().body().job;
+                documents.push(Document::of(Some(job), &story.receipt));
+            }
+        }
+        documents.push(Document::of(None, voucher));
+        Ok(())
     }
 
     /// Jobs, ours and those that we work on, whose ids begin with `digits`.

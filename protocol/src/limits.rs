@@ -123,6 +123,9 @@ pub const ANSWERS_KEPT: usize = 4096;
 pub const AGREEMENTS_MAX: usize = 4096;
 /// Channels in memory.
 pub const CHANNELS_MAX: usize = 16_384;
+/// Channels on which somebody says that we paid in advance, and nothing was
+/// bought yet: whoever calls itself a provider can say so.
+pub const PREPAID_CHANNELS_MAX: usize = 64;
 /// Unacknowledged vouchers on one channel.
 pub const VOUCHERS_UNACKED_MAX: usize = 8;
 /// Outputs that wait in the core for their record. The driver stops feeding a

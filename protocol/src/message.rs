@@ -141,7 +141,7 @@ pub enum Frame {
     /// Either: where our channel stands for me. Asks for the same in return
     /// when `reply` is set.
     Heads(Heads),
-    /// Provider: so much is paid.
+    /// Provider: so much is paid. Answered by the client's heads.
     Settlement(RawEnvelope),
 
     /// What offers do you have that I lack?
@@ -201,6 +201,8 @@ pub struct Heads {
     pub voucher: Option<RawEnvelope>,
     /// The newest acknowledgement that this side has.
     pub ack: Option<RawEnvelope>,
+    /// The newest settlement that this side has.
+    pub settlement: Option<RawEnvelope>,
     /// Whether the other side should answer with its own.
     pub reply: bool,
 }
@@ -312,6 +314,7 @@ impl Heads {
             channel: self.channel,
             voucher: self.voucher.map(|raw| raw.verify(network)).transpose()?,
             ack: self.ack.map(|raw| raw.verify(network)).transpose()?,
+            settlement: self.settlement.map(|raw| raw.verify(network)).transpose()?,
             reply: self.reply,
         })
     }
@@ -397,6 +400,8 @@ pub struct VerifiedHeads {
     pub voucher: Option<Verified<Voucher>>,
     /// The newest acknowledgement that the sender has.
     pub ack: Option<Verified<VoucherAck>>,
+    /// The newest settlement that the sender has.
+    pub settlement: Option<Verified<Settlement>>,
     /// Whether an answer is wanted.
     pub reply: bool,
 }

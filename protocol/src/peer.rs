@@ -44,7 +44,7 @@ use self::{
     challenger::Challenger,
     core::{Core, Outbox, Timer, Timers},
     ledger::Ledger,
-    seller::Seller,
+    seller::{Credits, Seller},
 };
 pub use self::{
     buyer::{JobView, end_word},
@@ -370,15 +370,58 @@ pub enum Command {
     /// End all work for others now, by this node's own fault, and release the quotes
     /// that nobody took.
     Abandon,
-    /// Declare a part of what is owed on a channel paid.
-    Settle {
-        /// The channel.
-        channel: ChannelId,
-        /// How much was paid.
-        amount: Amount,
-        /// How.
-        reference: Text<128>,
+    /// Declare something paid; where [`Peer::may_settle`] says that the payer
+    /// has to be asked first, ask it.
+    Settle(Box<Declaration>),
+}
+
+/// The operator's word that so much was paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declaration {
+    /// For what.
+    pub on: SettleOn,
+    /// How much.
+    pub amount: Amount,
+    /// How: an invoice number, a transfer. With the amount it names the
+    /// payment: the same again is no second one.
+    pub reference: Text<128>,
+}
+
+/// What a payment is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettleOn {
+    /// A channel that there is.
+    Channel(ChannelId),
+    /// The channel on which a client will pay, or pays already.
+    Payer {
+        /// Its node.
+        node: PeerId,
+        /// Its account.
+        account: AccountId,
     },
+}
+
+/// Why nothing can be declared paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotSettled {
+    /// We earn on no such channel.
+    #[error("this node does not earn on that channel; only the payee declares what it was paid")]
+    UnknownChannel,
+    /// The payer is this node.
+    #[error("this node can't pay itself; name the client's node")]
+    Own,
+    /// Zero.
+    #[error("nothing was paid; name an amount above zero")]
+    Nothing,
+    /// The payer has not shown since the start what it knows to be paid.
+    #[error("the client's node has not said yet what it knows to be paid; it must be connected")]
+    NotInStep,
+    /// The totals leave their type.
+    #[error("that is more than an account can hold; check the amount")]
+    TooMuch,
+    /// No room for another channel.
+    #[error("there are as many channels as this node keeps; settle on one that there is")]
+    TooManyChannels,
 }
 
 /// What bytes are kept for.
@@ -509,6 +552,7 @@ impl Output {
                 | Event::Receipted { .. }
                 | Event::Judged { .. }
                 | Event::Earned { .. }
+                | Event::Credited { .. }
                 | Event::Frozen { .. } => false,
             },
             Self::Persist { .. }
@@ -573,6 +617,13 @@ pub enum Event {
     Settled {
         /// The receipts.
         receipts: Vec<ReceiptId>,
+    },
+    /// A provider says that we have paid.
+    Credited {
+        /// On which channel.
+        channel: ChannelId,
+        /// All that was ever paid.
+        settled: Total,
     },
     /// A channel is frozen.
     Frozen {
@@ -906,7 +957,24 @@ impl Peer {
 
     /// Its channels.
     pub fn channels(&self) -> Vec<ChannelView> {
-        self.ledger.views()
+        let mut views = self.ledger.views();
+        if let Some(provider) = &self.core.config.provider {
+            let reserved = self.seller.reserved();
+            let credits = Credits::new(provider, &self.ledger, &reserved);
+            for view in views.iter_mut().filter(|view| !view.paying) {
+                let left = credits.left(view.parties.payer_account);
+                view.credit_left = Some(Total::from_micros(left));
+            }
+        }
+        views
+    }
+
+    /// Whether something can be declared paid now.
+    ///
+    /// # Errors
+    /// [`NotSettled`] says why not.
+    pub fn may_settle(&self, declaration: &Declaration) -> Result<(), NotSettled> {
+        self.ledger.may_settle(&self.core, declaration)
     }
 
     /// Slots that are held or at work.
@@ -1116,13 +1184,7 @@ impl Peer {
             }
             Command::Withdraw => seller.withdraw(core, book),
             Command::Abandon => seller.abandon(core, ledger),
-            Command::Settle {
-                channel,
-                amount,
-                reference,
-            } => {
-                ledger.settle(core, channel, amount, reference);
-            }
+            Command::Settle(declaration) => ledger.settle(core, &declaration),
         }
     }
 
@@ -1146,6 +1208,7 @@ impl Peer {
             Timer::Hold(quote) => seller.on_release_expired(core, quote),
             Timer::Deal(agreement) => seller.on_deal_timer(core, ledger, agreement),
             Timer::Channel(channel) => ledger.on_channel_timer(core, channel),
+            Timer::Payer(account, channel) => ledger.on_payer_timer(core, account, channel),
         }
     }
 

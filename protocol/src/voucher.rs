@@ -9,7 +9,8 @@
 //! payer that anyone can check: [`Equivocation`].
 //!
 //! A voucher is a debt, not money. A [`Settlement`] is the payee's word that
-//! a part of it was paid, outside or in advance.
+//! a part of it was paid, outside or in advance. Each states the whole of what
+//! was ever paid, so that the newest is enough.
 
 use bincode::{Decode, Encode};
 use serde::Serialize;
@@ -19,7 +20,7 @@ use crate::{
     ids::{AccountId, ChannelId, Hash, NetworkId, PeerId, ReceiptId, VoucherId},
     limits::VOUCHER_RECEIPTS_MAX,
     registry::kind,
-    units::Total,
+    units::{Amount, Total},
     wire::{List, Text},
 };
 
@@ -133,6 +134,8 @@ pub struct Settlement {
     pub sequence: u64,
     /// All that was ever paid, in advance or after.
     pub settled: Total,
+    /// What of it came last.
+    pub paid: Amount,
     /// How: an invoice number, a transfer.
     pub reference: Text<128>,
     /// Later additions.
@@ -145,6 +148,9 @@ impl Body for Settlement {
     fn check(&self, header: &Header) -> Result<(), EnvelopeError> {
         if self.parties.payee != header.signer.peer() {
             return Err(EnvelopeError::WrongSigner);
+        }
+        if self.sequence == 0 {
+            return Err(EnvelopeError::OutOfRange("settlements count from 1"));
         }
         self.extensions.check()
     }

@@ -29,7 +29,7 @@ use suanli_protocol::{
     receipt::{Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, inputs_hash},
     record::Record,
     registry::{Reason, Verification, kind},
-    units::{Millis, Total, Wall},
+    units::{Amount, Millis, Total, Wall},
     voucher::{NO_ROOT, NO_VOUCHER, Parties, Settlement, Voucher, VoucherAck, next_root},
     wire::{self, Bytes, List, Text, WireError},
 };
@@ -233,6 +233,7 @@ fn sample_settlement() -> Verified<Settlement> {
             parties: parties(),
             sequence: 1,
             settled: Total::from_micros(1500),
+            paid: Amount::from_micros(1500),
             reference: Text::new("invoice 1").unwrap(),
             extensions: Extensions::default(),
         },
@@ -438,6 +439,7 @@ fn settle_frames() -> Vec<(&'static str, usize, Frame)> {
         channel: parties().channel(network()),
         voucher: Some(sample_voucher().raw()),
         ack: None,
+        settlement: Some(sample_settlement().raw()),
         reply: true,
     };
     let known = Known {
@@ -939,7 +941,7 @@ proptest! {
             Frame::Progress(Progress { agreement: AgreementId(hash), unit, number, done, total }),
             Frame::Cancel(AgreementId(hash)),
             Frame::Lost(AgreementId(hash)),
-            Frame::Heads(Heads { channel: ChannelId(hash), voucher: None, ack: None, reply }),
+            Frame::Heads(Heads { channel: ChannelId(hash), voucher: None, ack: None, settlement: None, reply }),
             Frame::Pull(Pull { from, to: reply.then_some(from), known: List::truncated(known.collect()) }),
         ] {
             prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));

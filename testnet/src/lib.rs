@@ -4,8 +4,9 @@
 //! ([`scenario`]). [`sim`] runs it as thousands of peers in one thread, on
 //! virtual time and from a seed. [`live`] runs its nodes as processes on the
 //! loopback interface. The same checkers judge every simulated run. [`audits`]
-//! holds simulations against what chance says, [`market`] choices against the least that
-//! they could cost, and [`bench`] measures.
+//! holds simulations against what chance says, [`settlement`] puts faults at every step
+//! of an account, [`market`] holds choices against the least that they could cost, and
+//! [`bench`] measures.
 //!
 //! Absent: any decision of the protocol. This crate moves bytes, loses them,
 //! stops nodes, and watches.
@@ -15,4 +16,5 @@ pub mod bench;
 pub mod live;
 pub mod market;
 pub mod scenario;
+pub mod settlement;
 pub mod sim;

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use suanli_testnet::{
     audits, bench, live, market,
     scenario::Scenario,
+    settlement,
     sim::{Plant, Setup},
 };
 
@@ -39,6 +40,12 @@ enum Command {
     /// Simulate a day's trade: our policies beside chance and staying at home, and beside
     /// the least that the same work can cost
     Market(market::Args),
+    /// Put every fault at every step from the receipt to the settlement, and let fresh
+    /// accounts run what they never pay
+    ///
+    /// Exits with 1 if the accounts of both sides differ, or strangers owe more than
+    /// their budget.
+    Settlement(settlement::Settlement),
     #[command(flatten)]
     Live(live::cli::Command),
     Bench(bench::cli::Bench),
@@ -76,6 +83,13 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim(&args),
         Command::Audits(audits) => audits.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
         Command::Market(market) => market.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
+        Command::Settlement(settlement) => settlement.run(&mut io::stdout()).map(|failures| {
+            if failures == 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }),
         Command::Live(command) => command
             .run(cli.dir.as_deref(), &mut io::stdout())
             .map(|()| ExitCode::SUCCESS),

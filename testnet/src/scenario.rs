@@ -424,6 +424,26 @@ impl Scenario {
         Self::parse(include_str!("../scenarios/market.toml"))
     }
 
+    /// A client and a provider.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], never for what this crate is built with.
+    pub fn pair() -> Result<Self, ScenarioError> {
+        Self::parse(include_str!("../scenarios/pair.toml"))
+    }
+
+    /// A provider, a client that it knows, and so many that it does not.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], never for what this crate is built with.
+    pub fn strangers(count: usize) -> Result<Self, ScenarioError> {
+        let mut scenario = Self::parse(include_str!("../scenarios/strangers.toml"))?;
+        for group in scenario.groups.iter_mut().filter(|group| !group.known) {
+            group.count = count;
+        }
+        Ok(scenario)
+    }
+
     /// From a file.
     ///
     /// # Errors

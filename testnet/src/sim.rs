@@ -18,12 +18,14 @@ mod cast;
 mod check;
 mod demand;
 mod dice;
+mod fresh;
 mod hostile;
 mod links;
 mod machine;
 mod node;
 mod plant;
 mod reading;
+mod script;
 mod seeds;
 mod trace;
 mod trades;
@@ -36,7 +38,9 @@ use suanli_protocol::ids::Hash;
 
 pub use self::{
     check::{Checker, Complaint},
+    fresh::{Fresh, run_fresh},
     plant::{Plant, UnknownPlant},
+    script::{Fault, Scripted, Step, run_script},
     seeds::{Summary, run_many},
     trace::{Line, Subject, timeline},
     trades::{Place, Span, Trade},

@@ -131,6 +131,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/offers/{id}", get(accounts::offer))
         .route("/v1/channels", get(accounts::channels))
         .route("/v1/channels/{id}", get(accounts::channel))
+        .route("/v1/settlements", post(accounts::settle))
         .route("/v1/work", get(accounts::work))
         .route("/v1/plan", post(jobs::plan))
         .route("/v1/explain", post(jobs::explain))
@@ -147,7 +148,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/offers/{id}/challenge", post(accounts::challenge))
         .route("/v1/receipts", get(accounts::receipts))
         .route("/v1/receipts/{id}", get(accounts::receipt))
-        .route("/v1/receipts/{id}/bundle", get(accounts::bundle));
+        .route("/v1/receipts/{id}/bundle", get(accounts::bundle))
+        .route("/v1/channels/{id}/statement", get(accounts::statement));
     let uploads = Router::new().route("/v1/blobs", post(blobs::upload));
     // These enter their gate themselves, and keep their place while they send.
     let streams = Router::new()

@@ -24,6 +24,8 @@
 //! | `GET /v1/receipts/{id}/outputs/{name}` | | the bytes: of a unit, by its receipt |
 //! | `GET /v1/receipts/{id}/bundle` | | the bundle's bytes |
 //! | `GET /v1/channels`, `/v1/channels/{id}` | | list of, one [`ChannelInfo`] |
+//! | `GET /v1/channels/{id}/statement?after=` | | [`StatementPart`]s, each from where the last ended |
+//! | `POST /v1/settlements` | [`SettleOrder`] | [`ChannelInfo`], when it is on disk |
 //! | `GET /v1/work` | | list of [`WorkInfo`] |
 //! | `POST /v1/pause` | [`PauseOrder`] | [`Status`]: nothing new is begun for others |
 //! | `POST /v1/resume` | | [`Status`]: the node sells again |
@@ -58,6 +60,8 @@ use suanli_protocol::{
     rank::Policy,
     units::Amount,
 };
+
+use crate::statement::Document;
 
 /// An error, for every status that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -674,8 +678,56 @@ pub struct ChannelInfo {
     pub pending: String,
     pub disputed: String,
     pub settled: String,
+    /// How often something was declared paid.
+    #[serde(default)]
+    pub settlements: u64,
+    /// What is in vouchers and not paid,
+    #[serde(default)]
+    pub outstanding: String,
+    /// or paid and not in vouchers yet.
+    #[serde(default)]
+    pub prepaid: String,
+    /// What the client may still run here; none where we pay.
+    #[serde(default)]
+    pub credit_left: Option<String>,
     pub synced: bool,
     pub frozen: bool,
+}
+
+/// A part of what is signed on a channel, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementPart {
+    /// The network.
+    pub network: String,
+    /// Its unit of account.
+    pub unit: String,
+    /// The channel.
+    pub channel: ChannelId,
+    /// What is signed.
+    pub documents: Vec<Document>,
+    /// Where the next part begins; none after the last.
+    pub next: Option<u64>,
+}
+
+/// Declares that a client has paid. Either the channel is named, or the
+/// client's node and account: then it may be one that has bought nothing yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettleOrder {
+    /// The first digits of the channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// The client's node,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<PeerId>,
+    /// and its account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// How much.
+    pub amount: Amount,
+    /// How: an invoice number, a transfer. The same amount with the same
+    /// reference as last time is no second payment.
+    pub reference: String,
 }
 
 /// Work for somebody.

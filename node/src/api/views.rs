@@ -571,6 +571,10 @@ pub fn channel_info(view: &ChannelView) -> ChannelInfo {
         pending: view.pending.to_string(),
         disputed: view.disputed.to_string(),
         settled: view.settled.to_string(),
+        settlements: view.settlements,
+        outstanding: view.outstanding().to_string(),
+        prepaid: view.prepaid().to_string(),
+        credit_left: view.credit_left.map(|left| left.to_string()),
         synced: view.synced,
         frozen: view.frozen,
     }

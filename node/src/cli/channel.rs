@@ -1,13 +1,23 @@
 //! `suanli channel`: running accounts with other nodes.
 
-use clap::Subcommand;
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use suanli_protocol::{
+    ids::{AccountId, PeerId},
+    units::Amount,
+};
 
 use super::{
     context::Context,
-    exit::Failure,
+    exit::{Exit, Failure},
     screen::{Table, list},
 };
-use crate::api::types::ChannelInfo;
+use crate::{
+    api::types::{ChannelInfo, SettleOrder, StatementPart},
+    client::ClientError,
+    statement::{STATEMENT_BYTES_MAX, Statement},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -18,10 +28,70 @@ pub(super) enum Command {
         /// The channel; the first digits are enough
         id: String,
     },
+    /// Writes the statement of a running account into a file
+    ///
+    /// JSON has all signed documents and checks itself: it is the invoice, and the proof
+    /// of what is paid. CSV has one row for each receipt that a voucher pays.
+    Export {
+        /// The channel; the first digits are enough
+        id: String,
+        /// What for
+        #[arg(long, value_enum, default_value_t = Format::Json)]
+        format: Format,
+        /// Where to write it [default: CHANNEL.json or CHANNEL.csv]
+        #[arg(long, short, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Checks an exported statement; needs no daemon, no network and no trust
+    #[command(after_help = "\
+Ends with 0 if everything holds and 6 if anything does not. What is checked: the
+signatures of both sides, that each voucher follows from the one before and adds up to
+its receipts, and that all totals follow. That a receipt follows from its agreement is
+what `suanli receipt verify` checks.")]
+    Verify {
+        /// A file that `suanli channel export` wrote, as JSON
+        file: PathBuf,
+    },
+    /// Declares that a client has paid, after the work or in advance
+    #[command(after_help = "\
+Only who earns on a channel declares what was paid on it. The declaration is
+signed, kept, and sent to the client's node, which shows it as well. What is paid
+in advance the client may run beyond its credit. A client that has bought nothing
+yet is named by its node and account: `suanli identity show` prints them there.
+
+  suanli channel settle 3fa0 --amount 120 --reference \"invoice 2026-11\"
+  suanli channel settle --peer HEX --account HEX --amount 50 --reference \"order 8\"")]
+    Settle {
+        /// The channel; the first digits are enough
+        #[arg(required_unless_present = "peer", conflicts_with_all = ["peer", "account"])]
+        id: Option<String>,
+        /// The client's node, instead of a channel
+        #[arg(long, value_name = "PEER", requires = "account")]
+        peer: Option<PeerId>,
+        /// The client's account
+        #[arg(long, value_name = "ACCOUNT", requires = "peer")]
+        account: Option<AccountId>,
+        /// How much was paid, in the network's unit
+        #[arg(long)]
+        amount: Amount,
+        /// How: an invoice number, a transfer. The same amount with the same
+        /// reference as last time is taken for a repeated order
+        #[arg(long)]
+        reference: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Format {
+    Json,
+    Csv,
 }
 
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Self::Verify { file } = &self {
+            return verify(context, file);
+        }
         let client = context.client()?;
         match self {
             Self::List => {
@@ -33,9 +103,124 @@ impl Command {
                     client.get(&super::context::path("channels", &id)?).await?;
                 context.answer(&channel, show);
             }
+            Self::Export { id, format, out } => return export(context, &id, format, out).await,
+            Self::Verify { .. } => {}
+            Self::Settle {
+                id,
+                peer,
+                account,
+                amount,
+                reference,
+            } => {
+                let order = SettleOrder {
+                    channel: id,
+                    peer,
+                    account,
+                    amount,
+                    reference,
+                };
+                let channel: ChannelInfo = client.post_json("/v1/settlements", &order).await?;
+                context.answer(&channel, |channel| format!("declared\n{}", show(channel)));
+            }
         }
         Ok(())
     }
+}
+
+async fn export(
+    context: &Context,
+    id: &str,
+    format: Format,
+    out: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let client = context.client()?;
+    let path = format!("{}/statement", super::context::path("channels", id)?);
+    let mut part: StatementPart = client.get(&path).await?;
+    let mut documents = std::mem::take(&mut part.documents);
+    while let Some(after) = part.next {
+        part = client.get(&format!("{path}?after={after}")).await?;
+        documents.append(&mut part.documents);
+    }
+    let statement = Statement::of(&part.network, &part.unit, documents)
+        .map_err(|why| Failure::new(Exit::Usage, format!("no statement: {why}")))?;
+    let (text, ending) = match format {
+        Format::Csv => (statement.csv(), "csv"),
+        Format::Json => {
+            let text = serde_json::to_string_pretty(&statement).unwrap_or_default();
+            (text + "\n", "json")
+        }
+    };
+    let file = out.unwrap_or_else(|| PathBuf::from(format!("{}.{ending}", part.channel)));
+    std::fs::write(&file, &text).map_err(|source| ClientError::File {
+        path: file.clone(),
+        source,
+    })?;
+    let written = serde_json::json!({ "channel": part.channel, "file": file, "bytes": text.len() });
+    context.answer(&written, |_| {
+        let mut words = format!("wrote {} bytes to {}\n", text.len(), file.display());
+        if matches!(format, Format::Json) {
+            words += &format!(
+                "check them anywhere with `suanli channel verify {}`\n",
+                file.display()
+            );
+        }
+        words
+    });
+    Ok(())
+}
+
+fn verify(context: &Context, file: &Path) -> Result<(), Failure> {
+    let unreadable = |error: std::io::Error| {
+        let message = format!("cannot read {}: {error}", file.display());
+        Failure::new(Exit::Usage, message)
+    };
+    let not_verified = |why: String| {
+        let message = format!(
+            "{}: not verified: {why}; keep the file and don't settle on it",
+            file.display()
+        );
+        Failure::new(Exit::NotVerified, message)
+    };
+    if std::fs::metadata(file).map_err(unreadable)?.len() > STATEMENT_BYTES_MAX {
+        return Err(not_verified("it is longer than any statement".into()));
+    }
+    let bytes = std::fs::read(file).map_err(unreadable)?;
+    let statement: Statement = serde_json::from_slice(&bytes)
+        .map_err(|error| not_verified(format!("this is no statement: {error}")))?;
+    statement
+        .verify()
+        .map_err(|why| not_verified(why.to_string()))?;
+    context.answer(&statement, totals);
+    Ok(())
+}
+
+fn totals(statement: &Statement) -> String {
+    let unit = &statement.unit;
+    let mut text = format!("verified: channel {:#}\n", statement.channel);
+    text.push_str(&list(&[
+        ("  network", statement.network.clone()),
+        ("  client", format!("account {:#}", statement.payer_account)),
+        (
+            "  provider",
+            format!("account {:#}", statement.payee_account),
+        ),
+        ("  documents", statement.lines.len().to_string()),
+        ("  opening", format!("{} {unit}", statement.opening)),
+        (
+            "  owed",
+            format!(
+                "{} {unit}, of which {} are acknowledged",
+                statement.owed, statement.acknowledged
+            ),
+        ),
+        ("  settled", format!("{} {unit}", statement.settled)),
+        ("  outstanding", format!("{} {unit}", statement.outstanding)),
+        ("  prepaid", format!("{} {unit}", statement.prepaid)),
+    ]));
+    if statement.frozen {
+        text.push_str("  the client contradicted itself: two vouchers with one number\n");
+    }
+    text
 }
 
 fn table(channels: &[ChannelInfo]) -> String {
@@ -50,6 +235,7 @@ fn table(channels: &[ChannelInfo]) -> String {
         ">pending",
         ">disputed",
         ">settled",
+        ">outstanding",
         "state",
     ]);
     for channel in channels {
@@ -61,6 +247,7 @@ fn table(channels: &[ChannelInfo]) -> String {
             channel.pending.clone(),
             channel.disputed.clone(),
             channel.settled.clone(),
+            channel.outstanding.clone(),
             state(channel).into(),
         ]);
     }
@@ -88,7 +275,19 @@ fn show(channel: &ChannelInfo) -> String {
         ("disputed", channel.disputed.clone()),
         (
             "settled",
-            format!("{}, declared paid outside", channel.settled),
+            format!(
+                "{}, declared paid in {} settlements",
+                channel.settled, channel.settlements
+            ),
+        ),
+        ("outstanding", channel.outstanding.clone()),
+        ("prepaid", channel.prepaid.clone()),
+        (
+            "credit left",
+            match &channel.credit_left {
+                Some(left) => format!("{left}, for the client's account"),
+                None => "the provider knows".into(),
+            },
         ),
         ("state", state(channel).into()),
     ])
@@ -100,7 +299,7 @@ const fn direction(channel: &ChannelInfo) -> &'static str {
 
 const fn state(channel: &ChannelInfo) -> &'static str {
     if channel.frozen {
-        "frozen: two vouchers with one number; ask the other side"
+        "frozen: two vouchers with one number; `suanli channel export` has both"
     } else if channel.synced {
         "in step"
     } else {

@@ -8,7 +8,7 @@ use rand_core::Rng as _;
 use super::{Config, Event, Output};
 use crate::{
     envelope::{Body, Signer, Verified},
-    ids::{AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
+    ids::{AccountId, AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
     limits::LINKS_MAX,
     message::Frame,
     rank::{View, Way},
@@ -37,6 +37,8 @@ pub(crate) enum Timer {
     Deal(AgreementId),
     /// A voucher without acknowledgement, or a channel out of step.
     Channel(ChannelId),
+    /// A payer that has not shown us its head, or not our newest settlement.
+    Payer(AccountId, ChannelId),
     /// A challenge of ours.
     Challenge(PeerId),
 }
@@ -200,6 +202,11 @@ impl Core {
         }
         let known = self.links.entry(peer).or_default();
         *known = known.and(link);
+    }
+
+    /// This node, and whom it acts for.
+    pub(crate) fn identity(&self) -> (PeerId, AccountId) {
+        (self.me(), self.config.account)
     }
 
     pub(crate) const fn network(&self) -> NetworkId {

@@ -11,19 +11,21 @@
 //! second voucher with a sequence number that it has used. What it finds at
 //! the payee, signed by itself, it adopts. A payee that is behind adopts its
 //! own acknowledgements in the same way, one by one, for each says what is no
-//! longer owed.
+//! longer owed. What is paid is declared by the payee: see `settling`.
 //!
 //! Each voucher has an acknowledgement of its own, and both sides keep the
 //! same one: where only that of a later voucher came, the payer asks for the
 //! others' by repeating what they acknowledge.
 
 mod condense;
+mod settling;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
+use self::settling::take_settlement;
 use super::{
     Event,
     core::{Core, Timer},
@@ -90,6 +92,47 @@ struct Earning {
     unpaid: BTreeMap<ReceiptId, Amount>,
     disputed: Total,
     settlement: Option<Verified<Settlement>>,
+    /// The newest settlement that the payer has shown that it has.
+    told: u64,
+    /// Whether the payer has shown what it has since the last start.
+    in_step: bool,
+    /// How often it was asked for that.
+    asked: u32,
+}
+
+/// What an account got and paid, in micros.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Balance {
+    delivered: u128,
+    paid: u128,
+}
+
+impl Balance {
+    fn with(self, earning: &Earning) -> Self {
+        Self {
+            delivered: self.delivered.saturating_add(earning.delivered()),
+            paid: self.paid.saturating_add(earning.settled().as_micros()),
+        }
+    }
+
+    /// What the account could still walk away from, if what is reserved were
+    /// used up. What it got never gets over its window: what vouchers claim
+    /// beyond that counts for nobody.
+    pub(crate) fn owed(self, reserved: u128, window: u128) -> u128 {
+        let prepaid = self.paid.saturating_sub(self.delivered);
+        self.delivered
+            .saturating_sub(self.paid)
+            .min(window)
+            .saturating_add(reserved.saturating_sub(prepaid))
+    }
+
+    /// What the account may still run on its window and what it paid.
+    pub(crate) fn left(self, reserved: u128, window: u128) -> u128 {
+        window
+            .saturating_add(self.paid)
+            .saturating_sub(self.delivered)
+            .saturating_sub(reserved)
+    }
 }
 
 /// A channel as people see it.
@@ -113,10 +156,29 @@ pub struct ChannelView {
     pub disputed: Total,
     /// What was declared paid.
     pub settled: Total,
+    /// How often something was.
+    pub settlements: u64,
+    /// What the payer's account may still run here, where this node sells: its
+    /// credit window with what it paid, less what it owes and has reserved.
+    pub credit_left: Option<Total>,
     /// Whether both heads are known to agree since the last start.
     pub synced: bool,
     /// Whether a proof of contradiction stopped it.
     pub frozen: bool,
+}
+
+impl ChannelView {
+    /// What the vouchers state, and nobody declared paid.
+    pub const fn outstanding(&self) -> Total {
+        let owed = self.cumulative.as_micros();
+        Total::from_micros(owed.saturating_sub(self.settled.as_micros()))
+    }
+
+    /// What was declared paid, and no voucher states yet.
+    pub const fn prepaid(&self) -> Total {
+        let paid = self.settled.as_micros();
+        Total::from_micros(paid.saturating_sub(self.cumulative.as_micros()))
+    }
 }
 
 impl Paying {
@@ -250,6 +312,9 @@ impl Earning {
             unpaid: BTreeMap::new(),
             disputed: Total::ZERO,
             settlement: None,
+            told: 0,
+            in_step: false,
+            asked: 0,
         }
     }
 
@@ -269,13 +334,17 @@ impl Earning {
         })
     }
 
-    /// All that the payer could still walk away from.
-    fn exposure(&self) -> u128 {
+    /// Whether nothing was ever earned or paid: it was only asked for.
+    fn is_empty(&self) -> bool {
+        self.delivered() == 0 && self.head.is_none() && self.settlement.is_none()
+    }
+
+    /// All that was ever delivered, whoever agrees.
+    fn delivered(&self) -> u128 {
         self.cumulative()
             .as_micros()
             .saturating_add(self.unpaid().as_micros())
             .saturating_add(self.disputed.as_micros())
-            .saturating_sub(self.settled().as_micros())
     }
 
     fn sequence(&self) -> u64 {
@@ -428,6 +497,7 @@ impl Ledger {
                 core.wake(Timer::Channel(channel), Duration::ZERO);
             }
         }
+        self.on_payer_connected(core, peer);
     }
 }
 
@@ -453,6 +523,7 @@ fn show_heads(core: &mut Core, channel: ChannelId, paying: &Paying, reply: bool)
             channel,
             voucher: voucher.map(Verified::raw),
             ack: ack.map(Verified::raw),
+            settlement: paying.settlement.as_ref().map(Verified::raw),
             reply,
         };
         core.send_again(paying.parties.payee, Frame::Heads(heads));
@@ -585,25 +656,23 @@ impl Ledger {
         }
     }
 
-    /// The account's whole exposure in micros, without what is only reserved.
-    pub(crate) fn exposure(&self, account: AccountId) -> u128 {
+    /// What was delivered to an account, and what it paid, without what is
+    /// only reserved.
+    pub(crate) fn balance(&self, account: AccountId) -> Balance {
         self.channels_of(account)
-            .map(Earning::exposure)
-            .fold(0, u128::saturating_add)
+            .fold(Balance::default(), Balance::with)
     }
 
-    /// The exposure to all accounts for which `is_stranger` holds, each
-    /// channel counted up to `channel_max`.
-    pub(crate) fn strangers_exposure(
-        &self,
-        is_stranger: impl Fn(AccountId) -> bool,
-        channel_max: u128,
-    ) -> u128 {
-        self.earning
-            .iter()
-            .filter(|((account, _), _)| is_stranger(*account))
-            .map(|(_, earning)| earning.exposure().min(channel_max))
-            .fold(0, u128::saturating_add)
+    /// The same of all accounts for which `of` holds.
+    pub(crate) fn balances(&self, of: impl Fn(AccountId) -> bool) -> BTreeMap<AccountId, Balance> {
+        let mut balances: BTreeMap<AccountId, Balance> = BTreeMap::new();
+        for ((account, _), earning) in &self.earning {
+            if of(*account) {
+                let balance = balances.entry(*account).or_default();
+                *balance = balance.with(earning);
+            }
+        }
+        balances
     }
 
     /// Whether a proof has stopped a channel with an account.
@@ -618,43 +687,6 @@ impl Ledger {
         self.earning
             .range((account, first)..=(account, last))
             .map(|(_, earning)| earning)
-    }
-
-    /// The operator declares a part of a debt paid.
-    pub(crate) fn settle(
-        &mut self,
-        core: &mut Core,
-        channel: ChannelId,
-        amount: Amount,
-        reference: Text<128>,
-    ) {
-        let Some(earning) = self
-            .earning
-            .values_mut()
-            .find(|e| e.parties.channel(core.network()) == channel)
-        else {
-            return;
-        };
-        let Some(settled) = earning.settled().checked_add(amount) else {
-            return;
-        };
-        let settlement = core.sign(Settlement {
-            parties: earning.parties,
-            sequence: 1 + earning
-                .settlement
-                .as_ref()
-                .map_or(0, |known| known.body().sequence),
-            settled,
-            reference,
-            extensions: Extensions::default(),
-        });
-        earning.settlement = Some(settlement.clone());
-        let lsn = core.persist(Record::Settled(settlement.clone()));
-        core.send_after(
-            lsn,
-            earning.parties.payer,
-            Frame::Settlement(settlement.raw()),
-        );
     }
 }
 
@@ -713,6 +745,7 @@ fn answer_heads(
         channel,
         voucher: next.or(earning.head.as_ref()).map(Verified::raw),
         ack: earning.ack.as_ref().map(Verified::raw),
+        settlement: earning.settlement.as_ref().map(Verified::raw),
         reply,
     };
     core.send_again(earning.parties.payer, Frame::Heads(heads));
@@ -737,54 +770,66 @@ impl Ledger {
                 payee_hears(core, channel, earning, heads);
             }
             Some(_) => {}
-            None => {
-                if let (Some(voucher), Some(ack)) = (heads.voucher, heads.ack) {
-                    self.adopt_lost_channel(core, channel, from, voucher, ack);
-                }
-                // Nothing was ever earned here: the payer may begin.
-                if heads.reply {
-                    let unknown = Heads {
-                        channel,
-                        voucher: None,
-                        ack: None,
-                        reply: false,
-                    };
-                    core.send(from, Frame::Heads(unknown));
-                }
-            }
+            None => self.on_lost_heads(core, from, heads),
         }
     }
 
-    /// The payer shows our own acknowledgement on a channel that we have lost.
-    fn adopt_lost_channel(
-        &mut self,
-        core: &mut Core,
-        channel: ChannelId,
-        from: PeerId,
-        voucher: Verified<Voucher>,
-        ack: Verified<VoucherAck>,
-    ) {
-        let parties = voucher.body().parties;
-        let ours = parties.payer == from
-            && parties.payee == core.me()
-            && parties.payee_account == core.config.account
-            && parties.channel(core.network()) == channel
-            && acknowledges(&ack, &voucher);
-        if ours && self.earning.len() < CHANNELS_MAX {
-            let earning = self.earning(core, parties);
-            core.outbox_record_earned(&voucher, &ack);
-            earning.advance(voucher, ack);
+    /// Heads of a channel that we have not, or no more. What we signed
+    /// ourselves shows that we had it.
+    fn on_lost_heads(&mut self, core: &mut Core, from: PeerId, heads: VerifiedHeads) {
+        let channel = heads.channel;
+        let by_voucher = heads.voucher.as_ref().map(|known| known.body().parties);
+        let by_settlement = heads.settlement.as_ref().map(|known| known.body().parties);
+        let parties = by_voucher
+            .or(by_settlement)
+            .filter(|parties| parties.channel(core.network()) == channel);
+        let (me, mine) = core.identity();
+        match parties {
+            Some(parties) if (parties.payer, parties.payee) == (me, from) => {
+                if let Some((_, paying)) = self.paying_to(core, parties) {
+                    return payer_hears(core, channel, paying, heads);
+                }
+            }
+            Some(parties) if (parties.payee, parties.payee_account) == (me, mine) => {
+                if parties.payer == from && shows_our_word(me, &heads) {
+                    return self.adopt_lost_channel(core, parties, heads);
+                }
+            }
+            Some(_) | None => {}
         }
+        // Nothing was ever earned or paid here: the other may begin.
+        if heads.reply {
+            let unknown = Heads {
+                channel,
+                voucher: None,
+                ack: None,
+                settlement: None,
+                reply: false,
+            };
+            core.send(from, Frame::Heads(unknown));
+        }
+    }
+
+    /// The payer shows our own word on a channel that we have lost.
+    fn adopt_lost_channel(&mut self, core: &mut Core, parties: Parties, heads: VerifiedHeads) {
+        if self.earning.len() >= CHANNELS_MAX {
+            return;
+        }
+        let earning = self.earning(core, parties);
+        // All of it is lost: there is nothing that those between could add to.
+        earning.asked_after = Some(0);
+        payee_hears(core, heads.channel, earning, heads);
     }
 }
 
-impl Core {
-    fn outbox_record_earned(&mut self, voucher: &Verified<Voucher>, ack: &Verified<VoucherAck>) {
-        self.persist(Record::Earned {
-            voucher: voucher.clone(),
-            ack: ack.clone(),
-        });
-    }
+/// Whether heads hold something that we signed as their payee.
+fn shows_our_word(me: PeerId, heads: &VerifiedHeads) -> bool {
+    let acked = match (&heads.voucher, &heads.ack) {
+        (Some(voucher), Some(ack)) => ack.signer() == me && acknowledges(ack, voucher),
+        _ => false,
+    };
+    let settled = heads.settlement.as_ref();
+    acked || settled.is_some_and(|settlement| settlement.signer() == me)
 }
 
 fn acknowledges(ack: &Verified<VoucherAck>, voucher: &Verified<Voucher>) -> bool {
@@ -800,6 +845,9 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
         .voucher
         .as_ref()
         .map_or(0, |voucher| voucher.body().sequence);
+    if let Some(settlement) = &heads.settlement {
+        take_settlement(core, paying, settlement);
+    }
     if let Some(voucher) = heads.voucher {
         if voucher.body().parties != paying.parties || voucher.signer() != core.me() {
             return core.misbehaved(paying.parties.payee, "heads with somebody else's voucher");
@@ -809,6 +857,11 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
             return core.tell(Event::Frozen { channel });
         }
         if theirs > paying.sequence() {
+            // An answer holds the next one, if the payee has it; a question
+            // holds the newest.
+            if heads.reply && !paying.is_next(voucher.body()) {
+                return ask_for_heads(core, channel, paying);
+            }
             return adopt(core, channel, paying, voucher);
         }
     }
@@ -873,6 +926,7 @@ fn remind(core: &mut Core, channel: ChannelId, paying: &mut Paying, theirs: u64)
             channel,
             voucher: Some(voucher.raw()),
             ack: Some(ack.raw()),
+            settlement: paying.settlement.as_ref().map(Verified::raw),
             reply: true,
         }),
         None => Frame::Voucher(voucher.raw()),
@@ -899,6 +953,7 @@ fn adopt(core: &mut Core, channel: ChannelId, paying: &mut Paying, voucher: Veri
 /// The payer's head came. If it shows an acknowledgement of ours that is ahead
 /// of our head, we are the restored backup.
 fn payee_hears(core: &mut Core, channel: ChannelId, earning: &mut Earning, heads: VerifiedHeads) {
+    earning.hear_settlement(core, channel, heads.settlement);
     let shown = heads.voucher.as_ref();
     let shown = shown.map_or(0, |voucher| voucher.body().sequence);
     if let (Some(voucher), Some(ack)) = (heads.voucher, heads.ack)
@@ -926,23 +981,6 @@ fn payee_hears(core: &mut Core, channel: ChannelId, earning: &mut Earning, heads
 
 /// What people see, and restoring.
 impl Ledger {
-    pub(crate) fn on_settlement(
-        &mut self,
-        core: &mut Core,
-        from: PeerId,
-        settlement: &Verified<Settlement>,
-    ) {
-        let channel = settlement.body().parties.channel(core.network());
-        if let Some(paying) = self.paying.get_mut(&channel)
-            && paying.parties == settlement.body().parties
-            && from == paying.parties.payee
-            && settlement.body().settled > settled(paying.settlement.as_ref())
-        {
-            paying.settlement = Some(settlement.clone());
-            core.persist(Record::Settled(settlement.clone()));
-        }
-    }
-
     pub(crate) fn views(&self) -> Vec<ChannelView> {
         let paying = self.paying.iter().map(|(&channel, paying)| ChannelView {
             channel,
@@ -959,12 +997,15 @@ impl Ledger {
             }),
             disputed: Total::ZERO,
             settled: settled(paying.settlement.as_ref()),
+            settlements: settling::sequence(paying.settlement.as_ref()),
+            credit_left: None,
             synced: paying.synced,
             frozen: paying.frozen,
         });
         let earning = self
             .earning
             .iter()
+            .filter(|(_, earning)| !earning.is_empty())
             .map(|(&(_, channel), earning)| ChannelView {
                 channel,
                 parties: earning.parties,
@@ -975,6 +1016,8 @@ impl Ledger {
                 pending: earning.unpaid(),
                 disputed: earning.disputed,
                 settled: earning.settled(),
+                settlements: earning.settlements(),
+                credit_left: None,
                 synced: true,
                 frozen: earning.frozen.is_some(),
             });
@@ -1034,17 +1077,9 @@ impl Ledger {
         }
     }
 
-    fn replay_settled(&mut self, core: &Core, settlement: &Verified<Settlement>) {
-        let body = settlement.body();
-        if body.parties.payee == core.me() {
-            self.earning(core, body.parties).settlement = Some(settlement.clone());
-        } else if let Some(paying) = self.paying.get_mut(&body.parties.channel(core.network())) {
-            paying.settlement = Some(settlement.clone());
-        }
-    }
-
     /// After replay: ask for the heads of channels on which something waits.
     pub(crate) fn resume(&mut self, core: &mut Core) {
+        self.resume_settling(core);
         for (&channel, paying) in &mut self.paying {
             let unproved = paying.unproved().next().is_some();
             if unproved || !paying.unacked.is_empty() || !paying.due.is_empty() {

@@ -31,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::quoting::Credits;
 use self::{
     challenged::Challenged,
     queue::Turns,

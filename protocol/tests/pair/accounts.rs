@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use suanli_protocol::{
     ids::{ReceiptId, VoucherId},
-    limits::DISPUTES_MAX,
+    limits::{DISPUTES_MAX, PREPAID_CHANNELS_MAX},
     message::{Frame, LogLine, Message, Progress},
-    peer::{Event, Peer},
+    peer::{Command, Declaration, Event, NotSettled, Peer, SettleOn},
     rank::Policy,
     receipt::{Outcome, Verdict},
     record::{JobEnd, Record},
@@ -146,21 +146,265 @@ fn a_stranger_gets_no_more_than_its_credit() {
     assert_eq!(served, 5);
 }
 
+/// The provider's operator declares a payment.
+fn settle(world: &mut World, on: SettleOn, amount: u64, reference: &str) -> Result<(), NotSettled> {
+    let declaration = Declaration {
+        on,
+        amount: micros(amount),
+        reference: Text::new(reference).unwrap(),
+    };
+    let may = world.peer(1).may_settle(&declaration);
+    world.command(1, Command::Settle(Box::new(declaration)));
+    world.pass(Duration::from_millis(100));
+    may
+}
+
 #[test]
 fn a_settlement_gives_credit_back() {
     let (mut world, mut client) = with_puppet_client();
     while client.buy(&mut world, 1).is_ok() {}
     let channel = world.peer(1).channels()[0].channel;
-    let settle = suanli_protocol::peer::Command::Settle {
-        channel,
-        amount: micros(10_000),
-        reference: Text::new("paid").unwrap(),
-    };
-    world.command(1, settle);
+    // The payee asks what the client knows, before it declares anything.
+    let declared = settle(&mut world, SettleOn::Channel(channel), 10_000, "paid");
+    assert_eq!(declared, Err(NotSettled::NotInStep));
+    client.show_nothing(&mut world, channel);
+    settle(&mut world, SettleOn::Channel(channel), 10_000, "paid").unwrap();
     assert!(client.buy(&mut world, 2).is_ok());
     world.crash(1);
     world.boot(1);
     assert_eq!(world.peer(1).channels()[0].settled.as_micros(), 10_000);
+}
+
+/// What both sides of the first channel say is paid, and how often something was.
+fn settled(world: &World) -> [(u64, u128); 2] {
+    [0, 1].map(|node| {
+        let views = world.peer(node).channels();
+        let view = views.first();
+        view.map_or((0, 0), |view| (view.settlements, view.settled.as_micros()))
+    })
+}
+
+fn first_channel(world: &World) -> SettleOn {
+    SettleOn::Channel(world.peer(1).channels()[0].channel)
+}
+
+/// As an operator does who is told that the client's node is being asked.
+fn settle_in_step(world: &mut World, amount: u64, reference: &str) {
+    let on = first_channel(world);
+    let again = settle(world, on, amount, reference);
+    if again == Err(NotSettled::NotInStep) {
+        settle(world, on, amount, reference).unwrap();
+    } else {
+        again.unwrap();
+    }
+}
+
+#[test]
+fn what_is_declared_paid_is_the_same_on_both_sides() {
+    let mut world = World::new(1).start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    settle_in_step(&mut world, 500, "transfer 1");
+    // The same order again is no second payment.
+    settle_in_step(&mut world, 500, "transfer 1");
+    assert_eq!(settled(&world), [(1, 500); 2]);
+    settle_in_step(&mut world, 4000, "transfer 2");
+    assert_eq!(settled(&world), [(2, 4500); 2]);
+    for node in [0, 1] {
+        let view = &world.peer(node).channels()[0];
+        assert_eq!(
+            (view.outstanding().as_micros(), view.prepaid().as_micros()),
+            (0, 2500)
+        );
+        world.crash(node);
+        world.boot(node);
+    }
+    assert_eq!(settled(&world), [(2, 4500); 2]);
+    let on = first_channel(&world);
+    let nothing = settle(&mut world, on, 0, "transfer 3");
+    assert_eq!(nothing, Err(NotSettled::Nothing));
+    // Only the payee declares.
+    let declaration = Declaration {
+        on,
+        amount: micros(1),
+        reference: Text::new("mine").unwrap(),
+    };
+    let refused = world.peer(0).may_settle(&declaration);
+    assert_eq!(refused, Err(NotSettled::UnknownChannel));
+}
+
+#[test]
+fn a_lost_settlement_comes_again() {
+    let mut world = World::new(1).start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    let on = first_channel(&world);
+    let _ = settle(&mut world, on, 500, "transfer 1");
+    // Lost are the settlement and, three times, what asks whether it came.
+    let mut left = 4;
+    world.link = Box::new(move |sent| match sent.frame {
+        Frame::Settlement(_) | Frame::Heads(_) if sent.from == 1 && left > 0 => {
+            left -= 1;
+            Fate::Drop
+        }
+        _ => Fate::Deliver,
+    });
+    settle(&mut world, on, 500, "transfer 1").unwrap();
+    world.pass(Duration::from_secs(20));
+    assert_eq!(settled(&world), [(1, 500); 2]);
+    assert!(world.blamed.is_empty());
+}
+
+#[test]
+fn a_restored_payee_declares_nothing_before_it_knows_what_it_declared() {
+    let mut world = World::new(1).start(&[]);
+    world.submit(order(1));
+    world.run_until_settled();
+    let backup = world.nodes[1].disk.clone();
+    settle_in_step(&mut world, 500, "transfer 1");
+    world.link = Box::new(|_| Fate::Drop);
+    world.restore_backup(1, backup);
+    let on = first_channel(&world);
+    for _ in 0..3 {
+        let declared = settle(&mut world, on, 700, "transfer 2");
+        assert_eq!(declared, Err(NotSettled::NotInStep));
+    }
+    assert_eq!(settled(&world), [(1, 500), (0, 0)]);
+    world.link = Box::new(|_| Fate::Deliver);
+    world.connect(0, 1);
+    world.pass(Duration::from_millis(200));
+    settle_in_step(&mut world, 700, "transfer 2");
+    assert_eq!(settled(&world), [(2, 1200); 2]);
+    assert!(world.blamed.is_empty());
+}
+
+/// Also when its backup is older than the channel.
+#[test]
+fn a_restored_payer_finds_the_whole_account_at_the_payee() {
+    let mut world = World::new(1).start(&[]);
+    let backup = world.nodes[0].disk.clone();
+    world.submit(order(1));
+    world.run_until_settled();
+    settle_in_step(&mut world, 500, "transfer 1");
+    world.restore_backup(0, backup);
+    world.connect(0, 1);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(settled(&world), [(1, 500); 2]);
+    assert_eq!(channel_of(world.peer(0)), (1, 2000));
+    assert_eq!(channel_of(world.peer(0)), channel_of(world.peer(1)));
+}
+
+/// A client that has bought nothing yet pays first, and runs more than strangers may.
+#[test]
+fn a_prepayment_widens_what_a_new_client_may_run() {
+    let (mut world, mut client) = with_puppet_client();
+    let parties = client.parties();
+    let on = SettleOn::Payer {
+        node: parties.payer,
+        account: parties.payer_account,
+    };
+    let early = settle(&mut world, on, 30_000, "in advance");
+    assert_eq!(early, Err(NotSettled::NotInStep));
+    assert!(world.peer(1).channels().is_empty());
+    client.show_nothing(&mut world, parties.channel(network()));
+    settle(&mut world, on, 30_000, "in advance").unwrap();
+    let view = &world.peer(1).channels()[0];
+    assert_eq!(view.prepaid().as_micros(), 30_000);
+    assert_eq!(view.credit_left.unwrap().as_micros(), 50_000);
+    let mut served = 0;
+    while client.buy(&mut world, served + 1).is_ok() {
+        served += 1;
+    }
+    // 15 for what it paid, and 5 on credit as any stranger.
+    assert_eq!(served, 20);
+}
+
+/// Money that one stranger paid does not use up the budget of the others, and
+/// a budget that is used up does not keep out who has paid.
+#[test]
+fn a_stranger_that_pays_is_served_when_the_budget_of_strangers_is_gone() {
+    let mut world = World::new(1);
+    let strangers: Vec<usize> = (0..60).map(|_| world.add(None)).collect();
+    let mut world = world.start(&strangers);
+    let mut clients: Vec<Client> = strangers.iter().map(|&n| Client::new(n, 1)).collect();
+    let mut last = Reason::UNSPECIFIED;
+    for client in &mut clients {
+        if let Err(reason) = client.buy(&mut world, 1) {
+            last = reason;
+        }
+    }
+    assert_eq!(last, Reason::STRANGERS_EXHAUSTED);
+    let client = clients.last_mut().unwrap();
+    let parties = client.parties();
+    let on = SettleOn::Payer {
+        node: parties.payer,
+        account: parties.payer_account,
+    };
+    let _ = settle(&mut world, on, 20_000, "in advance");
+    client.show_nothing(&mut world, parties.channel(network()));
+    settle(&mut world, on, 20_000, "in advance").unwrap();
+    assert!(client.buy(&mut world, 2).is_ok());
+    // One that owes pays: that is room for another.
+    let (first, second) = clients.split_at_mut(1);
+    assert!(second[50].buy(&mut world, 3).is_err());
+    let channel = first[0].parties().channel(network());
+    first[0].show_nothing(&mut world, channel);
+    settle(&mut world, SettleOn::Channel(channel), 2000, "after").unwrap();
+    assert!(second[50].buy(&mut world, 4).is_ok());
+}
+
+#[test]
+fn settlements_that_take_something_back_are_blamed() {
+    let mut world = World::new(0);
+    let liar = world.add(None);
+    let mut world = world.start(&[liar]);
+    let mut provider = Provider::new(&mut world, liar);
+    world.submit(order(1));
+    provider.serve(&mut world, None);
+    let parties = world.peer(0).channels()[0].parties;
+    let signed = |provider: &Provider, sequence, total, reference| {
+        provider.sign(Settlement {
+            parties,
+            sequence,
+            settled: Total::from_micros(total),
+            paid: micros(1),
+            reference: Text::new(reference).unwrap(),
+            extensions: suanli_protocol::envelope::Extensions::default(),
+        })
+    };
+    let first = signed(&provider, 1, 500, "a");
+    let second = signed(&provider, 2, 900, "b");
+    // Also an older one on its way, and the same again.
+    for settlement in [&first, &second, &first, &second] {
+        provider.say(&mut world, Frame::Settlement(settlement.raw()));
+        world.pass(Duration::from_millis(50));
+    }
+    assert!(world.blamed.is_empty(), "{:?}", world.blamed);
+    let other = signed(&provider, 2, 901, "other");
+    let less = signed(&provider, 3, 899, "less");
+    for (n, wrong) in [other, less].iter().enumerate() {
+        provider.say(&mut world, Frame::Settlement(wrong.raw()));
+        world.pass(Duration::from_millis(50));
+        assert_eq!(world.blamed.len(), n + 1);
+    }
+    let view = &world.peer(0).channels()[0];
+    assert_eq!((view.settlements, view.settled.as_micros()), (2, 900));
+}
+
+/// Whoever calls itself a provider can say that we paid.
+#[test]
+fn payments_that_we_know_nothing_of_are_few() {
+    let many = PREPAID_CHANNELS_MAX + 10;
+    let mut world = World::new(0);
+    let liars: Vec<usize> = (0..many).map(|_| world.add(None)).collect();
+    let mut world = world.start(&liars);
+    for liar in liars {
+        let mut provider = Provider::new(&mut world, liar);
+        let settlement = provider.prepaid();
+        provider.say(&mut world, Frame::Settlement(settlement.raw()));
+    }
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.peer(0).channels().len(), PREPAID_CHANNELS_MAX);
 }
 
 #[test]
@@ -371,6 +615,7 @@ fn what_a_third_party_says_of_others_changes_nothing() {
         channel: world.peer(0).channels()[0].channel,
         voucher: None,
         ack: None,
+        settlement: None,
         reply: true,
     };
     for to in [0, 1] {
@@ -401,6 +646,7 @@ fn a_settlement_by_somebody_else_is_refused() {
         parties,
         sequence: 1,
         settled: Total::from_micros(1_000_000),
+        paid: Amount::from_micros(1_000_000),
         reference: Text::new("x").unwrap(),
         extensions: suanli_protocol::envelope::Extensions::default(),
     });

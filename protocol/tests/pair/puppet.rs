@@ -5,15 +5,15 @@ use std::time::Duration;
 use suanli_protocol::{
     deal::{Agreement, Quote, Request},
     envelope::{Body, Extensions, Verified},
-    ids::{AgreementId, BlobId, Hash, OfferId, QuoteId, ReceiptId, RequestId},
+    ids::{AgreementId, BlobId, ChannelId, Hash, OfferId, QuoteId, ReceiptId, RequestId},
     message::{Frame, Message},
     offer::Offer,
     receipt::{Acceptance, Outcome, Receipt, ReceiptKey, Verdict, inputs_hash},
     record::JobOrder,
     registry::{Reason, Verification},
     units::{Meter, Millis, Price, Total, Usage, Wall},
-    voucher::{NO_ROOT, Parties, Voucher, next_root},
-    wire::List,
+    voucher::{NO_ROOT, Parties, Settlement, Voucher, next_root},
+    wire::{List, Text},
 };
 
 use crate::world::{World, account_signer, delegate, micros, node_signer, order, usage};
@@ -144,7 +144,20 @@ impl Client {
         self.say(world, Frame::Acceptance(acceptance.raw()));
     }
 
-    fn parties(&self) -> Parties {
+    /// Says that it knows of nothing on a channel.
+    pub(crate) fn show_nothing(&mut self, world: &mut World, channel: ChannelId) {
+        let heads = suanli_protocol::message::Heads {
+            channel,
+            voucher: None,
+            ack: None,
+            settlement: None,
+            reply: false,
+        };
+        self.say(world, Frame::Heads(heads));
+        world.pass(Duration::from_millis(50));
+    }
+
+    pub(crate) fn parties(&self) -> Parties {
         let (me, them) = (self.number, self.provider);
         Parties {
             payer: node_signer(me).public().peer(),
@@ -260,13 +273,31 @@ impl Provider {
         }
     }
 
-    fn sign<T: Body>(&self, body: T) -> Verified<T> {
+    pub(crate) fn sign<T: Body>(&self, body: T) -> Verified<T> {
         node_signer(self.number).sign(self.now, FOR_EVER, body)
     }
 
     pub(crate) fn say(&mut self, world: &mut World, frame: Frame) {
         self.now = world.now(self.number).wall;
         world.say(self.number, 0, frame);
+    }
+
+    /// Says that the first client paid in advance.
+    pub(crate) fn prepaid(&self) -> Verified<Settlement> {
+        let (client, me) = (0, self.number);
+        self.sign(Settlement {
+            parties: Parties {
+                payer: node_signer(client).public().peer(),
+                payer_account: account_signer(client).public().account(),
+                payee: node_signer(me).public().peer(),
+                payee_account: account_signer(me).public().account(),
+            },
+            sequence: 1,
+            settled: Total::from_micros(1),
+            paid: micros(1),
+            reference: Text::new("in advance").unwrap(),
+            extensions: Extensions::default(),
+        })
     }
 
     pub(crate) fn agreement(&self) -> AgreementId {
@@ -302,6 +333,7 @@ impl Provider {
             channel: world.peer(0).channels()[0].channel,
             voucher: None,
             ack: None,
+            settlement: None,
             reply: false,
         };
         self.say(world, Frame::Heads(heads));

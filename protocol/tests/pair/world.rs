@@ -1209,7 +1209,7 @@ fn own_envelopes(frame: &Frame) -> Vec<&[u8]> {
         | Frame::VoucherAck(raw)
         | Frame::Settlement(raw) => vec![&raw.0],
         Frame::Heads(heads) => {
-            let parts = [&heads.voucher, &heads.ack];
+            let parts = [&heads.voucher, &heads.ack, &heads.settlement];
             parts.into_iter().flatten().map(|raw| &*raw.0).collect()
         }
         _ => vec![],

@@ -33,7 +33,7 @@ const WINDOW: Amount = Amount::from_micros(60_000_000);
 const MARKET_WINDOW: Amount = Amount::from_micros(1_000_000_000_000_000);
 /// What a stranger may owe, and all of them together.
 const STRANGER_CREDIT: Amount = Amount::from_micros(4_000_000);
-const STRANGERS_BUDGET: Amount = Amount::from_micros(8_000_000);
+pub(crate) const STRANGERS_BUDGET: Amount = Amount::from_micros(8_000_000);
 
 /// Every so many nodes of a group share their account with the one before.
 const SHARED_ACCOUNT: usize = 5;

@@ -14,6 +14,7 @@ use std::{
 
 use suanli_protocol::{
     deal::{Quote, Request, Work},
+    envelope::Verified,
     ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
     limits::VOUCHERS_UNACKED_MAX,
     message::Message,
@@ -21,7 +22,7 @@ use suanli_protocol::{
     record::{Lsn, Record},
     registry::Verification,
     units::{Amount, Mono, Total},
-    voucher::{Parties, Voucher, VoucherAck},
+    voucher::{Parties, Settlement, Voucher, VoucherAck},
 };
 
 use super::{
@@ -148,6 +149,8 @@ struct Account {
     paid_ids: BTreeMap<u64, Hash>,
     earned: BTreeMap<u64, Hash>,
     acked: BTreeMap<u64, Hash>,
+    /// Settlements, as the payee and as the payer has them.
+    settled: [BTreeMap<u64, Hash>; 2],
 }
 
 /// All that the checkers know.
@@ -302,13 +305,13 @@ impl Checks {
                 self.earned(at, voucher.hash(), voucher.body(), ack.body());
             }
             Record::Frozen { first, .. } => self.frozen(at, node, first.body()),
+            Record::Settled(settlement) => self.settled(node, settlement),
             Record::Offered(_)
             | Record::Withdrew(_)
             | Record::Asked(_)
             | Record::GaveUp { .. }
             | Record::Closed { .. }
             | Record::Cancelling { .. }
-            | Record::Settled(_)
             | Record::Challenged(_)
             | Record::Part(_) => {}
         }
@@ -549,6 +552,13 @@ impl Checks {
         }
     }
 
+    fn settled(&mut self, node: &Node, settlement: &Verified<Settlement>) {
+        let parties = settlement.body().parties;
+        let side = usize::from(node.peer_id() == parties.payer);
+        let known = &mut self.account(parties).settled[side];
+        known.insert(settlement.body().sequence, settlement.hash());
+    }
+
     fn frozen(&mut self, at: Mono, node: &Node, voucher: &Voucher) {
         if self.is_honest(voucher.parties.payer) {
             let channel = voucher.parties.channel(self.network);
@@ -652,6 +662,11 @@ impl Checks {
                         .as_ref()
                         .filter(|ack| ack.signer() == me)
                         .and_then(|ack| lacks(ack.hash(), "the acknowledgement"))
+                })
+                .or_else(|| {
+                    // A payer shows it only once it has it.
+                    let settlement = heads.settlement.as_ref()?;
+                    lacks(settlement.hash(), "the settlement")
                 }),
             Message::Declined(..)
             | Message::AgreeRefused(..)
@@ -813,6 +828,17 @@ impl Checks {
             );
             let acked = account.acked.keys().next_back().copied().unwrap_or(0);
             let paid = account.paid_ids.keys().next_back().copied().unwrap_or(0);
+            let [declared, heard] = account.settled.each_ref().map(BTreeMap::last_key_value);
+            if honest && declared != heard {
+                wrong.push((
+                    *channel,
+                    format!(
+                        "settlements differ on channel {channel}: payee at {}, payer at {}",
+                        declared.map_or(0, |(sequence, _)| *sequence),
+                        heard.map_or(0, |(sequence, _)| *sequence)
+                    ),
+                ));
+            }
             if honest && (heads.0 != heads.1 || acked != paid) {
                 let earned = account.earned.keys().next_back().copied().unwrap_or(0);
                 wrong.push((

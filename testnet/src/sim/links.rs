@@ -159,6 +159,23 @@ impl World<'_> {
         }
     }
 
+    /// Nothing passes between a node and the others for some time.
+    pub(crate) fn cut(&mut self, ix: Ix, lasts: Duration) {
+        self.links.number += 1;
+        let number = self.links.number;
+        let cut = Cut {
+            side: BTreeSet::from([ix]),
+            one_way: false,
+        };
+        self.links.cuts.insert(number, cut);
+        self.later(lasts, Event::Heal(number));
+        for other in 0..self.nodes.len() {
+            if self.links.is_connected(ix, other) {
+                self.later(lasts / 2, Event::Disconnect(ix, other));
+            }
+        }
+    }
+
     pub(crate) fn heal(&mut self, number: u64) {
         if self.links.cuts.remove(&number).is_none() {
             return;
@@ -210,10 +227,12 @@ impl World<'_> {
         };
         let bytes: Arc<[u8]> = frame.encode().into();
         let me = self.nodes[from].peer_id();
-        match &*self.reader.frame(&bytes, me) {
+        let read = self.reader.frame(&bytes, me);
+        match &*read {
             Ok(message) => {
                 self.checks
                     .sent(self.now, from, &self.nodes[from], after, message);
+                return self.transmit_scripted(from, to, &bytes, message);
             }
             Err(why) => {
                 // What the receiver will find out.
@@ -278,8 +297,12 @@ impl World<'_> {
                     (format!("{a} → {b}: {what}"), subjects)
                 });
                 let message: Box<Message> = Box::new(message.clone());
-                let from = sender;
-                self.step(to, Input::Message { from, message });
+                let input = Input::Message {
+                    from: sender,
+                    message,
+                };
+                self.step(to, input);
+                self.script_arrived(from, to, bytes);
             }
             Err(why) => self.blame(to, from, why),
         }

@@ -145,6 +145,16 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// A disk with an old copy of what was on it.
+    pub(crate) fn holding(durable: Vec<(Lsn, Record)>) -> Self {
+        let upto = durable.last().map_or(Lsn(0), |(lsn, _)| *lsn);
+        Self {
+            durable,
+            upto,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn write(&mut self, lsn: Lsn, record: Record) {
         self.pending.push_back((lsn, record));
     }

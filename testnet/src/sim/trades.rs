@@ -117,6 +117,7 @@ impl Trades {
             Event::Judged { .. }
             | Event::Earned { .. }
             | Event::Settled { .. }
+            | Event::Credited { .. }
             | Event::Frozen { .. }
             | Event::Challenged { .. } => {}
         }

@@ -8,7 +8,7 @@ use suanli_protocol::{
     ids::{BlobId, Hash, JobId},
     message::{InlineBlob, InlineBlobs},
     offer::Name,
-    peer::{Command, Input},
+    peer::{Command, Declaration, Input, NotSettled, SettleOn},
     rank::Policy,
     record::{JobOrder, Verify},
     registry::{Confidentiality, Runtime, SandboxLevel},
@@ -74,7 +74,7 @@ fn buyers(scenario: &Scenario, nodes: &[Node]) -> Vec<Ix> {
         .collect()
 }
 
-fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
+pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrder {
     let work = &scenario.workload;
     let mut job = [0; 16];
     job.copy_from_slice(&dice.bytes(16));
@@ -258,12 +258,20 @@ impl World<'_> {
             .unwrap_or_default();
         if let Some(channel) = channels.iter().find(|channel| !channel.paying) {
             let tenth = channel.cumulative.as_micros() / 10;
-            let command = Command::Settle {
-                channel: channel.channel,
+            let declaration = Declaration {
+                on: SettleOn::Channel(channel.channel),
                 amount: Amount::from_micros(u64::try_from(tenth).unwrap_or(0)),
-                reference: Text::lossy("invoice 7"),
+                reference: Text::lossy(&format!("invoice {}", channel.settlements + 1)),
             };
-            self.step(ix, Input::Command(command));
+            let may = self.nodes[ix]
+                .peer
+                .as_ref()
+                .map(|peer| peer.may_settle(&declaration));
+            self.step(ix, Input::Command(Command::Settle(Box::new(declaration))));
+            if may == Some(Err(NotSettled::NotInStep)) && !self.quiet {
+                // The payer is being asked.
+                return self.later(Duration::from_secs(1), Event::Operate(ix));
+            }
         }
         self.step(ix, Input::Command(Command::Announce));
     }

@@ -27,6 +27,7 @@ use super::{
     node::{Ix, Node},
     plant::Plant,
     reading::Reader,
+    script::Script,
     trace::{Subject, Trace},
     trades::Trades,
 };
@@ -129,6 +130,10 @@ pub(crate) struct World<'a> {
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
     pub(crate) figures: Figures,
+    /// What jobs were declined for, by the reason's name.
+    pub(crate) declines: BTreeMap<String, u64>,
+    /// A fault that is to strike at one message.
+    pub(crate) script: Option<Script>,
     pub(crate) runs: u64,
     /// Operations of the programs of which that is known.
     pub(crate) sizes: BTreeMap<BlobId, u64>,
@@ -160,6 +165,8 @@ impl<'a> World<'a> {
             checks: Checks::new(network, &nodes),
             trace: Trace::new(setup.record),
             figures: Figures::default(),
+            declines: BTreeMap::new(),
+            script: None,
             runs: 0,
             sizes: BTreeMap::new(),
             trades: Trades::default(),
@@ -196,6 +203,7 @@ impl<'a> World<'a> {
             }
             self.now = at;
             self.deliver(event);
+            self.watch_totals();
             self.steps_left = self.steps_left.saturating_sub(1);
             if self.steps_left == 0 && !self.quiet {
                 self.deliver(Event::Quiet);
@@ -206,6 +214,24 @@ impl<'a> World<'a> {
         }
         self.now = end;
         self.checks.end(end, &self.nodes);
+    }
+
+    /// Runs to a time since the beginning.
+    pub(crate) fn run_until(&mut self, until: Duration) {
+        let end = Mono::from_micros(0).after(until);
+        while let Some(next) = self.queue.first_entry().filter(|next| next.key().0 <= end) {
+            self.now = next.key().0;
+            let event = next.remove();
+            self.deliver(event);
+        }
+        self.now = end;
+    }
+
+    /// What is on its way to or from a node is lost.
+    pub(crate) fn lose_frames(&mut self, ix: Ix) {
+        self.queue.retain(
+            |_, event| !matches!(event, Event::Frame { from, to, .. } if *from == ix || *to == ix),
+        );
     }
 
     /// Something happens some time from now.
@@ -483,6 +509,10 @@ impl World<'_> {
                 if let JobEvent::Ended(end) = &event {
                     self.figures.ended(*end);
                 }
+                if let JobEvent::Declined { decline, .. } = &event {
+                    let reason = decline.reason.to_string();
+                    *self.declines.entry(reason).or_default() += 1;
+                }
                 if let JobEvent::Refused(_) = &event {
                     self.figures.refused += 1;
                 }
@@ -502,7 +532,7 @@ impl World<'_> {
             PeerEvent::Frozen { channel } => self.trace.say(self.now, || {
                 (format!("{name}: frozen"), vec![Subject::Channel(channel)])
             }),
-            PeerEvent::Judged { .. } | PeerEvent::Settled { .. } => {}
+            PeerEvent::Judged { .. } | PeerEvent::Settled { .. } | PeerEvent::Credited { .. } => {}
         }
     }
 

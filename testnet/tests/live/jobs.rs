@@ -80,6 +80,38 @@ fn live_job_runs_end_to_end() {
     assert_eq!(sold[0].receipt, bought.receipt);
     assert!(bought.bought && !sold[0].bought);
 
+    // The provider declares more paid than is owed, twice by mistake.
+    let channel = channels(&provider).unwrap().remove(0);
+    assert_eq!(channel.outstanding, bought.amount.to_string());
+    let id = format!("{:#}", channel.channel);
+    let order = ["channel", "settle", &id, "--amount", "3"];
+    let order = [&order[..], &["--reference", "invoice 1"]].concat();
+    for _ in 0..2 {
+        let words = said(&network.suanli("provider", &order), 0);
+        assert!(words.contains("in 1 settlements"), "{words}");
+    }
+    eventually("a client that knows what it paid", || {
+        let known = channels(&client).unwrap().remove(0);
+        (known.settled == "3.00" && known.outstanding == "0.00").then_some(())
+    });
+    let words = said(&network.suanli(CLIENT, &order), 2);
+    assert!(words.contains("does not earn"), "{words}");
+    for node in [CLIENT, "provider"] {
+        let file = network.dir.path().join("statement.json");
+        let file = file.to_str().unwrap();
+        said(
+            &network.suanli(node, &["channel", "export", &id, "--out", file]),
+            0,
+        );
+        let words = said(&network.suanli(node, &["channel", "verify", file]), 0);
+        assert!(words.contains("3.00"), "{words}");
+        let altered = std::fs::read_to_string(file)
+            .unwrap()
+            .replace("3.00", "2.00");
+        std::fs::write(file, altered).unwrap();
+        said(&network.suanli(node, &["channel", "verify", file]), 6);
+    }
+
     let bundle = format!("/v1/receipts/{:#}/bundle", bought.receipt);
     let bytes = client.bytes(&bundle).unwrap();
     assert_eq!(bytes, provider.bytes(&bundle).unwrap());

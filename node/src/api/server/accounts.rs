@@ -3,28 +3,35 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use axum::{Json, extract::Path, http::header, response::IntoResponse};
+use axum::{
+    Json,
+    extract::Path,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
 use suanli_protocol::{
     envelope::Verified,
     ids::{OfferId, PeerId},
     offer::Offer,
+    peer::{ChannelView, Declaration, NotSettled, SettleOn},
+    wire::Text,
 };
 
 use super::{
     Api, Shared,
     find::Digits,
-    input::{JsonBody, Page, Params},
+    input::{After, JsonBody, Page, Params},
     millis,
     problem::Problem,
 };
 use crate::{
     api::{
         types::{
-            ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo, Status,
-            WorkInfo,
+            ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo, SettleOrder,
+            StatementPart, Status, WorkInfo,
         },
         views,
     },
@@ -33,6 +40,10 @@ use crate::{
     wall::{wall, wall_ms},
 };
 
+/// How long a declaration waits for what the client's node knows to be paid.
+const IN_STEP_WAIT: Duration = Duration::from_secs(5);
+/// How often that is looked for.
+const IN_STEP_ASK: Duration = Duration::from_millis(100);
 const RECEIPTS: usize = 20;
 const RECEIPTS_MAX: usize = 100;
 
@@ -127,12 +138,89 @@ pub(super) async fn channels(api: Shared) -> Answer<Vec<ChannelInfo>> {
 }
 
 pub(super) async fn channel(api: Shared, Path(id): Path<String>) -> Answer<ChannelInfo> {
-    let digits = Digits::parse("channel", &id)?;
+    Ok(Json(views::channel_info(&find_channel(&api, &id).await?)))
+}
+
+/// Answers when the payment is declared and on disk. A client's node that has not
+/// said yet what it knows to be paid is waited for, a little.
+pub(super) async fn settle(api: Shared, order: JsonBody<SettleOrder>) -> Answer<ChannelInfo> {
+    let SettleOrder {
+        channel,
+        peer,
+        account,
+        amount,
+        reference,
+    } = order.0;
+    let on = match (channel, peer, account) {
+        (Some(id), None, None) => {
+            let channel = find_channel(&api, &id).await?;
+            SettleOn::Channel(channel.channel)
+        }
+        (None, Some(node), Some(account)) => SettleOn::Payer { node, account },
+        _ => {
+            return Err(Problem::usage(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "name either the channel, or the client's node and its account",
+            ));
+        }
+    };
+    let reference = Text::new(&reference).map_err(|_| {
+        Problem::usage(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "the reference is longer than 128 bytes; shorten it",
+        )
+    })?;
+    let declaration = Declaration {
+        on,
+        amount,
+        reference,
+    };
+    let began = Instant::now();
+    loop {
+        match api.handle.settle(Box::new(declaration.clone())).await? {
+            Ok(()) => break,
+            Err(NotSettled::NotInStep) if began.elapsed() < IN_STEP_WAIT => {
+                tokio::time::sleep(IN_STEP_ASK).await;
+            }
+            Err(why) => return Err(Problem::not_settled(why)),
+        }
+    }
+    let channels = api.handle.snapshot().await?.channels;
+    let is_meant = |view: &&ChannelView| match on {
+        SettleOn::Channel(channel) => view.channel == channel,
+        SettleOn::Payer { node, account } => {
+            !view.paying && (view.parties.payer, view.parties.payer_account) == (node, account)
+        }
+    };
+    let channel = channels.iter().find(is_meant);
+    let channel = channel.ok_or_else(|| Problem::not_settled(NotSettled::UnknownChannel))?;
+    Ok(Json(views::channel_info(channel)))
+}
+
+pub(super) async fn statement(
+    api: Shared,
+    Path(id): Path<String>,
+    Params(After { after }): Params<After>,
+) -> Answer<StatementPart> {
+    let channel = find_channel(&api, &id).await?.channel;
+    let archive = api.archive().await?;
+    let (documents, next) = archive.statement(channel, after).await?;
+    let facts = api.handle.facts();
+    Ok(Json(StatementPart {
+        network: facts.network.clone(),
+        unit: facts.unit.clone(),
+        channel,
+        documents,
+        next,
+    }))
+}
+
+async fn find_channel(api: &Shared, id: &str) -> Result<ChannelView, Problem> {
+    let digits = Digits::parse("channel", id)?;
     let mut channels = api.handle.snapshot().await?.channels;
-    let name = |view: &suanli_protocol::peer::ChannelView| format!("{:#}", view.channel);
+    let name = |view: &ChannelView| format!("{:#}", view.channel);
     channels.retain(|view| digits.begin(&name(view)));
-    let channel = digits.one("channel", channels, name)?;
-    Ok(Json(views::channel_info(&channel)))
+    digits.one("channel", channels, name)
 }
 
 pub(super) async fn work(api: Shared) -> Answer<Vec<WorkInfo>> {

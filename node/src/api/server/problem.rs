@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use suanli_protocol::peer::Unanswered;
+use suanli_protocol::peer::{NotSettled, Unanswered};
 
 use crate::{
     api::{types::ApiError, views},
@@ -95,6 +95,22 @@ impl Problem {
                 "the provider did not answer the challenge in time; that says nothing about its speed: try again later",
             ),
         }
+    }
+
+    /// A payment that can't be declared.
+    pub(crate) fn not_settled(why: NotSettled) -> Self {
+        let status = match why {
+            NotSettled::UnknownChannel => StatusCode::NOT_FOUND,
+            NotSettled::Own | NotSettled::Nothing | NotSettled::TooMuch => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            NotSettled::NotInStep | NotSettled::TooManyChannels => StatusCode::CONFLICT,
+        };
+        let next = match why {
+            NotSettled::NotInStep => "; try again when `suanli peer list` shows it",
+            _ => "",
+        };
+        Self::usage(status, format!("{why}{next}"))
     }
 
     fn new(status: StatusCode, exit_code: u8, sentence: impl Into<String>) -> Self {

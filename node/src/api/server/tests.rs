@@ -650,7 +650,10 @@ async fn play(
             }
             Ask::Challenge(_, reply) => drop(reply.send(Err(Unanswered::NothingClaimed))),
             Ask::Standing(_, reply) => drop(reply.send(None)),
-            Ask::Cancel(_, reply) | Ask::Settle(_, _, _, reply) => drop(reply.send(false)),
+            Ask::Cancel(_, reply) => drop(reply.send(false)),
+            Ask::Settle(declaration, reply) => {
+                drop(reply.send(Err(peer.may_settle(&declaration).unwrap_err())));
+            }
             // Nobody follows the second any more.
             Ask::Watch(job, reply) if job == dealt::job(2) => drop(reply.send(None)),
             Ask::Watch(_, reply) => drop(reply.send(Some(watch_once().await))),

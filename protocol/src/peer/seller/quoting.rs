@@ -148,45 +148,39 @@ impl Seller {
         cap: Amount,
     ) -> Result<(), Decline> {
         let cap = u128::from(cap.as_micros());
-        let reserved = self.reserved(|of| of == account);
-        let owed = ledger.exposure(account).saturating_add(reserved);
-        let window = u128::from(provider.window(account).as_micros());
-        let decline = |reason, window: u128, owed: u128| Decline {
+        let decline = |reason, left: u128| Decline {
             reason,
             need: u64::try_from(cap).unwrap_or(u64::MAX),
-            have: u64::try_from(window.saturating_sub(owed)).unwrap_or(u64::MAX),
+            have: u64::try_from(left).unwrap_or(u64::MAX),
         };
-        if owed.saturating_add(cap) > window {
-            return Err(decline(Reason::CREDIT_EXHAUSTED, window, owed));
+        let reserved = self.reserved();
+        let credits = Credits::new(provider, ledger, &reserved);
+        let left = credits.window_left(account);
+        if cap > left {
+            return Err(decline(Reason::CREDIT_EXHAUSTED, left));
         }
-        if !provider.knows(account) {
-            let is_stranger = |account| !provider.knows(account);
-            // What is delivered to one never gets over its window: what its
-            // vouchers claim beyond that must not use up the others' budget.
-            let owed = ledger
-                .strangers_exposure(is_stranger, window)
-                .saturating_add(self.reserved(is_stranger));
-            let budget = u128::from(provider.strangers_budget.as_micros());
-            if owed.saturating_add(cap) > budget {
-                return Err(decline(Reason::STRANGERS_EXHAUSTED, budget, owed));
-            }
+        let left = credits.left(account);
+        if cap > left {
+            return Err(decline(Reason::STRANGERS_EXHAUSTED, left));
         }
         Ok(())
     }
 
-    /// Caps of holds and agreements that may still be used.
-    fn reserved(&self, of: impl Fn(AccountId) -> bool) -> u128 {
-        let holds = self
-            .holds
-            .values()
-            .filter(|hold| of(hold.request.body().account))
-            .map(|hold| u128::from(hold.quote.body().cap.as_micros()));
-        let deals = self
-            .deals
-            .values()
-            .filter(|deal| of(deal.account()))
-            .map(|deal| u128::from(deal.reserved().as_micros()));
-        holds.chain(deals).sum()
+    /// Caps of holds and agreements that may still be used, by account.
+    pub(crate) fn reserved(&self) -> BTreeMap<AccountId, u128> {
+        let holds = self.holds.values().map(|hold| {
+            let account = hold.request.body().account;
+            (account, hold.quote.body().cap)
+        });
+        let deals = self.deals.values();
+        let deals = deals.map(|deal| (deal.account(), deal.reserved()));
+        let mut reserved = BTreeMap::new();
+        for (account, amount) in holds.chain(deals) {
+            if amount > Amount::ZERO {
+                *reserved.entry(account).or_default() += u128::from(amount.as_micros());
+            }
+        }
+        reserved
     }
 
     fn countered_quote(&self, request: &Verified<Request>) -> Result<Option<&Hold>, Decline> {
@@ -366,6 +360,66 @@ impl Seller {
         {
             self.release(core, quote);
         }
+    }
+}
+
+/// What accounts may still run.
+#[derive(Debug)]
+pub(crate) struct Credits<'a> {
+    provider: &'a ProviderConfig,
+    ledger: &'a Ledger,
+    reserved: &'a BTreeMap<AccountId, u128>,
+    /// What is left of the budget for all strangers together.
+    strangers: u128,
+}
+
+impl<'a> Credits<'a> {
+    pub(crate) fn new(
+        provider: &'a ProviderConfig,
+        ledger: &'a Ledger,
+        reserved: &'a BTreeMap<AccountId, u128>,
+    ) -> Self {
+        let is_stranger = |account| !provider.knows(account);
+        let window = u128::from(provider.offer.terms.stranger_credit.as_micros());
+        let mut balances = ledger.balances(is_stranger);
+        for account in reserved.keys().filter(|account| is_stranger(**account)) {
+            balances.entry(*account).or_default();
+        }
+        let owed = balances.iter().map(|(account, balance)| {
+            let reserved = reserved.get(account).copied().unwrap_or(0);
+            balance.owed(reserved, window)
+        });
+        let owed = owed.fold(0, u128::saturating_add);
+        let budget = u128::from(provider.strangers_budget.as_micros());
+        Self {
+            provider,
+            ledger,
+            reserved,
+            strangers: budget.saturating_sub(owed),
+        }
+    }
+
+    /// What an account may still run.
+    pub(crate) fn left(&self, account: AccountId) -> u128 {
+        let left = self.window_left(account);
+        if self.provider.knows(account) {
+            return left;
+        }
+        // What a stranger has paid in advance takes nothing from the others.
+        left.min(self.within(account, 0).saturating_add(self.strangers))
+    }
+
+    fn window_left(&self, account: AccountId) -> u128 {
+        if self.provider.blocked.contains(&account) {
+            return 0;
+        }
+        let window = self.provider.window(account).as_micros();
+        self.within(account, window.into())
+    }
+
+    fn within(&self, account: AccountId, window: u128) -> u128 {
+        let reserved = self.reserved.get(&account).copied().unwrap_or(0);
+        self.ledger.balance(account).left(reserved, window)
     }
 }
 
