@@ -12,7 +12,7 @@ use crate::{
     cli::{
         context::Context,
         exit::{Exit, Failure},
-        screen::{self, Table, rough},
+        screen::{self, Table, list, rough},
     },
     client::{Client, make_folder},
     jobfile::PreparedJob,
@@ -26,7 +26,10 @@ struct Ended {
     job: JobId,
     spent: Amount,
     took_ms: u64,
+    /// Where, unless its units ran in many places.
     region: Option<String>,
+    /// What it shows of its outputs.
+    figures: Vec<(String, String)>,
 }
 
 impl Command {
@@ -148,20 +151,22 @@ impl Command {
             out,
             label: Some(name),
         };
-        let (info, followed): (JobInfo, _) = if job.units() > 1 {
+        let (info, followed, written): (JobInfo, _, _) = if job.units() > 1 {
             let (mut units, followed) = run.array().await?;
-            (units.finish(&followed).await?, followed)
+            (units.finish(&followed).await?, followed, Vec::new())
         } else {
             let followed = run.single().await?;
-            let (info, _) = bring(client, job, id, out).await?;
-            (info, followed)
+            let (info, written) = bring(client, job, id, out).await?;
+            (info, followed, written)
         };
+        let shown = written.into_iter().filter_map(|output| output.shown);
         Ok(Ended {
             name: name.to_owned(),
             job: id,
             spent: info.spent,
             took_ms: followed.took_ms,
-            region: info.region,
+            region: info.region.filter(|_| job.units() == 1),
+            figures: shown.map(|shown| (shown.label, shown.text)).collect(),
         })
     }
 }
@@ -242,7 +247,11 @@ fn text(ended: &[Ended], out: &Path) -> String {
     }
     let all = ended.iter().map(|stage| stage.spent);
     let all = all.fold(Amount::ZERO, Amount::saturating_add);
-    table.render(0) + &format!("all together {all}\n")
+    let figures = ended.iter().flat_map(|stage| &stage.figures);
+    let figures: Vec<(&str, String)> = figures
+        .map(|(label, text)| (label.as_str(), text.clone()))
+        .collect();
+    list(&figures) + &table.render(0) + &format!("all together {all}\n")
 }
 
 /// What a failure leaves: results that are here, and jobs that never began.
