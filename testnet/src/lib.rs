@@ -5,7 +5,8 @@
 //! virtual time and from a seed. [`live`] runs its nodes as processes on the
 //! loopback interface. The same checkers judge every simulated run. [`audits`]
 //! holds simulations against what chance says, [`market`] choices against the least that
-//! they could cost, and [`bench`] measures.
+//! they could cost, and [`ownership`] machines of one's own against a pool; [`bench`]
+//! measures.
 //!
 //! Absent: any decision of the protocol. This crate moves bytes, loses them,
 //! stops nodes, and watches.
@@ -14,5 +15,6 @@ pub mod audits;
 pub mod bench;
 pub mod live;
 pub mod market;
+pub mod ownership;
 pub mod scenario;
 pub mod sim;

@@ -9,7 +9,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use suanli_testnet::{
-    audits, bench, live, market,
+    audits, bench, live, market, ownership,
     scenario::Scenario,
     sim::{Plant, Setup},
 };
@@ -39,6 +39,9 @@ enum Command {
     /// Simulate a day's trade: our policies beside chance and staying at home, and beside
     /// the least that the same work can cost
     Market(market::Args),
+    /// Simulate firms with bursts of work that own a machine each, and the same firms with
+    /// a pool: how many machines it takes for the same waiting
+    Ownership(ownership::Args),
     #[command(flatten)]
     Live(live::cli::Command),
     Bench(bench::cli::Bench),
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim(&args),
         Command::Audits(audits) => audits.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
         Command::Market(market) => market.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
+        Command::Ownership(args) => args.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
         Command::Live(command) => command
             .run(cli.dir.as_deref(), &mut io::stdout())
             .map(|()| ExitCode::SUCCESS),

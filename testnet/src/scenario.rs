@@ -328,8 +328,12 @@ impl Default for Workload {
 pub struct Market {
     /// Work that is handed in, of all that the devices could do meanwhile.
     pub load: f64,
-    /// How much of it comes in each hour, from the first on.
+    /// How much of it comes in each of so many equal parts of the time: a day's hours.
     pub hours: Vec<u32>,
+    /// In how many of them each client has work, by the seed, and then as much as any
+    /// other client; 0 for clients that have it when all have.
+    #[serde(default)]
+    pub bursts: usize,
     /// FP32 operations of a job: as many jobs in each doubling.
     pub operations: [u64; 2],
     /// Bytes that a job reads, likewise.
@@ -419,6 +423,14 @@ impl Scenario {
     /// [`ScenarioError`], never for what this crate is built with.
     pub fn market() -> Result<Self, ScenarioError> {
         Self::parse(include_str!("../scenarios/market.toml"))
+    }
+
+    /// Firms with bursts of work, and machines.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], never for what this crate is built with.
+    pub fn ownership() -> Result<Self, ScenarioError> {
+        Self::parse(include_str!("../scenarios/ownership.toml"))
     }
 
     /// From a file.
