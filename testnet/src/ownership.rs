@@ -134,7 +134,7 @@ impl Args {
         while enough.machines - few > 1 {
             let machines = usize::midpoint(few, enough.machines);
             let tried = pool(machines)?;
-            if tried.wait_p95 <= owned.wait_p95 {
+            if tried.wait_p95.is_finite() && tried.wait_p95 <= owned.wait_p95 {
                 enough = tried;
             } else {
                 few = machines;
