@@ -5,8 +5,8 @@
 //! virtual time and from a seed. [`live`] runs its nodes as processes on the
 //! loopback interface. The same checkers judge every simulated run. [`audits`]
 //! holds simulations against what chance says, [`settlement`] puts faults at every step
-//! of an account, [`market`] holds choices against the least that they could cost, and
-//! [`bench`] measures.
+//! of an account, [`market`] holds choices against the least that they could cost,
+//! [`ownership`] machines of one's own against a pool, and [`bench`] measures.
 //!
 //! Absent: any decision of the protocol. This crate moves bytes, loses them,
 //! stops nodes, and watches.
@@ -15,6 +15,7 @@ pub mod audits;
 pub mod bench;
 pub mod live;
 pub mod market;
+pub mod ownership;
 pub mod scenario;
 pub mod settlement;
 pub mod sim;

@@ -9,7 +9,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use suanli_testnet::{
-    audits, bench, live, market,
+    audits, bench, live, market, ownership,
     scenario::Scenario,
     settlement,
     sim::{Plant, Setup},
@@ -46,6 +46,9 @@ enum Command {
     /// Exits with 1 if the accounts of both sides differ, or strangers owe more than
     /// their budget.
     Settlement(settlement::Settlement),
+    /// Simulate firms with bursts of work that own a machine each, and the same firms with
+    /// a pool: how many machines it takes for the same waiting
+    Ownership(ownership::Args),
     #[command(flatten)]
     Live(live::cli::Command),
     Bench(bench::cli::Bench),
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }),
+        Command::Ownership(args) => args.run(&mut io::stdout()).map(|()| ExitCode::SUCCESS),
         Command::Live(command) => command
             .run(cli.dir.as_deref(), &mut io::stdout())
             .map(|()| ExitCode::SUCCESS),

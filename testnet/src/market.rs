@@ -144,28 +144,9 @@ pub fn days(
         .market
         .as_ref()
         .context("the scenario has no [market]; add one")?;
-    let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism().map_or(2, Into::into);
-    let mut outcomes = thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(threads);
-        for _ in 0..threads.min(choices.len()) {
-            let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                while let Some((_, choice)) = choices.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = day(scenario, seed, *choice);
-                    if sender.send((*choice, outcome)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        receiver.into_iter().collect::<Vec<_>>()
-    });
+    let outcomes = on_all_cores(choices, |(_, choice)| day(scenario, seed, *choice));
     let mut days = Vec::new();
-    for (name, choice) in choices {
-        let found = outcomes.iter().position(|(of, _)| of == choice);
-        let (_, outcome) = outcomes.swap_remove(found.context("a day was not simulated")?);
+    for ((name, _), outcome) in choices.iter().zip(outcomes) {
         if let Some(complaint) = outcome.complaints.first() {
             anyhow::bail!("{name}, seed {seed}: {complaint}");
         }
@@ -176,6 +157,34 @@ pub fn days(
         });
     }
     Ok(days)
+}
+
+/// Does something with each of these, on as many threads as there are processors; what
+/// comes of it is in their order.
+pub(crate) fn on_all_cores<T: Sync, R: Send>(of: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism().map_or(2, Into::into);
+    let mut done = thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(threads);
+        for _ in 0..threads.min(of.len()) {
+            let (sender, next, each) = (sender.clone(), &next, &each);
+            scope.spawn(move || {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(one) = of.get(n) else {
+                        return;
+                    };
+                    if sender.send((n, each(one))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        receiver.into_iter().collect::<Vec<_>>()
+    });
+    done.sort_by_key(|(n, _)| *n);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn day(scenario: &Scenario, seed: u64, choice: Choice) -> Outcome {

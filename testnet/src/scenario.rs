@@ -331,8 +331,12 @@ impl Default for Workload {
 pub struct Market {
     /// Work that is handed in, of all that the devices could do meanwhile.
     pub load: f64,
-    /// How much of it comes in each hour, from the first on.
+    /// How much of it comes in each of so many equal parts of the time: a day's hours.
     pub hours: Vec<u32>,
+    /// In how many of them each client has work, by the seed, and then as much as any
+    /// other client; 0 for clients that have it when all have.
+    #[serde(default)]
+    pub bursts: usize,
     /// FP32 operations of a job: as many jobs in each doubling.
     pub operations: [u64; 2],
     /// Bytes that a job reads, likewise.
@@ -442,6 +446,14 @@ impl Scenario {
             group.count = count;
         }
         Ok(scenario)
+    }
+
+    /// Firms with bursts of work, and machines.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], never for what this crate is built with.
+    pub fn ownership() -> Result<Self, ScenarioError> {
+        Self::parse(include_str!("../scenarios/ownership.toml"))
     }
 
     /// From a file.

@@ -17,7 +17,7 @@ fn small(load: f64) -> Scenario {
     }
     let market = scenario.market.as_mut().expect("it has a market");
     market.load = load;
-    market.hours.drain(..8);
+    market.hours = market.hours[8..12].to_vec();
     scenario
 }
 

@@ -14,7 +14,7 @@
 //! Jobs are drawn until their work is the load's part of what all devices could do in that
 //! time, so that a lower load's jobs are the first of a higher one's.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use suanli_protocol::{
     deal::{BlobRef, Needs, Work},
@@ -40,7 +40,6 @@ use crate::scenario::{Choice, Market, Scenario};
 const PAIRS: u32 = 13;
 /// Far more than any job costs.
 const BUDGET: Amount = Amount::from_micros(1_000_000_000_000);
-const HOUR_MS: u64 = 3_600_000;
 
 /// What all orders have in common.
 struct Day<'a> {
@@ -60,7 +59,7 @@ pub(crate) fn plan(
 ) -> Vec<(Duration, Event)> {
     let (mut dice, mut chance) = (Dice::new(seed, "demand"), Dice::new(seed, "random rank"));
     let clients = clients(scenario);
-    let hours = hours(scenario, market);
+    let times = Times::new(scenario, market, &clients, &mut dice);
     let (supply, slowest) = supply(nodes);
     let day = Day {
         market,
@@ -72,10 +71,9 @@ pub(crate) fn plan(
     let mut plan = Vec::new();
     let mut number = 0;
     while wanted > 0 && !clients.is_empty() {
-        let Some((&client, &hour)) = dice.pick(&clients).zip(dice.pick(&hours)) else {
+        let Some((client, at)) = times.draw(number, &clients, &mut dice) else {
             break;
         };
-        let at = Duration::from_millis(hour * HOUR_MS + dice.below(HOUR_MS));
         let mut order = day.order(number, &mut dice);
         prefer(
             &mut order,
@@ -109,14 +107,50 @@ fn clients(scenario: &Scenario) -> Vec<Ix> {
     weights.enumerate().flat_map(of).collect()
 }
 
-/// Each hour as often as its share says.
-fn hours(scenario: &Scenario, market: &Market) -> Vec<u64> {
-    let whole = usize::try_from(scenario.seconds / 3600).unwrap_or(0).max(1);
-    let shares = (0u64..).zip(market.hours.iter().take(whole));
-    let of = |(hour, share): (u64, &u32)| {
-        std::iter::repeat_n(hour, usize::try_from(*share).unwrap_or(0))
-    };
-    shares.flat_map(of).collect()
+/// When clients have work.
+struct Times {
+    /// Each hour as often as its share says.
+    hours: Vec<u64>,
+    /// How long one lasts.
+    hour_ms: u64,
+    /// The hours of each client, where each has its own.
+    own: BTreeMap<Ix, Vec<u64>>,
+}
+
+impl Times {
+    fn new(scenario: &Scenario, market: &Market, clients: &[Ix], dice: &mut Dice) -> Self {
+        let shares = (0u64..).zip(&market.hours);
+        let of = |(hour, share): (u64, &u32)| {
+            std::iter::repeat_n(hour, usize::try_from(*share).unwrap_or(0))
+        };
+        let count = u64::try_from(market.hours.len()).unwrap_or(1).max(1);
+        let mut own = BTreeMap::<Ix, Vec<u64>>::new();
+        for client in clients.iter().filter(|_| market.bursts > 0) {
+            let mut left: Vec<u64> = (0..count).collect();
+            let drawn = (0..market.bursts.min(left.len()))
+                .map(|_| left.swap_remove(dice.index(left.len())))
+                .collect();
+            own.insert(*client, drawn);
+        }
+        Self {
+            hours: shares.flat_map(of).collect(),
+            hour_ms: scenario.seconds * 1000 / count,
+            own,
+        }
+    }
+
+    /// Whose job this is, and when it is handed in.
+    fn draw(&self, number: u32, clients: &[Ix], dice: &mut Dice) -> Option<(Ix, Duration)> {
+        let turn = usize::try_from(number).unwrap_or(0) % clients.len().max(1);
+        let client = match self.own.is_empty() {
+            true => *dice.pick(clients)?,
+            false => *clients.get(turn)?,
+        };
+        let hours = self.own.get(&client).unwrap_or(&self.hours);
+        let hour = *dice.pick(hours)?;
+        let millis = hour * self.hour_ms + dice.below(self.hour_ms);
+        Some((client, Duration::from_millis(millis)))
+    }
 }
 
 /// Operations that all devices do in a second, and the slowest alone.

@@ -121,9 +121,14 @@ impl World<'_> {
             (format!("{name} starts"), vec![Subject::Node(ix)])
         });
         self.drain(ix);
+        // Where only one side dials, the other has to be up by then.
+        let span = match self.scenario.links.direct {
+            true => [500, 1000],
+            false => [5, 500],
+        };
         for n in 0..self.nodes[ix].neighbours.len() {
             let other = self.nodes[ix].neighbours[n];
-            let after = self.dice.millis([5, 500]);
+            let after = self.dice.millis(span);
             self.later(after, Event::Connect(ix, other));
         }
         if self.is_hostile(ix) {

@@ -89,7 +89,10 @@ fn live_a_pipeline_hands_results_on() {
     let sum = u32::from_le_bytes(sum.try_into().unwrap());
     assert_eq!(sum, 283_146, "{words}");
     assert!(words.contains("primes below 4,000,000"), "{words}");
-    assert!(words.contains("283146") && words.contains("all together"), "{words}");
+    assert!(
+        words.contains("283146") && words.contains("all together"),
+        "{words}"
+    );
 }
 
 /// What fails leaves what is done, and says what is not.
