@@ -264,8 +264,8 @@ struct Active {
     deal: Deal,
     /// Units whose last receipt is still expected.
     left: BTreeSet<u32>,
-    /// Whether some were decided elsewhere.
-    overtaken: bool,
+    /// Those that were decided elsewhere before its own result was here.
+    overtaken: BTreeSet<u32>,
     acked: bool,
     /// When it was agreed, or its first step was reported, or its last unit was
     /// done: inputs travel before.

@@ -216,7 +216,7 @@ impl Buyer {
         for agreement in &others {
             if let Some(active) = job.live.get_mut(agreement) {
                 active.left.remove(&unit);
-                active.overtaken = true;
+                active.overtaken.insert(unit);
             }
         }
         for agreement in others {
@@ -238,7 +238,7 @@ impl Buyer {
         }
         // What it had is free now, and may take more.
         job.busy.remove(&active.deal.provider());
-        if active.overtaken {
+        if !active.overtaken.is_empty() {
             return self.leave_for(core, id, agreement, Reason::SUPERSEDED);
         }
         job.leave(core, agreement);
