@@ -17,6 +17,7 @@
 mod cast;
 mod check;
 mod dice;
+mod floats;
 mod hostile;
 mod links;
 mod machine;
@@ -99,6 +100,8 @@ pub struct Figures {
     pub crashes: u64,
     /// Starts from a checkpoint.
     pub from_checkpoints: u64,
+    /// Results whose floats were compared.
+    pub comparisons: u64,
     /// Jobs handed in.
     pub jobs: u64,
     /// Jobs that were not even taken.
