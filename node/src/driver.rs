@@ -20,6 +20,7 @@
 
 mod awaited;
 mod challenges;
+mod comparing;
 mod hands;
 mod intake;
 mod pausing;
@@ -635,6 +636,7 @@ impl Driver {
             | Output::OpenProduct { .. }
             | Output::ForgetProduct(_)
             | Output::Verify { .. }) => self.on_challenge(output).await,
+            Output::Compare(comparison) => self.hands.compare(*comparison),
             Output::Misbehaved { peer, what } => self.strike(peer, what).await,
             Output::Event(event) => self.on_event(event),
         }

@@ -12,6 +12,7 @@
 //! describes every key.
 
 mod gpu;
+mod verify;
 
 use std::{
     iter,
@@ -32,7 +33,7 @@ use suanli_executor::{
 use suanli_protocol::{
     expression::{Expression, Scope},
     ids::{BlobId, Hash, JobId, PeerId},
-    limits::{NAME_BYTES_MAX, REPLICAS_MAX, RUN_MAX},
+    limits::{NAME_BYTES_MAX, RUN_MAX},
     offer::Name,
     rank::Policy,
     registry::{Runtime, SandboxLevel},
@@ -40,6 +41,7 @@ use suanli_protocol::{
 };
 use toml::Spanned;
 
+use self::verify::VerifyToml;
 use crate::{
     api::types::{ArrayOrder, BlobInfo, Submission, VerifyOrder},
     document::{Document, Mistake, Unreadable, allowed},
@@ -240,7 +242,7 @@ impl PreparedJob {
             policy: self.policy,
             flops: self.flops,
             fuel_max: self.fuel_max,
-            verify: self.verify,
+            verify: self.verify.clone(),
             array: self.array.as_ref().map(|array| ArrayOrder {
                 units: array.units(),
                 inputs_each: self.inputs_each,
@@ -267,62 +269,6 @@ struct JobToml {
     verify: VerifyToml,
     wgsl: Option<WgslSection>,
     wasm: Option<WasmSection>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct VerifyToml {
-    replicas: Option<Spanned<u8>>,
-    audit: Option<Spanned<AuditToml>>,
-}
-
-/// How often: a share of all units, or `"adaptive"`.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum AuditToml {
-    Share(f64),
-    Word(String),
-}
-
-impl VerifyToml {
-    fn resolve(&self, document: &Document) -> Result<VerifyOrder, Mistake> {
-        let mut order = VerifyOrder::default();
-        if let Some(replicas) = &self.replicas {
-            order.replicas = *replicas.get_ref();
-            if !(1..=REPLICAS_MAX).contains(&u64::from(order.replicas)) {
-                let message = format!("verify.replicas: 1 to {REPLICAS_MAX} are allowed");
-                return Err(document.mistake(Some(replicas.span()), message));
-            }
-        }
-        let Some(audit) = &self.audit else {
-            return Ok(order);
-        };
-        let wrong = |message: &str| Err(document.mistake(Some(audit.span()), message.to_owned()));
-        if order.replicas > 1 {
-            return wrong("verify.replicas compares every unit already: leave `audit` out");
-        }
-        match audit.get_ref() {
-            AuditToml::Share(share) if (0.0..=1.0).contains(share) => {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "thousandths of a share between 0 and 1"
-                )]
-                let thousandths = (share * 1000.0).round() as u16;
-                if thousandths == 0 && *share > 0.0 {
-                    return wrong("verify.audit: the least share is 0.001");
-                }
-                order.audit_per_mille = thousandths;
-            }
-            AuditToml::Word(word) if word == "adaptive" => order.adaptive = true,
-            AuditToml::Share(_) | AuditToml::Word(_) => {
-                return wrong(
-                    "verify.audit: a share between 0 and 1 is needed, as in `audit = 0.1`, or \"adaptive\"",
-                );
-            }
-        }
-        Ok(order)
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -376,6 +322,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         .map_err(|error| document.mistake(Some(source.span()), error.to_string()))?;
     let needs = (program.memory_bytes(), program.output_bytes_max());
     let (run, total) = limits.times(document, array.as_ref())?;
+    let verify = toml.verify.resolve(document, runtime, &outputs)?;
     Ok(PreparedJob {
         name: name(document, &toml.name, "name")?,
         principal: match &toml.principal {
@@ -405,7 +352,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         )?,
         fuel_max: program.fuel_max(),
         template,
-        verify: toml.verify.resolve(document)?,
+        verify,
         array,
         run,
         total,
@@ -670,6 +617,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::WithinOrder;
 
     const GOOD: &str = r#"name = "noop"
 runtime = "wgsl"
@@ -809,12 +757,12 @@ file = "{unit}.u32"
         assert_eq!(with("").unwrap(), none);
         let replicas = VerifyOrder {
             replicas: 3,
-            ..none
+            ..none.clone()
         };
         assert_eq!(with("[verify]\nreplicas = 3\n").unwrap(), replicas);
         let audit = VerifyOrder {
             audit_per_mille: 125,
-            ..none
+            ..none.clone()
         };
         assert_eq!(with("[verify]\naudit = 0.125\n").unwrap(), audit);
         let adaptive = VerifyOrder {
@@ -830,10 +778,60 @@ file = "{unit}.u32"
             ("audit = 0.0001", "the least share"),
             ("replicas = 2\naudit = 0.1", "leave `audit` out"),
             ("replica = 2", "replicas"),
+            (
+                "replicas = 2\ntolerance = 1e-5",
+                "the job's outputs are `out`",
+            ),
+            ("replicas = 2\nfloats = [\"out\"]", "need a `tolerance`"),
+            ("replicas = 2\nabsolute = 1e-6", "need a `tolerance`"),
+            ("tolerance = 1e-5\nfloats = [\"out\"]", "add `replicas = 2`"),
         ] {
             let refused = with(&format!("[verify]\n{wrong}\n")).unwrap_err();
             assert!(refused.contains(says), "{wrong}: {refused}");
         }
+    }
+
+    const FLOATS: &str = "tolerance = 1e-5\nabsolute = 1e-6\nfloats = [\"out\"]\n";
+
+    #[test]
+    fn floats_are_compared_within_a_tolerance() {
+        for how in ["replicas = 2", "audit = 0.1", "audit = \"adaptive\""] {
+            let job = prepare_text(&format!("{GOOD}[verify]\n{how}\n{FLOATS}")).unwrap();
+            let within = WithinOrder {
+                relative: 1e-5,
+                absolute: 1e-6,
+                floats: vec!["out".to_owned()],
+            };
+            assert_eq!(job.verify.within, Some(within));
+        }
+        let wasm = "name = \"m\"\nruntime = \"wasm\"\n[wasm]\nmodule = \"noop.wgsl\"\n\
+            [verify]\nreplicas = 2\n";
+        let refused = prepare_text(&format!("{wasm}{FLOATS}")).unwrap_err();
+        assert!(refused.to_string().contains("the same bits"), "{refused}");
+    }
+
+    /// Each is the good file with a tolerance, in which one thing is replaced.
+    const WRONG_TOLERANCES: [(&str, &str); 11] = [
+        ("tolerance = 1e-5", "tolerance = 1"),
+        ("tolerance = 1e-5", "tolerance = -1e-5"),
+        ("tolerance = 1e-5", "tolerance = nan"),
+        ("tolerance = 1e-5", "tolerance = \"1e-5\""),
+        ("absolute = 1e-6", "absolute = inf"),
+        ("1e-5\nabsolute = 1e-6", "0.0"),
+        ("floats = [\"out\"]", "floats = [\"uot\"]"),
+        ("floats = [\"out\"]", "floats = [\"out\", \"out\"]"),
+        ("floats = [\"out\"]", "floats = []"),
+        ("replicas = 2\n", ""),
+        (
+            "buffer = \"out\"",
+            "buffer = \"out\"\nfile = \"o.png\"\npng = { width = 1, height = 1 }",
+        ),
+    ];
+
+    #[test]
+    fn wrong_tolerances_are_refused_in_words() {
+        let good = format!("{GOOD}[verify]\nreplicas = 2\n{FLOATS}");
+        insta::assert_snapshot!(refusals(&good, &WRONG_TOLERANCES));
     }
 
     /// Each is the array above with one thing replaced.

@@ -40,6 +40,7 @@ pub mod receipt;
 pub mod record;
 pub mod registry;
 pub mod standing;
+pub mod tolerance;
 pub mod units;
 pub mod voucher;
 pub mod wire;

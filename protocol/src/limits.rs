@@ -110,6 +110,9 @@ pub const REPLICAS_MAX: u64 = 7;
 /// Results of a unit that are compared, beyond twice as many as must agree: what so
 /// many can't decide is not decided.
 pub const RESULTS_MORE_MAX: u32 = 3;
+/// Pairs of results whose floats are compared at once, over all jobs. Each reads two
+/// blobs on a thread of its own; more would only wait for the same disk.
+pub const COMPARISONS_MAX: usize = 4;
 /// Disputes over one agreement: an honest provider needs one for each unit
 /// that was done elsewhere meanwhile, a liar signs receipts for ever.
 pub const DISPUTES_MAX: usize = 1024;

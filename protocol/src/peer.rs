@@ -67,6 +67,7 @@ use crate::{
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
     standing::{Outcome, Standing},
+    tolerance::Tolerance,
     units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
     wire::{List, Text},
 };
@@ -348,6 +349,14 @@ pub enum Input {
         /// Whether it is right.
         result: Result<(), Wrong>,
     },
+    /// Two results were compared.
+    Compared {
+        /// Which.
+        id: ComparisonId,
+        /// Whether they are equal within the tolerance; none if outputs that are said
+        /// to be here can't be read.
+        equal: Option<bool>,
+    },
     /// A person wants something.
     Command(Command),
 }
@@ -422,6 +431,37 @@ pub enum NotSettled {
     /// No room for another channel.
     #[error("there are as many channels as this node keeps; settle on one that there is")]
     TooManyChannels,
+}
+
+/// Two results of one unit, by what is compared of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ComparisonId {
+    /// Of which job of ours.
+    pub job: JobId,
+    /// Which unit.
+    pub unit: u32,
+    /// The digests of both results, the smaller first.
+    pub results: [Hash; 2],
+}
+
+/// Outputs whose floats are to be compared: those in which two results differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// Its name.
+    pub id: ComparisonId,
+    /// How far numbers may be apart.
+    pub tolerance: Tolerance,
+    /// The outputs, one of each result. All have been stored, or are here.
+    pub pairs: Vec<[ComparedOutput; 2]>,
+}
+
+/// An output that is to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComparedOutput {
+    /// Its blob.
+    pub blob: BlobRef,
+    /// Its bytes, if they came with the receipt: they may be no blob yet.
+    pub inline: Option<Vec<u8>>,
 }
 
 /// What bytes are kept for.
@@ -531,6 +571,9 @@ pub enum Output {
         /// What came.
         opening: Box<Opening>,
     },
+    /// Compare the floats of two results; say [`Input::Compared`]. There are at most
+    /// [`COMPARISONS_MAX`](crate::limits::COMPARISONS_MAX) under way.
+    Compare(Box<Comparison>),
     /// A peer did what an honest one can't do.
     Misbehaved {
         /// Who.
@@ -568,6 +611,7 @@ impl Output {
             | Self::OpenProduct { .. }
             | Self::ForgetProduct(_)
             | Self::Verify { .. }
+            | Self::Compare(_)
             | Self::Misbehaved { .. } => true,
         }
     }
@@ -885,6 +929,10 @@ impl Peer {
                 let standings = &mut self.buyer.standings;
                 self.challenger
                     .on_verified(&mut self.core, standings, provider, result);
+            }
+            Input::Compared { id, equal } => {
+                self.buyer
+                    .on_compared(&mut self.core, &mut self.ledger, id, equal);
             }
             Input::Command(command) => self.on_command(command),
         }

@@ -24,6 +24,7 @@ use crate::{
     receipt::{Acceptance, Receipt},
     registry::{Confidentiality, Reason, Verification},
     standing::Outcome,
+    tolerance::Within,
     units::{Amount, Millis, Wall},
     voucher::{Settlement, Voucher, VoucherAck},
     wire::{self, List},
@@ -105,7 +106,7 @@ impl JobOrder {
 }
 
 /// How results are compared with those of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 pub struct Verify {
     /// So many equal results of different accounts decide a unit; one at least.
     pub replicas: u8,
@@ -113,6 +114,8 @@ pub struct Verify {
     pub audit: u16,
     /// Instead: as often as a provider's past results leave doubt.
     pub adaptive: bool,
+    /// Which outputs need not be equal to the last bit.
+    pub within: Option<Within>,
 }
 
 impl Verify {
@@ -121,10 +124,11 @@ impl Verify {
         replicas: 1,
         audit: 0,
         adaptive: false,
+        within: None,
     };
 
     /// What a provider is told of it.
-    pub const fn told(self) -> Verification {
+    pub const fn told(&self) -> Verification {
         match self {
             Self { replicas: 2.., .. } => Verification::REPLICAS,
             Self { adaptive: true, .. } | Self { audit: 1.., .. } => Verification::AUDIT,

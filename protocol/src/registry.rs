@@ -164,6 +164,22 @@ registered! {
         AUDIT = 2, "audit";
         /// The same work by other providers, whose results all differed.
         UNDECIDED = 3, "undecided";
+        /// The same work by other providers, whose floats differ within the job's
+        /// tolerance.
+        REPLICAS_WITHIN = 4, "replicas-within";
+        /// A random part again elsewhere, whose floats differ within the job's
+        /// tolerance.
+        AUDIT_WITHIN = 5, "audit-within";
+    }
+}
+
+impl Verification {
+    /// Whether the result was compared with others, and they agreed.
+    pub const fn is_agreement(self) -> bool {
+        matches!(
+            self,
+            Self::REPLICAS | Self::AUDIT | Self::REPLICAS_WITHIN | Self::AUDIT_WITHIN
+        )
     }
 }
 

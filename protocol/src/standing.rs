@@ -20,7 +20,7 @@ use crate::{
     limits::STANDINGS_MAX,
     offer::Name,
     receipt::{Acceptance, Receipt, Verdict},
-    registry::{Reason, Verification},
+    registry::Reason,
     units::{Millis, Wall},
 };
 
@@ -188,10 +188,7 @@ impl Standings {
         match body.verdict {
             Verdict::Accepted => {
                 results.accepted = results.accepted.saturating_add(1);
-                if matches!(
-                    body.verification,
-                    Verification::REPLICAS | Verification::AUDIT
-                ) {
+                if body.verification.is_agreement() {
                     results.agreed = results.agreed.saturating_add(1);
                     results.in_a_row = results.in_a_row.saturating_add(1);
                 }

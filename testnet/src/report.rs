@@ -86,7 +86,7 @@ fn print_figures(figures: &Figures) {
         figures.blamed
     );
     println!(
-        "{} jobs: {} done, {} failed, {} cancelled, {} declined, {} expired; {} agreements, {} receipts, {} vouchers",
+        "{} jobs: {} done, {} failed, {} cancelled, {} declined, {} expired; {} agreements, {} receipts, {} vouchers, {} comparisons of floats",
         figures.jobs,
         figures.done,
         figures.failed,
@@ -95,7 +95,8 @@ fn print_figures(figures: &Figures) {
         figures.expired,
         figures.agreements,
         figures.receipts,
-        figures.vouchers
+        figures.vouchers,
+        figures.comparisons
     );
 }
 

@@ -292,6 +292,9 @@ pub struct Workload {
     pub audits: f64,
     /// and how large a part.
     pub audit_rate: f64,
+    /// How many have programs whose results are floats, which no two machines compute
+    /// alike.
+    pub floats: f64,
     /// Units of an array; a few in several ranges where left out.
     pub units: Option<[u32; 2]>,
     /// How many nobody can do.
@@ -316,6 +319,7 @@ impl Default for Workload {
             replicas: 0.1,
             audits: 0.1,
             audit_rate: 0.3,
+            floats: 0.4,
             units: None,
             misfits: 0.03,
             twice: 0.05,
@@ -528,6 +532,7 @@ impl Scenario {
             ("workload.replicas", work.replicas),
             ("workload.audits", work.audits),
             ("workload.audit_rate", work.audit_rate),
+            ("workload.floats", work.floats),
         ];
         if let Some((key, share)) = shares
             .iter()

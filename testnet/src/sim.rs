@@ -18,6 +18,7 @@ mod cast;
 mod check;
 mod demand;
 mod dice;
+mod floats;
 mod fresh;
 mod hostile;
 mod links;
@@ -114,6 +115,8 @@ pub struct Figures {
     pub crashes: u64,
     /// Starts from a checkpoint.
     pub from_checkpoints: u64,
+    /// Results whose floats were compared.
+    pub comparisons: u64,
     /// Jobs handed in.
     pub jobs: u64,
     /// Jobs that were not even taken.

@@ -138,6 +138,7 @@ fn fifty_nodes_with_faults_satisfy_every_checker() {
     assert!(figures.from_checkpoints > 2 * seeds, "{figures:?}");
     assert!(figures.vouchers > 20 * seeds, "{figures:?}");
     assert!(figures.blamed > seeds, "{figures:?}");
+    assert!(figures.comparisons > seeds / 2, "{figures:?}");
 }
 
 #[test]
@@ -147,6 +148,7 @@ fn a_storm_satisfies_every_checker() {
     assert!(figures.done > 10 * seeds, "{figures:?}");
     assert!(figures.crashes > 15 * seeds, "{figures:?}");
     assert!(figures.from_checkpoints > 5 * seeds, "{figures:?}");
+    assert!(figures.comparisons > seeds / 2, "{figures:?}");
 }
 
 #[test]

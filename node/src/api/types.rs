@@ -282,7 +282,7 @@ pub struct OfferInfo {
 
 /// A job to plan or to run. The command line reads the job file, uploads spec
 /// and inputs as blobs, and sends this.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Submission {
     /// Made by the client, so that a repeat is not a second job.
@@ -348,7 +348,7 @@ pub struct Submission {
 }
 
 /// How results are compared with those of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VerifyOrder {
     /// So many equal results of different accounts decide a unit.
@@ -357,6 +357,22 @@ pub struct VerifyOrder {
     pub audit_per_mille: u16,
     /// Instead: as often as a provider's past results leave doubt.
     pub adaptive: bool,
+    /// Which outputs need not be equal to the last bit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<WithinOrder>,
+}
+
+/// Outputs of 32-bit floats, and how far two of their numbers may be apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WithinOrder {
+    /// By so large a part of the larger one,
+    pub relative: f32,
+    /// and by so much beside.
+    #[serde(default)]
+    pub absolute: f32,
+    /// The outputs' names.
+    pub floats: Vec<String>,
 }
 
 impl Default for VerifyOrder {
@@ -365,6 +381,7 @@ impl Default for VerifyOrder {
             replicas: 1,
             audit_per_mille: 0,
             adaptive: false,
+            within: None,
         }
     }
 }

@@ -20,6 +20,7 @@ use suanli_protocol::{
     record::{JobEnd, JobOrder, Verify},
     registry::{Confidentiality, DeviceKind, Feature, Reason, Runtime, SandboxLevel, SpeedKind},
     standing::{Outcome as ChallengeOutcome, Standing},
+    tolerance::{Tolerance, ToleranceError, Within},
     units::{Amount, Millis, Wall},
     wire::List,
 };
@@ -27,7 +28,7 @@ use suanli_protocol::{
 use super::types::{
     BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
     OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, RuntimeInfo, SpeedInfo,
-    StandingInfo, Submission, UnitInfo, UnitsInfo, VerifyOrder, WorkInfo,
+    StandingInfo, Submission, UnitInfo, UnitsInfo, VerifyOrder, WithinOrder, WorkInfo,
 };
 use crate::{
     expression,
@@ -127,6 +128,12 @@ pub enum Refused {
         /// At most.
         max: u64,
     },
+    /// No such tolerance.
+    #[error("verify.within: {0}")]
+    Tolerance(#[from] ToleranceError),
+    /// A tolerance for nothing.
+    #[error("verify.within.floats is empty; name the outputs that hold 32-bit floats")]
+    NoFloats,
     /// Less time for all of it than for one execution.
     #[error(
         "total_ms ({total}) is less than run_ms ({run}); allow at least as much for all as for one run"
@@ -182,13 +189,13 @@ pub fn order(
         parallel: submission.array.map_or(1, |array| array.parallel),
         max_failures: submission.array.map_or(0, |array| array.max_failures),
         take: true,
-        verify: verify(submission.verify)?,
+        verify: verify(&submission.verify)?,
         counter_percent: 0,
         inline,
     })
 }
 
-fn verify(order: VerifyOrder) -> Result<Verify, Refused> {
+fn verify(order: &VerifyOrder) -> Result<Verify, Refused> {
     let fields = [
         ("replicas", u64::from(order.replicas), 1, REPLICAS_MAX),
         ("audit_per_mille", u64::from(order.audit_per_mille), 0, 1000),
@@ -207,6 +214,18 @@ fn verify(order: VerifyOrder) -> Result<Verify, Refused> {
         replicas: order.replicas,
         audit: order.audit_per_mille,
         adaptive: order.adaptive,
+        within: order.within.as_ref().map(within).transpose()?,
+    })
+}
+
+fn within(order: &WithinOrder) -> Result<Within, Refused> {
+    if order.floats.is_empty() {
+        return Err(Refused::NoFloats);
+    }
+    let floats = order.floats.iter().map(|output| name("floats", output));
+    Ok(Within {
+        tolerance: Tolerance::new(order.relative, order.absolute)?,
+        floats: few("verify.within.floats", floats)?,
     })
 }
 

@@ -293,6 +293,12 @@ fn verdict(receipt: &ReceiptInfo) -> String {
     match receipt.verification.as_deref() {
         Some("replicas") => format!("{verdict}, equal to other providers' results"),
         Some("audit") => format!("{verdict}, equal to another provider's result (an audit)"),
+        Some("replicas-within") => {
+            format!("{verdict}, equal to other providers' results within the job's tolerance")
+        }
+        Some("audit-within") => format!(
+            "{verdict}, equal to another provider's result within the job's tolerance (an audit)"
+        ),
         Some("undecided") => format!("{verdict}, though no two providers' results were equal"),
         _ => verdict.clone(),
     }

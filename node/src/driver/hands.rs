@@ -18,12 +18,13 @@ use suanli_protocol::{
     ids::{AgreementId, BlobId, Hash},
     limits::{INLINE_BLOBS_MAX, INLINE_BYTES_MAX},
     offer::Name,
-    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, Kept, ProvidedOutput},
+    peer::{Comparison, ExecutionEvent, ExecutionId, ExecutionOrder, Input, Kept, ProvidedOutput},
     registry::Reason,
     units::{Meter, Usage, Wall},
 };
 use tokio::sync::mpsc;
 
+use super::comparing;
 use crate::{
     devices::Devices,
     store::blobs::{BlobError, Blobs, WallMs},
@@ -164,6 +165,13 @@ impl Hands {
     /// Whether a blob's bytes are here.
     pub(super) fn has(&self, blob: BlobId) -> bool {
         self.own.in_memory(blob).is_some() || self.file_of(blob).is_some()
+    }
+
+    /// Compares outputs that are here, on a thread of its own: the core has few of these
+    /// under way, and others' results need not wait for them.
+    pub(super) fn compare(&self, comparison: Comparison) {
+        let Worker { kept, inputs, .. } = &self.own;
+        comparing::start(comparison, kept.clone(), inputs.clone());
     }
 
     /// Where a fetch puts its bytes.

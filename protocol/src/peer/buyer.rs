@@ -22,10 +22,12 @@
 //! time is over; the person does nothing.
 //!
 //! [`asking`] has the rounds, [`spread`] says which units go where, [`active`]
-//! watches what is agreed, [`verdict`] compares and judges results.
+//! watches what is agreed, [`likeness`] says which results are equal, [`verdict`]
+//! judges them.
 
 mod active;
 mod asking;
+mod likeness;
 mod restore;
 mod spread;
 mod verdict;
@@ -40,10 +42,11 @@ pub(super) use self::asking::plan;
 use self::{
     active::send_agreement,
     asking::longest,
+    likeness::{Comparisons, Likeness},
     spread::{Share, Wanted},
 };
 use super::{
-    Event, JobEvent, Kept, Output,
+    ComparedOutput, Comparison, ComparisonId, Event, JobEvent, Kept, Output,
     core::{Core, Timer},
     ledger::Ledger,
 };
@@ -55,10 +58,10 @@ use crate::{
         AccountId, AgreementId, BlobId, Hash, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId,
     },
     limits::{
-        AGREEMENTS_PER_JOB_MAX, ASKS_MAX, ATTEMPTS_MAX, DISPUTES_MAX, EARLY_RECEIPTS_MAX,
-        ENDED_JOBS_KEPT, EXCLUSIONS_MAX, HOLDS_PER_CLIENT, INPUTS_MAX, JOBS_MAX, JUDGED_BYTES_MAX,
-        LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT, RESULTS_MORE_MAX, ROUND_MAX,
-        RUN_MAX, SHARE_MAX, UNIT_RANGES_MAX,
+        AGREEMENTS_PER_JOB_MAX, ASKS_MAX, ATTEMPTS_MAX, COMPARISONS_MAX, DISPUTES_MAX,
+        EARLY_RECEIPTS_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, HOLDS_PER_CLIENT, INPUTS_MAX,
+        JOBS_MAX, JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PAST_AGREEMENTS_KEPT,
+        RESULTS_MORE_MAX, ROUND_MAX, RUN_MAX, SHARE_MAX, UNIT_RANGES_MAX,
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::{Figures, Name, Offer},
@@ -67,6 +70,7 @@ use crate::{
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime, Verification},
     standing::Standings,
+    tolerance::Within,
     units::{Amount, Meter, Millis, Mono, Now, Total, Wall},
     voucher::Parties,
     wire::List,
@@ -85,6 +89,7 @@ pub(crate) struct Buyer {
     /// What we have seen of providers.
     pub(crate) standings: Standings,
     past: Past,
+    comparisons: Comparisons,
     early: VecDeque<Early>,
     /// While records are replayed: the last outputs in them.
     small_outputs: VecDeque<InlineBlob>,
@@ -164,6 +169,8 @@ struct Job {
     runs: BTreeMap<u32, Vec<AgreementId>>,
     /// Results that wait for others of the same unit.
     held: BTreeMap<u32, Vec<Held>>,
+    /// What is known of pairs of those, by their digests.
+    compared: BTreeMap<u32, BTreeMap<[Hash; 2], Likeness>>,
     /// Units whose results are compared though the job asks for one only.
     audited: BTreeSet<u32>,
     /// Units that failed by the job's own fault.
@@ -267,8 +274,8 @@ struct Active {
     deal: Deal,
     /// Units whose last receipt is still expected.
     left: BTreeSet<u32>,
-    /// Whether some were decided elsewhere.
-    overtaken: bool,
+    /// Those that were decided elsewhere before its own result was here.
+    overtaken: BTreeSet<u32>,
     acked: bool,
     /// When it was agreed, or its first step was reported, or its last unit was
     /// done: inputs travel before.
@@ -293,8 +300,10 @@ struct Held {
     receipt: Verified<Receipt>,
     /// Outputs that are written down with our word.
     small: Vec<InlineBlob>,
-    /// What is compared: how it ended, and its outputs.
+    /// How it ended, and its outputs: those of one digest are the same.
     digest: Hash,
+    /// What it must have in common with others to be equal to them.
+    shape: Hash,
 }
 
 /// A result is accepted when nothing can lose it any more: its outputs are on
@@ -451,6 +460,7 @@ impl Job {
             end: None,
             runs: BTreeMap::new(),
             held: BTreeMap::new(),
+            compared: BTreeMap::new(),
             audited: BTreeSet::new(),
             failed: BTreeMap::new(),
             spent: Amount::ZERO,
@@ -675,12 +685,15 @@ impl Buyer {
         self.jobs.values().map(Job::view).collect()
     }
 
-    /// What open jobs still need: their specs and inputs.
+    /// What open jobs still need: their specs and inputs, and results that are not
+    /// judged yet.
     pub(crate) fn needed_blobs(&self) -> impl Iterator<Item = BlobId> {
-        self.jobs
-            .values()
-            .filter(|job| job.end.is_none())
+        let open = || self.jobs.values().filter(|job| job.end.is_none());
+        let held = open().flat_map(|job| job.held.values().flatten());
+        let results = held.flat_map(|held| held.receipt.body().outputs.iter());
+        open()
             .flat_map(|job| std::iter::once(&job.order.spec).chain(job.order.inputs.iter()))
+            .chain(results.map(|output| &output.blob))
             .map(|blob| blob.blob)
     }
 

@@ -181,6 +181,7 @@ fn results_that_agree_are_all_paid() {
 #[test]
 fn a_liar_is_outvoted_named_and_not_paid() {
     for verify in [replicas(2), replicas(3)] {
+        let copies = usize::from(verify.replicas);
         let mut world = World::new(5).start(&[]);
         world.nodes[1].run = Run::Lies { ms: 50 };
         let mut order = array(12);
@@ -198,7 +199,7 @@ fn a_liar_is_outvoted_named_and_not_paid() {
             paid.into_iter()
                 .all(|channel| channel.cumulative.as_micros() == 0)
         );
-        world.assert_conserved_with(usize::from(verify.replicas));
+        world.assert_conserved_with(copies);
         // It is left out of the next job, too, and that survives a restart.
         world.crash(0);
         world.boot(0);

@@ -9,5 +9,6 @@ mod crashes;
 mod negotiation;
 mod puppet;
 mod queue;
+mod tolerance;
 mod work;
 mod world;

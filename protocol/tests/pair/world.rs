@@ -16,15 +16,15 @@ use suanli_protocol::{
     delegation::Delegation,
     envelope::{Body, Envelope, Extensions, Signer},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
-    limits::JUDGED_BYTES_MAX,
+    limits::{COMPARISONS_MAX, JUDGED_BYTES_MAX},
     message::{Frame, Gossip, InlineBlob, Message},
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
-        Command, Config, Event, ExecutionEvent, ExecutionId, ExecutionOrder, Input, JobView, Kept,
-        Output, Peer, ProvidedOutput, ProviderConfig, Timing,
+        Command, ComparedOutput, Comparison, Config, Event, ExecutionEvent, ExecutionId,
+        ExecutionOrder, Input, JobView, Kept, Output, Peer, ProvidedOutput, ProviderConfig, Timing,
     },
     rank::Policy,
-    receipt::{Acceptance, Receipt, Verdict},
+    receipt::{Acceptance, OutputRef, Receipt, Verdict},
     record::{JobOrder, Lsn, Record, Verify},
     registry::{
         Confidentiality, DeviceKind, Reason, Runtime, SandboxLevel, SpeedKind, Verification, kind,
@@ -82,6 +82,12 @@ pub(crate) enum Run {
     /// Wrong results, after a time.
     Lies {
         ms: u64,
+    },
+    /// So many floats, all alike, after a time.
+    Floats {
+        ms: u64,
+        value: f32,
+        count: usize,
     },
     /// One unit fails, all others are done.
     FailsUnit(u32),
@@ -175,6 +181,15 @@ pub(crate) struct World {
     answers: BTreeMap<String, Hash>,
     pub(crate) same_time_steps: u32,
     pub(crate) products: Products,
+    /// What executions gave.
+    contents: BTreeMap<BlobId, Vec<u8>>,
+    /// How long results are compared, and what was.
+    pub(crate) comparing: Duration,
+    pub(crate) compared: Vec<Comparison>,
+    /// When each that is under way ends.
+    comparisons_end: Vec<u64>,
+    /// Disks on which results can't be read again.
+    pub(crate) unreadable: bool,
 }
 
 /// Building.
@@ -204,6 +219,11 @@ impl World {
             answers: BTreeMap::new(),
             same_time_steps: 0,
             products: Products::default(),
+            contents: BTreeMap::new(),
+            comparing: DELAY,
+            compared: Vec::new(),
+            comparisons_end: Vec::new(),
+            unreadable: false,
         }
     }
 
@@ -565,7 +585,7 @@ impl World {
                         paid.push(body.outputs.clone());
                         assert!(paid.len() <= copies, "unit {unit:?} was accepted too often");
                         assert!(
-                            paid.iter().all(|outputs| *outputs == body.outputs),
+                            paid.iter().all(|outputs| self.are_equal(outputs, body)),
                             "unit {unit:?} has two accepted results"
                         );
                     }
@@ -573,6 +593,18 @@ impl World {
                 _ => {}
             }
         }
+    }
+
+    /// Results of one unit that were both paid: the same, or compared before.
+    fn are_equal(&self, one: &[OutputRef], other: &Receipt) -> bool {
+        let pair = |(a, b): (&OutputRef, &OutputRef)| {
+            a.blob == b.blob
+                || self.compared.iter().flat_map(|of| &of.pairs).any(|pair| {
+                    let blobs = [pair[0].blob, pair[1].blob];
+                    blobs.contains(&a.blob) && blobs.contains(&b.blob)
+                })
+        };
+        one.len() == other.outputs.len() && one.iter().zip(other.outputs.iter()).all(pair)
     }
 
     /// Whether all jobs of the client ended and all that it owes to those who
@@ -863,6 +895,7 @@ impl World {
             Output::Store { blob, kept, .. } => self.store(node, blob, kept),
             Output::Misbehaved { peer, what } => self.blamed.push((peer, what)),
             Output::Event(event) => self.events.push((node, event)),
+            Output::Compare(comparison) => self.compare(node, *comparison),
             Output::Retain { .. } | Output::Verdict { .. } => {}
             output @ (Output::Compute { .. }
             | Output::OpenProduct { .. }
@@ -875,6 +908,34 @@ impl World {
     pub(crate) fn feed_later(&mut self, node: usize, after: Duration, input: Input) {
         let (input, life) = (Box::new(input), self.nodes[node].life);
         self.schedule(after, Happening::Input { node, input, life });
+    }
+
+    /// Comparisons that are under way.
+    pub(crate) fn comparing_now(&self) -> usize {
+        let ends = self.comparisons_end.iter();
+        ends.filter(|end| **end > self.now).count()
+    }
+
+    fn compare(&mut self, node: usize, comparison: Comparison) {
+        let blobs = &self.nodes[node].blobs;
+        let mut outputs = comparison.pairs.iter().flatten();
+        let here = outputs.all(|output| match &output.inline {
+            Some(inline) => Some(inline) == self.contents.get(&output.blob.blob),
+            None => blobs.contains(&output.blob.blob),
+        });
+        assert!(here, "{comparison:?} is of what node {node} does not have");
+        let bytes = |output: &ComparedOutput| self.contents[&output.blob.blob].clone();
+        let near =
+            |[a, b]: &[ComparedOutput; 2]| comparison.tolerance.allows_pieces(&bytes(a), &bytes(b));
+        let equal = (!self.unreadable).then(|| comparison.pairs.iter().all(near));
+        let id = comparison.id;
+        self.compared.push(comparison);
+        let now = self.now;
+        self.comparisons_end.retain(|end| *end > now);
+        let takes = u64::try_from(self.comparing.as_micros()).unwrap();
+        self.comparisons_end.push(now + takes);
+        assert!(self.comparing_now() <= COMPARISONS_MAX);
+        self.feed_later(node, self.comparing, Input::Compared { id, equal });
     }
 
     fn store(&mut self, node: usize, blob: BlobId, kept: Kept) {
@@ -1013,7 +1074,9 @@ impl World {
                 let event = ExecutionEvent::Failed { reason, usage };
                 self.execution(node, id, Duration::from_millis(10), event);
             }
-            Run::Done { ms } | Run::Lies { ms } => self.finishes(node, id, ms, run),
+            Run::Done { ms } | Run::Lies { ms } | Run::Floats { ms, .. } => {
+                self.finishes(node, id, ms, run)
+            }
             Run::FailsUnit(_) => self.finishes(node, id, 10, run),
             Run::Fails(reason) => {
                 let usage = usage(10);
@@ -1029,10 +1092,14 @@ impl World {
             Run::Lies { .. } => format!("invented by {node}: "),
             _ => String::new(),
         };
-        let mut output = format!("{word}result of {}", id.unit).into_bytes();
-        if id.unit % 4 == 2 {
+        let mut output = match run {
+            Run::Floats { value, count, .. } => [value.to_le_bytes()].repeat(count).concat(),
+            _ => format!("{word}result of {}", id.unit).into_bytes(),
+        };
+        if id.unit % 4 == 2 && !matches!(run, Run::Floats { .. }) {
             output.resize(JUDGED_BYTES_MAX + 1, 0);
         }
+        self.contents.insert(blob(&output).blob, output.clone());
         let outputs = vec![ProvidedOutput {
             name: name("out"),
             blob: blob(&output),
@@ -1131,6 +1198,8 @@ impl World {
         this.life += 1;
         this.crash_after = None;
         this.running.clear();
+        self.comparisons_end.clear();
+        let this = &mut self.nodes[node];
         if this.keeps_unsynced {
             this.sync(None);
         }

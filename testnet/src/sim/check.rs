@@ -20,12 +20,13 @@ use suanli_protocol::{
     message::Message,
     receipt::{Acceptance, Outcome, OutputRef, Receipt, Verdict},
     record::{Lsn, Record},
-    registry::Verification,
+    registry::{Reason, Verification},
     units::{Amount, Mono, Total},
     voucher::{Parties, Settlement, Voucher, VoucherAck},
 };
 
 use super::{
+    floats::Floats,
     node::{Ix, Node},
     trace::Subject,
     trials::Trials,
@@ -153,6 +154,9 @@ struct Account {
     settled: [BTreeMap<u64, Hash>; 2],
 }
 
+/// A unit of a client's job.
+type Unit = (PeerId, JobId, u32);
+
 /// All that the checkers know.
 #[derive(Debug)]
 pub(crate) struct Checks {
@@ -170,9 +174,15 @@ pub(crate) struct Checks {
     deals: BTreeMap<AgreementId, DealFacts>,
     receipts: BTreeMap<ReceiptId, Seen>,
     accepted: BTreeMap<ReceiptId, Amount>,
-    charged: BTreeMap<(PeerId, JobId, u32), Vec<ReceiptId>>,
+    /// Results that were paid, and whether others were found equal to them.
+    charged: BTreeMap<Unit, Vec<(ReceiptId, bool)>>,
+    /// Results of honest providers that were called wrong.
+    called_wrong: BTreeMap<Unit, BTreeSet<ReceiptId>>,
     /// How many equal results of a unit a job wants, at most.
     copies: BTreeMap<JobId, usize>,
+    /// Jobs with a tolerance: a result may come while others are compared.
+    tolerant: BTreeSet<JobId>,
+    pub(crate) floats: Floats,
     parts: BTreeMap<(AgreementId, u32, u32), ReceiptId>,
     paid_by: BTreeMap<ReceiptId, Hash>,
     accounts: BTreeMap<ChannelId, Account>,
@@ -210,7 +220,10 @@ impl Checks {
             receipts: BTreeMap::new(),
             accepted: BTreeMap::new(),
             charged: BTreeMap::new(),
+            called_wrong: BTreeMap::new(),
             copies: BTreeMap::new(),
+            tolerant: BTreeSet::new(),
+            floats: Floats::default(),
             parts: BTreeMap::new(),
             paid_by: BTreeMap::new(),
             accounts: BTreeMap::new(),
@@ -250,10 +263,13 @@ impl Checks {
         }
         match record {
             Record::Submitted { order, .. } => {
-                let verify = order.verify;
+                let verify = &order.verify;
                 let audited = verify.audit > 0 || verify.adaptive;
                 let copies = usize::from(verify.replicas).max(1 + usize::from(audited));
                 self.copies.insert(order.job, copies);
+                if verify.within.is_some() {
+                    self.tolerant.insert(order.job);
+                }
                 let due = at.after(order.total.duration()).after(ENDING_MAX);
                 self.jobs.entry((ix, order.job)).or_insert(JobFacts {
                     node: ix,
@@ -294,6 +310,7 @@ impl Checks {
                     self.trials.judged(seen.job, receipt, word);
                 }
                 self.judged(at, acceptance.body());
+                self.names(at, receipt, acceptance.body());
             }
             Record::HeardOf(acceptance) => self.judged(at, acceptance.body()),
             Record::Paid(voucher) => self.paid(at, voucher.hash(), voucher.body()),
@@ -443,24 +460,78 @@ impl Checks {
     fn result_charged(&mut self, at: Mono, id: ReceiptId, seen: &Seen, done: Verification) {
         let unit = (seen.client, seen.job, seen.receipt.key.unit);
         let copies = self.copies.get(&seen.job).copied().unwrap_or(1);
+        // A job that ends first, or whose results all differ, pays what there is.
+        let compared = done.is_agreement();
         let charged = self.charged.entry(unit).or_default();
         let others = charged.clone();
-        charged.push(id);
-        // A job that ends first, or whose results all differ, pays what there is.
-        let compared = matches!(done, Verification::REPLICAS | Verification::AUDIT);
+        charged.push((id, compared));
         let most = match copies {
-            2.. if !compared => 2 * copies + 3,
+            2.. if !compared || self.tolerant.contains(&seen.job) => 2 * copies + 3,
             _ => copies,
         };
-        for other in &others {
+        for (other, was_compared) in &others {
             let Some(before) = self.receipts.get(other) else {
                 continue;
             };
-            let differs = compared && before.receipt.outputs != seen.receipt.outputs;
+            let differs = compared && *was_compared && !self.are_equal(before, seen, done);
             if before.provider == seen.provider || differs || others.len() >= most {
                 return self.charged_twice(at, (*other, id), seen);
             }
         }
+        self.wronged(at, unit);
+    }
+
+    /// Whether two results are as equal as is said of them.
+    fn are_equal(&self, one: &Seen, other: &Seen, done: Verification) -> bool {
+        let (one, other) = (&one.receipt.outputs, &other.receipt.outputs);
+        let near = matches!(
+            done,
+            Verification::REPLICAS_WITHIN | Verification::AUDIT_WITHIN
+        );
+        let pairs = || std::iter::zip(one.iter(), other.iter());
+        one == other
+            || near
+                && one.len() == other.len()
+                && pairs().all(|(a, b)| a.name == b.name && self.floats.are_near(a.blob, b.blob))
+    }
+
+    /// A client calls a result wrong.
+    fn names(&mut self, at: Mono, receipt: &Verified<Receipt>, word: &Acceptance) {
+        let id = ReceiptId(receipt.hash());
+        let of_honest = self.is_honest(receipt.signer());
+        let completed = receipt.body().outcome == Outcome::Completed;
+        let wrong = word.verdict == Verdict::Disputed(Reason::WRONG_RESULT);
+        if let Some(seen) = self
+            .receipts
+            .get(&id)
+            .filter(|_| of_honest && completed && wrong)
+        {
+            let unit = (seen.client, seen.job, receipt.body().key.unit);
+            self.called_wrong.entry(unit).or_default().insert(id);
+            self.wronged(at, unit);
+        }
+    }
+
+    /// No honest result is called wrong where one like it is paid: the same program gave
+    /// both.
+    fn wronged(&mut self, at: Mono, unit: Unit) {
+        let wrong = self.called_wrong.get(&unit).into_iter().flatten();
+        let paid = self.charged.get(&unit).into_iter().flatten();
+        let paid = paid.filter(|(_, compared)| *compared);
+        if let (Some(id), Some((other, _))) = (wrong.last(), paid.last()) {
+            let sentence = format!(
+                "unit {} of job {}: honest receipt {id} is called wrong, and {other} is paid",
+                unit.2, unit.1
+            );
+            let subjects = vec![Subject::Job(unit.1), Subject::Receipt(*id)];
+            self.complain(Checker::Blame, at, sentence, subjects);
+        }
+    }
+
+    /// A node is to compare what it does not have.
+    pub(crate) fn compares_unstored(&mut self, at: Mono, ix: Ix, name: &str, blob: BlobId) {
+        let sentence = format!("{name} is to compare {blob}, which it has not stored");
+        self.complain(Checker::Results, at, sentence, vec![Subject::Node(ix)]);
     }
 
     fn charged_twice(&mut self, at: Mono, (other, id): (ReceiptId, ReceiptId), seen: &Seen) {

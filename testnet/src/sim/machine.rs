@@ -15,6 +15,7 @@ use suanli_protocol::{
 };
 
 use super::{
+    floats::OUTPUT,
     node::{Fate, Ix, Run},
     plant::{Plant, is_word},
     trace::Subject,
@@ -327,11 +328,7 @@ impl World<'_> {
         let event = match run.fate {
             Fate::Fails(reason) => ExecutionEvent::Failed { reason, usage },
             Fate::Finishes | Fate::LosesOutputs | Fate::Hangs => {
-                let mut output = result_of(&run.order);
-                let cheats = self.nodes[ix].nature == Nature::Cheat;
-                if cheats && self.dice.chance(self.nodes[ix].cheats) {
-                    output.extend_from_slice(&ix.to_le_bytes());
-                }
+                let output = self.output_of(ix, &run);
                 let blob = BlobId(Hash::of(&output));
                 let lost = run.fate == Fate::LosesOutputs;
                 if !lost {
@@ -339,7 +336,7 @@ impl World<'_> {
                 }
                 let bytes = u64::try_from(output.len()).unwrap_or(u64::MAX);
                 let outputs = vec![ProvidedOutput {
-                    name: Name::lossy("result"),
+                    name: Name::lossy(OUTPUT),
                     blob: BlobRef { blob, bytes },
                     inline: (inline && !lost).then_some(output),
                 }];
@@ -352,6 +349,24 @@ impl World<'_> {
             }
         };
         self.step(ix, Input::Execution { id, event });
+    }
+
+    /// What comes out, from a cheat something else.
+    fn output_of(&mut self, ix: Ix, run: &Run) -> Vec<u8> {
+        let cheats = self.nodes[ix].nature == Nature::Cheat;
+        let lies = cheats && self.dice.chance(self.nodes[ix].cheats);
+        let longer = run.number.is_multiple_of(2);
+        let floats = self.checks.floats.result(&run.order, ix, lies && !longer);
+        let is_float = floats.is_some();
+        let mut output = floats.unwrap_or_else(|| result_of(&run.order));
+        if lies && (longer || !is_float) {
+            output.extend_from_slice(&ix.to_le_bytes());
+        }
+        if is_float {
+            let blob = BlobId(Hash::of(&output));
+            self.checks.floats.keep(blob, &output);
+        }
+        output
     }
 }
 

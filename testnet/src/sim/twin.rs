@@ -163,6 +163,7 @@ const fn kind(output: &Output) -> &'static str {
             "a challenge's product"
         }
         Output::Verify { .. } => "a check",
+        Output::Compare(_) => "a comparison",
         Output::Misbehaved { .. } => "blame",
         Output::Event(_) => "an event",
     }

@@ -18,6 +18,7 @@ use suanli_protocol::{
 
 use super::{
     dice::Dice,
+    floats::within,
     node::{Ix, Node},
     world::{Event, World},
 };
@@ -78,7 +79,9 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
     let work = &scenario.workload;
     let mut job = [0; 16];
     job.copy_from_slice(&dice.bytes(16));
-    let program = format!("program {}", dice.below(1000));
+    let drawn = dice.below(1000);
+    let floats = drawn < u64::from(per_thousand(work.floats));
+    let program = format!("program {drawn}");
     let spec = blob(program.as_bytes());
     let run_max = work.run_ms[1] + 500;
     let shape = shape(scenario, dice);
@@ -97,7 +100,10 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
     } else {
         vec![]
     };
-    let verify = verify(work, &shape, dice);
+    let mut verify = verify(work, &shape, dice);
+    if floats && !matches!(shape, Work::Lease { .. }) {
+        verify.within = within();
+    }
     let take = dice.chance(work.takes) && !matches!(shape, Work::Lease { .. });
     JobOrder {
         job: JobId::from_bytes(job),
@@ -164,6 +170,7 @@ fn verify(work: &Workload, shape: &Work, dice: &mut Dice) -> Verify {
             0
         },
         adaptive: false,
+        within: None,
     };
     match shape {
         Work::Lease { .. } => Verify::NONE,
@@ -241,6 +248,9 @@ impl World<'_> {
             self.sizes.insert(order.spec.blob, order.flops);
         }
         self.trades.submitted(ix, &order, self.now);
+        if order.verify.within.is_some() {
+            self.checks.floats.is_program(order.spec.blob);
+        }
         self.figures.jobs += 1;
         self.step(ix, Input::Command(Command::Submit(order)));
     }

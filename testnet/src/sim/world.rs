@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use suanli_protocol::{
     ids::{AgreementId, BlobId, JobId, NetworkId, PeerId},
     message::Verdict,
-    peer::{Event as PeerEvent, ExecutionId, Input, JobEvent, Output},
+    peer::{ComparisonId, Event as PeerEvent, ExecutionId, Input, JobEvent, Output},
     record::{JobEnd, JobOrder, Lsn, Record},
     units::Mono,
 };
@@ -85,6 +85,13 @@ pub(crate) enum Event {
         /// Who waits for it.
         agreement: Option<AgreementId>,
         blob: BlobId,
+    },
+    /// Two results are compared.
+    Compared {
+        node: Ix,
+        boot: u64,
+        id: ComparisonId,
+        equal: Option<bool>,
     },
     /// A person hands a job in.
     Submit { node: Ix, order: Box<JobOrder> },
@@ -295,6 +302,16 @@ impl<'a> World<'a> {
                     self.stored(node, agreement, blob);
                 }
             }
+            Event::Compared {
+                node,
+                boot,
+                id,
+                equal,
+            } => {
+                if self.is_up(node, boot) {
+                    self.compared(node, id, equal);
+                }
+            }
             Event::Submit { node, order } => self.submit(node, order),
             Event::Cancel { node, job } => self.cancel(node, job),
             Event::Operate(node) => self.operate(node),
@@ -329,6 +346,13 @@ impl<'a> World<'a> {
                 (12, [*node, usize::from(*ok)], blob.0.as_bytes())
             }
             Event::Stored { node, blob, .. } => (20, [*node, 0], blob.0.as_bytes()),
+            Event::Compared {
+                node, id, equal, ..
+            } => (
+                21,
+                [*node, usize::from(*equal == Some(true))],
+                id.job.as_bytes(),
+            ),
             Event::Submit { node, order } => (13, [*node, 0], order.job.as_bytes()),
             Event::Cancel { node, job } => (14, [*node, 0], job.as_bytes()),
             Event::Operate(node) => (15, [*node, 0], none),
@@ -416,6 +440,7 @@ impl World<'_> {
             | Output::OpenProduct { .. }
             | Output::ForgetProduct(_)
             | Output::Verify { .. } => {}
+            Output::Compare(comparison) => self.compare(ix, *comparison),
             Output::Misbehaved { peer, what } => {
                 if let Some(&whom) = self.by_peer.get(&peer) {
                     self.blame(ix, whom, what);

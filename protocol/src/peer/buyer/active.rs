@@ -39,7 +39,7 @@ impl Active {
                 .into_iter()
                 .filter(|unit| job.open.contains(unit))
                 .collect(),
-            overtaken: false,
+            overtaken: BTreeSet::new(),
             // The provider's own signature completed it, or it is to be sent.
             acked: deal.agreement().is_none(),
             began: core.now.mono,

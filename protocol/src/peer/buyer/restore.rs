@@ -368,8 +368,12 @@ impl Job {
         for agreement in self.runs.remove(&unit).unwrap_or_default() {
             if let Some(active) = self.live.get_mut(&agreement) {
                 active.left.remove(&unit);
-                active.overtaken |= agreement != key.agreement;
+                active.overtaken.insert(unit);
             }
+        }
+        // A unit may have several accepted results; they come in any order.
+        if let Some(active) = self.live.get_mut(&key.agreement) {
+            active.overtaken.remove(&unit);
         }
         self.live.retain(|_, active| !active.left.is_empty());
     }

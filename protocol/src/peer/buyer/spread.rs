@@ -76,7 +76,7 @@ impl Job {
     /// How many more runs a unit needs, if those under way agree with the most that
     /// are here.
     pub(super) fn runs_wanted(&self, unit: u32) -> u32 {
-        let held = self.held.get(&unit).map_or(0, |held| most_equal(held).0);
+        let held = self.representative(unit).map_or(0, |(_, equal)| equal);
         let running = self.runs.get(&unit).map_or(0, Vec::len);
         let here = u32::try_from(held + running).unwrap_or(u32::MAX);
         self.results_wanted(unit).saturating_sub(here)
@@ -303,14 +303,4 @@ impl Job {
         let inputs = self.order.inputs_for(&work).to_vec();
         (work, inputs)
     }
-}
-
-/// How many of some results are equal at most, and what those are.
-pub(super) fn most_equal(held: &[Held]) -> (usize, Option<Hash>) {
-    let mut counts = BTreeMap::<Hash, usize>::new();
-    for result in held {
-        *counts.entry(result.digest).or_default() += 1;
-    }
-    let most = counts.into_iter().max_by_key(|(_, count)| *count);
-    most.map_or((0, None), |(digest, count)| (count, Some(digest)))
 }

@@ -1,4 +1,4 @@
-//! Results, compared and judged.
+//! Results, judged.
 //!
 //! ```text
 //! result ─▶ held ──as many equal ones as wanted──▶ those accepted and paid,
@@ -8,7 +8,8 @@
 //!                                        job whose results can be compared
 //! ```
 //!
-//! What is compared is how an execution ended, and the hashes of its outputs: so a
+//! What is compared is how an execution ended, and its outputs, by their hashes or within
+//! the job's tolerance ([`super::likeness`]): so a
 //! wrong "the job failed" is found like a wrong result. A slow or small machine may
 //! fail honestly where others don't: it is not paid, and nothing else. Which units of a job are
 //! audited is drawn when the first result is here, so that nobody can know it while it
@@ -17,7 +18,10 @@
 
 use rand_core::Rng as _;
 
-use super::{spread::most_equal, *};
+use super::{
+    likeness::{Place, shape},
+    *,
+};
 
 /// Results that a provider must have shown in a row before it is trusted more.
 const TRUSTED_AFTER: u32 = 10;
@@ -46,7 +50,8 @@ impl Buyer {
         active.left.remove(&key.unit);
         let held = Held {
             account: active.deal.quote().body().account,
-            digest: digest(collecting.receipt.body()),
+            digest: shape(collecting.receipt.body(), None),
+            shape: shape(collecting.receipt.body(), job.order.verify.within.as_ref()),
             receipt: collecting.receipt,
             small: collecting.small,
         };
@@ -63,6 +68,7 @@ impl Buyer {
                 job.audited.insert(key.unit);
             }
         }
+        self.compare(core, id, key.unit);
         self.decide(core, ledger, id, key.unit);
         self.retire_if_done(core, id, key.agreement);
     }
@@ -82,43 +88,53 @@ impl Buyer {
         }
     }
 
-    /// Decides a unit, if enough of its results are here.
-    fn decide(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, unit: u32) {
+    /// Decides a unit, if enough of its results are here and compared.
+    pub(super) fn decide(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, unit: u32) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let Some(held) = job.held.get(&unit) else {
+        let Some((representative, most)) = job.representative(unit) else {
             return;
         };
         let wanted = job.results_wanted(unit);
-        let (most, digest) = most_equal(held);
         let agreed = u32::try_from(most).unwrap_or(u32::MAX) >= wanted;
+        let held = job.held.get(&unit).map_or(&[][..], Vec::as_slice);
         let tried = u32::try_from(held.len()).unwrap_or(u32::MAX);
-        if !agreed && tried < wanted.saturating_mul(2) + RESULTS_MORE_MAX {
+        let enough = agreed || tried >= wanted.saturating_mul(2) + RESULTS_MORE_MAX;
+        if !enough || job.is_comparing(unit) {
             return core.wake(Timer::Job(id), Duration::ZERO);
         }
+        let how = representative.receipt.body().outcome;
+        let places = job.places_of(unit, representative);
+        let mut agreeing = held.iter().zip(&places);
+        let to_the_bit = agreeing.all(|(result, place)| {
+            *place != Place::Agrees || result.digest == representative.digest
+        });
         let held = job.held.remove(&unit).unwrap_or_default();
-        let verification = match (wanted, job.audited.remove(&unit)) {
+        job.compared.remove(&unit);
+        let verification = match (wanted, job.audited.remove(&unit), to_the_bit) {
             _ if !agreed => Verification::UNDECIDED,
-            (1, _) => Verification::HASHES,
-            (_, true) => Verification::AUDIT,
-            (_, false) => Verification::REPLICAS,
+            (1, ..) => Verification::HASHES,
+            (_, true, true) => Verification::AUDIT,
+            (_, true, false) => Verification::AUDIT_WITHIN,
+            (_, false, true) => Verification::REPLICAS,
+            (_, false, false) => Verification::REPLICAS_WITHIN,
         };
-        let how = held
-            .iter()
-            .find(|held| Some(held.digest) == digest)
-            .map(|held| held.receipt.body().outcome);
-        for result in held {
-            if agreed && Some(result.digest) != digest {
-                self.refute(core, id, &result);
-                continue;
+        for (result, place) in held.into_iter().zip(places) {
+            match place {
+                Place::Contradicted if agreed => self.refute(core, id, &result),
+                Place::Between if agreed => {
+                    self.accept(core, ledger, id, result, Verification::HASHES);
+                }
+                Place::Agrees | Place::Between | Place::Contradicted => {
+                    self.accept(core, ledger, id, result, verification);
+                }
             }
-            self.accept(core, ledger, id, result, verification);
         }
         let failure = match how {
             _ if !agreed => Some(Reason::RESULTS_DIFFER),
-            Some(Outcome::JobFault(reason)) => Some(reason),
-            _ => None,
+            Outcome::JobFault(reason) => Some(reason),
+            Outcome::Completed | Outcome::ProviderFault(_) | Outcome::Cancelled => None,
         };
         self.decided(core, ledger, id, unit, failure);
     }
@@ -216,7 +232,7 @@ impl Buyer {
         for agreement in &others {
             if let Some(active) = job.live.get_mut(agreement) {
                 active.left.remove(&unit);
-                active.overtaken = true;
+                active.overtaken.insert(unit);
             }
         }
         for agreement in others {
@@ -238,7 +254,7 @@ impl Buyer {
         }
         // What it had is free now, and may take more.
         job.busy.remove(&active.deal.provider());
-        if active.overtaken {
+        if !active.overtaken.is_empty() {
             return self.leave_for(core, id, agreement, Reason::SUPERSEDED);
         }
         job.leave(core, agreement);
@@ -268,6 +284,7 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
+        job.compared.clear();
         for result in std::mem::take(&mut job.held).into_values().flatten() {
             self.accept(core, ledger, id, result, Verification::HASHES);
         }
@@ -364,22 +381,4 @@ const fn is_of_the_machine(outcome: Outcome) -> bool {
         outcome,
         Outcome::JobFault(Reason::DEADLINE | Reason::OUT_OF_MEMORY)
     )
-}
-
-/// What of a result is compared.
-fn digest(receipt: &Receipt) -> Hash {
-    let (how, reason) = match receipt.outcome {
-        Outcome::Completed => (0u8, 0),
-        Outcome::JobFault(reason) => (1, reason.0),
-        Outcome::ProviderFault(reason) => (2, reason.0),
-        Outcome::Cancelled => (3, 0),
-    };
-    let reason = reason.to_le_bytes();
-    let ended: [&[u8]; 2] = [&[how], &reason];
-    let outputs = receipt
-        .outputs
-        .iter()
-        .flat_map(|output| [output.name.as_bytes(), output.blob.blob.0.as_bytes()]);
-    let parts: Vec<&[u8]> = ended.into_iter().chain(outputs).collect();
-    Hash::derive("suanli 2026 result", &parts)
 }
