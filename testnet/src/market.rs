@@ -39,10 +39,12 @@ use crate::{
 };
 
 /// What is compared, the baselines last.
-pub const CHOICES: [(&str, Choice); 5] = [
+pub const CHOICES: [(&str, Choice); 7] = [
     ("cheapest", Choice::Policy(Policy::Cheapest)),
     ("fastest", Choice::Policy(Policy::Fastest)),
     ("balanced", Choice::Policy(Policy::Balanced)),
+    ("nearest", Choice::Policy(Policy::Nearest)),
+    ("green", Choice::Policy(Policy::Green)),
     ("random", Choice::Random),
     ("own region", Choice::OwnRegion),
 ];

@@ -169,7 +169,10 @@ pub(super) fn expectation(
         _ => want.flops,
     };
     let run = match operations {
-        Some(operations) => operations.saturating_mul(1000).div_ceil(speed).min(run_max),
+        Some(operations) => {
+            let millis = (u128::from(operations) * 1000).div_ceil(u128::from(speed));
+            u64::try_from(millis).unwrap_or(run_max).min(run_max)
+        }
         None => {
             let scaled = u128::from(run_max) * u128::from(slowest) / u128::from(speed);
             u64::try_from(scaled).unwrap_or(run_max).min(run_max)
