@@ -19,7 +19,7 @@ use suanli_protocol::{
     limits::VOUCHERS_UNACKED_MAX,
     message::Message,
     receipt::{Acceptance, Outcome, OutputRef, Receipt, Verdict},
-    record::{Lsn, Record},
+    record::{JobOrder, Lsn, Record},
     registry::{Reason, Verification},
     units::{Amount, Mono, Total},
     voucher::{Parties, Settlement, Voucher, VoucherAck},
@@ -262,21 +262,7 @@ impl Checks {
             return;
         }
         match record {
-            Record::Submitted { order, .. } => {
-                let verify = &order.verify;
-                let audited = verify.audit > 0 || verify.adaptive;
-                let copies = usize::from(verify.replicas).max(1 + usize::from(audited));
-                self.copies.insert(order.job, copies);
-                if verify.within.is_some() {
-                    self.tolerant.insert(order.job);
-                }
-                let due = at.after(order.total.duration()).after(ENDING_MAX);
-                self.jobs.entry((ix, order.job)).or_insert(JobFacts {
-                    node: ix,
-                    due,
-                    ended: false,
-                });
-            }
+            Record::Submitted { order, .. } => self.submitted(at, ix, order),
             Record::Ended { job, .. } => self.ended(at, ix, node, *job),
             Record::Took { request, quote, .. } => {
                 let id = AgreementId(quote.hash());
@@ -332,6 +318,22 @@ impl Checks {
             | Record::Challenged(_)
             | Record::Part(_) => {}
         }
+    }
+
+    fn submitted(&mut self, at: Mono, ix: Ix, order: &JobOrder) {
+        let verify = &order.verify;
+        let audited = verify.audit > 0 || verify.adaptive;
+        let copies = usize::from(verify.replicas).max(1 + usize::from(audited));
+        self.copies.insert(order.job, copies);
+        if verify.within.is_some() {
+            self.tolerant.insert(order.job);
+        }
+        let due = at.after(order.total.duration()).after(ENDING_MAX);
+        self.jobs.entry((ix, order.job)).or_insert(JobFacts {
+            node: ix,
+            due,
+            ended: false,
+        });
     }
 
     /// A disk says that it has a record: what is sent after that is no fault of
@@ -517,8 +519,8 @@ impl Checks {
     fn wronged(&mut self, at: Mono, unit: Unit) {
         let wrong = self.called_wrong.get(&unit).into_iter().flatten();
         let paid = self.charged.get(&unit).into_iter().flatten();
-        let paid = paid.filter(|(_, compared)| *compared);
-        if let (Some(id), Some((other, _))) = (wrong.last(), paid.last()) {
+        let mut paid = paid.filter(|(_, compared)| *compared);
+        if let (Some(id), Some((other, _))) = (wrong.last(), paid.next_back()) {
             let sentence = format!(
                 "unit {} of job {}: honest receipt {id} is called wrong, and {other} is paid",
                 unit.2, unit.1

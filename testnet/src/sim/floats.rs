@@ -121,7 +121,14 @@ impl World<'_> {
         self.later(takes * 3, event);
     }
 
-    pub(crate) fn compared(&mut self, ix: Ix, id: ComparisonId, equal: Option<bool>) {
-        self.step(ix, Input::Compared { id, equal });
+    pub(crate) fn compared(
+        &mut self,
+        (ix, boot): (Ix, u64),
+        id: ComparisonId,
+        equal: Option<bool>,
+    ) {
+        if self.is_up(ix, boot) {
+            self.step(ix, Input::Compared { id, equal });
+        }
     }
 }

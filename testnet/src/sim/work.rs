@@ -127,9 +127,7 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
         providers: List::default(),
         condition: None,
         rank: None,
-        policy: *dice
-            .pick(&[Policy::Cheapest, Policy::Fastest, Policy::Balanced])
-            .unwrap_or(&Policy::Cheapest),
+        policy: *dice.pick(&Policy::ALL).unwrap_or(&Policy::Cheapest),
         flops: 0,
         confidentiality: Confidentiality::NONE,
         retention: Millis::new(20_000),

@@ -307,11 +307,7 @@ impl<'a> World<'a> {
                 boot,
                 id,
                 equal,
-            } => {
-                if self.is_up(node, boot) {
-                    self.compared(node, id, equal);
-                }
-            }
+            } => self.compared((node, boot), id, equal),
             Event::Submit { node, order } => self.submit(node, order),
             Event::Cancel { node, job } => self.cancel(node, job),
             Event::Operate(node) => self.operate(node),
