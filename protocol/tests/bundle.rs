@@ -115,7 +115,20 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn verify(&self) -> Result<Proof, BundleError> {
         let mut builder = Builder::default();
-        for record in self.records {
+        let ours = self.records.iter().find_map(|record| match record {
+            Record::Judged { receipt, .. } if self.receipt == Some(ReceiptId(receipt.hash())) => {
+                Some(receipt)
+            }
+            _ => None,
+        });
+        // The units may have run under two agreements, at two providers.
+        let ours = ours.unwrap();
+        let is_of = |record: &&Record| match record {
+            Record::Took { quote, .. } => quote.hash() == ours.body().key.agreement.0,
+            Record::PaidAcked(ack) => ack.body().parties.payee == ours.signer(),
+            _ => true,
+        };
+        for record in self.records.iter().filter(is_of) {
             self.add(&mut builder, record);
         }
         for record in self.foreign_deal.into_iter().flatten() {

@@ -61,6 +61,15 @@ pub struct Args {
     /// A scenario file with a market [default: two hundred providers in ten regions]
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
+    /// What western prices are multiplied with: a control
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    west_price: f64,
+    /// What every job reads, in gigabytes, instead of what the scenario says: a control
+    #[arg(long, value_name = "GB")]
+    input: Option<u64>,
+    /// Only these choices, by their names in the table
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    choices: Vec<String>,
     /// A Python with scipy, for the lower bound
     #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
@@ -97,21 +106,63 @@ impl Args {
         } else {
             self.load.clone()
         };
+        let choices = self.chosen()?;
+        anyhow::ensure!(
+            (0.01..=100.0).contains(&self.west_price),
+            "--west-price {} is no factor: give one between 0.01 and 100",
+            self.west_price
+        );
         for load in loads {
             anyhow::ensure!(
                 load > 0.0 && load <= 1000.0,
                 "--load {load} is no share of all devices: give one above 0"
             );
-            let mut scenario = scenario.clone();
-            if let Some(market) = &mut scenario.market {
-                market.load = load;
-            }
-            let days = days(&scenario, self.seed, &CHOICES)?;
+            let scenario = self.varied(&scenario, load);
+            let days = days(&scenario, self.seed, &choices)?;
             let bounds = self.bounds(&days);
             table::print(out, (self.seed, load), &days, &bounds)?;
             out.flush()?;
         }
         Ok(())
+    }
+
+    /// The scenario under some load, with what is to be different.
+    fn varied(&self, scenario: &Scenario, load: f64) -> Scenario {
+        let mut scenario = scenario.clone();
+        let Some(market) = &mut scenario.market else {
+            return scenario;
+        };
+        market.load = load;
+        if let Some(gigabytes) = self.input {
+            market.input_bytes = [gigabytes.saturating_mul(1_000_000_000); 2];
+        }
+        let is_west = |region: &String| !market.east.contains(region);
+        let west = scenario.groups.iter_mut();
+        for group in west.filter(|group| is_west(&group.region)) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "prices and factors are small and above zero"
+            )]
+            let price = (group.price as f64 * self.west_price).round() as u64;
+            group.price = price;
+        }
+        scenario
+    }
+
+    fn chosen(&self) -> anyhow::Result<Vec<(&'static str, Choice)>> {
+        let named = self.choices.iter().map(|wanted| {
+            let known = CHOICES.iter().find(|(name, _)| name == wanted).copied();
+            let names = || CHOICES.map(|(name, _)| name).join(", ");
+            known.with_context(|| format!("no choice is called `{wanted}`; there are {}", names()))
+        });
+        let named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(if named.is_empty() {
+            CHOICES.to_vec()
+        } else {
+            named
+        })
     }
 
     /// Lower bounds of the days; none if there is no solver.

@@ -34,7 +34,11 @@ async fn publish(node: &mut Node, bytes: &[u8]) {
         let (reply, peers) = tokio::sync::oneshot::channel();
         node.command(TransportCommand::Peers { reply }).await;
         peers.await.unwrap();
-        match node.events.try_recv() {
+        let mut heard = node.events.try_recv();
+        while let Ok(TransportEvent::LinkMeasured { .. }) = heard {
+            heard = node.events.try_recv();
+        }
+        match heard {
             Ok(TransportEvent::PublishFailed {
                 why: PublishFailure::NoPeers,
                 ..
