@@ -15,11 +15,7 @@
 //!
 //! Absent: reading outputs. Whoever has the bytes gives them piece by piece.
 
-use bincode::{
-    BorrowDecode, Decode, Encode,
-    de::{BorrowDecoder, Decoder},
-    error::DecodeError,
-};
+use bincode::{Decode, Encode};
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use crate::{limits::OUTPUTS_MAX, offer::Name, wire::List};
@@ -114,17 +110,19 @@ fn number(bytes: &[u8]) -> f32 {
 }
 
 impl<C> Decode<C> for Tolerance {
-    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+    fn decode<D: bincode::de::Decoder<Context = C>>(
+        decoder: &mut D,
+    ) -> Result<Self, bincode::error::DecodeError> {
         let (relative, absolute) = (u32::decode(decoder)?, u32::decode(decoder)?);
         Self::new(f32::from_bits(relative), f32::from_bits(absolute))
-            .map_err(|_| DecodeError::Other("bounds that are no tolerance"))
+            .map_err(|_| bincode::error::DecodeError::Other("bounds that are no tolerance"))
     }
 }
 
-impl<'de, C> BorrowDecode<'de, C> for Tolerance {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+impl<'de, C> bincode::de::BorrowDecode<'de, C> for Tolerance {
+    fn borrow_decode<D: bincode::de::BorrowDecoder<'de, Context = C>>(
         decoder: &mut D,
-    ) -> Result<Self, DecodeError> {
+    ) -> Result<Self, bincode::error::DecodeError> {
         Self::decode(decoder)
     }
 }
