@@ -17,7 +17,7 @@ use suanli_protocol::{
     envelope::{Body, Envelope, Verified},
     ids::{AccountId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId, VoucherId, hex},
     limits::ENVELOPE_BYTES_MAX,
-    receipt::{Outcome, Receipt},
+    receipt::Receipt,
     registry::kind,
     units::{Amount, Total},
     voucher::{NO_ROOT, NO_VOUCHER, Parties, Settlement, Voucher, VoucherAck, next_root},
@@ -277,18 +277,12 @@ impl Sums {
     fn receipt(&mut self, receipt: &Verified<Receipt>) -> Option<Entry> {
         let (body, id) = (receipt.body(), ReceiptId(receipt.hash()));
         let known = self.receipts.insert((receipt.signer(), id), body.amount);
-        let outcome = match body.outcome {
-            Outcome::Completed => "completed",
-            Outcome::JobFault(_) => "job-fault",
-            Outcome::ProviderFault(_) => "provider-fault",
-            Outcome::Cancelled => "cancelled",
-        };
         let usage = body.usage.iter();
         known.is_none().then(|| Entry::Receipt {
             receipt: id,
             unit: body.key.unit,
             ended_ms: body.ended.as_millis(),
-            outcome: outcome.to_owned(),
+            outcome: body.outcome.word().to_owned(),
             usage: usage.map(|u| (u.meter.to_string(), u.quantity)).collect(),
             amount: body.amount,
         })

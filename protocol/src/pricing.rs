@@ -85,11 +85,6 @@ pub fn priced(list: &[Price], rate: u32, floor: &[Price]) -> Prices {
     List::truncated(prices.collect())
 }
 
-/// Prices, each lifted to the floor where it is below.
-pub fn not_below(prices: &[Price], floor: &[Price]) -> Prices {
-    List::truncated(prices.iter().map(|price| above(*price, floor)).collect())
-}
-
 fn above(price: Price, floor: &[Price]) -> Price {
     let least = floor.iter().find(|least| least.meter == price.meter);
     let least = least.map_or(0, |least| {

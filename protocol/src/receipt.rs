@@ -60,6 +60,24 @@ impl Outcome {
             Self::ProviderFault(reason)
         }
     }
+
+    /// In one word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::JobFault(_) => "job-fault",
+            Self::ProviderFault(_) => "provider-fault",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Why it failed, if it did.
+    pub const fn reason(self) -> Option<Reason> {
+        match self {
+            Self::JobFault(reason) | Self::ProviderFault(reason) => Some(reason),
+            Self::Completed | Self::Cancelled => None,
+        }
+    }
 }
 
 /// A result, by name and hash.

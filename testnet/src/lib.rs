@@ -13,6 +13,7 @@
 
 pub mod audits;
 pub mod bench;
+mod cores;
 pub mod live;
 pub mod market;
 pub mod ownership;

@@ -19,21 +19,14 @@ mod bound;
 mod figures;
 mod table;
 
-use std::{
-    io::Write,
-    path::PathBuf,
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc::sync_channel,
-    },
-    thread,
-};
+use std::{io::Write, path::PathBuf};
 
 use anyhow::Context as _;
 use suanli_protocol::rank::Policy;
 
 pub use self::figures::Figures;
 use crate::{
+    cores::on_all_cores,
     scenario::{Choice, Scenario},
     sim::{Outcome, Setup, run},
 };
@@ -210,34 +203,6 @@ pub fn days(
         });
     }
     Ok(days)
-}
-
-/// Does something with each of these, on as many threads as there are processors; what
-/// comes of it is in their order.
-pub(crate) fn on_all_cores<T: Sync, R: Send>(of: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism().map_or(2, Into::into);
-    let mut done = thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(threads);
-        for _ in 0..threads.min(of.len()) {
-            let (sender, next, each) = (sender.clone(), &next, &each);
-            scope.spawn(move || {
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(one) = of.get(n) else {
-                        return;
-                    };
-                    if sender.send((n, each(one))).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        receiver.into_iter().collect::<Vec<_>>()
-    });
-    done.sort_by_key(|(n, _)| *n);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn day(scenario: &Scenario, seed: u64, choice: Choice) -> Outcome {

@@ -26,7 +26,8 @@ use serde::Serialize;
 use suanli_protocol::rank::Policy;
 
 use crate::{
-    market::{Figures, days, on_all_cores},
+    cores::on_all_cores,
+    market::{Figures, days},
     scenario::{Choice, Group, Role, Scenario},
 };
 

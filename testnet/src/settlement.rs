@@ -6,13 +6,12 @@
 //! many fresh accounts run work that they never pay, and shows that they cost their
 //! provider at most the budget that it has for strangers.
 
-use std::{
-    io::Write,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
-};
+use std::io::Write;
 
-use crate::sim::{Fault, Fresh, Step, run_fresh, run_script};
+use crate::{
+    cores::on_all_cores,
+    sim::{Fault, Fresh, Step, run_fresh, run_script},
+};
 
 /// What to simulate.
 #[derive(Debug, Clone, clap::Args)]
@@ -84,35 +83,12 @@ impl Settlement {
     }
 
     fn cells(&self) -> anyhow::Result<(Vec<Cell>, Vec<String>)> {
-        let kinds: Vec<(Step, Fault)> = Step::ALL
-            .iter()
-            .flat_map(|&step| Fault::ALL.iter().map(move |&fault| (step, fault)))
-            .collect();
-        let next = AtomicUsize::new(0);
-        let threads = thread::available_parallelism().map_or(2, Into::into);
-        let work = || {
-            let mut done = Vec::new();
-            while let Some(&(step, fault)) = kinds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                done.push((step, fault, self.cell(step, fault)?));
-            }
-            Ok::<_, anyhow::Error>(done)
-        };
-        let mut all = thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let mut all = Vec::new();
-            for worker in workers {
-                let done = worker.join();
-                all.extend(done.map_err(|_| anyhow::anyhow!("a simulation panicked"))??);
-            }
-            Ok::<_, anyhow::Error>(all)
-        })?;
-        all.sort_by_key(|(step, fault, _)| (*step, *fault));
-        let wrong = all.iter().flat_map(|(_, _, (_, wrong))| wrong.clone());
-        let wrong = wrong.collect();
-        Ok((
-            all.into_iter().map(|(_, _, (cell, _))| cell).collect(),
-            wrong,
-        ))
+        let of = |step| Fault::ALL.map(|fault| (step, fault));
+        let kinds: Vec<(Step, Fault)> = Step::ALL.into_iter().flat_map(of).collect();
+        let cells = on_all_cores(&kinds, |(step, fault)| self.cell(*step, *fault));
+        let cells = cells.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let (cells, wrong): (Vec<_>, Vec<_>) = cells.into_iter().unzip();
+        Ok((cells, wrong.concat()))
     }
 
     fn cell(&self, step: Step, fault: Fault) -> anyhow::Result<(Cell, Vec<String>)> {

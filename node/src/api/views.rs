@@ -16,7 +16,7 @@ use suanli_protocol::{
     offer::{Device, Name, Offer},
     peer::{ChannelView, JobView, WorkView, end_word},
     rank::Plan,
-    receipt::{Outcome, Receipt, Verdict},
+    receipt::{Receipt, Verdict},
     record::{JobEnd, JobOrder, Verify},
     registry::{Confidentiality, DeviceKind, Feature, Reason, Runtime, SandboxLevel, SpeedKind},
     standing::{Outcome as ChallengeOutcome, Standing},
@@ -531,7 +531,7 @@ pub fn unit_info(story: &UnitStory) -> UnitInfo {
 /// A receipt, as the node `me` has it.
 pub fn receipt_info(story: &ReceiptStory, me: PeerId) -> ReceiptInfo {
     let (body, deal) = (story.receipt.body(), &story.deal);
-    let (outcome, reason) = outcome_words(body.outcome);
+    let (outcome, reason) = (body.outcome.word(), body.outcome.reason());
     let (device_index, device) = deal.device();
     ReceiptInfo {
         receipt: ReceiptId(story.receipt.hash()),
@@ -632,15 +632,6 @@ pub fn end_reason(end: JobEnd) -> Option<(String, String)> {
 
 fn reason_words(reason: Reason) -> (String, String) {
     (reason.to_string(), reason.sentence().to_owned())
-}
-
-const fn outcome_words(outcome: Outcome) -> (&'static str, Option<Reason>) {
-    match outcome {
-        Outcome::Completed => ("completed", None),
-        Outcome::JobFault(reason) => ("job-fault", Some(reason)),
-        Outcome::ProviderFault(reason) => ("provider-fault", Some(reason)),
-        Outcome::Cancelled => ("cancelled", None),
-    }
 }
 
 const fn verdict_word(verdict: Verdict) -> &'static str {

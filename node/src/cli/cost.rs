@@ -16,11 +16,11 @@ use toml::Spanned;
 use super::{
     context::Context,
     exit::{Exit, Failure},
-    run::{MarketArgs, name_blobs, plan},
+    run::{MarketArgs, plan, planned},
     screen::{Table, rough, visible},
 };
 use crate::{
-    api::types::{CandidateInfo, PlanInfo},
+    api::types::CandidateInfo,
     document::{Document, Mistake},
     jobfile::PreparedJob,
     wall::wall_ms,
@@ -130,8 +130,7 @@ impl Command {
         };
         let job = self.market.read(context, &self.file).await?;
         let client = context.client()?;
-        let submission = name_blobs(&job).await?;
-        let found: PlanInfo = client.post_json("/v1/plan", &submission).await?;
+        let (submission, found) = planned(&client, &job).await?;
         plan::require_candidate(&found, !job.providers.is_empty())?;
         let at_once = submission.array.map_or(1, |array| array.parallel);
         let Some(network) = here(&found.candidates, job.units(), at_once) else {

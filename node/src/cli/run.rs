@@ -190,8 +190,7 @@ impl Command {
     /// Everything that needs a daemon.
     async fn go(&self, context: &Context, job: &PreparedJob) -> Result<(), Failure> {
         let client = context.client()?;
-        let submission = name_blobs(job).await?;
-        let plan: PlanInfo = client.post_json("/v1/plan", &submission).await?;
+        let (submission, plan) = planned(&client, job).await?;
         let candidates = plan::require_candidate(&plan, !job.providers.is_empty());
         if self.dry_run {
             // For programs a refusal holds the plan: one answer, not two.
@@ -207,8 +206,7 @@ impl Command {
         // Better now than when the result is paid for.
         make_folder(&self.out)?;
         self.ask(context)?;
-        upload(&client, job, &submission).await?;
-        let Submitted { job: id } = client.post_json("/v1/jobs", &submission).await?;
+        let id = hand_in(&client, job, &submission).await?;
         if self.detach {
             context.answer(&Submitted { job: id }, |_| {
                 format!("job {id}: follow it with `suanli job logs {id} --steps`\n")
@@ -426,6 +424,27 @@ fn hash(input: &InputFile) -> std::io::Result<BlobInfo> {
         blob: BlobId(Hash::from_bytes(*hasher.finalize().as_bytes())),
         bytes: input.length,
     })
+}
+
+/// What would be sent, and who could run it.
+pub(super) async fn planned(
+    client: &Client,
+    job: &PreparedJob,
+) -> Result<(Submission, PlanInfo), Failure> {
+    let submission = name_blobs(job).await?;
+    let plan = client.post_json("/v1/plan", &submission).await?;
+    Ok((submission, plan))
+}
+
+/// Gives the node all of a job.
+async fn hand_in(
+    client: &Client,
+    job: &PreparedJob,
+    submission: &Submission,
+) -> Result<JobId, Failure> {
+    upload(client, job, submission).await?;
+    let Submitted { job: id } = client.post_json("/v1/jobs", submission).await?;
+    Ok(id)
 }
 
 /// Gives the node all blobs, and holds what it has against what was named.

@@ -19,6 +19,7 @@ use crate::store::blobs::{BlobError, Blobs};
 
 /// Bytes that are read of each output at once: whole numbers.
 const PIECE_BYTES: usize = 64 * 1024;
+const PIECE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why two outputs could not be compared.
 #[derive(Debug, thiserror::Error)]
@@ -67,30 +68,24 @@ fn open<'a>(output: &'a ComparedOutput, blobs: &Blobs) -> Result<Box<dyn Read + 
 }
 
 fn are_near(mut a: impl Read, mut b: impl Read, tolerance: Tolerance) -> io::Result<bool> {
-    let (mut piece, mut other) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+    let mut pieces = [const { Vec::new() }; 2];
     loop {
-        let read = (fill(&mut a, &mut piece)?, fill(&mut b, &mut other)?);
-        if !tolerance.allows_pieces(&piece[..read.0], &other[..read.1]) {
+        let [piece, other] = &mut pieces;
+        let read = read_piece(&mut a, piece)?;
+        read_piece(&mut b, other)?;
+        if !tolerance.allows_pieces(piece, other) {
             return Ok(false);
         }
-        if read.0 < PIECE_BYTES {
+        if read < PIECE_BYTES {
             return Ok(true);
         }
     }
 }
 
-/// Reads until a piece is full, or there is no more.
-fn fill(from: &mut impl Read, piece: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < piece.len() {
-        match from.read(&mut piece[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+/// Reads a whole piece, or all that is left, and says how much that is.
+fn read_piece(from: &mut impl Read, piece: &mut Vec<u8>) -> io::Result<usize> {
+    piece.clear();
+    from.take(PIECE_BYTES_MAX).read_to_end(piece)
 }
 
 #[cfg(test)]

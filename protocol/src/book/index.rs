@@ -152,9 +152,6 @@ impl Index {
     pub(crate) fn figures<'a>(head: &Head, row: &Row, class: &'a Class) -> Figures<'a> {
         Figures {
             account: head.account,
-            region: &class.region,
-            sandbox: class.sandbox,
-            firm: class.firm,
             slots: head.slots,
             slots_free: head.slots_free,
             storage_bytes: head.storage_bytes,
@@ -164,12 +161,9 @@ impl Index {
             fixed: head.fixed,
             gpu_ms: head.gpu_ms,
             fuel: head.fuel,
-            kind: class.device.kind,
-            maker: &class.device.maker,
-            model: &class.device.model,
-            driver: &class.device.driver,
             memory_bytes: row.memory_bytes,
             speeds: row.speeds,
+            ..Self::of_class(class)
         }
     }
 

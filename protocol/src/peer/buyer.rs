@@ -83,9 +83,9 @@ pub(crate) struct Buyer {
     by_request: BTreeMap<RequestId, JobId>,
     by_agreement: BTreeMap<AgreementId, JobId>,
     ended: VecDeque<JobId>,
-    excluded: BTreeMap<PeerId, Exclusion>,
+    excluded: LeftOut,
     /// Providers that had no slot free for a single job of ours, for a moment.
-    full: BTreeMap<PeerId, Exclusion>,
+    full: LeftOut,
     /// What we have seen of providers.
     pub(crate) standings: Standings,
     past: Past,
@@ -141,12 +141,43 @@ impl Past {
     }
 }
 
+/// Providers that are left out for a while.
+#[derive(Debug, Default)]
+struct LeftOut(BTreeMap<PeerId, Exclusion>);
+
 /// A provider that failed, or had no slot free, left out until a time that doubles with
 /// each failure.
 #[derive(Debug)]
 struct Exclusion {
     failures: u32,
     until: Mono,
+}
+
+impl LeftOut {
+    /// Leaves one out: for so long, and twice as long each time, so many times over.
+    fn add(&mut self, now: Mono, peer: PeerId, pause: Duration, doublings_max: u32) {
+        if self.0.len() >= EXCLUSIONS_MAX {
+            self.0.retain(|_, exclusion| exclusion.until > now);
+        }
+        if self.0.len() >= EXCLUSIONS_MAX {
+            return;
+        }
+        let exclusion = self.0.entry(peer).or_insert(Exclusion {
+            failures: 0,
+            until: now,
+        });
+        let pause = pause * (1 << exclusion.failures.min(doublings_max));
+        exclusion.failures += 1;
+        exclusion.until = now.after(pause);
+    }
+
+    fn has(&self, now: Mono, peer: PeerId) -> bool {
+        (self.0.get(&peer)).is_some_and(|exclusion| exclusion.until > now)
+    }
+
+    fn remove(&mut self, peer: PeerId) {
+        self.0.remove(&peer);
+    }
 }
 
 /// One job.

@@ -354,12 +354,16 @@ impl Seller {
     fn slots(&self, counts: impl Fn(&Hold) -> bool) -> Slots {
         let held = self.holds.values().filter(|hold| counts(hold));
         let held = held.map(|hold| hold.quote.body().device);
-        let open = self.open.iter().filter_map(|id| self.deals.get(id));
-        let at_work = open.filter(|deal| deal.uses_slot());
+        let at_work = self.open_deals().filter(|deal| deal.uses_slot());
         let at_work = at_work.map(|deal| deal.deal.quote().body().device);
         held.chain(at_work)
             .chain(self.challenged.devices())
             .collect()
+    }
+
+    /// Agreements that are not closed.
+    fn open_deals(&self) -> impl Iterator<Item = &Committed> {
+        self.open.iter().filter_map(|id| self.deals.get(id))
     }
 
     fn has_free_slot(&self, core: &Core, device: u16) -> bool {

@@ -142,15 +142,16 @@ impl Expected {
 
 /// What so many executions cost, if each takes so much of its runtime's own meter.
 fn price_of(figures: &Figures<'_>, runtime: Runtime, quantity: u64, units: u32) -> Amount {
-    let of = |price: Option<Price>, quantity| match price {
-        Some(price) => price.of(quantity),
-        None => Some(Amount::ZERO),
+    // What has no price is free.
+    let price = |meter| {
+        figures.price(meter).unwrap_or(Price {
+            meter,
+            amount: Amount::ZERO,
+            per: 1,
+        })
     };
-    let fixed = of(figures.fixed, 1);
-    let metered = of(figures.price(Meter::of(runtime)), quantity);
-    let once = fixed.zip(metered);
-    let once = once.and_then(|(fixed, metered)| fixed.checked_add(metered));
-    once.map_or(Amount::MAX, |once| super::times(once, units))
+    let prices = [price(Meter::JOB), price(Meter::of(runtime))];
+    expected_price(&prices, runtime, quantity, units)
 }
 
 /// What a client expects. `slowest` is what the slowest device that fits is believed to
@@ -240,15 +241,7 @@ pub fn score(
         Answer::Known(Value::Number(number)) => Some(number),
         Answer::Known(_) | Answer::Unknown(_) => None,
     });
-    score_of(policy, rank, within, &fields.expected)
-}
-
-pub(super) fn score_of(
-    policy: Policy,
-    rank: Option<Number>,
-    within: Option<Millis>,
-    expected: &Expected,
-) -> Score {
+    let expected = &fields.expected;
     let price = u128::from(expected.price.as_micros());
     let time = u128::from(expected.finish.get());
     let by_policy = match policy {

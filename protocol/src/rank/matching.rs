@@ -15,7 +15,7 @@ use std::collections::BinaryHeap;
 
 use super::{
     Candidate, Misfits, OfferFields, PLAN_MAX, Plan, View, Want, asker, candidate,
-    expect::{Score, believed_speed, expectation, score_of, speed_of},
+    expect::{Score, believed_speed, expectation, score, speed_of},
     judge, times,
 };
 use crate::{
@@ -249,13 +249,8 @@ impl<'a> Query<'a> {
         if !self.parts.rest.iter().all(|part| is_true(part, &fields)) {
             return None;
         }
-        let rank = self.want.rank.map(|rank| rank.evaluate(&fields));
-        let rank = match rank {
-            Some(Answer::Known(Value::Number(number))) => Some(number),
-            Some(Answer::Known(_) | Answer::Unknown(_)) | None => None,
-        };
-        let within = self.want.within;
-        Some(score_of(self.want.policy, rank, within, &fields.expected))
+        let want = self.want;
+        Some(score(want.policy, want.rank, want.within, &fields))
     }
 
     fn misfit(

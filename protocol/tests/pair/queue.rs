@@ -63,6 +63,12 @@ fn ends(world: &World, jobs: &[(usize, u8)]) -> Vec<Option<JobEnd>> {
     jobs.iter().map(end).collect()
 }
 
+/// Pieces of work that wait for a slot.
+fn waiting(world: &World) -> usize {
+    let work = world.peer(1).work();
+    work.iter().filter(|work| work.stage == "waiting").count()
+}
+
 #[test]
 fn what_finds_no_slot_waits_for_its_turn() {
     let mut world = world(4, 5000).start(&[]);
@@ -181,10 +187,6 @@ fn with_others() -> (World, usize, usize) {
 #[test]
 fn nobody_fills_a_queue_alone() {
     let (mut world, _, stranger) = with_others();
-    let waiting = |world: &World| {
-        let work = world.peer(1).work();
-        work.iter().filter(|work| work.stage == "waiting").count()
-    };
     for number in 1..=5 {
         world.submit(order(number));
         world.pass(Duration::from_millis(100));
@@ -238,14 +240,7 @@ fn a_job_is_cancelled_while_it_waits() {
     world.submit(order(1));
     assert!(world.run_until(MINUTE, |world| world.executed.len() == 1));
     world.submit(order(2));
-    let waits = |world: &World| {
-        world
-            .peer(1)
-            .work()
-            .iter()
-            .any(|work| work.stage == "waiting")
-    };
-    assert!(world.run_until(MINUTE, waits));
+    assert!(world.run_until(MINUTE, |world| waiting(world) > 0));
     world.command(0, Command::Cancel(order(2).job));
     let jobs = [(0, 1), (0, 2)];
     run_all(&mut world, &jobs);
@@ -291,14 +286,7 @@ fn what_waits_has_its_inputs_when_its_turn_comes() {
     world.submit(order(1));
     assert!(world.run_until(MINUTE, |world| world.executed.len() == 1));
     world.submit(order(2));
-    let waits = |world: &World| {
-        world
-            .peer(1)
-            .work()
-            .iter()
-            .any(|work| work.stage == "waiting")
-    };
-    assert!(world.run_until(Duration::from_secs(5), waits));
+    assert!(world.run_until(Duration::from_secs(5), |world| waiting(world) > 0));
     // From here on nothing more can be fetched.
     world.link = Box::new(|sent| match sent.frame {
         Frame::Progress(_) => Fate::Drop,

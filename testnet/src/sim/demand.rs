@@ -17,13 +17,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use suanli_protocol::{
-    deal::{BlobRef, Needs, Work},
+    deal::{BlobRef, Work},
     expression::{Expression, Field, Number, Scope, Term, Type, Unit, Word},
     ids::{BlobId, Hash, JobId},
     offer::Name,
     rank::Policy,
     record::{JobOrder, Verify},
-    registry::{Confidentiality, Runtime, SandboxLevel, SpeedKind},
+    registry::{Confidentiality, SpeedKind},
     units::{Amount, Millis},
     wire::List,
 };
@@ -31,7 +31,7 @@ use suanli_protocol::{
 use super::{
     dice::Dice,
     node::{Ix, Node},
-    work::{blob, inline},
+    work::{blob, inline, needs},
     world::Event,
 };
 use crate::scenario::{Choice, Market, Scenario};
@@ -186,17 +186,8 @@ impl Day<'_> {
             work: Work::Job,
             spec: blob(program.as_bytes()),
             inputs: List::truncated(if bytes > 0 { vec![input] } else { vec![] }),
-            needs: Needs {
-                runtime: Runtime::WGSL,
-                features: List::default(),
-                device: None,
-                memory_bytes: 1 << 20,
-                sandbox: SandboxLevel::PROCESS,
-                // A tenth more than on the slowest device.
-                run_max: Millis::new(run_ms + run_ms / 10 + 1000),
-                output_bytes_max: 1 << 20,
-                fuel_max: 0,
-            },
+            // A tenth more than on the slowest device.
+            needs: needs(run_ms + run_ms / 10 + 1000),
             budget: BUDGET,
             regions: List::default(),
             providers: List::default(),

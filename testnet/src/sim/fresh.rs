@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use suanli_protocol::{
     ids::JobId,
-    peer::{Command, Declaration, Input, NotSettled, SettleOn},
+    peer::{ChannelView, Command, Declaration, Input, NotSettled, Peer, SettleOn},
     record::JobEnd,
     registry::Reason,
-    units::Amount,
+    units::{Amount, Mono},
     wire::Text,
 };
 
@@ -113,7 +113,7 @@ impl World<'_> {
     /// Goes on for some time, and looks at what strangers owe.
     fn watch_owed(&mut self, until: Duration, fresh: &mut Fresh) {
         const LOOK: Duration = Duration::from_millis(250);
-        let mut at = self.now.since(suanli_protocol::units::Mono::from_micros(0));
+        let mut at = self.elapsed();
         while at < until {
             at += LOOK;
             self.run_until(at);
@@ -122,20 +122,24 @@ impl World<'_> {
     }
 
     fn wait(&mut self, span: Duration, fresh: &mut Fresh) {
-        let now = self.now.since(suanli_protocol::units::Mono::from_micros(0));
-        self.watch_owed(now + span, fresh);
+        self.watch_owed(self.elapsed() + span, fresh);
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.now.since(Mono::from_micros(0))
+    }
+
+    /// The provider's channels with strangers.
+    fn strangers(&self) -> impl Iterator<Item = ChannelView> {
+        let known = self.nodes[KNOWN].config.account;
+        let provider = self.nodes[PROVIDER].peer.as_ref();
+        let channels = provider.map(Peer::channels).into_iter().flatten();
+        channels.filter(move |view| view.parties.payer_account != known)
     }
 
     /// All that strangers have got and nobody declared paid.
     fn owed(&self) -> u128 {
-        let known = self.nodes[KNOWN].config.account;
-        let channels = self.nodes[PROVIDER]
-            .peer
-            .as_ref()
-            .map(|peer| peer.channels());
-        let strangers = channels.into_iter().flatten();
-        let strangers = strangers.filter(|view| view.parties.payer_account != known);
-        strangers
+        self.strangers()
             .map(|view| {
                 let got = view.cumulative.as_micros()
                     + view.pending.as_micros()
@@ -160,16 +164,9 @@ impl World<'_> {
 
     /// The operator declares what some strangers owe paid. Gives the sum.
     fn some_pay(&mut self, fresh: &mut Fresh) -> u128 {
-        let known = self.nodes[KNOWN].config.account;
-        let channels = self.nodes[PROVIDER]
-            .peer
-            .as_ref()
-            .map(|peer| peer.channels());
-        let owing = channels.into_iter().flatten().filter(|view| {
-            view.parties.payer_account != known && view.outstanding().as_micros() > 0
-        });
+        let owes = |view: &ChannelView| view.outstanding().as_micros() > 0;
+        let owing: Vec<_> = self.strangers().filter(owes).take(PAYING).collect();
         let mut paid = 0;
-        let owing: Vec<_> = owing.take(PAYING).collect();
         for view in owing {
             let owed = view.outstanding().as_micros();
             let declaration = Declaration {

@@ -112,16 +112,7 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
         work: shape,
         spec,
         inputs: List::truncated(inputs),
-        needs: Needs {
-            runtime: Runtime::WGSL,
-            features: List::default(),
-            device: None,
-            memory_bytes: 1 << 20,
-            sandbox: SandboxLevel::PROCESS,
-            run_max: Millis::new(run_max),
-            output_bytes_max: 1 << 20,
-            fuel_max: 0,
-        },
+        needs: needs(run_max),
         budget: Amount::from_micros(per_unit * units),
         regions: List::truncated(regions),
         providers: List::default(),
@@ -145,6 +136,20 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
             0
         },
         inline,
+    }
+}
+
+/// What any job needs.
+pub(crate) fn needs(run_max_ms: u64) -> Needs {
+    Needs {
+        runtime: Runtime::WGSL,
+        features: List::default(),
+        device: None,
+        memory_bytes: 1 << 20,
+        sandbox: SandboxLevel::PROCESS,
+        run_max: Millis::new(run_max_ms),
+        output_bytes_max: 1 << 20,
+        fuel_max: 0,
     }
 }
 

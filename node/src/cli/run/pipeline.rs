@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::json;
 use suanli_protocol::{ids::JobId, units::Amount};
 
-use super::{Command, Running, bring, name_blobs, plan, upload};
+use super::{Command, Running, bring, hand_in, plan, planned};
 use crate::{
-    api::types::{JobInfo, PlanInfo, Submitted},
+    api::types::JobInfo,
     cli::{
         context::Context,
         exit::{Exit, Failure},
@@ -138,11 +138,9 @@ impl Command {
         out: &Path,
     ) -> Result<Ended, Failure> {
         make_folder(out)?;
-        let submission = name_blobs(job).await?;
-        let plan: PlanInfo = client.post_json("/v1/plan", &submission).await?;
+        let (submission, plan) = planned(client, job).await?;
         plan::require_candidate(&plan, !job.providers.is_empty())?;
-        upload(client, job, &submission).await?;
-        let Submitted { job: id } = client.post_json("/v1/jobs", &submission).await?;
+        let id = hand_in(client, job, &submission).await?;
         let run = Running {
             context,
             client,
@@ -198,8 +196,7 @@ async fn plans(
             region: None,
         };
         if let Some(job) = job {
-            let submission = name_blobs(job).await?;
-            let plan: PlanInfo = client.post_json("/v1/plan", &submission).await?;
+            let (_, plan) = planned(client, job).await?;
             plan::require_candidate(&plan, !job.providers.is_empty())
                 .map_err(|failure| failure.of_part(&stage.name))?;
             row.units = Some(job.units());

@@ -547,20 +547,8 @@ impl Buyer {
     }
 
     pub(super) fn exclude(&mut self, core: &Core, peer: PeerId) {
-        if self.excluded.len() >= EXCLUSIONS_MAX {
-            self.excluded
-                .retain(|_, exclusion| exclusion.until > core.now.mono);
-        }
-        if self.excluded.len() >= EXCLUSIONS_MAX {
-            return;
-        }
-        let exclusion = self.excluded.entry(peer).or_insert(Exclusion {
-            failures: 0,
-            until: core.now.mono,
-        });
-        let pause = core.config.timing.exclude * (1 << exclusion.failures.min(8));
-        exclusion.failures += 1;
-        exclusion.until = core.now.mono.after(pause);
+        let pause = core.config.timing.exclude;
+        self.excluded.add(core.now.mono, peer, pause, 8);
     }
 
     pub(super) fn end(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, end: JobEnd) {
@@ -593,7 +581,7 @@ impl Buyer {
         );
         job.end = Some(end);
         for made in job.agreements.values() {
-            self.full.remove(&made.deal.provider());
+            self.full.remove(made.deal.provider());
         }
         self.forget_old(id);
         self.next_in_line(core);

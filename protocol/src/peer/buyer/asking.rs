@@ -25,7 +25,7 @@ impl Buyer {
         let shares = choose(core, book, job, (left_out, &self.standings), &wanted);
         if shares.is_empty() {
             // A provider that is left out for a while is better than none.
-            let nobody = BTreeMap::new();
+            let nobody = LeftOut::default();
             let left_out = [&nobody; 2];
             let later = choose(core, book, job, (left_out, &self.standings), &wanted);
             let later = !later.is_empty() || !job.busy.is_empty();
@@ -141,8 +141,7 @@ impl Buyer {
             round.resend = now.after(core.config.timing.resend);
         }
         let due = round.decide.is_some_and(|at| at <= now);
-        let within = job.deadline.since(now).into();
-        if due && best_quote(round, &job.order, within, core.now).is_none() {
+        if due && best_quote(job, core.now).is_none() {
             // All that came has run out while others kept us waiting.
             self.leave_round(core, id, None);
             return self.wait(core, ledger, id, false);
@@ -158,7 +157,7 @@ impl Buyer {
     ) {
         let request = quote.body().request;
         let agreement = AgreementId(quote.hash());
-        self.full.remove(&quote.signer());
+        self.full.remove(quote.signer());
         if self.by_agreement.contains_key(&agreement) {
             // A repeat of what we took.
             return;
@@ -360,28 +359,16 @@ impl Buyer {
     /// A provider that has no slot free is left alone for a moment, by all of our single
     /// jobs: the next best may have one.
     fn is_full(&mut self, core: &Core, peer: PeerId) {
-        let now = core.now.mono;
-        if self.full.len() >= EXCLUSIONS_MAX {
-            self.full.retain(|_, full| full.until > now);
-        }
-        if self.full.len() >= EXCLUSIONS_MAX {
-            return;
-        }
-        let full = self.full.entry(peer).or_insert(Exclusion {
-            failures: 0,
-            until: now,
-        });
-        let pause = core.config.timing.retry * (1 << full.failures.min(2));
-        full.failures += 1;
-        full.until = now.after(pause);
+        let pause = core.config.timing.retry;
+        self.full.add(core.now.mono, peer, pause, 2);
     }
 
     /// Chooses once all have answered or the grace after the first is over.
     pub(super) fn decide_if_ready(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let Some(round) = &mut job.round else {
+        let Some(round) = &job.round else {
             return;
         };
         let all = round.asks.iter().all(|ask| ask.answer.is_some());
@@ -391,8 +378,7 @@ impl Buyer {
             core.timers.set(Timer::Job(id), next.min(job.deadline));
             return;
         }
-        let within = job.deadline.since(core.now.mono).into();
-        let Some(best) = best_quote(round, &job.order, within, core.now) else {
+        let Some(best) = best_quote(job, core.now) else {
             if all {
                 let said =
                     |ask: &Ask| matches!(&ask.answer, Some(Err(no)) if is_passing(no.reason));
@@ -564,18 +550,15 @@ fn choose(
     core: &Core,
     book: &Book,
     job: &Job,
-    ([excluded, full], standings): ([&BTreeMap<PeerId, Exclusion>; 2], &Standings),
+    ([excluded, full], standings): ([&LeftOut; 2], &Standings),
     wanted: &Wanted,
 ) -> Vec<Share> {
     let budget = wanted.budget(job);
     let view = |peer: PeerId| {
-        let is_out = |of: &BTreeMap<PeerId, Exclusion>| {
-            of.get(&peer).is_some_and(|out| out.until > core.now.mono)
-        };
-        if is_out(excluded) {
+        if excluded.has(core.now.mono, peer) {
             return Err(Reason::EXCLUDED);
         }
-        if !job.spreads() && is_out(full) {
+        if !job.spreads() && full.has(core.now.mono, peer) {
             return Err(Reason::BUSY);
         }
         core.view(peer, standings, core.now.wall)
@@ -686,15 +669,12 @@ fn build_request(
     }
 }
 
-/// The best quote that still has time to be taken. One that allows less than the
+/// The best quote of a job's round that still has time to be taken. One that allows less than the
 /// work is expected to take comes after all that allow more: its low cap is the
 /// price of half a job.
-pub(super) fn best_quote(
-    round: &Round,
-    order: &JobOrder,
-    within: Millis,
-    now: Now,
-) -> Option<usize> {
+pub(super) fn best_quote(job: &Job, now: Now) -> Option<usize> {
+    let order = &job.order;
+    let within = job.deadline.since(now.mono).into();
     let score = |ask: &Ask, quote: &Quote| {
         let request = ask.request.body();
         let units = quote.work.unit_count();
@@ -717,10 +697,8 @@ pub(super) fn best_quote(
         });
         (lacking, score.is_none(), score)
     };
-    round
-        .asks
-        .iter()
-        .enumerate()
+    let asks = job.round.as_ref()?.asks.iter();
+    asks.enumerate()
         .filter_map(|(n, ask)| match &ask.answer {
             // A take is an agreement already, whatever our clock says.
             Some(Ok(quote)) if quote.expires() > now.wall || ask.request.body().take => {

@@ -66,7 +66,9 @@ impl Turns {
     /// How long an execution is expected to take that may take so long.
     pub(super) fn expected(&self, limit: Millis) -> Millis {
         let ratio = self.ratio.unwrap_or(RATIO_AT_FIRST);
-        Millis::new((limit.get() / 1000).saturating_mul(ratio) + limit.get() % 1000 * ratio / 1000)
+        // At most the limit.
+        let expected = u128::from(limit.get()) * u128::from(ratio) / 1000;
+        Millis::new(u64::try_from(expected).unwrap_or(u64::MAX))
     }
 
     pub(super) fn forget(&mut self, id: AgreementId) {
@@ -139,8 +141,9 @@ impl Seller {
 
     /// Milliseconds of work that a device has before it.
     fn work_on(&self, core: &Core, device: u16) -> u64 {
-        let open = self.open.iter().filter_map(|id| self.deals.get(id));
-        let open = open.filter(|deal| deal.is_open() && deal.deal.quote().body().device == device);
+        let is_before =
+            |deal: &&Committed| deal.is_open() && deal.deal.quote().body().device == device;
+        let open = self.open_deals().filter(is_before);
         let held = self.holds.values();
         let held = held.filter(|hold| hold.quote.body().device == device);
         open.map(|deal| deal.work_left(core.now.wall))

@@ -1,5 +1,7 @@
 //! Requests: eligibility, capacity and credit, prices, and the hold.
 
+use std::cell::OnceCell;
+
 use super::*;
 
 /// Requests.
@@ -172,7 +174,7 @@ impl Seller {
             let account = hold.request.body().account;
             (account, hold.quote.body().cap)
         });
-        let deals = self.deals.values();
+        let deals = self.open_deals();
         let deals = deals.map(|deal| (deal.account(), deal.reserved()));
         let mut reserved = BTreeMap::new();
         for (account, amount) in holds.chain(deals) {
@@ -369,8 +371,9 @@ pub(crate) struct Credits<'a> {
     provider: &'a ProviderConfig,
     ledger: &'a Ledger,
     reserved: &'a BTreeMap<AccountId, u128>,
-    /// What is left of the budget for all strangers together.
-    strangers: u128,
+    /// What is left of the budget for all strangers together, once that was asked for:
+    /// it takes a look at all of their channels.
+    strangers: OnceCell<u128>,
 }
 
 impl<'a> Credits<'a> {
@@ -379,24 +382,32 @@ impl<'a> Credits<'a> {
         ledger: &'a Ledger,
         reserved: &'a BTreeMap<AccountId, u128>,
     ) -> Self {
-        let is_stranger = |account| !provider.knows(account);
-        let window = u128::from(provider.offer.terms.stranger_credit.as_micros());
-        let mut balances = ledger.balances(is_stranger);
-        for account in reserved.keys().filter(|account| is_stranger(**account)) {
-            balances.entry(*account).or_default();
-        }
-        let owed = balances.iter().map(|(account, balance)| {
-            let reserved = reserved.get(account).copied().unwrap_or(0);
-            balance.owed(reserved, window)
-        });
-        let owed = owed.fold(0, u128::saturating_add);
-        let budget = u128::from(provider.strangers_budget.as_micros());
         Self {
             provider,
             ledger,
             reserved,
-            strangers: budget.saturating_sub(owed),
+            strangers: OnceCell::new(),
         }
+    }
+
+    fn strangers_left(&self) -> u128 {
+        let is_stranger = |account| !self.provider.knows(account);
+        let window = u128::from(self.provider.offer.terms.stranger_credit.as_micros());
+        let mut balances = self.ledger.balances(is_stranger);
+        for account in self
+            .reserved
+            .keys()
+            .filter(|account| is_stranger(**account))
+        {
+            balances.entry(*account).or_default();
+        }
+        let owed = balances.iter().map(|(account, balance)| {
+            let reserved = self.reserved.get(account).copied().unwrap_or(0);
+            balance.owed(reserved, window)
+        });
+        let owed = owed.fold(0, u128::saturating_add);
+        let budget = u128::from(self.provider.strangers_budget.as_micros());
+        budget.saturating_sub(owed)
     }
 
     /// What an account may still run.
@@ -406,7 +417,8 @@ impl<'a> Credits<'a> {
             return left;
         }
         // What a stranger has paid in advance takes nothing from the others.
-        left.min(self.within(account, 0).saturating_add(self.strangers))
+        let strangers = *self.strangers.get_or_init(|| self.strangers_left());
+        left.min(self.within(account, 0).saturating_add(strangers))
     }
 
     fn window_left(&self, account: AccountId) -> u128 {
@@ -510,7 +522,7 @@ fn counter_prices(
         }
     };
     let prices: Prices = List::truncated(quoted.prices.iter().map(scaled).collect());
-    if pricing::not_below(&prices, provider.pricing.floor()) != prices {
+    if pricing::priced(&prices, pricing::WHOLE, provider.pricing.floor()) != prices {
         return Err(refused);
     }
     Ok(prices)
