@@ -1,7 +1,11 @@
 //! When a live network is ready: every node answers, is connected, and has
-//! every offer in its book.
+//! every provider's offer in its book, as issued since that provider's start:
+//! what it offered before may not be true any more.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
 
 use suanli_node::api::types::{OfferInfo, PeerInfo, Status};
 use suanli_protocol::ids::PeerId;
@@ -54,14 +58,15 @@ fn look<'a>(running: &[&'a Node], hubs: &[&str]) -> Option<(&'a Node, String)> {
             Err(failure) => return Some((node, failure.to_string())),
         }
     }
-    let sellers: BTreeSet<PeerId> = found
+    let sellers: Vec<&View> = found
         .iter()
         .filter(|(node, _)| node.is_provider())
-        .map(|(_, view)| view.peer)
+        .map(|(_, view)| view)
         .collect();
     let hub = found.iter().find(|(node, _)| hubs.contains(&node.name()));
     found.iter().find_map(|(node, view)| {
-        let offers = sellers.difference(&view.offers).count();
+        let lacks = |seller: &&&View| !view.has_offer_of(seller);
+        let offers = sellers.iter().filter(lacks).count();
         if offers > 0 {
             let all = sellers.len();
             return Some((
@@ -79,18 +84,35 @@ fn look<'a>(running: &[&'a Node], hubs: &[&str]) -> Option<(&'a Node, String)> {
 
 struct View {
     peer: PeerId,
+    /// Milliseconds since 1970, never too late.
+    started: u64,
     peers: BTreeSet<PeerId>,
-    offers: BTreeSet<PeerId>,
+    /// When they were issued, in milliseconds since 1970.
+    offers: BTreeMap<PeerId, u64>,
+}
+
+impl View {
+    fn has_offer_of(&self, seller: &Self) -> bool {
+        let issued = self.offers.get(&seller.peer);
+        issued.is_some_and(|issued| *issued >= seller.started)
+    }
 }
 
 fn ask(node: &Node) -> Result<View, ApiFailure> {
     let api = node.api()?;
+    let asked = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let asked = asked.unwrap_or_default().as_millis();
+    let asked = u64::try_from(asked).unwrap_or(u64::MAX);
     let status: Status = api.get("/v1/status")?;
     let peers: Vec<PeerInfo> = api.get("/v1/peers")?;
     let offers: Vec<OfferInfo> = api.get("/v1/offers")?;
     Ok(View {
         peer: status.peer,
+        started: asked.saturating_sub(status.uptime_ms),
         peers: peers.into_iter().map(|peer| peer.peer).collect(),
-        offers: offers.into_iter().map(|offer| offer.peer).collect(),
+        offers: offers
+            .into_iter()
+            .map(|offer| (offer.peer, offer.issued_ms))
+            .collect(),
     })
 }

@@ -8,7 +8,7 @@ use std::{
 
 use suanli_node::api::types::OfferInfo;
 
-use crate::network::{CLIENT, Network, eventually, root, said};
+use crate::network::{CLIENT, Network, root, said};
 
 const NO_DAEMON: i32 = 3;
 const NO_PROVIDER: i32 = 4;
@@ -106,15 +106,15 @@ fn live_a_provider_without_an_adapter_sells_wasm_only() {
     fs::write(&file, config.to_string()).unwrap();
     network.testnet.restart("seller").unwrap();
     network.testnet.wait_ready().unwrap();
-    // The offer of before may still be known for a moment.
-    let api = network.api(CLIENT);
-    let device = eventually("an offer of wasm alone", || {
-        let offers: Vec<OfferInfo> = api.get("/v1/offers").unwrap();
-        let mut devices = offers.into_iter().flat_map(|offer| offer.devices);
-        let device = devices.next()?;
-        let runtimes = device.runtimes.iter().map(|offered| &*offered.runtime);
-        (runtimes.eq(["wasm"]) && devices.next().is_none()).then_some(device)
-    });
+    let offers: Vec<OfferInfo> = network.api(CLIENT).get("/v1/offers").unwrap();
+    let [offer] = &*offers else {
+        panic!("not one offer: {offers:?}");
+    };
+    let [device] = &*offer.devices else {
+        panic!("not one device: {offer:?}");
+    };
+    let runtimes = device.runtimes.iter().map(|offered| &*offered.runtime);
+    assert!(runtimes.eq(["wasm"]), "{device:?}");
     assert_eq!(device.kind, "cpu");
     assert!(device.fuel_per_second > 0, "{device:?}");
 
