@@ -1,20 +1,20 @@
 //! Checkpoints of one execution, seen from the parent.
 //!
 //! ```text
-//!   Awaited ── the worker: written ──▶ Copying ── told ──▶ Resting
-//!      ▲                                                      │
-//!      └────── a second after it was written: `Taken` ────────┘
+//! begins ──▶ Resting ── after the interval: `Room` ──▶ Awaited ── the worker: written ─┐
+//!               ▲                                                                      │
+//!               └───────────────────── told ── Copying ◀───────────────────────────────┘
 //! ```
 //!
 //! The state lies in sealed memory files of just its size, which the parent makes
-//! and fills where an execution goes on. A worker writes them, says so, and writes
-//! them again only after it was told that they are taken. So no copy is torn, and no
+//! and fills where an execution goes on. A worker writes them when it was told that there
+//! is room, once, and says so; there is room again after they were copied. So no copy is torn, and no
 //! worker can keep its parent copying: points that pass meanwhile are left out, and
 //! the next one after it counts.
 //!
 //! Absent: what a checkpoint means. Only its program knows.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -73,6 +73,8 @@ pub(crate) struct Keeper {
     files: Arc<Vec<File>>,
     /// Dispatches up to the last one.
     done: u64,
+    /// From one that was written to the next.
+    every: Duration,
     stage: Stage,
 }
 
@@ -98,7 +100,7 @@ impl Keeper {
         events: mpsc::Sender<ExecutionEvent>,
         checkpoints: Checkpoints,
         resume: Option<Resume>,
-        are_wanted: bool,
+        every: Option<Duration>,
     ) -> Result<Self, Fault> {
         let sizes = checkpoints.state.iter().map(|planned| planned.bytes_max);
         let files = sizes.map(|bytes| sealed_memory(bytes).map(File::from));
@@ -117,11 +119,10 @@ impl Keeper {
             checkpoints,
             files,
             done,
-            stage: if are_wanted {
-                Stage::Awaited
-            } else {
-                Stage::Off
-            },
+            stage: every.map_or(Stage::Off, |every| Stage::Resting {
+                until: Instant::now() + every,
+            }),
+            every: every.unwrap_or_default().max(CHECKPOINT_INTERVAL),
         })
     }
 
@@ -162,14 +163,14 @@ impl Keeper {
         Ok(())
     }
 
-    /// Waits until the worker is to be told that it may write again. Safe to drop and
-    /// call again.
-    pub(crate) async fn taken(&mut self) {
+    /// Waits until the worker is to be told that it may write. Safe to drop and call
+    /// again.
+    pub(crate) async fn has_room(&mut self) {
         loop {
             match &mut self.stage {
                 Stage::Off | Stage::Awaited => std::future::pending().await,
                 Stage::Copying { copy, written } => {
-                    let (copied, until) = (copy.await, *written + CHECKPOINT_INTERVAL);
+                    let (copied, until) = (copy.await, *written + self.every);
                     self.stage = Stage::Resting { until };
                     self.tell(copied.unwrap_or_else(|error| Err(io::Error::other(error))));
                 }

@@ -53,7 +53,7 @@ pub(crate) struct Plan {
     pub(crate) fuel_max: u64,
     /// What to keep on the way, or to go on from.
     pub(crate) checkpoints: Option<Checkpoints>,
-    pub(crate) are_checkpoints_wanted: bool,
+    pub(crate) checkpoint_every: Option<Duration>,
     pub(crate) resume: Option<Resume>,
     /// Room for the two events that may not be lost.
     pub(crate) started: Option<mpsc::OwnedPermit<ExecutionEvent>>,
@@ -237,7 +237,7 @@ impl Plan {
             events.clone(),
             checkpoints,
             self.resume.take(),
-            self.are_checkpoints_wanted,
+            self.checkpoint_every,
         );
         keeper.await.map(Some)
     }
@@ -285,7 +285,7 @@ impl Plan {
                     worker.send(&Request::Cancel, &[]).await.map_err(|error| watch.crash(error))?;
                 }
                 () = taken(keeper.as_deref_mut()) => {
-                    worker.send(&Request::Taken, &[]).await.map_err(|error| watch.crash(error))?;
+                    worker.send(&Request::Room, &[]).await.map_err(|error| watch.crash(error))?;
                 }
                 reply = worker.receive() => {
                     let reply = match (reply.map_err(|error| watch.crash(error))?, &mut keeper) {
@@ -308,7 +308,7 @@ impl Plan {
 /// Waits until a checkpoint is taken over; for ever where there are none.
 async fn taken(keeper: Option<&mut Keeper>) {
     match keeper {
-        Some(keeper) => keeper.taken().await,
+        Some(keeper) => keeper.has_room().await,
         None => std::future::pending().await,
     }
 }

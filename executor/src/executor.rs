@@ -163,8 +163,9 @@ pub struct ExecutionRequest {
     pub fresh: bool,
     /// Folder for outputs too large for memory; made when there is one.
     pub outputs_dir: PathBuf,
-    /// Whether to tell checkpoints, of a program that has them.
-    pub checkpoints: bool,
+    /// How long after the start to tell a checkpoint, of a program that has them, and how
+    /// long after each the next: a second at least. None if none are wanted.
+    pub checkpoint_every: Option<Duration>,
     /// Where to go on from; none to begin.
     pub resume: Option<Resume>,
 }
@@ -497,7 +498,7 @@ impl Executor {
             let held = checkpoints.and_then(|kept| kept.admit(resume));
             held.map_err(|why| refusal(Failure::InvalidSpec, format!("{why}; begin anew")))?;
         }
-        let is_kept = request.checkpoints || request.resume.is_some();
+        let is_kept = request.checkpoint_every.is_some() || request.resume.is_some();
         let reserve = || {
             self.events
                 .clone()
@@ -521,7 +522,7 @@ impl Executor {
             run_limit: request.run_limit,
             memory_max,
             checkpoints: checkpoints.filter(|_| is_kept),
-            are_checkpoints_wanted: request.checkpoints,
+            checkpoint_every: request.checkpoint_every,
             resume: request.resume,
             started: Some(reserve()?),
             ended: reserve()?,

@@ -78,8 +78,8 @@ pub enum Request {
     },
     /// Stop between two dispatches, or at a module's next tick.
     Cancel,
-    /// The last checkpoint is taken over: the state may be written again.
-    Taken,
+    /// There is room for a checkpoint: the state may be written, once.
+    Room,
     /// Parse and validate a program; touch no device. The code of a module comes
     /// as a descriptor.
     Check {
@@ -157,7 +157,7 @@ pub enum Reply {
         used: Used,
     },
     /// The state is written as it is after so many dispatches. The next one waits
-    /// for [`Request::Taken`].
+    /// for [`Request::Room`].
     Checkpoint {
         /// So many, those that were done before included.
         done: u64,

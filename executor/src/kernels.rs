@@ -212,7 +212,7 @@ pub fn request(
         output_bytes_max: challenge.product_bytes(),
         fresh: false,
         outputs_dir: outputs_dir.to_owned(),
-        checkpoints: false,
+        checkpoint_every: None,
         resume: None,
     })
 }

@@ -136,6 +136,12 @@ impl Program {
         }
     }
 
+    /// Whether it says what to keep on its way.
+    #[must_use]
+    pub fn has_checkpoints(&self) -> bool {
+        matches!(self, Self::Wgsl(graph) if graph.checkpoint.is_some())
+    }
+
     /// What its checkpoints keep, if it has any.
     pub(crate) fn checkpoints(&self) -> Option<Checkpoints> {
         let Self::Wgsl(graph) = self else {

@@ -40,7 +40,7 @@ use suanli_protocol::{
     message::{Gossip, Message, Verdict as CoreVerdict},
     offer::Offer,
     peer::{
-        Command, Config, Declaration, Event, ExecutionEvent, ExecutionId, Input, JobEvent,
+        Command, Config, Declaration, Event, ExecutionEvent, ExecutionId, Fetched, Input, JobEvent,
         NotSettled, Output, Peer, ProviderConfig,
     },
     rank::Way,
@@ -198,7 +198,7 @@ struct Fetch {
     agreement: AgreementId,
     blob: BlobId,
     file: PathBuf,
-    durable: bool,
+    what: Fetched,
     began: Instant,
 }
 
@@ -624,9 +624,9 @@ impl Driver {
                 agreement,
                 from,
                 blob,
-                durable,
+                what,
             } => {
-                self.fetch(agreement, from, blob, durable).await;
+                self.fetch(agreement, from, blob, what).await;
             }
             Output::Store { blob, bytes, kept } => {
                 self.hands.give(Chore::Store { blob, bytes, kept }).await;
@@ -740,10 +740,10 @@ impl Driver {
         agreement: AgreementId,
         from: PeerId,
         blob: suanli_protocol::deal::BlobRef,
-        durable: bool,
+        what: Fetched,
     ) {
         // Here already, for whatever reason: the same bytes by name.
-        if durable && self.hands.has(blob.blob) {
+        if what != Fetched::Input && self.hands.has(blob.blob) {
             let blob = blob.blob;
             return self.hands.give(Chore::Secure { agreement, blob }).await;
         }
@@ -763,7 +763,7 @@ impl Driver {
                 agreement,
                 blob: blob.blob,
                 file: file.clone(),
-                durable,
+                what,
                 began: Instant::now(),
             },
         );
@@ -962,7 +962,7 @@ impl Driver {
                         agreement,
                         blob,
                         file,
-                        durable,
+                        what,
                         began: _,
                     } = fetch;
                     self.hands
@@ -970,7 +970,7 @@ impl Driver {
                             agreement,
                             blob,
                             file,
-                            durable,
+                            what,
                         })
                         .await;
                 }
@@ -1037,9 +1037,10 @@ impl Driver {
                 self.execution(id, ExecutionEvent::Progress { done, total })
                     .await;
             }
-            // None is asked for, so there are no files to remove.
-            Theirs::Checkpoint { id, done, .. } => {
-                tracing::debug!(execution = %id, done, "a checkpoint that nobody asked for");
+            Theirs::Checkpoint { id, done, state } => {
+                if let Some(&Running { id, .. }) = self.executions.get(&id.0) {
+                    self.hands.give(Chore::Checkpoint { id, done, state }).await;
+                }
             }
             Theirs::Log { id, line } => self.execution(id, ExecutionEvent::Log(line)).await,
             Theirs::Finished { id, outputs, .. } if self.challenges.has(id) => {
@@ -1080,6 +1081,7 @@ impl Driver {
                 self.execution(id, ExecutionEvent::Failed { reason, usage })
                     .await;
                 self.executions.remove(&id.0);
+                self.hands.give(Chore::Clear(id)).await;
             }
         }
     }

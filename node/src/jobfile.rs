@@ -80,6 +80,8 @@ pub struct PreparedJob {
     pub run: Duration,
     /// When all must be over.
     pub total: Duration,
+    /// How long after a checkpoint the next one is wanted, if the program keeps any.
+    pub checkpoint: Option<Duration>,
     /// Bytes of device memory.
     pub memory_bytes: u64,
     /// Bytes of all outputs.
@@ -130,6 +132,8 @@ pub enum JobFileError {
 
 /// Run limit where the file has none.
 const RUN_DEFAULT: Duration = Duration::from_secs(60);
+/// How long after a checkpoint the next one is wanted, where the file does not say.
+const CHECKPOINT_DEFAULT: Duration = Duration::from_secs(30);
 /// Three attempts, and time for inputs and outputs to travel.
 const TOTAL_ATTEMPTS: u32 = 3;
 const TOTAL_SLACK: Duration = Duration::from_secs(600);
@@ -234,6 +238,7 @@ impl PreparedJob {
             output_bytes_max: self.output_bytes_max,
             run_ms: millis(self.run),
             total_ms: millis(self.total),
+            checkpoint_ms: self.checkpoint.map(millis),
             max_price: self.max_price,
             regions: self.regions.clone(),
             providers: self.providers.clone(),
@@ -279,6 +284,7 @@ struct LimitsToml {
     memory: Option<Spanned<ByteSize>>,
     output: Option<Spanned<ByteSize>>,
     fuel: Option<Spanned<u64>>,
+    checkpoint: Option<Spanned<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -322,6 +328,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         .map_err(|error| document.mistake(Some(source.span()), error.to_string()))?;
     let needs = (program.memory_bytes(), program.output_bytes_max());
     let (run, total) = limits.times(document, array.as_ref())?;
+    let checkpoint = limits.checkpoint(document, program.has_checkpoints())?;
     let verify = toml.verify.resolve(document, runtime, &outputs)?;
     Ok(PreparedJob {
         name: name(document, &toml.name, "name")?,
@@ -356,6 +363,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         array,
         run,
         total,
+        checkpoint,
         condition: toml.market.condition(document)?,
         rank: toml.market.rank(document)?,
         policy: toml.market.policy.unwrap_or_default(),
@@ -515,6 +523,22 @@ impl LimitsToml {
             );
         }
         Ok((run, total))
+    }
+
+    /// How long after a checkpoint the next one is wanted.
+    fn checkpoint(&self, document: &Document, has_any: bool) -> Result<Option<Duration>, Mistake> {
+        let Some(set) = &self.checkpoint else {
+            return Ok(has_any.then_some(CHECKPOINT_DEFAULT));
+        };
+        let every = set.get_ref().0;
+        let message = match (has_any, every) {
+            (false, _) => "`limits.checkpoint` needs a [wgsl.checkpoint] that says what to keep",
+            (true, Duration::ZERO) => {
+                "`limits.checkpoint`: 1s at least; for none leave out [wgsl.checkpoint]"
+            }
+            (true, every) => return Ok(Some(every)),
+        };
+        Err(document.mistake(Some(set.span()), message))
     }
 }
 

@@ -9,6 +9,10 @@
 //!        ◀── Quote at exactly the offer's prices ──      an agreement stands
 //! ```
 //!
+//! A request may carry [`Checkpoint`]s: what an earlier execution of a unit had left
+//! when its provider was lost. So it is signed where an execution begins, and a result
+//! that goes back to another's work says so.
+//!
 //! Both ways an agreement has the quote's hash as its name, and each signed
 //! thing names the hash of the one before: a receipt can be followed back to
 //! the offer with nothing but the bytes.
@@ -21,15 +25,19 @@ use crate::{
     envelope::{Body, EnvelopeError, Extensions, Header, Kind, Verified},
     ids::{AccountId, AgreementId, BlobId, JobId, OfferId, PeerId, QuoteId, RequestId},
     limits::{
-        DEVICES_MAX, FEATURES_MAX, HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX,
-        WAIT_MAX,
+        CHECKPOINT_BUFFERS_MAX, CHECKPOINT_BYTES_MAX, CHECKPOINTS_MAX, DEVICES_MAX, FEATURES_MAX,
+        HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX, WAIT_MAX,
     },
     offer::{Name, Offer, Prices, Terms, check_prices},
     rank,
+    receipt::OutputRef,
     registry::{Confidentiality, DeviceKind, Feature, Runtime, SandboxLevel, Verification, kind},
     units::{Amount, Meter, Millis, Price, Wall},
     wire::List,
 };
+
+/// The most blobs that a request names: a program, inputs, checkpoints.
+const BLOBS_MAX: usize = 1 + INPUTS_MAX + CHECKPOINTS_MAX * CHECKPOINT_BUFFERS_MAX;
 
 /// A blob and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize)]
@@ -38,6 +46,34 @@ pub struct BlobRef {
     pub blob: BlobId,
     /// Its size.
     pub bytes: u64,
+}
+
+/// What an execution has left on its way: another one of the same unit can go on from
+/// there. Only the program knows what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Checkpoint {
+    /// Which unit.
+    pub unit: u32,
+    /// Steps done.
+    pub done: u64,
+    /// The buffers that the program keeps, in its order.
+    pub state: List<OutputRef, CHECKPOINT_BUFFERS_MAX>,
+}
+
+impl Checkpoint {
+    /// Whether it can be one of this work, and is not too large.
+    pub(crate) fn is_of(&self, work: &Work) -> bool {
+        let sizes = self.state.iter().map(|buffer| buffer.blob.bytes);
+        let bytes = sizes.fold(0, u64::saturating_add);
+        let is_lease = matches!(work, Work::Lease { .. });
+        let is_kept = self.done > 0 && !self.state.is_empty() && bytes <= CHECKPOINT_BYTES_MAX;
+        is_kept && !is_lease && work.has_unit(self.unit)
+    }
+
+    /// Its blobs.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobRef> {
+        self.state.iter().map(|buffer| buffer.blob)
+    }
 }
 
 /// Units `first .. first + count` of an array job.
@@ -225,6 +261,20 @@ impl Request {
         let units = u64::from(self.work.unit_count().max(1));
         Amount::from_micros(self.budget.as_micros() / units)
     }
+
+    /// All that a provider has to have before it begins, in the order by which a quote
+    /// names what is missing: the program, its inputs, what checkpoints are made of.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobRef> {
+        let checkpoints = self.resume.iter().flat_map(Checkpoint::blobs);
+        std::iter::once(self.spec)
+            .chain(self.inputs.iter().copied())
+            .chain(checkpoints)
+    }
+
+    /// Where a unit goes on, if it does.
+    pub fn checkpoint(&self, unit: u32) -> Option<&Checkpoint> {
+        self.resume.iter().find(|kept| kept.unit == unit)
+    }
 }
 
 /// A client's ask to one provider.
@@ -250,6 +300,10 @@ pub struct Request {
     pub spec: BlobRef,
     /// What the program reads.
     pub inputs: List<BlobRef, INPUTS_MAX>,
+    /// Units that go on where an earlier execution stopped, in ascending order.
+    pub resume: List<Checkpoint, CHECKPOINTS_MAX>,
+    /// How long after a checkpoint the client wants the next one; none if it wants none.
+    pub checkpoint_every: Option<Millis>,
     /// What it needs.
     pub needs: Needs,
     /// Devices of the offer that will do, by position, the best first; empty for all
@@ -283,6 +337,12 @@ impl Body for Request {
         if self.work.own_inputs() > self.inputs.len() {
             return Err(EnvelopeError::OutOfRange(
                 "fewer inputs than the units of the array have",
+            ));
+        }
+        let in_order = self.resume.is_sorted_by(|a, b| a.unit < b.unit);
+        if !in_order || !self.resume.iter().all(|kept| kept.is_of(&self.work)) {
+            return Err(EnvelopeError::OutOfRange(
+                "a checkpoint is too large, out of order, or of no unit of the work",
             ));
         }
         if self.needs.run_max.duration() > RUN_MAX {
@@ -337,8 +397,8 @@ pub struct Quote {
     pub wait_max: Millis,
     /// How long it expects one execution to take.
     pub duration_expected: Millis,
-    /// Which of spec (0) and inputs (1..) the provider lacks.
-    pub missing: List<u16, { INPUTS_MAX + 1 }>,
+    /// Which of the request's blobs the provider lacks: see [`Request::blobs`].
+    pub missing: List<u16, BLOBS_MAX>,
     /// Which device of the offer runs it.
     pub device: u16,
     /// Whether a slot is held for it. Where none is, only the terms are bound:
@@ -577,7 +637,7 @@ pub fn check_quote(
         || quoted
             .missing
             .iter()
-            .any(|&n| usize::from(n) > asked.inputs.len())
+            .any(|&n| usize::from(n) >= asked.blobs().count())
     {
         return Err(Mismatch::OtherWork);
     }

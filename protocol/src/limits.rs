@@ -41,6 +41,15 @@ pub const INPUTS_MAX: usize = 256;
 pub const ORDER_INPUTS_MAX: usize = 16 * 1024;
 /// Outputs of one execution. A receipt names them all.
 pub const OUTPUTS_MAX: usize = 64;
+
+/// Buffers of one checkpoint of an execution.
+pub const CHECKPOINT_BUFFERS_MAX: usize = 16;
+
+/// Bytes of one checkpoint of an execution.
+pub const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
+
+/// Checkpoints in one request: units that go on where others stopped.
+pub const CHECKPOINTS_MAX: usize = 8;
 /// Ranges of units that one request may name; a client with a more broken
 /// array asks twice.
 pub const UNIT_RANGES_MAX: usize = 64;

@@ -13,12 +13,12 @@ use bincode::{Decode, Encode};
 
 use crate::{
     challenge::{Challenge, Opening, Seed},
-    deal::{Agreement, Quote, Request, UnitRanges},
+    deal::{Agreement, Checkpoint, Quote, Request, UnitRanges},
     delegation::Revocation,
     envelope::{Envelope, EnvelopeError, Raw, Verified},
     ids::{AgreementId, BlobId, ChannelId, Hash, NetworkId, OfferId, PeerId, QuoteId, RequestId},
     limits::{
-        ENVELOPE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
+        CHECKPOINTS_MAX, ENVELOPE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
         LOG_LINE_BYTES_MAX, OFFER_BYTES_MAX, OFFERS_PER_PAGE, PULL_KNOWN_MAX,
     },
     offer::{Offer, Withdrawal},
@@ -125,12 +125,20 @@ pub enum Frame {
     /// Client: stop.
     Cancel(AgreementId),
     /// Client: are you still on it? I have these receipts, the newest, and the last
-    /// receipts of these units.
-    Resume(AgreementId, List<RawEnvelope, 4>, UnitRanges),
+    /// receipts of these units; and of others these checkpoints.
+    Resume(
+        AgreementId,
+        List<RawEnvelope, 4>,
+        UnitRanges,
+        List<Checkpoint, CHECKPOINTS_MAX>,
+    ),
     /// Provider: I don't know that agreement.
     Lost(AgreementId),
     /// Provider: done, or a part of it; with outputs that are small.
     Receipt(RawEnvelope, InlineBlobs),
+    /// Provider: from here it could go on; with buffers that are small. Nobody's
+    /// signature: a checkpoint is worth what its provider's next receipt is.
+    Checkpoint(AgreementId, Checkpoint, InlineBlobs),
 
     /// Client: my word on a receipt.
     Acceptance(RawEnvelope),
@@ -223,7 +231,8 @@ impl Frame {
             | Self::Cancel(_)
             | Self::Resume(..)
             | Self::Lost(_)
-            | Self::Receipt(..) => Channel::Exec,
+            | Self::Receipt(..)
+            | Self::Checkpoint(..) => Channel::Exec,
             Self::Acceptance(_)
             | Self::Voucher(_)
             | Self::VoucherAck(_)
@@ -280,17 +289,21 @@ impl Frame {
             Self::Progress(progress) => Message::Progress(progress),
             Self::Log(line) => Message::Log(line),
             Self::Cancel(agreement) => Message::Cancel(agreement),
-            Self::Resume(agreement, receipts, done) => Message::Resume(
+            Self::Resume(agreement, receipts, done, kept) => Message::Resume(
                 agreement,
                 receipts
                     .iter()
                     .map(|raw| raw.verify(network))
                     .collect::<Result<_, _>>()?,
                 done,
+                kept.into_vec(),
             ),
             Self::Lost(agreement) => Message::Lost(agreement),
             Self::Receipt(raw, blobs) => {
                 Message::Receipt(own(raw.verify(network)?, from)?, check_inline(blobs)?)
+            }
+            Self::Checkpoint(agreement, kept, blobs) => {
+                Message::Checkpoint(agreement, kept, check_inline(blobs)?)
             }
             Self::Acceptance(raw) => Message::Acceptance(own(raw.verify(network)?, from)?),
             Self::Voucher(raw) => Message::Voucher(own(raw.verify(network)?, from)?),
@@ -370,9 +383,15 @@ pub enum Message {
     Progress(Progress),
     Log(LogLine),
     Cancel(AgreementId),
-    Resume(AgreementId, Vec<Verified<Receipt>>, UnitRanges),
+    Resume(
+        AgreementId,
+        Vec<Verified<Receipt>>,
+        UnitRanges,
+        Vec<Checkpoint>,
+    ),
     Lost(AgreementId),
     Receipt(Verified<Receipt>, Vec<InlineBlob>),
+    Checkpoint(AgreementId, Checkpoint, Vec<InlineBlob>),
     Acceptance(Verified<Acceptance>),
     Voucher(Verified<Voucher>),
     VoucherAck(Verified<VoucherAck>),

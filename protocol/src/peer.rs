@@ -54,7 +54,7 @@ pub use self::{
 use crate::{
     book::Book,
     challenge::{Challenge, Opening, Seed, Wrong},
-    deal::BlobRef,
+    deal::{BlobRef, Checkpoint},
     delegation::RawDelegation,
     envelope::{self, Signer, Verified},
     ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, PeerId, ReceiptId},
@@ -235,6 +235,10 @@ pub struct ExecutionOrder {
     pub device: u16,
     /// For a lease: until when, and how often usage is reported.
     pub lease: Option<(Wall, Millis)>,
+    /// How long after a checkpoint the next is told; none if none is wanted.
+    pub checkpoint_every: Option<Millis>,
+    /// Where it goes on, if it does not begin.
+    pub resume: Option<Checkpoint>,
 }
 
 /// What an executor says of an execution.
@@ -249,6 +253,13 @@ pub enum ExecutionEvent {
     },
     /// A line of its log.
     Log(String),
+    /// From here another execution of the unit could go on.
+    Checkpoint {
+        /// Steps done.
+        done: u64,
+        /// The buffers that the program keeps, stored already for a while.
+        state: Vec<ProvidedOutput>,
+    },
     /// Used since the last such event, during a lease.
     Interim(Vec<Usage>),
     /// Done.
@@ -464,6 +475,18 @@ pub struct ComparedOutput {
     pub inline: Option<Vec<u8>>,
 }
 
+/// What a blob is fetched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// An input: it need not survive a restart.
+    Input,
+    /// A result.
+    Result,
+    /// A part of a checkpoint: it survives a restart, and may go once it is not among
+    /// [`Peer::needed_blobs`].
+    State,
+}
+
 /// What bytes are kept for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
@@ -474,6 +497,8 @@ pub enum Kept {
     /// A result that is nowhere else: say [`Input::Fetched`] once it is on
     /// disk, or can't be.
     OnlyResult(AgreementId),
+    /// A part of a checkpoint: the same, and see [`Fetched::State`].
+    State(AgreementId),
 }
 
 /// What a peer wants done.
@@ -519,8 +544,8 @@ pub enum Output {
         from: PeerId,
         /// What.
         blob: BlobRef,
-        /// Whether it must survive a restart: a result, not an input.
-        durable: bool,
+        /// What for.
+        what: Fetched,
     },
     /// Keep these bytes.
     Store {
@@ -719,6 +744,8 @@ pub enum JobEvent {
         agreement: AgreementId,
         /// The most that it costs.
         cap: Amount,
+        /// Units that go on where others stopped, and after how many steps.
+        resumed: Vec<(u32, u64)>,
     },
     /// The provider has the agreement.
     Started {
@@ -1128,8 +1155,11 @@ impl Peer {
             Message::Progress(progress) => buyer.on_progress(core, from, progress),
             Message::Log(line) => buyer.on_log(core, from, line),
             Message::Cancel(agreement) => seller.on_cancel(core, ledger, from, agreement),
-            Message::Resume(agreement, receipts, done) => {
-                seller.on_resume(core, ledger, from, agreement, (receipts, &done));
+            Message::Resume(agreement, receipts, done, kept) => {
+                seller.on_resume(core, ledger, from, agreement, (receipts, &done, kept));
+            }
+            Message::Checkpoint(agreement, kept, inline) => {
+                buyer.on_checkpoint(core, from, agreement, kept, inline);
             }
             Message::Lost(agreement) => buyer.on_lost(core, ledger, from, agreement),
             Message::Receipt(receipt, inline) => {

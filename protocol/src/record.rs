@@ -13,7 +13,7 @@ pub use self::part::Part;
 use self::part::StoredPart;
 use crate::{
     bundle::Bundle,
-    deal::{Agreement, BlobRef, Needs, Quote, Request, Work},
+    deal::{Agreement, BlobRef, Checkpoint, Needs, Quote, Request, Work},
     envelope::{EnvelopeError, Raw, Trust, Verified},
     expression::Expression,
     ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId},
@@ -86,6 +86,9 @@ pub struct JobOrder {
     pub counter_percent: u8,
     /// How results are compared.
     pub verify: Verify,
+    /// How long after a checkpoint of a unit the next is wanted; none for a program that
+    /// has none.
+    pub checkpoint_every: Option<Millis>,
     /// Spec and inputs that are small enough to travel with the agreement.
     pub inline: InlineBlobs,
 }
@@ -235,6 +238,13 @@ pub enum Record {
     Challenged(Outcome),
     /// A part of a checkpoint.
     Part(Part),
+    /// A unit of our job has come so far at a provider of this account, and what it takes
+    /// to go on from there is here.
+    Reached {
+        job: JobId,
+        account: AccountId,
+        kept: Checkpoint,
+    },
 }
 
 /// A record as bytes: the same shape with raw envelopes.
@@ -262,6 +272,7 @@ enum Stored {
     Cancelling(JobId),
     Part(StoredPart),
     Challenged(Outcome),
+    Reached(JobId, AccountId, Checkpoint),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -330,6 +341,7 @@ impl Record {
             | Self::Closed { .. }
             | Self::Cancelling { .. }
             | Self::Challenged(_)
+            | Self::Reached { .. }
             | Self::Part(_) => Worth::Never,
         }
     }
@@ -388,6 +400,7 @@ impl Record {
             Self::Settled(settlement) => Stored::Settled(settlement.raw()),
             Self::Cancelling { job } => Stored::Cancelling(*job),
             Self::Challenged(outcome) => Stored::Challenged(outcome.clone()),
+            Self::Reached { job, account, kept } => Stored::Reached(*job, *account, kept.clone()),
             Self::Part(part) => Stored::Part(part.stored()),
         }
     }
@@ -459,6 +472,7 @@ impl Record {
             Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
             Stored::Cancelling(job) => Self::Cancelling { job },
             Stored::Challenged(outcome) => Self::Challenged(outcome),
+            Stored::Reached(job, account, kept) => Self::Reached { job, account, kept },
             Stored::Part(part) => Self::Part(part.open(trust)?),
         })
     }
@@ -467,7 +481,7 @@ impl Record {
     pub fn keys(&self, network: NetworkId) -> Vec<RecordKey> {
         use RecordKey as Key;
         match self {
-            Self::Offered(_) | Self::Withdrew(_) | Self::Part(_) => vec![],
+            Self::Offered(_) | Self::Withdrew(_) | Self::Part(_) | Self::Reached { .. } => vec![],
             Self::Challenged(outcome) => vec![Key::Peer(outcome.provider)],
             Self::Submitted { order, .. } => vec![Key::Job(order.job), Key::AnyJob],
             Self::Asked(request) => {

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use suanli_protocol::{
     bundle::Bundle,
     challenge::{Challenge, OpenedRow, Opening},
-    deal::{Agreement, Quote, Request, UnitRange, Work, check_quote},
+    deal::{Agreement, Checkpoint, Quote, Request, UnitRange, Work, check_quote},
     delegation::{Delegation, Revocation},
     envelope::{Body, Envelope, EnvelopeError, Extension, Extensions, Kind, PublicKey, Verified},
     expression::{Expression, Field, Scope, Term, Type},
@@ -65,6 +65,17 @@ fn sample_offer() -> Verified<Offer> {
     sign(PROVIDER, offer)
 }
 
+fn sample_checkpoint() -> Checkpoint {
+    Checkpoint {
+        unit: 1,
+        done: 1200,
+        state: List::truncated(vec![OutputRef {
+            name: name("waves"),
+            blob: blob(b"as they are"),
+        }]),
+    }
+}
+
 fn sample_request() -> Verified<Request> {
     let order = order(1);
     sign(
@@ -83,6 +94,8 @@ fn sample_request() -> Verified<Request> {
             },
             spec: order.spec,
             inputs: List::truncated(order.inputs.into_vec()),
+            resume: List::truncated(vec![sample_checkpoint()]),
+            checkpoint_every: Some(Millis::new(30_000)),
             needs: order.needs,
             devices: List::truncated(vec![0]),
             budget: order.budget,
@@ -422,7 +435,9 @@ fn exec_frames() -> Vec<(&'static str, usize, Frame)> {
         id,
         List::truncated(vec![sample_receipt().raw()]),
         List::truncated(vec![UnitRange { first: 2, count: 3 }]),
+        List::truncated(vec![sample_checkpoint()]),
     );
+    let checkpoint = Frame::Checkpoint(id, sample_checkpoint(), inline());
     let receipt = Frame::Receipt(sample_receipt().raw(), inline());
     vec![
         ("Progress", PROVIDER, Frame::Progress(progress)),
@@ -431,6 +446,7 @@ fn exec_frames() -> Vec<(&'static str, usize, Frame)> {
         ("Resume", CLIENT, resume),
         ("Lost", PROVIDER, Frame::Lost(id)),
         ("Receipt", PROVIDER, receipt),
+        ("Checkpoint", PROVIDER, checkpoint),
     ]
 }
 
@@ -665,6 +681,7 @@ fn abuse_26_a_sender_that_did_not_sign_is_refused() {
                 | Frame::Cancel(_)
                 | Frame::Resume(..)
                 | Frame::Lost(_)
+                | Frame::Checkpoint(..)
                 | Frame::Heads(_)
                 | Frame::Pull(_)
                 | Frame::Offers(..)

@@ -86,7 +86,7 @@ fn print_figures(figures: &Figures) {
         figures.blamed
     );
     println!(
-        "{} jobs: {} done, {} failed, {} cancelled, {} declined, {} expired; {} agreements, {} receipts, {} vouchers, {} comparisons of floats",
+        "{} jobs: {} done, {} failed, {} cancelled, {} declined, {} expired; {} agreements, {} receipts, {} vouchers, {} comparisons of floats, {} runs from a checkpoint",
         figures.jobs,
         figures.done,
         figures.failed,
@@ -96,7 +96,8 @@ fn print_figures(figures: &Figures) {
         figures.agreements,
         figures.receipts,
         figures.vouchers,
-        figures.comparisons
+        figures.comparisons,
+        figures.resumed,
     );
 }
 

@@ -295,6 +295,8 @@ pub struct Workload {
     /// How many have programs whose results are floats, which no two machines compute
     /// alike.
     pub floats: f64,
+    /// How many have programs that keep checkpoints on their way.
+    pub checkpoints: f64,
     /// Units of an array; a few in several ranges where left out.
     pub units: Option<[u32; 2]>,
     /// How many nobody can do.
@@ -320,6 +322,7 @@ impl Default for Workload {
             audits: 0.1,
             audit_rate: 0.3,
             floats: 0.4,
+            checkpoints: 0.4,
             units: None,
             misfits: 0.03,
             twice: 0.05,
@@ -533,6 +536,7 @@ impl Scenario {
             ("workload.audits", work.audits),
             ("workload.audit_rate", work.audit_rate),
             ("workload.floats", work.floats),
+            ("workload.checkpoints", work.checkpoints),
         ];
         if let Some((key, share)) = shares
             .iter()

@@ -115,6 +115,8 @@ pub struct Figures {
     pub crashes: u64,
     /// Starts from a checkpoint.
     pub from_checkpoints: u64,
+    /// Executions that went on where others stopped.
+    pub resumed: u64,
     /// Results whose floats were compared.
     pub comparisons: u64,
     /// Jobs handed in.

@@ -123,7 +123,7 @@ impl Bench {
             output_bytes_max: 1 << 28,
             fresh: false,
             outputs_dir: self.dir.path().to_owned(),
-            checkpoints: false,
+            checkpoint_every: None,
             resume: None,
         }
     }

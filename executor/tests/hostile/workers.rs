@@ -456,7 +456,7 @@ async fn a_worker_that_keeps_its_parent_copying_is_ended() {
             return;
         };
         let mut request = bench.request(1, &kept);
-        request.checkpoints = true;
+        request.checkpoint_every = Some(Duration::ZERO);
         let end = bench.run(request).await;
         assert_eq!(end.failure(), &Failure::WorkerCrashed);
         assert!(end.detail().contains("out of place"), "{}", end.detail());

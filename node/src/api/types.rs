@@ -318,6 +318,10 @@ pub struct Submission {
     pub run_ms: u64,
     /// When all must be over.
     pub total_ms: u64,
+    /// How long after a checkpoint the next one is wanted; none for a program that keeps
+    /// none.
+    #[serde(default)]
+    pub checkpoint_ms: Option<u64>,
     /// The most that it may cost; none for the node's default.
     #[serde(default)]
     pub max_price: Option<Amount>,
@@ -514,6 +518,10 @@ pub struct JobInfo {
     pub agreement: Option<AgreementId>,
     pub done: u64,
     pub total: u64,
+    /// Units of which a checkpoint is here, and after how many steps: from there they go on
+    /// if their provider is lost.
+    #[serde(default)]
+    pub checkpoints: Vec<(u32, u64)>,
     /// How far its units are, if it is an array. Then `outputs` is empty, and
     /// `receipts` are some of them: ask for its units.
     #[serde(default)]
@@ -602,6 +610,9 @@ pub enum JobEventInfo {
         region: Option<String>,
         agreement: AgreementId,
         cap: Amount,
+        /// Units that go on where others stopped, and after how many steps.
+        #[serde(default)]
+        resumed: Vec<(u32, u64)>,
     },
     Started,
     Progress {

@@ -191,6 +191,7 @@ pub fn order(
         take: true,
         verify: verify(&submission.verify)?,
         counter_percent: 0,
+        checkpoint_every: submission.checkpoint_ms.map(Millis::new),
         inline,
     })
 }
@@ -409,6 +410,7 @@ pub fn job_info(view: &JobView, region: Option<String>, outputs: Vec<OutputInfo>
         agreement: view.agreement,
         done: view.progress.0,
         total: view.progress.1,
+        checkpoints: view.reached.clone(),
         units: (view.units.1 > 1).then(|| {
             let failed = u32::try_from(view.failed.len()).unwrap_or(u32::MAX);
             let ended = view.units.1.saturating_sub(view.units.0);
@@ -464,6 +466,7 @@ pub fn stored_job_info(story: &JobStory) -> JobInfo {
         agreement: deal.map(Deal::id),
         done: if end == Some(JobEnd::Done) { units } else { 0 },
         total: units,
+        checkpoints: Vec::new(),
         units: (units > 1).then(|| UnitsInfo {
             total: story.order.work.unit_count(),
             done: if end == Some(JobEnd::Done) {

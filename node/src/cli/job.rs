@@ -293,6 +293,14 @@ fn show(job: &JobInfo) -> String {
         ("agreement", agreement.unwrap_or_else(dash)),
         ("spent", job.spent.to_string()),
     ]);
+    for (unit, done) in &job.checkpoints {
+        let of_unit = match job.units {
+            Some(_) => format!("unit {unit} "),
+            None => String::new(),
+        };
+        let kept = format!("{of_unit}after step {done}: it goes on from there");
+        text.push_str(&list(&[("kept     ", kept)]));
+    }
     let of_units = job.units.is_some();
     for receipt in job.receipts.iter().filter(|_| !of_units) {
         text.push_str(&list(&[("receipt  ", format!("{receipt:#}"))]));

@@ -11,16 +11,20 @@
 use std::{collections::BTreeSet, fs, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
 
 use suanli_executor::{
-    ExecutionRequest, Failure, InputSource, JobSpec, OutputBlob, OutputContent, Template, Tenant,
+    ExecutionRequest, Failure, InputSource, JobSpec, OutputBlob, OutputContent, Resume, Template,
+    Tenant,
 };
 use suanli_protocol::{
-    deal::BlobRef,
+    deal::{BlobRef, Checkpoint},
     ids::{AgreementId, BlobId, Hash},
     limits::{INLINE_BLOBS_MAX, INLINE_BYTES_MAX},
     offer::Name,
-    peer::{Comparison, ExecutionEvent, ExecutionId, ExecutionOrder, Input, Kept, ProvidedOutput},
+    peer::{
+        Comparison, ExecutionEvent, ExecutionId, ExecutionOrder, Fetched, Input, Kept,
+        ProvidedOutput,
+    },
     registry::Reason,
-    units::{Meter, Usage, Wall},
+    units::{Meter, Millis, Usage, Wall},
 };
 use tokio::sync::mpsc;
 
@@ -28,8 +32,11 @@ use super::comparing;
 use crate::{
     devices::Devices,
     store::blobs::{BlobError, Blobs, WallMs},
+    wall::wall_ms,
 };
 
+/// How long a part of a checkpoint is kept that nobody needs.
+const CHECKPOINT_MS: u64 = 120_000;
 /// Retention is rounded up to a multiple of this.
 const RETAIN_STEP_MS: u64 = 60_000;
 /// Chores that may wait.
@@ -54,7 +61,7 @@ pub(super) enum Chore {
         agreement: AgreementId,
         blob: BlobId,
         file: PathBuf,
-        durable: bool,
+        what: Fetched,
     },
     /// Open inputs and start.
     Run {
@@ -70,6 +77,14 @@ pub(super) enum Chore {
         outputs: Vec<OutputBlob>,
         usage: suanli_executor::Usage,
     },
+    /// Keep a checkpoint for a while and tell of it.
+    Checkpoint {
+        id: ExecutionId,
+        done: u64,
+        state: Vec<OutputBlob>,
+    },
+    /// An execution has failed: nothing that it left is of use.
+    Clear(suanli_executor::ExecutionId),
     /// Keep a blob until then.
     Retain { blob: BlobId, until: Wall },
     /// Remove what has expired and is not needed.
@@ -136,17 +151,25 @@ impl Hands {
             Chore::Store {
                 kept: Kept::Input, ..
             }
-            | Chore::Fetched { durable: false, .. }
+            | Chore::Fetched {
+                what: Fetched::Input,
+                ..
+            }
             | Chore::Run { .. }
             | Chore::Keep(_)
             | Chore::Finish { .. }
+            | Chore::Checkpoint { .. }
+            | Chore::Clear(_)
             | Chore::Retain { .. } => &self.quick,
             Chore::Store {
-                kept: Kept::Result | Kept::OnlyResult(_),
+                kept: Kept::Result | Kept::OnlyResult(_) | Kept::State(_),
                 ..
             }
             | Chore::Secure { .. }
-            | Chore::Fetched { durable: true, .. }
+            | Chore::Fetched {
+                what: Fetched::Result | Fetched::State,
+                ..
+            }
             | Chore::Collect { .. } => &self.slow,
         };
         // Fails only when the process ends.
@@ -215,10 +238,14 @@ impl Worker {
                 agreement,
                 blob,
                 file,
-                durable,
+                what,
             } => {
-                let blobs = if durable { &self.kept } else { &self.cache };
-                let adopted = blobs.adopt(&file, hash_of(blob), durable, None);
+                let hash = hash_of(blob);
+                let adopted = match what {
+                    Fetched::Input => self.cache.adopt(&file, hash, false, None),
+                    Fetched::Result => self.kept.adopt(&file, hash, true, None),
+                    Fetched::State => self.kept.adopt(&file, hash, true, self.passing(&hash)),
+                };
                 if let Err(error) = &adopted {
                     tracing::warn!(%blob, error = %error, "a fetched blob could not be kept");
                 }
@@ -237,6 +264,11 @@ impl Worker {
                 }
             }
             Chore::Finish { id, outputs, usage } => self.finish(id, &outputs, usage),
+            Chore::Checkpoint { id, done, state } => self.checkpoint(id, done, &state),
+            Chore::Clear(number) => {
+                // There is none if nothing was written.
+                let _ = fs::remove_dir_all(self.folder.join(number.to_string()));
+            }
             Chore::Retain { blob, until } => {
                 // A little longer, so that jobs with the same blobs seldom write.
                 let until = until.as_millis().next_multiple_of(RETAIN_STEP_MS);
@@ -255,13 +287,19 @@ impl Worker {
         let stored = match kept {
             Kept::Input => self.cache.put_volatile(bytes),
             Kept::Result | Kept::OnlyResult(_) => self.kept.put_bytes(bytes, None),
+            Kept::State(_) => {
+                let until = self.passing(&hash_of(blob));
+                self.kept.put_bytes(bytes, until)
+            }
         };
         if let Err(error) = &stored {
             tracing::warn!(%blob, %error, "a blob could not be stored");
         }
         match kept {
-            Kept::OnlyResult(agreement) if stored.is_ok() => self.secure(agreement, blob),
-            Kept::OnlyResult(agreement) => self.say(Input::Fetched {
+            Kept::OnlyResult(agreement) | Kept::State(agreement) if stored.is_ok() => {
+                self.secure(agreement, blob);
+            }
+            Kept::OnlyResult(agreement) | Kept::State(agreement) => self.say(Input::Fetched {
                 agreement,
                 blob,
                 ok: false,
@@ -409,12 +447,76 @@ impl Worker {
             output_bytes_max: order.output_bytes_max,
             fresh: false,
             outputs_dir: self.folder.join(number.to_string()),
-            checkpoints: false,
-            resume: None,
+            checkpoint_every: order.checkpoint_every.map(Millis::duration),
+            resume: self.resume(order.resume.as_ref())?,
         };
         self.devices
             .run(order.device, request)
             .map_err(|refusal| (reason_of(&refusal.failure), refusal.detail))
+    }
+
+    /// Where an execution goes on, with the files that it goes on from.
+    fn resume(&self, kept: Option<&Checkpoint>) -> Result<Option<Resume>, (Reason, String)> {
+        let Some(kept) = kept else {
+            return Ok(None);
+        };
+        let state = kept.state.iter().map(|buffer| {
+            let (blob, hash) = (buffer.blob, hash_of(buffer.blob.blob));
+            let file = self
+                .cache
+                .file_of(&hash)
+                .or_else(|| self.kept.file_of(&hash));
+            let lacks = || {
+                (
+                    Reason::INPUTS_MISSING,
+                    format!("blob {} is gone", blob.blob),
+                )
+            };
+            Ok(OutputBlob {
+                name: buffer.name.to_string(),
+                content: OutputContent::File(file.ok_or_else(lacks)?),
+                bytes: blob.bytes,
+                hash: *hash.as_bytes(),
+            })
+        });
+        Ok(Some(Resume {
+            done: kept.done,
+            state: state.collect::<Result<_, _>>()?,
+        }))
+    }
+
+    /// Until when a part of a checkpoint is kept that nobody asks for again. What is here
+    /// for another reason is kept as long as it was.
+    fn passing(&self, hash: &blake3::Hash) -> Option<WallMs> {
+        let until = wall_ms().saturating_add(CHECKPOINT_MS);
+        (!self.kept.has(hash)).then_some(WallMs(until))
+    }
+
+    /// Keeps a checkpoint. Without it the execution goes on all the same.
+    fn checkpoint(&self, id: ExecutionId, done: u64, state: &[OutputBlob]) {
+        let kept = state.iter().map(|buffer| {
+            let hash = blake3::Hash::from_bytes(buffer.hash);
+            let until = self.passing(&hash);
+            let inline = match &buffer.content {
+                OutputContent::Memory(bytes) => {
+                    self.kept.put_volatile(bytes)?;
+                    self.kept.keep_until(hash, until)?;
+                    Some(bytes.clone())
+                }
+                OutputContent::File(path) => {
+                    self.kept.adopt(path, hash, false, until)?;
+                    None
+                }
+            };
+            Ok::<_, BlobError>(provided(buffer, inline))
+        });
+        match kept.collect() {
+            Ok(state) => {
+                let event = ExecutionEvent::Checkpoint { done, state };
+                self.say(Input::Execution { id, event });
+            }
+            Err(error) => tracing::warn!(%error, "a checkpoint could not be kept"),
+        }
     }
 
     /// Takes outputs over, and removes their folder.

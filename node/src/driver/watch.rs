@@ -151,11 +151,13 @@ pub(super) fn words(
             peer,
             agreement,
             cap,
+            resumed,
         } => JobEventInfo::Agreed {
             peer,
             region: region(peer),
             agreement,
             cap,
+            resumed,
         },
         JobEvent::Started { .. } => JobEventInfo::Started,
         JobEvent::Progress(progress) => JobEventInfo::Progress {

@@ -123,6 +123,7 @@ pub(crate) fn submission(number: u8) -> Submission {
         fuel_max: 0,
         run_ms: 1000,
         total_ms: 60_000,
+        checkpoint_ms: None,
         max_price: None,
         regions: Vec::new(),
         providers: Vec::new(),

@@ -27,6 +27,7 @@
 
 mod active;
 mod asking;
+mod checkpoints;
 mod likeness;
 mod restore;
 mod spread;
@@ -42,17 +43,21 @@ pub(super) use self::asking::plan;
 use self::{
     active::send_agreement,
     asking::longest,
+    checkpoints::{Arriving, Reached},
     likeness::{Comparisons, Likeness},
     spread::{Share, Wanted},
 };
 use super::{
-    ComparedOutput, Comparison, ComparisonId, Event, JobEvent, Kept, Output,
+    ComparedOutput, Comparison, ComparisonId, Event, Fetched, JobEvent, Kept, Output,
     core::{Core, Timer},
     ledger::Ledger,
 };
 use crate::{
     book::Book,
-    deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRange, UnitRanges, Work, check_quote},
+    deal::{
+        Agreement, BlobRef, Checkpoint, Deal, Quote, Request, UnitRange, UnitRanges, Work,
+        check_quote,
+    },
     envelope::{Body as _, Extensions, Verified},
     ids::{
         AccountId, AgreementId, BlobId, Hash, JobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId,
@@ -222,6 +227,10 @@ struct Job {
     busy: BTreeMap<PeerId, Busy>,
     /// Rounds in which nobody could.
     idle_rounds: u32,
+    /// How far units have come.
+    reached: BTreeMap<u32, Reached>,
+    /// Units that no checkpoint counts for any more.
+    anew: BTreeSet<u32>,
     /// Agreements given up since the last result.
     losses: u32,
     /// How long a unit takes, as far as seen.
@@ -321,6 +330,10 @@ struct Active {
     collecting: BTreeMap<ReceiptId, Collecting>,
     next_log: u64,
     fetch_tries: u32,
+    /// A checkpoint of which not all is here,
+    arriving: Option<Arriving>,
+    /// and when all of the last one was.
+    reached_at: Option<Mono>,
 }
 
 /// A result that waits for others of the same unit.
@@ -373,6 +386,8 @@ pub struct JobView {
     pub progress: (u64, u64),
     /// Units without accepted result, and all units.
     pub units: (u32, u32),
+    /// Units that could go on where they are, and after how many steps.
+    pub reached: Vec<(u32, u64)>,
     /// Units that failed by the job's own fault.
     pub failed: Vec<(u32, Reason)>,
     /// Who works on it now: the provider, the agreement, and the units that are
@@ -502,6 +517,8 @@ impl Job {
             declined: BTreeMap::new(),
             busy: BTreeMap::new(),
             idle_rounds: 0,
+            reached: BTreeMap::new(),
+            anew: BTreeSet::new(),
             losses: 0,
             pace: Pace::default(),
             last_reason: Reason::NO_OFFER,
@@ -722,22 +739,27 @@ impl Buyer {
         let open = || self.jobs.values().filter(|job| job.end.is_none());
         let held = open().flat_map(|job| job.held.values().flatten());
         let results = held.flat_map(|held| held.receipt.body().outputs.iter());
+        let reached = open().flat_map(|job| job.reached.values());
+        let live = open().flat_map(|job| job.live.values());
+        let arriving = live.filter_map(|active| active.arriving.as_ref());
+        let states = (reached.flat_map(Reached::blobs)).chain(arriving.flat_map(Arriving::blobs));
         open()
             .flat_map(|job| std::iter::once(&job.order.spec).chain(job.order.inputs.iter()))
             .chain(results.map(|output| &output.blob))
             .map(|blob| blob.blob)
+            .chain(states.map(|blob| blob.blob))
     }
 
     /// What a peer may read of ours under an agreement.
     pub(crate) fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
         let job = self.by_agreement.get(&agreement);
         let job = job.and_then(|id| self.jobs.get(id));
-        let active = job.and_then(|job| job.live.get(&agreement));
-        active.is_some_and(|active| {
-            let request = active.deal.request().body();
-            let inputs = request.inputs.iter().map(|input| input.blob);
-            active.deal.provider() == reader
-                && inputs.chain([request.spec.blob]).any(|read| read == blob)
+        let active = job.and_then(|job| Some((job, job.live.get(&agreement)?)));
+        active.is_some_and(|(job, active)| {
+            let again = job.resumed_at(active);
+            let again = again.iter().flat_map(Checkpoint::blobs);
+            let mut may = active.deal.request().body().blobs().chain(again);
+            active.deal.provider() == reader && may.any(|read| read.blob == blob)
         })
     }
 }
@@ -755,7 +777,14 @@ fn send_resume(core: &mut Core, job: &Job, deal: &Deal) {
     // A provider that is a restored backup lacks the newest.
     have.sort_by_key(|receipt| Reverse(receipt.body().ended));
     let have = have.into_iter().map(Verified::raw).take(4).collect();
-    let frame = Frame::Resume(deal.id(), List::truncated(have), ranges(&done));
+    let active = job.live.get(&deal.id());
+    let kept = active.map(|active| job.resumed_at(active));
+    let frame = Frame::Resume(
+        deal.id(),
+        List::truncated(have),
+        ranges(&done),
+        List::truncated(kept.unwrap_or_default()),
+    );
     core.send(deal.provider(), frame);
 }
 
@@ -787,6 +816,9 @@ impl Job {
                 u32::try_from(self.open.len()).unwrap_or(u32::MAX),
                 self.order.work.unit_count(),
             ),
+            reached: (self.reached.iter())
+                .map(|(&unit, reached)| (unit, reached.done()))
+                .collect(),
             failed: self
                 .failed
                 .iter()

@@ -35,10 +35,10 @@ pub(crate) use self::quoting::Credits;
 use self::{
     challenged::Challenged,
     queue::Turns,
-    running::{resend_lost, send_progress},
+    running::{resend_lost, resumed_as_agreed, send_progress},
 };
 use super::{
-    Event, ExecutionEvent, ExecutionId, ExecutionOrder, Kept, Output, ProvidedOutput,
+    Event, ExecutionEvent, ExecutionId, ExecutionOrder, Fetched, Kept, Output, ProvidedOutput,
     ProviderConfig, WorkView,
     buyer::deal_parties,
     core::{Core, Timer},
@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{
     book::Book,
-    deal::{Agreement, BlobRef, Deal, Quote, Request, UnitRanges, Work},
+    deal::{Agreement, BlobRef, Checkpoint, Deal, Quote, Request, UnitRanges, Work},
     envelope::{EnvelopeError, Extensions, Verified},
     ids::{AccountId, AgreementId, BlobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
@@ -126,6 +126,10 @@ struct Committed {
     until: Mono,
     frames: u64,
     progress: (u64, u64),
+    /// Where units go on: as agreed, or as the client says after a restart.
+    resume: BTreeMap<u32, Checkpoint>,
+    /// The last two checkpoints told: the client may be fetching either.
+    told: VecDeque<Checkpoint>,
     cancelled: bool,
     /// Lease: the next interim receipt.
     next_index: u32,
@@ -505,6 +509,8 @@ impl Seller {
             until: core.now.mono.after(core.config.timing.transfer_max),
             frames: 0,
             progress: (0, 0),
+            resume: resumed_as_agreed(&deal),
+            told: VecDeque::new(),
             cancelled: false,
             next_index: 0,
             resends: 0,
@@ -522,9 +528,7 @@ impl Seller {
         };
         let account = deal.account();
         let request = deal.deal.request().body();
-        let wanted: BTreeSet<BlobRef> = std::iter::once(request.spec)
-            .chain(request.inputs.iter().copied())
-            .collect();
+        let wanted: BTreeSet<BlobRef> = deal.needs().collect();
         let retention = request
             .retention
             .duration()
@@ -557,7 +561,7 @@ impl Seller {
                         agreement: id,
                         from,
                         blob,
-                        durable: false,
+                        what: Fetched::Input,
                     },
                 );
             }
@@ -639,6 +643,8 @@ impl Seller {
             output_bytes_max: request.needs.output_bytes_max,
             device: quote.device,
             lease,
+            checkpoint_every: request.checkpoint_every,
+            resume: deal.resume.get(&unit).cloned(),
         };
         // The executor keeps the run limit; this is for one that hangs.
         let run = match lease {
@@ -742,7 +748,7 @@ impl Seller {
         ledger: &mut Ledger,
         from: PeerId,
         id: AgreementId,
-        (receipts, done): (Vec<Verified<Receipt>>, &UnitRanges),
+        (receipts, done, kept): (Vec<Verified<Receipt>>, &UnitRanges, Vec<Checkpoint>),
     ) {
         let Some(deal) = self
             .deals
@@ -778,6 +784,7 @@ impl Seller {
         let is_done = |unit: &u32| done.iter().any(|range| range.units().contains(unit));
         if deal.stage == Stage::Interrupted {
             deal.queue.retain(|unit| !is_done(unit));
+            deal.go_on_from(kept);
         }
         match deal.stage {
             Stage::Interrupted if deal.queue.is_empty() => self.reported(core, id),
@@ -872,14 +879,12 @@ impl Seller {
 impl Committed {
     fn fetch_again(&mut self, core: &mut Core) {
         let again = std::mem::take(&mut self.again);
-        let request = self.deal.request().body();
-        let named = std::iter::once(request.spec).chain(request.inputs.iter().copied());
-        for blob in named.filter(|blob| again.contains(&blob.blob)) {
+        for blob in self.needs().filter(|blob| again.contains(&blob.blob)) {
             core.output(Output::Fetch {
                 agreement: self.deal.id(),
                 from: self.deal.client(),
                 blob,
-                durable: false,
+                what: Fetched::Input,
             });
         }
     }
@@ -978,10 +983,8 @@ impl Seller {
             .values()
             .filter(|deal| deal.stage != Stage::Closed)
             .flat_map(|deal| {
-                let request = deal.deal.request().body();
-                let inputs = std::iter::once(&request.spec)
-                    .chain(request.inputs.iter())
-                    .map(|blob| blob.blob);
+                let told = deal.told.iter().flat_map(Checkpoint::blobs);
+                let inputs = deal.needs().chain(told).map(|blob| blob.blob);
                 let outputs = deal.issued.values().flat_map(|issued| {
                     issued
                         .receipt
@@ -997,15 +1000,11 @@ impl Seller {
     /// What a peer may read of our results under an agreement.
     pub(crate) fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
         self.deals.get(&agreement).is_some_and(|deal| {
-            deal.deal.client() == reader
-                && deal.issued.values().any(|issued| {
-                    issued
-                        .receipt
-                        .body()
-                        .outputs
-                        .iter()
-                        .any(|o| o.blob.blob == blob)
-                })
+            let receipts = deal.issued.values().map(|issued| issued.receipt.body());
+            let outputs = receipts.flat_map(|receipt| receipt.outputs.iter());
+            let outputs = outputs.map(|output| output.blob);
+            let told = deal.told.iter().flat_map(Checkpoint::blobs);
+            deal.deal.client() == reader && outputs.chain(told).any(|read| read.blob == blob)
         })
     }
 

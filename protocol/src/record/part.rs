@@ -12,7 +12,7 @@ use super::{JobEnd, JobOrder, RawEnvelope, RawOffer};
 use crate::{
     deal::{Agreement, Quote, Request},
     envelope::{EnvelopeError, Trust, Verified},
-    ids::{AccountId, AgreementId, PeerId, ReceiptId},
+    ids::{AccountId, AgreementId, JobId, PeerId, ReceiptId},
     limits::KEPT_LIST_MAX,
     message::InlineBlob,
     offer::Offer,
@@ -45,9 +45,14 @@ pub enum Part {
         order: Box<JobOrder>,
         at: Wall,
         attempt: u32,
+        end: Option<JobEnd>,
+    },
+    /// After what was judged of an open job: how often it was given up since the last
+    /// result, and why last.
+    Tries {
+        job: JobId,
         losses: u32,
         last_reason: Reason,
-        end: Option<JobEnd>,
     },
     /// An agreement for a job of ours: live, given up, or left behind.
     Deal {
@@ -95,7 +100,8 @@ pub enum Part {
 pub(super) enum StoredPart {
     Partners(List<AccountId, KEPT_LIST_MAX>),
     Past(AgreementId, PeerId, Option<RawEnvelope>),
-    Job(Box<JobOrder>, Wall, u32, u32, Reason, Option<JobEnd>),
+    Job(Box<JobOrder>, Wall, u32, Option<JobEnd>),
+    Tries(JobId, u32, Reason),
     Deal(StoredDeal, Option<Reason>, bool),
     Answer(RawEnvelope),
     Work(StoredDeal),
@@ -155,10 +161,13 @@ impl Part {
                 order,
                 at,
                 attempt,
+                end,
+            } => StoredPart::Job(order.clone(), *at, *attempt, *end),
+            Self::Tries {
+                job,
                 losses,
                 last_reason,
-                end,
-            } => StoredPart::Job(order.clone(), *at, *attempt, *losses, *last_reason, *end),
+            } => StoredPart::Tries(*job, *losses, *last_reason),
             Self::Deal {
                 offer,
                 request,
@@ -203,13 +212,16 @@ impl StoredPart {
                 provider,
                 word: word.map(|raw| raw.open(trust)).transpose()?,
             },
-            Self::Job(order, at, attempt, losses, last_reason, end) => Part::Job {
+            Self::Job(order, at, attempt, end) => Part::Job {
                 order,
                 at,
                 attempt,
+                end,
+            },
+            Self::Tries(job, losses, last_reason) => Part::Tries {
+                job,
                 losses,
                 last_reason,
-                end,
             },
             Self::Deal(deal, fate, live) => {
                 let (offer, request, quote, agreement) = deal.open(trust)?;

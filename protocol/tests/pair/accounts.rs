@@ -625,7 +625,7 @@ fn what_a_third_party_says_of_others_changes_nothing() {
             Frame::Agreed(agreement),
             Frame::AgreeRefused(agreement, Reason::BUSY.into()),
             Frame::Release(agreement.into()),
-            Frame::Resume(agreement, List::default(), List::default()),
+            Frame::Resume(agreement, List::default(), List::default(), List::default()),
             Frame::Heads(heads.clone()),
         ] {
             world.say(third, to, frame);

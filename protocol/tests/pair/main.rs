@@ -5,6 +5,7 @@
 mod accounts;
 mod arrays;
 mod challenges;
+mod checkpoints;
 mod crashes;
 mod negotiation;
 mod puppet;

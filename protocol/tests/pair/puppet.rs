@@ -118,6 +118,8 @@ impl Client {
             work: order.work,
             spec: order.spec,
             inputs: List::default(),
+            resume: List::default(),
+            checkpoint_every: order.checkpoint_every,
             needs: order.needs,
             devices: List::default(),
             budget: order.budget,
@@ -304,23 +306,15 @@ impl Provider {
         AgreementId(self.quote.as_ref().unwrap().hash())
     }
 
+    /// What it has agreed to run.
+    pub(crate) fn units(&self) -> Vec<u32> {
+        self.quote.as_ref().unwrap().body().work.units()
+    }
+
     /// Answers the next request up to its receipt, and gives the client's word
     /// on that.
     pub(crate) fn serve(&mut self, world: &mut World, lie: Option<Lie>) -> Verdict {
-        world.nodes[self.number].inbox.clear();
-        let request = self.await_message(world, |message| match message {
-            Message::Ask(request) => Some(request.clone()),
-            _ => None,
-        });
-        self.now = world.now(self.number).wall;
-        let quote = self.quote(&request);
-        self.say(world, Frame::Quoted(quote.raw()));
-        self.await_message(world, |message| match message {
-            Message::Agree(..) => Some(()),
-            _ => None,
-        });
-        self.say(world, Frame::Agreed(AgreementId(quote.hash())));
-        self.quote = Some(quote);
+        self.take_on(world);
         let receipt = self.receipt(lie, Outcome::Completed, 0);
         self.say(world, Frame::Receipt(receipt.raw(), List::default()));
         let verdict = self.await_message(world, |message| match message {
@@ -338,6 +332,24 @@ impl Provider {
         };
         self.say(world, Frame::Heads(heads));
         verdict
+    }
+
+    /// Answers the next request until there is an agreement.
+    pub(crate) fn take_on(&mut self, world: &mut World) {
+        world.nodes[self.number].inbox.clear();
+        let request = self.await_message(world, |message| match message {
+            Message::Ask(request) => Some(request.clone()),
+            _ => None,
+        });
+        self.now = world.now(self.number).wall;
+        let quote = self.quote(&request);
+        self.say(world, Frame::Quoted(quote.raw()));
+        self.await_message(world, |message| match message {
+            Message::Agree(..) => Some(()),
+            _ => None,
+        });
+        self.say(world, Frame::Agreed(AgreementId(quote.hash())));
+        self.quote = Some(quote);
     }
 
     /// Answers the next request with its quote, and nothing else.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use suanli_protocol::{
-    deal::{BlobRef, Needs, Quote, Work},
+    deal::{BlobRef, Checkpoint, Needs, Quote, Work},
     delegation::Delegation,
     envelope::{Body, Envelope, Extensions, Signer},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
@@ -93,7 +93,16 @@ pub(crate) enum Run {
     FailsUnit(u32),
     Fails(Reason),
     Hangs,
+    /// [`STEPS`] steps, each so long, with a checkpoint after each if any is wanted; after
+    /// so many it hangs.
+    Steps {
+        ms: u64,
+        until: u64,
+    },
 }
+
+/// Steps of an execution that has any.
+pub(crate) const STEPS: u64 = 10;
 
 #[derive(Debug)]
 enum Happening {
@@ -163,6 +172,8 @@ pub(crate) struct Node {
     pub(crate) crash_after: Option<u64>,
     pub(crate) keeps_unsynced: bool,
     pub(crate) restarts_after: Option<Duration>,
+    /// Its checkpoints are gone when they are asked for.
+    pub(crate) loses_states: bool,
     /// What a node without a peer is told.
     pub(crate) inbox: Vec<(usize, Message)>,
 }
@@ -177,6 +188,8 @@ pub(crate) struct World {
     pub(crate) events: Vec<(usize, Event)>,
     pub(crate) executed: Vec<(usize, ExecutionOrder)>,
     pub(crate) blamed: Vec<(PeerId, &'static str)>,
+    /// All that was asked for, and by whom.
+    pub(crate) fetched: Vec<(usize, BlobRef)>,
     /// Answers by question: two different ones are a contradiction.
     answers: BTreeMap<String, Hash>,
     pub(crate) same_time_steps: u32,
@@ -216,6 +229,7 @@ impl World {
             events: Vec::new(),
             executed: Vec::new(),
             blamed: Vec::new(),
+            fetched: Vec::new(),
             answers: BTreeMap::new(),
             same_time_steps: 0,
             products: Products::default(),
@@ -271,6 +285,7 @@ impl World {
             crash_after: None,
             keeps_unsynced: false,
             restarts_after: None,
+            loses_states: false,
             inbox: Vec::new(),
         });
         number
@@ -433,6 +448,7 @@ pub(crate) fn order(number: u8) -> JobOrder {
         max_failures: 0,
         verify: Verify::NONE,
         counter_percent: 0,
+        checkpoint_every: None,
         inline: List::truncated(vec![InlineBlob {
             blob: blob(spec).blob,
             bytes: Bytes::new(spec.to_vec()).unwrap(),
@@ -749,12 +765,9 @@ impl World {
                 life,
                 run,
             } => {
-                let known = &mut self.nodes[node];
+                let known = &self.nodes[node];
                 if known.life == life && known.running.get(&id) == Some(&run) {
-                    if let ExecutionEvent::Finished { .. } | ExecutionEvent::Failed { .. } = event {
-                        known.running.remove(&id);
-                    }
-                    self.feed(node, Input::Execution { id, event });
+                    self.says(node, id, event);
                 }
             }
             Happening::Fetched {
@@ -798,6 +811,23 @@ impl World {
                 }
             }
         }
+    }
+
+    /// An executor says something; what it kept is on its disk.
+    fn says(&mut self, node: usize, id: ExecutionId, event: ExecutionEvent) {
+        let known = &mut self.nodes[node];
+        match &event {
+            ExecutionEvent::Finished { .. } | ExecutionEvent::Failed { .. } => {
+                known.running.remove(&id);
+            }
+            ExecutionEvent::Checkpoint { state, .. } if !known.loses_states => {
+                known
+                    .blobs
+                    .extend(state.iter().map(|state| state.blob.blob));
+            }
+            _ => {}
+        }
+        self.feed(node, Input::Execution { id, event });
     }
 
     fn arrive(&mut self, from: usize, to: usize, bytes: &[u8]) {
@@ -880,6 +910,7 @@ impl World {
                 blob,
                 ..
             } => {
+                self.fetched.push((node, blob));
                 let from = self.number(from);
                 self.schedule(
                     DELAY * 2,
@@ -945,7 +976,7 @@ impl World {
                 return;
             }
             Kept::Result => None,
-            Kept::OnlyResult(agreement) => Some(agreement),
+            Kept::OnlyResult(agreement) | Kept::State(agreement) => Some(agreement),
         };
         let life = self.nodes[node].life;
         self.schedule(
@@ -1084,6 +1115,37 @@ impl World {
                 self.execution(node, id, Duration::from_millis(10), event);
             }
             Run::Hangs => {}
+            Run::Steps { ms, until } => self.steps(node, &order, ms, until),
+        }
+    }
+
+    fn steps(&mut self, node: usize, order: &ExecutionOrder, ms: u64, until: u64) {
+        let first = match &order.resume {
+            None => 0,
+            Some(kept) => {
+                assert_eq!(*kept, checkpoint(kept.unit, kept.done), "not what was told");
+                assert_eq!(kept.unit, order.id.unit);
+                let blobs = &self.nodes[node].blobs;
+                assert!(
+                    kept.blobs().all(|blob| blobs.contains(&blob.blob)),
+                    "not here"
+                );
+                kept.done
+            }
+        };
+        for done in first + 1..STEPS.min(until + 1) {
+            let after = Duration::from_millis((done - first) * ms);
+            let progress = ExecutionEvent::Progress { done, total: STEPS };
+            self.execution(node, order.id, after, progress);
+            if order.checkpoint_every.is_some() {
+                let state = states(order.id.unit, done);
+                let event = ExecutionEvent::Checkpoint { done, state };
+                self.execution(node, order.id, after, event);
+            }
+        }
+        if until >= STEPS {
+            let ms = (STEPS - first) * ms;
+            self.finishes(node, order.id, ms, Run::Done { ms });
         }
     }
 
@@ -1238,6 +1300,32 @@ impl Node {
             self.durable.extend(envelopes_in(&bytes));
             self.disk.push((lsn, bytes));
         }
+    }
+}
+
+/// What [`Run::Steps`] keeps after a step: one buffer that travels inside, one that is
+/// fetched.
+fn states(unit: u32, done: u64) -> Vec<ProvidedOutput> {
+    let state = |of: &str, is_inline: bool| {
+        let bytes = format!("{of} state of {unit} after {done}").into_bytes();
+        ProvidedOutput {
+            name: name(of),
+            blob: blob(&bytes),
+            inline: is_inline.then_some(bytes),
+        }
+    };
+    vec![state("small", true), state("large", false)]
+}
+
+fn checkpoint(unit: u32, done: u64) -> Checkpoint {
+    let state = states(unit, done).into_iter().map(|state| OutputRef {
+        name: state.name,
+        blob: state.blob,
+    });
+    Checkpoint {
+        unit,
+        done,
+        state: List::truncated(state.collect()),
     }
 }
 

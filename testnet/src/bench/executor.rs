@@ -156,7 +156,7 @@ impl Bench {
             output_bytes_max: 1 << 28,
             fresh: false,
             outputs_dir: self.dir.clone(),
-            checkpoints: false,
+            checkpoint_every: None,
             resume: None,
         })?;
         let (mut taken, mut worker) = (Duration::ZERO, 0);

@@ -13,11 +13,12 @@ use std::{
 };
 
 use suanli_protocol::{
-    deal::{Quote, Request, Work},
+    deal::{Checkpoint, Quote, Request, Work},
     envelope::Verified,
     ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, NetworkId, PeerId, ReceiptId},
     limits::VOUCHERS_UNACKED_MAX,
     message::Message,
+    peer::ExecutionOrder,
     receipt::{Acceptance, Outcome, OutputRef, Receipt, Verdict},
     record::{JobOrder, Lsn, Record},
     registry::{Reason, Verification},
@@ -316,6 +317,7 @@ impl Checks {
             | Record::Closed { .. }
             | Record::Cancelling { .. }
             | Record::Challenged(_)
+            | Record::Reached { .. }
             | Record::Part(_) => {}
         }
     }
@@ -388,6 +390,7 @@ impl Checks {
             | Record::PaidAcked(_)
             | Record::Frozen { .. }
             | Record::Challenged(_)
+            | Record::Reached { .. }
             | Record::Part(_) => {}
         }
     }
@@ -749,6 +752,7 @@ impl Checks {
             | Message::Cancel(_)
             | Message::Resume(..)
             | Message::Lost(_)
+            | Message::Checkpoint(..)
             | Message::Pull(_)
             | Message::Challenge(..)
             | Message::ChallengeDeclined(..)
@@ -840,6 +844,48 @@ impl Checks {
                 at,
                 format!("{} runs {running} executions on {slots} slots", node.name),
                 vec![Subject::Agreement(agreement), Subject::Node(ix)],
+            );
+        }
+    }
+
+    /// An execution goes on where another stopped: from what is here, and where results
+    /// are compared from nothing that an honest provider could be blamed for.
+    pub(crate) fn resumes(
+        &mut self,
+        at: Mono,
+        node: &Node,
+        order: &ExecutionOrder,
+        is_right: bool,
+    ) {
+        let agreement = order.id.agreement;
+        let mut state = order.resume.iter().flat_map(Checkpoint::blobs);
+        if !state.all(|blob| node.blobs.contains(&blob.blob)) {
+            let sentence = format!("{} goes on from what it does not have", node.name);
+            self.complain(
+                Checker::Results,
+                at,
+                sentence,
+                vec![Subject::Agreement(agreement)],
+            );
+        }
+        let written = node.disk.records().iter().map(|(_, record)| record);
+        let job = written.chain(node.disk.unsynced()).find_map(|record| {
+            let (Record::Quoted { quote, .. } | Record::QuotedFirm { quote, .. }) = record else {
+                return None;
+            };
+            (AgreementId(quote.hash()) == agreement).then(|| quote.body().job)
+        });
+        let copies = job.and_then(|job| self.copies.get(&job));
+        if !is_right && node.is_honest() && copies.is_some_and(|copies| *copies > 1) {
+            let sentence = format!(
+                "{} goes on from a cheat's state, and its result is compared",
+                node.name
+            );
+            self.complain(
+                Checker::Blame,
+                at,
+                sentence,
+                vec![Subject::Agreement(agreement)],
             );
         }
     }

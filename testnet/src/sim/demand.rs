@@ -203,6 +203,7 @@ impl Day<'_> {
             max_failures: 0,
             verify: Verify::NONE,
             counter_percent: 0,
+            checkpoint_every: None,
             inline: inline(program.as_bytes()),
         }
     }

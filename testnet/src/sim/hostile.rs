@@ -140,6 +140,8 @@ impl World<'_> {
                 bytes: 7,
             },
             inputs: List::default(),
+            resume: List::default(),
+            checkpoint_every: None,
             needs: Needs {
                 runtime: Runtime::WGSL,
                 features: List::default(),

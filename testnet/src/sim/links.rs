@@ -437,7 +437,7 @@ impl World<'_> {
                 return;
             }
             Kept::Result => None,
-            Kept::OnlyResult(agreement) => Some(agreement),
+            Kept::OnlyResult(agreement) | Kept::State(agreement) => Some(agreement),
         };
         let boot = self.nodes[ix].boot;
         let after = self.dice.millis(self.scenario.faults.disk_ms);

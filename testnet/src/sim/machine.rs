@@ -186,6 +186,12 @@ impl World<'_> {
         let number = self.runs;
         let boot = node.boot;
         let interval = order.lease.map(|(_, interval)| interval.duration());
+        let before = order.resume.as_ref().map_or(0, |kept| kept.done);
+        if before > 0 {
+            self.figures.resumed += 1;
+            self.checks
+                .resumes(self.now, node, &order, is_right(&order));
+        }
         let run = Run {
             number,
             started: self.now,
@@ -210,12 +216,20 @@ impl World<'_> {
             number,
             part,
         };
-        self.later(lasts / 3, event(Part::Third(1)));
-        self.later(lasts * 2 / 3, event(Part::Third(2)));
+        for third in before + 1..3 {
+            let after = lasts * u32::try_from(third - before).unwrap_or(1) / 3;
+            self.later(after, event(Part::Third(third)));
+        }
         if let Some(interval) = interval {
             self.later(interval, event(Part::Interim));
         }
         if fate != Fate::Hangs {
+            let left = u32::try_from(3 - before.min(3)).unwrap_or(3);
+            let lasts = if interval.is_none() {
+                lasts * left / 3
+            } else {
+                lasts
+            };
             self.later(lasts, event(Part::End));
         }
     }
@@ -277,7 +291,10 @@ impl World<'_> {
         let ran = u64::try_from(now.since(run.started).as_millis()).unwrap_or(u64::MAX);
         let lease = run.order.lease;
         let event = match part {
-            Part::Third(done) => ExecutionEvent::Progress { done, total: 3 },
+            Part::Third(done) => {
+                self.keep_state(ix, id, done);
+                ExecutionEvent::Progress { done, total: 3 }
+            }
             Part::Interim => {
                 let interval = lease.map_or(Duration::ZERO, |(_, interval)| interval.duration());
                 let part = Part::Interim;
@@ -302,6 +319,36 @@ impl World<'_> {
                 return self.end_run(ix, id, usage);
             }
         };
+        self.step(ix, Input::Execution { id, event });
+    }
+
+    /// What is kept of an execution on its way is told, if any is wanted. A cheat's may be
+    /// of nothing.
+    fn keep_state(&mut self, ix: Ix, id: ExecutionId, done: u64) {
+        let cheats = self.nodes[ix].nature == Nature::Cheat;
+        let Some(run) = self.nodes[ix].runs.get(&id) else {
+            return;
+        };
+        if run.order.checkpoint_every.is_none() || run.order.lease.is_some() {
+            return;
+        }
+        let (number, goes_wrong) = (run.number, !is_right(&run.order));
+        let mut bytes = state_of(&run.order, done);
+        if goes_wrong || (cheats && number.is_multiple_of(2)) {
+            bytes.extend_from_slice(b"wrong");
+        }
+        let blob = BlobRef {
+            blob: BlobId(Hash::of(&bytes)),
+            bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        };
+        let node = &mut self.nodes[ix];
+        node.blobs.insert(blob.blob);
+        let state = vec![ProvidedOutput {
+            name: Name::lossy("state"),
+            blob,
+            inline: number.is_multiple_of(3).then_some(bytes),
+        }];
+        let event = ExecutionEvent::Checkpoint { done, state };
         self.step(ix, Input::Execution { id, event });
     }
 
@@ -355,6 +402,8 @@ impl World<'_> {
     fn output_of(&mut self, ix: Ix, run: &Run) -> Vec<u8> {
         let cheats = self.nodes[ix].nature == Nature::Cheat;
         let lies = cheats && self.dice.chance(self.nodes[ix].cheats);
+        // Whoever goes on from what is wrong comes to what is wrong.
+        let lies = lies || !is_right(&run.order);
         let longer = run.number.is_multiple_of(2);
         let floats = self.checks.floats.result(&run.order, ix, lies && !longer);
         let is_float = floats.is_some();
@@ -368,6 +417,23 @@ impl World<'_> {
         }
         output
     }
+}
+
+/// The same program, unit and step leave the same state everywhere.
+fn state_of(order: &ExecutionOrder, done: u64) -> Vec<u8> {
+    let mut bytes = b"state".to_vec();
+    bytes.extend_from_slice(order.spec.blob.0.as_bytes());
+    bytes.extend_from_slice(&order.id.unit.to_le_bytes());
+    bytes.extend_from_slice(&done.to_le_bytes());
+    bytes
+}
+
+/// Whether an execution begins, or goes on from the state that there is after that step.
+fn is_right(order: &ExecutionOrder) -> bool {
+    order.resume.as_ref().is_none_or(|kept| {
+        let right = BlobId(Hash::of(&state_of(order, kept.done)));
+        kept.blobs().map(|state| state.blob).eq([right])
+    })
 }
 
 fn device_time(millis: u64) -> Vec<Usage> {

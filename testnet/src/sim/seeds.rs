@@ -79,6 +79,7 @@ impl Figures {
         self.gossip += other.gossip;
         self.crashes += other.crashes;
         self.from_checkpoints += other.from_checkpoints;
+        self.resumed += other.resumed;
         self.comparisons += other.comparisons;
         self.jobs += other.jobs;
         self.refused += other.refused;

@@ -6,8 +6,9 @@
 use std::{collections::BTreeSet, fmt};
 
 use suanli_protocol::{
+    deal::Checkpoint,
     ids::{AgreementId, ChannelId, Hash, JobId, NetworkId, ReceiptId, RequestId},
-    message::Message,
+    message::{Message, Progress},
     units::Mono,
 };
 
@@ -166,23 +167,12 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
             format!("release {quote}"),
             vec![S::Agreement((*quote).into())],
         ),
-        Message::Progress(progress) => (
-            format!(
-                "progress {} unit {}: {} of {}",
-                progress.agreement, progress.unit, progress.done, progress.total
-            ),
-            vec![S::Agreement(progress.agreement)],
-        ),
-        Message::Log(line) => (
-            format!("log {}", line.agreement),
-            vec![S::Agreement(line.agreement)],
-        ),
-        Message::Cancel(id) => (format!("cancel {id}"), vec![S::Agreement(*id)]),
-        Message::Resume(id, have, _) => (
-            format!("resume {id} with {} receipts", have.len()),
-            vec![S::Agreement(*id)],
-        ),
-        Message::Lost(id) => (format!("lost {id}"), vec![S::Agreement(*id)]),
+        Message::Progress(_)
+        | Message::Log(_)
+        | Message::Cancel(_)
+        | Message::Checkpoint(..)
+        | Message::Resume(..)
+        | Message::Lost(_) => describe_execution(message),
         Message::Receipt(..)
         | Message::Acceptance(_)
         | Message::Voucher(_)
@@ -193,6 +183,36 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
         Message::Offers { offers, .. } => (format!("{} offers", offers.len()), vec![]),
         challenge => (describe_challenge(challenge), vec![]),
     }
+}
+
+fn describe_execution(message: &Message) -> (String, Vec<Subject>) {
+    let (text, agreement) = match message {
+        Message::Progress(progress) => {
+            let Progress {
+                agreement,
+                unit,
+                done,
+                total,
+                ..
+            } = progress;
+            let text = format!("progress {agreement} unit {unit}: {done} of {total}");
+            (text, *agreement)
+        }
+        Message::Log(line) => (format!("log {}", line.agreement), line.agreement),
+        Message::Cancel(id) => (format!("cancel {id}"), *id),
+        Message::Checkpoint(id, kept, _) => {
+            let Checkpoint { unit, done, .. } = kept;
+            (format!("checkpoint {id} unit {unit} after {done}"), *id)
+        }
+        Message::Resume(id, have, _, kept) => {
+            let (have, kept) = (have.len(), kept.len());
+            let text = format!("resume {id} with {have} receipts, {kept} checkpoints");
+            (text, *id)
+        }
+        Message::Lost(id) => (format!("lost {id}"), *id),
+        _ => return (String::new(), Vec::new()),
+    };
+    (text, vec![Subject::Agreement(agreement)])
 }
 
 fn describe_challenge(message: &Message) -> String {

@@ -135,6 +135,9 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
         } else {
             0
         },
+        checkpoint_every: (u32::from(job[0]) * 1000
+            < u32::from(per_thousand(work.checkpoints)) * 256)
+            .then_some(CHECKPOINT_EVERY),
         inline,
     }
 }
@@ -154,6 +157,9 @@ pub(crate) fn needs(run_max_ms: u64) -> Needs {
 }
 
 /// A share between 0 and 1, in thousandths.
+/// How long after a checkpoint clients want the next one.
+const CHECKPOINT_EVERY: Millis = Millis::new(100);
+
 pub(crate) fn per_thousand(share: f64) -> u16 {
     #[expect(
         clippy::cast_possible_truncation,

@@ -13,6 +13,7 @@ mod accuracy;
 mod arrays;
 mod bench;
 mod challenges;
+mod checkpoints;
 mod devices;
 mod disk;
 mod hostile;

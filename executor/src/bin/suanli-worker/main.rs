@@ -203,7 +203,7 @@ fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Res
                 parent.send(&end.unwrap_or_else(Fault::into_reply))?;
             }
             // Came after the end of what they are about.
-            Request::Cancel | Request::Taken => {}
+            Request::Cancel | Request::Room => {}
             check @ Request::Check { .. } => {
                 let checked = self::check(&check, descriptors);
                 parent.send(&checked.unwrap_or_else(Fault::into_reply))?;
@@ -312,7 +312,7 @@ pub(crate) enum Word {
     /// Stop.
     Cancel,
     /// The last checkpoint is taken over.
-    Taken,
+    Room,
 }
 
 /// Whether the parent wants the running execution to stop.
@@ -327,7 +327,7 @@ pub(crate) fn word(parent: &WorkerEnd) -> Result<Option<Word>, Fault> {
     }
     match parent.receive()?.0 {
         Request::Cancel => Ok(Some(Word::Cancel)),
-        Request::Taken => Ok(Some(Word::Taken)),
+        Request::Room => Ok(Some(Word::Room)),
         Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => Err(Fault::new(
             Failure::Internal,
             "an order came in the middle of an execution",

@@ -422,7 +422,7 @@ impl Work<'_> {
         let checkpoint = order.graph.checkpoint.as_ref();
         let mut due = Due {
             every: checkpoint.map_or(u64::MAX, |checkpoint| checkpoint.every),
-            has_room: order.checkpoints,
+            has_room: false,
         };
         let (mut done, mut busy, mut told) = (0, Duration::ZERO, Instant::now());
         for (pass, step) in order.graph.passes.iter().zip(&self.program.0) {
@@ -439,7 +439,7 @@ impl Work<'_> {
                         let detail = "stopped between two dispatches";
                         return Err(Fault::new(Failure::Cancelled, detail));
                     }
-                    Some(Word::Taken) => due.has_room = order.checkpoints,
+                    Some(Word::Room) => due.has_room = order.checkpoints,
                     None => {}
                 }
                 let count = slice.min(left).min(due.after(done));

@@ -355,6 +355,7 @@ mod tests {
             region: Some("CN-NX".into()),
             agreement: AgreementId(suanli_protocol::ids::Hash::of(b"agreement")),
             cap: Amount::ZERO,
+            resumed: Vec::new(),
         });
         suspects.see(&disputed(peers[0], Reason::WRONG_RESULT));
         suspects.see(&disputed(peers[0], Reason::WRONG_RESULT));

@@ -18,11 +18,19 @@ pub(in crate::cli) fn sentence(event: &JobEventInfo) -> String {
             format!("{peer} declines: {}", visible(sentence))
         }
         JobEventInfo::Agreed {
-            peer, region, cap, ..
-        } => match region {
-            Some(region) => format!("agreed with {peer} in {}, {cap} at most", visible(region)),
-            None => format!("agreed with {peer}, {cap} at most"),
-        },
+            peer,
+            region,
+            cap,
+            resumed,
+            ..
+        } => {
+            let place = match region {
+                Some(region) => format!(" in {}", visible(region)),
+                None => String::new(),
+            };
+            let resumed = resumed_words(resumed);
+            format!("agreed with {peer}{place}, {cap} at most{resumed}")
+        }
         JobEventInfo::Started => "running".to_owned(),
         JobEventInfo::Progress { done, total } => format!("running: {}", percent(*done, *total)),
         JobEventInfo::Log { line } => format!("| {}", visible(line)),
@@ -44,6 +52,20 @@ pub(in crate::cli) fn sentence(event: &JobEventInfo) -> String {
             Some((_, sentence)) => format!("{}: {}", visible(state), visible(sentence)),
             None => visible(state),
         },
+    }
+}
+
+/// `; goes on after step 1200`, or which units do.
+fn resumed_words(resumed: &[(u32, u64)]) -> String {
+    match resumed {
+        [] => String::new(),
+        [(0, done)] => format!("; goes on after step {done}"),
+        units => {
+            let units = units.iter();
+            let units = units.map(|(unit, done)| format!("unit {unit} after step {done}"));
+            let units: Vec<String> = units.collect();
+            format!("; goes on: {}", units.join(", "))
+        }
     }
 }
 

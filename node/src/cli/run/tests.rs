@@ -62,6 +62,7 @@ fn job_info(script: Script) -> JobInfo {
         agreement: None,
         done: 1,
         total: 1,
+        checkpoints: Vec::new(),
         units: None,
         spent: Amount::from_micros(1_010),
         declined: Vec::new(),

@@ -9,8 +9,9 @@ pub(super) fn send_agreement(core: &mut Core, lsn: Lsn, deal: &Deal, order: &Job
     };
     let (quote, request) = (deal.quote().body(), deal.request().body());
     let lacks = |blob: BlobId| {
-        let missing = quote.missing.iter().filter_map(|&n| blob_at(request, n));
-        missing.into_iter().any(|missing| missing.blob == blob)
+        let missing = |n: &u16| request.blobs().nth(usize::from(*n));
+        let mut missing = quote.missing.iter().filter_map(missing);
+        missing.any(|missing| missing.blob == blob)
     };
     let inline: Vec<InlineBlob> = order
         .inline
@@ -20,14 +21,6 @@ pub(super) fn send_agreement(core: &mut Core, lsn: Lsn, deal: &Deal, order: &Job
         .collect();
     let frame = Frame::Agree(agreement.raw(), List::truncated(inline));
     core.send_after(lsn, deal.provider(), frame);
-}
-
-/// The spec is number 0, inputs follow.
-fn blob_at(request: &Request, n: u16) -> Option<BlobRef> {
-    match n {
-        0 => Some(request.spec),
-        n => request.inputs.get(usize::from(n) - 1).copied(),
-    }
 }
 
 impl Active {
@@ -49,6 +42,8 @@ impl Active {
             collecting: BTreeMap::new(),
             next_log: 0,
             fetch_tries: 0,
+            arriving: None,
+            reached_at: None,
             deal,
         }
     }
@@ -63,7 +58,7 @@ impl Buyer {
     }
 
     /// Any sign of life of the provider.
-    fn heard(
+    pub(super) fn heard(
         &mut self,
         core: &Core,
         from: PeerId,
@@ -308,8 +303,8 @@ impl Buyer {
         let Some(active) = job.live.get(&body.key.agreement) else {
             return;
         };
-        let quote = active.deal.quote().body();
-        let runtime = active.deal.request().body().needs.runtime;
+        let (quote, request) = (active.deal.quote().body(), active.deal.request().body());
+        let runtime = request.needs.runtime;
         if body.outcome != Outcome::Completed || matches!(quote.work, Work::Lease { .. }) {
             return;
         }
@@ -319,6 +314,8 @@ impl Buyer {
                 .iter()
                 .find(|line| line.meter == Meter::WASM_FUEL)
                 .map_or(0, |line| line.quantity),
+            // The rest of an execution that began elsewhere.
+            _ if request.checkpoint(body.key.unit).is_some() => 0,
             _ => job.order.flops,
         };
         let devices = &active.deal.offer().body().devices;
@@ -369,7 +366,7 @@ impl Buyer {
                     agreement,
                     from: active.deal.provider(),
                     blob,
-                    durable: true,
+                    what: Fetched::Result,
                 },
             });
             if !collecting.has(blob.blob) {
@@ -390,6 +387,7 @@ impl Buyer {
         let Some(&id) = self.by_agreement.get(&agreement) else {
             return;
         };
+        self.on_state_fetched(core, id, (agreement, blob), ok);
         let job = self.jobs.get_mut(&id);
         let Some(active) = job.and_then(|job| job.live.get_mut(&agreement)) else {
             return;
@@ -440,7 +438,7 @@ impl Buyer {
                 agreement,
                 from: active.deal.provider(),
                 blob: output.blob,
-                durable: true,
+                what: Fetched::Result,
             });
         }
     }
@@ -467,7 +465,11 @@ impl Buyer {
         let body = collecting.receipt.body();
         let (outcome, last) = (body.outcome, body.key.last);
         if last && matches!(outcome, Outcome::Completed | Outcome::JobFault(_)) {
-            return self.result(core, ledger, id, collecting);
+            return if self.jobs.get(&id).is_some_and(|job| job.is_in_doubt(body)) {
+                self.begin_anew(core, ledger, id, collecting)
+            } else {
+                self.result(core, ledger, id, collecting)
+            };
         }
         let word = (Verification::HASHES, List::truncated(collecting.small));
         self.pay(core, ledger, id, &collecting.receipt, word);

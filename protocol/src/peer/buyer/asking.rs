@@ -501,6 +501,7 @@ impl Buyer {
                     peer: deal.provider(),
                     agreement: deal.id(),
                     cap: deal.quote().body().cap,
+                    resumed: resumed_in(&deal),
                 },
             },
         );
@@ -645,6 +646,7 @@ fn build_request(
 ) -> Request {
     let order = &job.order;
     let (work, inputs) = job.part(&share.units);
+    let resume = job.resumed(&work.units(), share.offer.body().account);
     Request {
         account: core.config.account,
         delegation: core.config.delegation.clone(),
@@ -655,7 +657,9 @@ fn build_request(
         attempt: job.attempt,
         work,
         spec: order.spec,
+        resume: checkpoints::named(resume, inputs.len()),
         inputs: List::truncated(inputs),
+        checkpoint_every: order.checkpoint_every,
         needs: order.needs.clone(),
         devices: share.candidate.devices.clone(),
         budget: share.budget,
@@ -715,10 +719,16 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<usize> {
 fn lacking_bytes(request: &Request, quote: &Quote) -> (u64, u64) {
     let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
     // The first is the program.
-    let inputs = quote.missing.iter().filter_map(|n| n.checked_sub(1));
-    let lacking = inputs.filter_map(|n| request.inputs.get(usize::from(n)));
+    let lacking = quote.missing.iter().filter(|n| **n > 0);
+    let lacking = lacking.filter_map(|n| request.blobs().nth(usize::from(*n)));
     (
         sum(&mut lacking.map(|blob| blob.bytes)),
-        sum(&mut request.inputs.iter().map(|blob| blob.bytes)),
+        sum(&mut request.blobs().skip(1).map(|blob| blob.bytes)),
     )
+}
+
+/// Units that go on under an agreement, and after how many steps.
+fn resumed_in(deal: &Deal) -> Vec<(u32, u64)> {
+    let resumed = deal.request().body().resume.iter();
+    resumed.map(|kept| (kept.unit, kept.done)).collect()
 }

@@ -49,6 +49,12 @@ impl Buyer {
                 self.replay_judged(core, ledger, receipt, acceptance);
                 outputs.iter().for_each(|output| self.recall_output(output));
             }
+            Record::Reached { job, account, kept } => {
+                if let Some(job) = self.jobs.get_mut(job) {
+                    let reached = Reached::new(*account, kept.clone());
+                    job.reached.insert(kept.unit, reached);
+                }
+            }
             Record::Cancelling { job } => {
                 if let Some(job) = self.jobs.get_mut(job) {
                     job.cancelling = true;
@@ -78,14 +84,10 @@ impl Buyer {
                 order,
                 at,
                 attempt,
-                losses,
-                last_reason,
                 end,
             } => {
                 let mut job = Job::replayed(core, order.clone(), *at);
                 job.attempt = *attempt;
-                job.losses = *losses;
-                job.last_reason = *last_reason;
                 self.jobs.insert(order.job, job);
                 if let Some(end) = end {
                     self.replay_ended(order.job, *end);
@@ -102,6 +104,16 @@ impl Buyer {
                 let (offer, request, quote) = (offer.clone(), request.clone(), quote.clone());
                 if let Ok(deal) = Deal::new(offer, request, quote, agreement.clone()) {
                     self.replay_deal(core, deal, *fate, *live);
+                }
+            }
+            Part::Tries {
+                job,
+                losses,
+                last_reason,
+            } => {
+                if let Some(job) = self.jobs.get_mut(job) {
+                    job.losses = *losses;
+                    job.last_reason = *last_reason;
                 }
             }
             Part::Output(output) => self.recall_output(output),
@@ -183,7 +195,10 @@ impl Buyer {
             let receipt = ReceiptId(receipt.hash());
             ledger.replay_owed(core, parties, receipt, body.amount);
         }
-        if key.last {
+        if key.last && job.is_in_doubt(body) {
+            job.begins_anew(key);
+            job.live.retain(|_, active| !active.left.is_empty());
+        } else if key.last {
             let outcome = match acceptance.body().verification {
                 Verification::UNDECIDED => Outcome::JobFault(Reason::RESULTS_DIFFER),
                 _ => body.outcome,
@@ -303,8 +318,6 @@ impl Job {
             order,
             at: self.submitted,
             attempt: self.attempt,
-            losses: self.losses,
-            last_reason: self.last_reason,
             end,
         }));
         let latest = self
@@ -328,6 +341,18 @@ impl Job {
             // The last ones are apart, in order.
             outputs: InlineBlobs::default(),
         }));
+        if end.is_none() {
+            into.extend(
+                self.reached
+                    .values()
+                    .map(|reached| reached.record(self.order.job)),
+            );
+            into.push(Record::Part(Part::Tries {
+                job: self.order.job,
+                losses: self.losses,
+                last_reason: self.last_reason,
+            }));
+        }
         if self.cancelling && end.is_none() {
             into.push(Record::Cancelling {
                 job: self.order.job,
@@ -365,6 +390,7 @@ impl Job {
         }
         self.losses = 0;
         self.open.remove(&unit);
+        self.reached.remove(&unit);
         for agreement in self.runs.remove(&unit).unwrap_or_default() {
             if let Some(active) = self.live.get_mut(&agreement) {
                 active.left.remove(&unit);

@@ -214,6 +214,7 @@ impl Buyer {
             return;
         };
         job.open.remove(&unit);
+        job.reached.remove(&unit);
         if job.spreads() {
             let event = JobEvent::Decided { unit, failure };
             core.tell_after(core.outbox.last(), Event::Job { job: id, event });
@@ -242,7 +243,7 @@ impl Buyer {
 
     /// Expects nothing more of an agreement that has no unit left. If some were
     /// decided elsewhere, its provider need not run them.
-    fn retire_if_done(&mut self, core: &mut Core, id: JobId, agreement: AgreementId) {
+    pub(super) fn retire_if_done(&mut self, core: &mut Core, id: JobId, agreement: AgreementId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };

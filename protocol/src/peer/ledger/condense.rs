@@ -65,6 +65,7 @@ impl Ledger {
             | Part::Partners(_)
             | Part::Past { .. }
             | Part::Job { .. }
+            | Part::Tries { .. }
             | Part::Deal { .. }
             | Part::Answer(_)
             | Part::Work { .. } => {}

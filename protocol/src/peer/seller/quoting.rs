@@ -276,10 +276,9 @@ impl Seller {
         List::truncated(prices.collect())
     }
 
-    /// Which of spec and inputs this client's account has not sent before.
+    /// Which of the blobs this client's account has not sent before.
     fn missing(&self, now: Wall, request: &Request) -> Vec<u16> {
-        std::iter::once(&request.spec)
-            .chain(request.inputs.iter())
+        (request.blobs())
             .enumerate()
             .filter(|(_, blob)| !self.keeps(now, request.account, blob.blob))
             .filter_map(|(n, _)| u16::try_from(n).ok())

@@ -86,6 +86,7 @@ impl Seller {
             Part::Partners(_)
             | Part::Past { .. }
             | Part::Job { .. }
+            | Part::Tries { .. }
             | Part::Deal { .. }
             | Part::Channel { .. }
             | Part::Owed { .. }
@@ -133,6 +134,8 @@ impl Seller {
             until,
             frames: 0,
             progress: (0, 0),
+            resume: resumed_as_agreed(&deal),
+            told: VecDeque::new(),
             cancelled: false,
             next_index: 0,
             resends: 0,

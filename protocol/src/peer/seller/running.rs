@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How many checkpoints a client may be fetching: the newest, and the one before.
+const CHECKPOINTS_TOLD: usize = 2;
+
 /// Executions.
 impl Seller {
     pub(crate) fn on_execution(
@@ -32,6 +35,9 @@ impl Seller {
                     line: Text::<LOG_LINE_BYTES_MAX>::lossy(&line),
                 });
                 core.send(deal.deal.client(), frame);
+            }
+            ExecutionEvent::Checkpoint { done, state } => {
+                deal.tell_checkpoint(core, id, (done, state));
             }
             ExecutionEvent::Interim(usage) => self.interim(core, ledger, id, usage),
             ExecutionEvent::Finished { outputs, usage } => {
@@ -258,6 +264,49 @@ impl Seller {
 }
 
 impl Committed {
+    /// Tells the client from where another could go on.
+    fn tell_checkpoint(
+        &mut self,
+        core: &mut Core,
+        id: ExecutionId,
+        (done, state): (u64, Vec<ProvidedOutput>),
+    ) {
+        let request = self.deal.request().body();
+        let checkpoint = Checkpoint {
+            unit: id.unit,
+            done,
+            state: List::truncated(output_refs(&state).into_vec()),
+        };
+        let is_whole = checkpoint.state.len() == state.len();
+        if request.checkpoint_every.is_none() || !is_whole || !checkpoint.is_of(&request.work) {
+            return;
+        }
+        self.told.push_back(checkpoint.clone());
+        if self.told.len() > CHECKPOINTS_TOLD {
+            self.told.pop_front();
+        }
+        let inline = List::truncated(inline_outputs(state));
+        let frame = Frame::Checkpoint(id.agreement, checkpoint, inline);
+        core.send(self.deal.client(), frame);
+    }
+
+    /// What the client has of this work, after a restart that cost us all of it.
+    pub(super) fn go_on_from(&mut self, kept: Vec<Checkpoint>) {
+        let work = &self.deal.request().body().work;
+        for checkpoint in kept.into_iter().filter(|kept| kept.is_of(work)) {
+            self.resume.insert(checkpoint.unit, checkpoint);
+        }
+    }
+
+    /// All that has to be here before it begins.
+    pub(super) fn needs(&self) -> impl Iterator<Item = BlobRef> {
+        let request = self.deal.request().body();
+        let state = self.resume.values().flat_map(Checkpoint::blobs);
+        std::iter::once(request.spec)
+            .chain(request.inputs.iter().copied())
+            .chain(state)
+    }
+
     fn next_index_of(&mut self, unit: u32) -> u32 {
         match self.deal.quote().body().work {
             Work::Lease { .. } => {
@@ -270,6 +319,12 @@ impl Committed {
             }
         }
     }
+}
+
+/// Where units go on by the agreement.
+pub(super) fn resumed_as_agreed(deal: &Deal) -> BTreeMap<u32, Checkpoint> {
+    let resume = deal.request().body().resume.iter();
+    resume.map(|kept| (kept.unit, kept.clone())).collect()
 }
 
 /// Never more than was agreed: an executor's clock may run over.
