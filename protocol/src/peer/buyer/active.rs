@@ -582,6 +582,7 @@ impl Buyer {
             },
         );
         job.end = Some(end);
+        job.reached.clear();
         for made in job.agreements.values() {
             self.full.remove(made.deal.provider());
         }

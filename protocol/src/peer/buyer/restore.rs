@@ -144,6 +144,7 @@ impl Buyer {
         if let Some(job) = self.jobs.get_mut(&id) {
             job.live.clear();
             job.runs.clear();
+            job.reached.clear();
             job.end = Some(end);
             self.forget_old(id);
         }
