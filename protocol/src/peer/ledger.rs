@@ -865,11 +865,17 @@ fn payer_hears(core: &mut Core, channel: ChannelId, paying: &mut Paying, heads: 
             return adopt(core, channel, paying, voucher);
         }
     }
-    let ack = heads.ack.filter(|ack| {
-        ack.body().parties == paying.parties
-            && ack.body().sequence > paying.acked()
-            && ack.body().sequence <= paying.sequence()
-    });
+    let ack = heads.ack;
+    let ack = ack.filter(|ack| ack.body().parties == paying.parties);
+    if ack
+        .as_ref()
+        .is_some_and(|ack| ack.body().sequence > paying.sequence())
+    {
+        // An answer to an earlier question, or of a payee that shows one by one: it has
+        // taken more of ours than we know.
+        return ask_for_heads(core, channel, paying);
+    }
+    let ack = ack.filter(|ack| ack.body().sequence > paying.acked());
     let progress = ack.is_some();
     if let Some(ack) = ack {
         take_ack(core, paying, ack);
