@@ -7,6 +7,7 @@
 //! do as well; the command line is a client like others.
 
 mod bench;
+mod budget;
 mod channel;
 mod config;
 mod context;
@@ -105,6 +106,11 @@ enum Command {
     /// Running accounts with other nodes
     #[command(subcommand)]
     Channel(channel::Command),
+    /// What principals may spend, and have spent
+    ///
+    /// A principal is whom a job is for: `principal` in the job file, or
+    /// `suanli run --principal NAME`. The configuration gives budgets (`budget`).
+    Budget,
     /// Connected peers
     #[command(subcommand)]
     Peer(peer::Command),
@@ -183,6 +189,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Offer(command) => command.run(context).await,
         Command::Receipt(command) => command.run(context).await,
         Command::Channel(command) => command.run(context).await,
+        Command::Budget => budget::run(context).await,
         Command::Peer(command) => command.run(context).await,
         Command::Identity(command) => command.run(context),
         Command::Bench(command) => command.run(context).await,

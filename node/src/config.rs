@@ -24,9 +24,14 @@ use std::{
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use suanli_executor::quantity::ByteSize;
-use suanli_protocol::{limits::OFFER_TTL_MAX, peer::Timing, units::Amount};
+use suanli_protocol::{
+    limits::{BUDGET_DAYS_MAX, NAME_BYTES_MAX, OFFER_TTL_MAX},
+    offer::Name,
+    peer::{Budget, Timing},
+    units::Amount,
+};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -70,6 +75,8 @@ pub struct Config {
     pub worker: Option<PathBuf>,
     /// The most that a job may cost that says nothing itself.
     pub max_price: Amount,
+    /// What principals may spend.
+    pub budget: Vec<BudgetEntry>,
     /// Bytes of blobs kept.
     pub store_quota: ByteSize,
     /// How long the story of jobs, receipts and channels is kept, at least.
@@ -220,7 +227,54 @@ pub fn process_environment() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// What a principal may spend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetEntry {
+    /// Who; `*` for each that is not named.
+    #[serde(deserialize_with = "principal")]
+    pub principal: String,
+    /// How much.
+    pub amount: Amount,
+    /// In how many days, today included.
+    #[serde(default = "month", deserialize_with = "days")]
+    pub days: u16,
+}
+
+const fn month() -> u16 {
+    30
+}
+
+fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let days = u16::deserialize(deserializer)?;
+    if (1..=BUDGET_DAYS_MAX).contains(&days) {
+        return Ok(days);
+    }
+    let message = format!("{days} days: 1 to {BUDGET_DAYS_MAX} are allowed");
+    Err(serde::de::Error::custom(message))
+}
+
+fn principal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    match Name::new(name.as_str()) {
+        Ok(_) if !name.is_empty() => Ok(name),
+        Ok(_) | Err(_) => {
+            let message = format!("a principal has 1 to {NAME_BYTES_MAX} bytes of visible text");
+            Err(serde::de::Error::custom(message))
+        }
+    }
+}
+
 impl Config {
+    /// What principals may spend, for the core. The last entry of a name counts.
+    pub fn budgets(&self) -> BTreeMap<Name, Budget> {
+        let budgets = self.budget.iter().map(|entry| {
+            let BudgetEntry { amount, days, .. } = *entry;
+            (Name::lossy(&entry.principal), Budget { amount, days })
+        });
+        budgets.collect()
+    }
+
     /// The defaults, for a data directory.
     pub fn with_data_dir(data_dir: PathBuf) -> Self {
         let loopback = Multiaddr::from(Ipv4Addr::LOCALHOST);
@@ -245,6 +299,7 @@ impl Config {
             log_format: LogFormat::Text,
             worker: None,
             max_price: Amount::from_micros(10_000_000),
+            budget: Vec::new(),
             store_quota: ByteSize(20 << 30),
             history: HISTORY,
             provide: None,

@@ -187,6 +187,7 @@ fn keeper_of(config: &Config, identity: &Identity, store: Store) -> Keeper {
             delegation: identity.delegation.clone(),
             region: Text::lossy(&config.region),
             provider: None,
+            budgets: config.budgets(),
             timing: config.timing.clone(),
         },
         signer: identity.node.clone(),

@@ -803,7 +803,7 @@ impl Driver {
             Event::Job { job, event } => {
                 if let Some(reply) = self.submitted.remove(&job) {
                     let taken = match &event {
-                        JobEvent::Refused(reason) => Err(NotTaken::TooMany(*reason)),
+                        JobEvent::Refused(decline) => Err(NotTaken::of(*decline)),
                         _ => Ok(()),
                     };
                     let _ = reply.send(taken);
@@ -1143,6 +1143,12 @@ impl Driver {
             Ask::Challenge(provider, reply) => self.challenge(provider, reply).await,
             Ask::Standing(provider, reply) => {
                 let _ = reply.send(self.peer.standing(provider).cloned());
+            }
+            Ask::Budgets(reply) => {
+                let _ = reply.send(self.peer.budgets());
+            }
+            Ask::Budget(principal, reply) => {
+                let _ = reply.send(self.peer.budget(&principal));
             }
             Ask::Watch(job, reply) => {
                 let open = self.is_open(job);

@@ -11,8 +11,8 @@ use suanli_protocol::{
     envelope::Verified,
     ids::{AccountId, JobId, PeerId},
     message::Decline,
-    offer::Offer,
-    peer::{ChannelView, Declaration, JobView, NotSettled, Unanswered, WorkView},
+    offer::{Name, Offer},
+    peer::{BudgetView, ChannelView, Declaration, JobView, NotSettled, Unanswered, WorkView},
     rank::Plan,
     record::JobOrder,
     registry::{Feature, Reason},
@@ -117,6 +117,29 @@ pub enum NotTaken {
     /// Too many jobs.
     #[error("the node has as many jobs as it takes; wait for some to end")]
     TooMany(Reason),
+    /// Whom it is for may not spend that much.
+    #[error(
+        "it may cost {need}, and whom it is for has {left} of its budget left: lower `market.max_price`, wait for other jobs to end, or see `suanli budget`"
+    )]
+    OverBudget {
+        /// What it may cost.
+        need: Amount,
+        /// What is left.
+        left: Amount,
+    },
+}
+
+impl NotTaken {
+    /// The core's no.
+    pub(crate) fn of(decline: Decline) -> Self {
+        match decline.reason {
+            Reason::PRINCIPAL_BUDGET => Self::OverBudget {
+                need: Amount::from_micros(decline.need),
+                left: Amount::from_micros(decline.have),
+            },
+            reason => Self::TooMany(reason),
+        }
+    }
 }
 
 /// Why an order to pause or to resume did not do all that it should.
@@ -143,6 +166,8 @@ pub(crate) enum Ask {
     Cancel(JobId, oneshot::Sender<bool>),
     Challenge(PeerId, oneshot::Sender<Challenged>),
     Standing(PeerId, oneshot::Sender<Option<Standing>>),
+    Budgets(oneshot::Sender<Vec<BudgetView>>),
+    Budget(Name, oneshot::Sender<BudgetView>),
     Watch(JobId, oneshot::Sender<Option<Watch>>),
     Settle(
         Box<Declaration>,
@@ -250,6 +275,22 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn standing(&self, provider: PeerId) -> Result<Option<Standing>, Gone> {
         self.ask(|reply| Ask::Standing(provider, reply)).await
+    }
+
+    /// What principals may spend, and have spent.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn budgets(&self) -> Result<Vec<BudgetView>, Gone> {
+        self.ask(Ask::Budgets).await
+    }
+
+    /// The same of one.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn budget(&self, principal: Name) -> Result<BudgetView, Gone> {
+        self.ask(|reply| Ask::Budget(principal, reply)).await
     }
 
     /// Follows a job; `None` if it is not in memory.

@@ -99,6 +99,12 @@ pub const BOOK_OFFERS_MAX: usize = 10_000;
 pub const BOOK_OFFERS_PER_ACCOUNT: usize = 256;
 /// Jobs that a client's node works on at once.
 pub const JOBS_MAX: usize = 4096;
+
+/// Principals of which a node knows what they have spent.
+pub const PRINCIPALS_MAX: usize = 4096;
+
+/// Days that a budget may be for.
+pub const BUDGET_DAYS_MAX: u16 = 366;
 /// Ended jobs that stay in memory for `suanli job list`; the store has them all.
 pub const ENDED_JOBS_KEPT: usize = 256;
 /// Agreements of older jobs whose judgements are repeated when a late receipt

@@ -47,7 +47,7 @@ use self::{
     seller::{Credits, Seller},
 };
 pub use self::{
-    buyer::{JobView, end_word},
+    buyer::{BudgetView, JobView, end_word},
     challenger::Unanswered,
     ledger::ChannelView,
 };
@@ -83,8 +83,20 @@ pub struct Config {
     pub region: Name,
     /// What it sells, if anything.
     pub provider: Option<ProviderConfig>,
+    /// What principals may spend: a name's own, and that of `*` for each other. All that
+    /// have none may spend anything.
+    pub budgets: BTreeMap<Name, Budget>,
     /// How patient it is.
     pub timing: Timing,
+}
+
+/// What a principal may spend in so many days, counted back from today in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Budget {
+    /// How much.
+    pub amount: Amount,
+    /// In how many days.
+    pub days: u16,
 }
 
 /// What a provider sells, to whom, and on what credit.
@@ -714,7 +726,7 @@ pub enum JobEvent {
     /// It is written down.
     Submitted,
     /// It can't even be taken.
-    Refused(Reason),
+    Refused(Decline),
     /// Providers were asked.
     Asked {
         /// Which attempt.
@@ -1023,6 +1035,16 @@ impl Peer {
     /// One of its jobs, while that is in memory.
     pub fn job(&self, job: JobId) -> Option<JobView> {
         self.buyer.view(job)
+    }
+
+    /// What principals may spend, and have spent.
+    pub fn budgets(&self) -> Vec<BudgetView> {
+        self.buyer.budgets(&self.core)
+    }
+
+    /// The same of one.
+    pub fn budget(&self, principal: &Name) -> BudgetView {
+        self.buyer.budget(&self.core, principal)
     }
 
     /// Its work for others.

@@ -289,6 +289,8 @@ registered! {
         OUTPUT_MISSING = 53, "output-missing";
         /// Its turn in the provider's queue did not come in time.
         WAITED_TOO_LONG = 54, "waited-too-long";
+        /// Whom the job is for has not that much of its budget left.
+        PRINCIPAL_BUDGET = 55, "principal-budget";
 
         /// The amount doesn't follow from usage and prices.
         WRONG_AMOUNT = 60, "wrong-amount";
@@ -429,6 +431,7 @@ impl Reason {
             Self::WORKER_DIED => "the provider's worker process died",
             Self::INPUTS_MISSING => "the provider could not fetch the inputs",
             Self::WAITED_TOO_LONG => "its turn in the provider's queue did not come in time",
+            Self::PRINCIPAL_BUDGET => "whom the job is for has not that much of its budget left",
             Self::OUTPUT_TOO_LARGE => "it wrote more than limits.output; raise that",
             Self::PROVIDER_FAULT => "the provider failed",
             Self::FORBIDDEN_CALL => "it made its worker try what no job may do",

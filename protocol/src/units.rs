@@ -82,6 +82,11 @@ impl Wall {
         )
     }
 
+    /// Days since 1970 UTC.
+    pub const fn day(self) -> u64 {
+        self.0 / 86_400_000
+    }
+
     /// The time since `earlier`, or none.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

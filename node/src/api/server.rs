@@ -133,6 +133,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/channels/{id}", get(accounts::channel))
         .route("/v1/settlements", post(accounts::settle))
         .route("/v1/work", get(accounts::work))
+        .route("/v1/budgets", get(accounts::budgets))
         .route("/v1/plan", post(jobs::plan))
         .route("/v1/explain", post(jobs::explain))
         .route("/v1/jobs", post(jobs::submit));

@@ -423,6 +423,9 @@ pub struct PlanInfo {
     pub unit: String,
     /// The most that it may cost.
     pub budget: Amount,
+    /// What whom it is for may spend yet, where that is limited.
+    #[serde(default)]
+    pub left: Option<Amount>,
     /// Best first, a hundred at most.
     pub candidates: Vec<CandidateInfo>,
     /// How many could run it.
@@ -433,6 +436,21 @@ pub struct PlanInfo {
     /// How many can't.
     #[serde(default)]
     pub unfit: usize,
+}
+
+/// What a principal may spend in so many days, today included, and has spent in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are what they are called")]
+pub struct BudgetInfo {
+    pub principal: String,
+    /// None where it may spend anything.
+    pub budget: Option<Amount>,
+    pub days: u16,
+    pub spent: Amount,
+    /// What its open jobs may still cost.
+    pub reserved: Amount,
+    /// What another job may cost.
+    pub left: Option<Amount>,
 }
 
 /// A plan, and what would make it longer.

@@ -14,7 +14,7 @@ use suanli_protocol::{
     limits::{INPUTS_MAX, NAME_BYTES_MAX, ORDER_INPUTS_MAX, REPLICAS_MAX, RUN_MAX},
     message::InlineBlobs,
     offer::{Device, Name, Offer},
-    peer::{ChannelView, JobView, WorkView, end_word},
+    peer::{BudgetView, ChannelView, JobView, WorkView, end_word},
     rank::Plan,
     receipt::{Receipt, Verdict},
     record::{JobEnd, JobOrder, Verify},
@@ -26,7 +26,7 @@ use suanli_protocol::{
 };
 
 use super::types::{
-    BlobInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
+    BlobInfo, BudgetInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
     OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, RuntimeInfo, SpeedInfo,
     StandingInfo, Submission, UnitInfo, UnitsInfo, VerifyOrder, WithinOrder, WorkInfo,
 };
@@ -356,6 +356,7 @@ pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
     PlanInfo {
         unit: unit.to_owned(),
         budget,
+        left: None,
         fitting: plan.fitting,
         unfit: plan.unfit,
         candidates: plan
@@ -392,6 +393,18 @@ pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
                 }
             })
             .collect(),
+    }
+}
+
+/// What a principal may spend, and has spent.
+pub fn budget_info(view: &BudgetView) -> BudgetInfo {
+    BudgetInfo {
+        principal: view.principal.clone(),
+        budget: view.budget.map(|budget| budget.amount),
+        days: view.days,
+        spent: view.spent,
+        reserved: view.reserved,
+        left: view.left(),
     }
 }
 

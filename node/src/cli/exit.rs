@@ -30,12 +30,14 @@ pub(super) enum Exit {
     Unusable,
     /// A time limit ran out.
     TimeLimit,
+    /// Whom the job is for has not that much of its budget left.
+    OverBudget,
     /// Interrupted before the command was done.
     Interrupted,
 }
 
 impl Exit {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Done,
         Self::JobFailed,
         Self::Usage,
@@ -45,6 +47,7 @@ impl Exit {
         Self::NotVerified,
         Self::Unusable,
         Self::TimeLimit,
+        Self::OverBudget,
         Self::Interrupted,
     ];
 
@@ -60,6 +63,7 @@ impl Exit {
             Self::NotVerified => 6,
             Self::Unusable => 7,
             Self::TimeLimit => 8,
+            Self::OverBudget => 9,
             Self::Interrupted => 130,
         }
     }

@@ -175,6 +175,11 @@ fn before(job: &PreparedJob, plan: &PlanInfo) -> String {
             plan.fitting
         );
     }
+    if let Some(left) = plan.left.filter(|left| *left < plan.budget) {
+        text += &format!(
+            "whom it is for has {left} of its budget left: it is refused with more than that as `market.max_price`\n"
+        );
+    }
     text
 }
 

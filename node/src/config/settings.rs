@@ -21,7 +21,7 @@ use toml::{
 };
 
 use super::{
-    Accept, Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry,
+    Accept, BudgetEntry, Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry,
     UtcOffset, Yield,
 };
 use crate::{document::with_suggestion, expression, pricing::PricingEntry};
@@ -90,7 +90,7 @@ macro_rules! timing {
     }),*] };
 }
 
-static TOP: [Setting; 16] = top![
+static TOP: [Setting; 17] = top![
     network,
     unit,
     data_dir,
@@ -105,6 +105,7 @@ static TOP: [Setting; 16] = top![
     log_format,
     worker,
     max_price,
+    budget,
     store_quota,
     history,
 ];
@@ -198,6 +199,7 @@ read_by_serde!(
     u8,
     u32,
     ByteSize,
+    BudgetEntry,
     KnownAccount,
     PriceEntry,
     PricingEntry,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use suanli_protocol::{
     ids::{JobId, ReceiptId},
     limits::{ENDED_JOBS_KEPT, JOBS_MAX},
+    message::Decline,
     peer::JobEvent,
     units::{Amount, Now},
 };
@@ -133,7 +134,7 @@ pub(super) fn words(
 ) -> JobEventInfo {
     match event {
         JobEvent::Submitted => JobEventInfo::Submitted,
-        JobEvent::Refused(reason) => JobEventInfo::Ended {
+        JobEvent::Refused(Decline { reason, .. }) => JobEventInfo::Ended {
             state: "declined".into(),
             reason: Some((reason.to_string(), reason.sentence().into())),
         },

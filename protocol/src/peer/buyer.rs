@@ -27,6 +27,7 @@
 
 mod active;
 mod asking;
+mod budgets;
 mod checkpoints;
 mod likeness;
 mod restore;
@@ -40,9 +41,11 @@ use std::{
 };
 
 pub(super) use self::asking::plan;
+pub use self::budgets::BudgetView;
 use self::{
     active::send_agreement,
     asking::longest,
+    budgets::Spending,
     checkpoints::{Arriving, Reached},
     likeness::{Comparisons, Likeness},
     spread::{Share, Wanted},
@@ -94,6 +97,7 @@ pub(crate) struct Buyer {
     /// What we have seen of providers.
     pub(crate) standings: Standings,
     past: Past,
+    spending: Spending,
     comparisons: Comparisons,
     early: VecDeque<Early>,
     /// While records are replayed: the last outputs in them.
@@ -415,10 +419,11 @@ impl Buyer {
         if self.jobs.contains_key(&job) {
             return;
         }
-        if let Err(reason) = self.check_order(&order) {
+        let checked = self.check_order(&order).map_err(Decline::from);
+        if let Err(decline) = checked.and_then(|()| self.check_budget(core, &order)) {
             return core.tell(Event::Job {
                 job,
-                event: JobEvent::Refused(reason),
+                event: JobEvent::Refused(decline),
             });
         }
         let lsn = core.persist(Record::Submitted {

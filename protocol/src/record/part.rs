@@ -15,7 +15,7 @@ use crate::{
     ids::{AccountId, AgreementId, JobId, PeerId, ReceiptId},
     limits::KEPT_LIST_MAX,
     message::InlineBlob,
-    offer::Offer,
+    offer::{Name, Offer},
     receipt::Acceptance,
     registry::Reason,
     standing::Results,
@@ -89,6 +89,12 @@ pub enum Part {
         voucher: Verified<Voucher>,
         ack: Verified<VoucherAck>,
     },
+    /// What was accepted of a principal's jobs on a day, in all.
+    Spent {
+        principal: Name,
+        day: u64,
+        amount: Amount,
+    },
     /// An output that came with a receipt and may not be a blob yet.
     Output(InlineBlob),
     /// What became of a provider's results.
@@ -108,6 +114,7 @@ pub(super) enum StoredPart {
     Channel(Parties, bool, Total),
     Owed(Parties, bool, List<(ReceiptId, Amount), KEPT_LIST_MAX>),
     Voucher(RawEnvelope, RawEnvelope),
+    Spent(Name, u64, Amount),
     Output(InlineBlob),
     Results(PeerId, Results),
 }
@@ -197,6 +204,11 @@ impl Part {
                 receipts,
             } => StoredPart::Owed(*parties, *paying, receipts.clone()),
             Self::Voucher { voucher, ack } => StoredPart::Voucher(voucher.raw(), ack.raw()),
+            Self::Spent {
+                principal,
+                day,
+                amount,
+            } => StoredPart::Spent(principal.clone(), *day, *amount),
             Self::Output(output) => StoredPart::Output(output.clone()),
             Self::Results(provider, results) => StoredPart::Results(*provider, results.clone()),
         }
@@ -257,6 +269,11 @@ impl StoredPart {
             Self::Voucher(voucher, ack) => Part::Voucher {
                 voucher: voucher.open(trust)?,
                 ack: ack.open(trust)?,
+            },
+            Self::Spent(principal, day, amount) => Part::Spent {
+                principal,
+                day,
+                amount,
             },
             Self::Output(output) => Part::Output(output),
             Self::Results(provider, results) => Part::Results(provider, results),

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod arrays;
+mod budgets;
 mod challenges;
 mod checkpoints;
 mod crashes;

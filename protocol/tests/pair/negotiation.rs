@@ -619,7 +619,7 @@ fn a_job_that_can_not_be_asked_for_is_refused_at_once() {
     world.submit(long);
     world.pass(Duration::from_secs(5));
     let refused = world.events.iter().any(|(_, event)| {
-        matches!(event, Event::Job { event: JobEvent::Refused(reason), .. } if *reason == Reason::TOO_LONG)
+        matches!(event, Event::Job { event: JobEvent::Refused(no), .. } if no.reason == Reason::TOO_LONG)
     });
     assert!(refused);
     // What was written can be read again.

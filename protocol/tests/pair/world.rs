@@ -266,6 +266,7 @@ impl World {
             delegation: delegate(number),
             region: Name::default(),
             provider,
+            budgets: BTreeMap::new(),
             timing: Timing::default(),
         };
         self.nodes.push(Node {

@@ -74,6 +74,7 @@ impl Member {
                 delegation: identity.delegation.clone(),
                 region: Name::default(),
                 provider: None,
+                budgets: BTreeMap::new(),
                 timing: Timing::default(),
             },
             provider: Some(provider(&identity)),

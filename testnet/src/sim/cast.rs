@@ -112,6 +112,7 @@ fn node(
             region: Text::lossy(&group.region),
             provider: sells.then(|| provider(group, owner, &delegation, told)),
             delegation,
+            budgets: BTreeMap::new(),
             timing: timing(),
         },
         signer,

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     api::{
         types::{
-            ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo, SettleOrder,
+            BudgetInfo, ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo, SettleOrder,
             StatementPart, Status, WorkInfo,
         },
         views,
@@ -221,6 +221,11 @@ async fn find_channel(api: &Shared, id: &str) -> Result<ChannelView, Problem> {
     let name = |view: &ChannelView| format!("{:#}", view.channel);
     channels.retain(|view| digits.begin(&name(view)));
     digits.one("channel", channels, name)
+}
+
+pub(super) async fn budgets(api: Shared) -> Answer<Vec<BudgetInfo>> {
+    let budgets = api.handle.budgets().await?;
+    Ok(Json(budgets.iter().map(views::budget_info).collect()))
 }
 
 pub(super) async fn work(api: Shared) -> Answer<Vec<WorkInfo>> {

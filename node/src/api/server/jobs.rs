@@ -58,8 +58,12 @@ pub(super) async fn plan(
     let facts = api.handle.facts();
     let order = views::order(&submission, facts.max_price, InlineBlobs::default())?;
     let budget = order.budget;
+    let left = api.handle.budget(order.principal.clone()).await?.left();
     let plan = api.handle.plan(Box::new(order)).await?;
-    Ok(Json(views::plan_info(&plan, &facts.unit, budget)))
+    Ok(Json(PlanInfo {
+        left,
+        ..views::plan_info(&plan, &facts.unit, budget)
+    }))
 }
 
 pub(super) async fn explain(

@@ -25,6 +25,8 @@ const NO_DAEMON: u8 = 3;
 const NO_PROVIDER: u8 = 4;
 /// The data directory is not usable.
 const DATA: u8 = 7;
+/// Whom the job is for may not spend that much.
+const OVER_BUDGET: u8 = 9;
 
 /// A request that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +158,9 @@ impl From<NotTaken> for Problem {
         match not_taken {
             NotTaken::Store(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, DATA, sentence),
             NotTaken::BlobMissing(_) => Self::usage(StatusCode::CONFLICT, sentence),
+            NotTaken::OverBudget { .. } => {
+                Self::new(StatusCode::PAYMENT_REQUIRED, OVER_BUDGET, sentence)
+            }
             NotTaken::TooMany(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, NO_DAEMON, sentence),
         }
     }

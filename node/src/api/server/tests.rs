@@ -650,6 +650,8 @@ async fn play(
             }
             Ask::Challenge(_, reply) => drop(reply.send(Err(Unanswered::NothingClaimed))),
             Ask::Standing(_, reply) => drop(reply.send(None)),
+            Ask::Budgets(reply) => drop(reply.send(peer.budgets())),
+            Ask::Budget(principal, reply) => drop(reply.send(peer.budget(&principal))),
             Ask::Cancel(_, reply) => drop(reply.send(false)),
             Ask::Settle(declaration, reply) => {
                 drop(reply.send(Err(peer.may_settle(&declaration).unwrap_err())));

@@ -106,6 +106,7 @@ fn plan_info(script: Script) -> PlanInfo {
     PlanInfo {
         unit: "credit".into(),
         budget: Amount::from_micros(10_000_000),
+        left: None,
         candidates: vec![candidate; script.candidates],
         fitting: script.candidates,
         unfit: 0,

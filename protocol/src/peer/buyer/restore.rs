@@ -116,6 +116,11 @@ impl Buyer {
                     job.last_reason = *last_reason;
                 }
             }
+            Part::Spent {
+                principal,
+                day,
+                amount,
+            } => self.spending.recall(principal, *day, *amount),
             Part::Output(output) => self.recall_output(output),
             Part::Results(provider, results) => self.standings.recall(*provider, results.clone()),
             Part::Partners(_)
@@ -191,6 +196,8 @@ impl Buyer {
         }
         let body = receipt.body();
         job.spent = job.spent.saturating_add(body.amount);
+        let at = acceptance.issued();
+        self.spending.add(&job.order.principal, at, body.amount);
         if let Some(deal) = job.deal(key.agreement) {
             let parties = deal_parties(deal);
             let receipt = ReceiptId(receipt.hash());
@@ -219,6 +226,8 @@ impl Buyer {
         for job in ended.chain(open) {
             job.condense(into);
         }
+        // After what they are the sums of.
+        self.spending.condense(into);
     }
 
     /// After replay: every open job goes on.

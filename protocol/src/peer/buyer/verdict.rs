@@ -185,6 +185,8 @@ impl Buyer {
         };
         let parties = deal_parties(deal);
         job.spent = job.spent.saturating_add(body.amount);
+        let principal = &job.order.principal;
+        self.spending.add(principal, core.now.wall, body.amount);
         let verdict = (Verdict::Accepted, verification);
         let lsn = self.judge(core, id, receipt, verdict, outputs);
         let receipt = ReceiptId(receipt.hash());

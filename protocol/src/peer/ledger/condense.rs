@@ -66,6 +66,7 @@ impl Ledger {
             | Part::Past { .. }
             | Part::Job { .. }
             | Part::Tries { .. }
+            | Part::Spent { .. }
             | Part::Deal { .. }
             | Part::Answer(_)
             | Part::Work { .. } => {}

@@ -87,6 +87,7 @@ impl Seller {
             | Part::Past { .. }
             | Part::Job { .. }
             | Part::Tries { .. }
+            | Part::Spent { .. }
             | Part::Deal { .. }
             | Part::Channel { .. }
             | Part::Owed { .. }
