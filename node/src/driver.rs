@@ -21,6 +21,7 @@
 mod awaited;
 mod challenges;
 mod comparing;
+mod following;
 mod hands;
 mod intake;
 mod pausing;
@@ -53,6 +54,7 @@ use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
 use self::{
     awaited::Awaited,
     challenges::Challenges,
+    following::{Following, Wanted},
     hands::{Chore, Hands},
     intake::{Intake, channel_of, peer_of},
     pausing::Pausing,
@@ -169,6 +171,7 @@ pub struct Driver {
     executions: BTreeMap<u64, Running>,
     next_number: u64,
     fetches: BTreeMap<u64, Fetch>,
+    following: Following,
     gossip: BTreeMap<u64, (GossipId, PeerKey)>,
     strikes: BTreeMap<PeerId, u32>,
     republish: Option<Republish>,
@@ -196,6 +199,7 @@ struct Running {
 #[derive(Debug)]
 struct Fetch {
     agreement: AgreementId,
+    from: PeerId,
     blob: BlobId,
     file: PathBuf,
     what: Fetched,
@@ -326,6 +330,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         executions: BTreeMap::new(),
         next_number: 0,
         fetches: BTreeMap::new(),
+        following: Following::default(),
         gossip: BTreeMap::new(),
         strikes: BTreeMap::new(),
         republish: None,
@@ -370,7 +375,7 @@ impl Driver {
                 Wake::Intake(None) => break,
                 Wake::Intake(Some(intake)) => self.on_intake(intake).await,
                 Wake::Executor(event) => self.on_executor(event).await,
-                Wake::Hands(input) => self.step(input).await,
+                Wake::Hands(input) => self.on_hands(input).await,
                 Wake::Durable => self.on_durable(ears).await,
                 Wake::Ask(ask) => self.on_ask(ask).await,
                 Wake::Time => self.on_time().await,
@@ -755,12 +760,22 @@ impl Driver {
             }))
             .await;
         }
+        let wanted = Wanted {
+            agreement,
+            from,
+            blob,
+            durable,
+        };
+        if self.following.follows(wanted) {
+            return;
+        }
         self.next_number += 1;
         let file = self.hands.incoming(agreement, blob.blob);
         self.fetches.insert(
             self.next_number,
             Fetch {
                 agreement,
+                from,
                 blob: blob.blob,
                 file: file.clone(),
                 what,
@@ -776,6 +791,26 @@ impl Driver {
             into: file,
         }))
         .await;
+    }
+
+    async fn on_hands(&mut self, input: Input) {
+        let others = match &input {
+            Input::Fetched {
+                agreement, blob, ..
+            } => self.following.kept(*agreement, *blob),
+            _ => Vec::new(),
+        };
+        self.step(input).await;
+        for wanted in others {
+            // Here now; or one of them tries, and the others follow that one.
+            let Wanted {
+                agreement,
+                from,
+                blob,
+                durable,
+            } = wanted;
+            self.fetch(agreement, from, blob, durable).await;
+        }
     }
 
     /// A peer did what no honest one does. Some of it may be a bug: a few times.
@@ -960,6 +995,7 @@ impl Driver {
                     self.learn_bandwidth(bytes, fetch.began.elapsed()).await;
                     let Fetch {
                         agreement,
+                        from: _,
                         blob,
                         file,
                         what,
@@ -990,16 +1026,24 @@ impl Driver {
 
     async fn fetch_failed(&mut self, id: FetchId, why: &BlobFailure) {
         if let Some(Fetch {
-            agreement, blob, ..
+            agreement,
+            from,
+            blob,
+            ..
         }) = self.fetches.remove(&id.0)
         {
             tracing::info!(%blob, %why, "a blob could not be fetched");
-            self.step(Input::Fetched {
-                agreement,
-                blob,
-                ok: false,
-            })
-            .await;
+            let others = self.following.failed(from, blob);
+            let others = others.into_iter().map(|wanted| wanted.agreement);
+            for agreement in std::iter::once(agreement).chain(others) {
+                let ok = false;
+                self.step(Input::Fetched {
+                    agreement,
+                    blob,
+                    ok,
+                })
+                .await;
+            }
         }
     }
 

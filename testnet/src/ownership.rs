@@ -8,8 +8,9 @@
 //!
 //! Both are days of the market's simulator ([`crate::market`]) with real peers: a firm that
 //! owns is a client whose jobs name its own region, in which its machine is the only
-//! provider; a firm that pools takes the cheapest. While a firm has work, it has as much as
-//! keeps four fifths of one machine busy; the duty is the part of the day in which it has.
+//! provider; a firm that pools takes the cheapest, and twenty such firms share a node, each a
+//! principal of its account. While a firm has work, it has as much as keeps four fifths of one
+//! machine busy; the duty is the part of the day in which it has.
 //!
 //! Absent: what a machine costs. The command says what it took for granted, and
 //! `docs/ownership.md` where that is from.
@@ -19,6 +20,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -38,8 +40,11 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", value_delimiter = ',', default_values_t = [0.1, 0.25, 0.5, 0.75, 0.9])]
     duty: Vec<f64>,
     /// How many firms
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 1000)]
     firms: usize,
+    /// Firms that share a node, where they pool
+    #[arg(long, value_name = "FIRMS", default_value_t = 20)]
+    share: usize,
     /// Decides everything that the scenario leaves open
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -56,6 +61,8 @@ pub struct Args {
 
 /// While a firm has work, so much of its machine is busy.
 const BUSY: f64 = 0.8;
+/// The search for the fewest machines steps by, and ends within, one in so many.
+const NEAR: usize = 64;
 
 /// One duty, both ways.
 #[derive(Debug, Clone, Serialize)]
@@ -93,15 +100,14 @@ impl Args {
     /// written.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         anyhow::ensure!(self.firms > 0, "--firms must be at least 1");
+        anyhow::ensure!(self.share > 0, "--share must be at least 1");
         for duty in &self.duty {
             anyhow::ensure!(
                 *duty > 0.0 && *duty <= 1.0,
                 "--duty {duty} is no part of a day: give parts above 0 and up to 1"
             );
         }
-        let base = Scenario::ownership()?;
-        let points = on_all_cores(&self.duty, |duty| self.point(&base, *duty));
-        let points = points.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let points = self.points(&Scenario::ownership()?)?;
         let (firms, seed) = (self.firms, self.seed);
         writeln!(
             out,
@@ -123,24 +129,34 @@ impl Args {
         }
     }
 
+    /// Each duty, both ways.
+    ///
+    /// # Errors
+    /// A day on which something does not hold.
+    pub fn points(&self, base: &Scenario) -> anyhow::Result<Vec<Point>> {
+        // The longest first, so that no core waits for it at the end.
+        let mut duties = self.duty.clone();
+        duties.sort_by(|one, other| other.total_cmp(one));
+        let points = on_all_cores(&duties, |duty| self.point(base, *duty));
+        let mut points = points.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        points.reverse();
+        Ok(points)
+    }
+
     fn point(&self, base: &Scenario, duty: f64) -> anyhow::Result<Point> {
         let (owned, jobs) = self.way(&owning(base, self.firms, duty), Choice::OwnRegion)?;
         let pool = |machines| {
-            let scenario = pooling(base, self.firms, machines, duty);
-            Ok::<_, anyhow::Error>(self.way(&scenario, Choice::Policy(Policy::Cheapest))?.0)
+            let scenario = pooling(base, (self.firms, self.share), machines, duty);
+            let began = Instant::now();
+            let pooled = self.way(&scenario, Choice::Policy(Policy::Cheapest))?.0;
+            let (took, wait) = (began.elapsed().as_secs(), pooled.wait_p95 / 60.0);
+            eprintln!("duty {duty}: {machines} machines, p95 {wait:.1} min; took {took} s");
+            Ok((pooled.wait_p95 <= owned.wait_p95).then_some(pooled))
         };
-        // The fewest machines with which nobody waits longer, by halving; as many as the
-        // firms would own are enough.
-        let (mut few, mut enough) = (0, pool(self.firms)?);
-        while enough.machines - few > 1 {
-            let machines = usize::midpoint(few, enough.machines);
-            let tried = pool(machines)?;
-            if tried.wait_p95.is_finite() && tried.wait_p95 <= owned.wait_p95 {
-                enough = tried;
-            } else {
-                few = machines;
-            }
-        }
+        let pooled = fewest(duty * BUSY * count(self.firms), self.firms, pool)?;
+        let pooled = pooled.with_context(|| {
+            format!("duty {duty}: with as many machines as firms, a pool's jobs wait longer")
+        })?;
         Ok(Point {
             duty,
             jobs,
@@ -148,7 +164,7 @@ impl Args {
                 cost_per_job: owned.machines_per_job,
                 ..owned
             },
-            pooled: enough,
+            pooled,
         })
     }
 
@@ -176,6 +192,39 @@ impl Args {
     }
 }
 
+/// The fewest of up to so many that are enough, or nearly: upwards or downwards from what the
+/// work alone would keep busy, by steps that double, and then by halving. Nothing, if all are
+/// too few.
+fn fewest<T>(
+    work: f64,
+    all: usize,
+    try_with: impl Fn(usize) -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<Option<T>> {
+    let busy = (1..all).take_while(|machines| count(*machines) < work);
+    let (mut few, mut enough) = (0, None);
+    let mut next = busy.last().unwrap_or(0) + 1;
+    let mut step = (next / NEAR).max(1);
+    let mut most = all + 1;
+    while most - few > (most / NEAR).max(1) {
+        match try_with(next)? {
+            Some(found) => (most, enough) = (next, Some(found)),
+            None => few = next,
+        }
+        next = if most > all {
+            (few + step).min(all)
+        } else if few == 0 {
+            most.saturating_sub(step).max(1)
+        } else {
+            usize::midpoint(few, most)
+        };
+        step *= 2;
+        if few >= all || most <= 1 {
+            break;
+        }
+    }
+    Ok(enough)
+}
+
 /// Slots taken while the day lasts, over all regions.
 fn used(of: &Figures, scenario: &Scenario) -> f64 {
     let sells = scenario.groups.iter().filter(|group| group.role.sells());
@@ -190,6 +239,8 @@ fn used(of: &Figures, scenario: &Scenario) -> f64 {
 /// Every firm in a region of its own, with one machine there.
 fn owning(base: &Scenario, firms: usize, duty: f64) -> Scenario {
     let mut scenario = with_duty(base, duty, duty * BUSY);
+    // Nobody buys elsewhere, so nobody has to hear of the others.
+    scenario.links.local = true;
     let groups = |role: fn(Role) -> bool, name: &str| {
         let like = base.groups.iter().find(|group| role(group.role)).cloned();
         let name = name.to_owned();
@@ -209,12 +260,28 @@ fn owning(base: &Scenario, firms: usize, duty: f64) -> Scenario {
     scenario
 }
 
-/// All firms, and a pool.
-fn pooling(base: &Scenario, firms: usize, machines: usize, duty: f64) -> Scenario {
+/// All firms, so many to a node, and a pool.
+fn pooling(
+    base: &Scenario,
+    (firms, share): (usize, usize),
+    machines: usize,
+    duty: f64,
+) -> Scenario {
     let mut scenario = with_duty(base, duty, duty * BUSY * count(firms) / count(machines));
-    for group in &mut scenario.groups {
-        group.count = if group.role.sells() { machines } else { firms };
-    }
+    let groups = base.groups.iter().flat_map(|group| {
+        let nodes = match group.role.sells() {
+            true => vec![(machines, 1)],
+            // The last node has what is left.
+            false => vec![(firms / share, share), (1, firms % share)],
+        };
+        let nodes = nodes.into_iter().filter(|(count, firms)| count * firms > 0);
+        nodes.map(|(count, firms)| Group {
+            count,
+            firms,
+            ..group.clone()
+        })
+    });
+    scenario.groups = groups.collect();
     scenario
 }
 
@@ -278,4 +345,90 @@ fn draw(python: &Path, file: &Path, points: &[Point]) -> anyhow::Result<()> {
         python.display()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    use super::*;
+
+    /// Half a day, and what is simulated of it.
+    fn half_a_day(duty: &[f64], firms: usize) -> (Scenario, Args) {
+        let mut base = Scenario::ownership().unwrap();
+        base.seconds /= 2;
+        if let Some(market) = &mut base.market {
+            market.hours.truncate(12);
+        }
+        let args = Args {
+            duty: duty.to_vec(),
+            firms,
+            share: 3,
+            seed: 1,
+            own_hour: 1.18,
+            plot: None,
+            python: "python3".into(),
+        };
+        (base, args)
+    }
+
+    #[test]
+    fn pooling_saves_machines_where_work_is_rare_and_few_where_it_is_not() {
+        let (base, args) = half_a_day(&[0.1, 0.9], 8);
+        let points = args.points(&base).unwrap();
+        let [rare, often] = &points[..] else {
+            panic!("{points:?}");
+        };
+        let fewer = |point: &Point| count(point.owned.machines) / count(point.pooled.machines);
+        assert!(fewer(rare) >= 2.0 * fewer(often), "{points:?}");
+        assert!(fewer(often) < 1.7, "{points:?}");
+        for point in &points {
+            assert!(point.pooled.wait_p95 <= point.owned.wait_p95, "{point:?}");
+            assert!(point.pooled.used > point.owned.used, "{point:?}");
+        }
+        // A machine of one's own that stands idle costs more than buying, a busy one less.
+        assert!(rare.pooled.cost_per_job < rare.owned.cost_per_job / 2.0);
+        assert!(often.pooled.cost_per_job > often.owned.cost_per_job);
+    }
+
+    /// When jobs come, and what they are.
+    fn demand(scenario: &Scenario) -> BTreeSet<(u64, u64)> {
+        let choice = ("day", Choice::Policy(Policy::Cheapest));
+        let days = days(scenario, 1, &[choice]).unwrap();
+        let trades = days[0].outcome.trades.iter();
+        let of = trades.map(|trade| (trade.submitted.as_micros(), trade.operations));
+        of.collect()
+    }
+
+    #[test]
+    fn the_same_jobs_come_at_the_same_times_both_ways() {
+        let (base, _) = half_a_day(&[], 5);
+        let owned = demand(&owning(&base, 5, 0.1));
+        let pooled = demand(&pooling(&base, (5, 3), 5, 0.1));
+        assert!(owned.len() > 8, "{owned:?}");
+        assert_eq!(owned, pooled);
+        let elsewhen = demand(&owning(&base, 4, 0.1));
+        assert_ne!(owned, elsewhen);
+    }
+
+    #[test]
+    fn the_fewest_that_are_enough_are_found_from_above_and_below() {
+        for (work, all, least) in [(3.2, 12, 4), (3.2, 12, 12), (9.0, 12, 2), (0.5, 1, 1)] {
+            let tried = RefCell::new(Vec::new());
+            let found = fewest(work, all, |machines| {
+                tried.borrow_mut().push(machines);
+                Ok((machines >= least).then_some(machines))
+            });
+            assert_eq!(found.unwrap(), Some(least), "{tried:?}");
+            assert!(tried.borrow().len() <= 7, "{tried:?}");
+        }
+        // Of a thousand it is near enough.
+        let near = fewest(500.0, 1000, |machines| {
+            Ok((machines >= 531).then_some(machines))
+        });
+        let near = near.unwrap().unwrap();
+        assert!((531..=539).contains(&near), "{near}");
+        let none = fewest(3.0, 12, |_| Ok(None::<usize>));
+        assert_eq!(none.unwrap(), None);
+    }
 }

@@ -97,6 +97,14 @@ pub struct Group {
     /// How much of a market's demand comes from one of these clients.
     #[serde(default = "one")]
     pub weight: u32,
+    /// Firms that share one of these clients, each a principal with jobs and times of its
+    /// own.
+    #[serde(default = "one_firm")]
+    pub firms: usize,
+}
+
+const fn one_firm() -> usize {
+    1
 }
 
 const fn one() -> u32 {
@@ -193,6 +201,9 @@ pub struct Links {
     /// Whether each seller is connected to each buyer and one other seller, and nobody
     /// forwards: of a day's gossip only what buyers learn from it is simulated.
     pub direct: bool,
+    /// Of direct connections between sellers and buyers, whether only those inside a region:
+    /// all that is needed where nobody buys elsewhere.
+    pub local: bool,
 }
 
 impl Default for Links {
@@ -208,6 +219,7 @@ impl Default for Links {
             bytes_per_second: 10_000_000,
             far_bytes_per_second: None,
             direct: false,
+            local: false,
         }
     }
 }

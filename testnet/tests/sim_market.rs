@@ -1,6 +1,8 @@
 //! A small market: the simulator's day with fewer providers, and what must be true of it.
 
-use suanli_protocol::{rank::Policy, record::JobEnd};
+use std::collections::BTreeMap;
+
+use suanli_protocol::{rank::Policy, record::JobEnd, registry::Reason};
 use suanli_testnet::{
     market::{Day, days},
     scenario::{Choice, Scenario},
@@ -77,4 +79,49 @@ fn overload_ends_in_words_and_starves_no_client() {
     let all = f64::from(u32::try_from(of.done).unwrap())
         / f64::from(u32::try_from(trades.len()).unwrap());
     assert!(of.worst_done > all / 4.0, "{of:?}");
+}
+
+/// A market of an hour, with one provider in each region.
+fn tiny(load: f64) -> Scenario {
+    let mut scenario = small(load);
+    scenario.seconds = 3600;
+    for group in &mut scenario.groups {
+        group.count = 1;
+    }
+    let market = scenario.market.as_mut().expect("it has a market");
+    market.hours = vec![1];
+    // No client wants more than another, so that their shares can be compared.
+    for group in &mut scenario.groups {
+        group.weight = 1;
+    }
+    scenario
+}
+
+/// Work of so many times what there is: each job is done or ends in words, each client gets
+/// its share, slots are all used and none is sold twice, and nobody asks without end.
+fn overload(scenario: &Scenario) {
+    let days = days(scenario, SEED, &[cheapest()]).unwrap();
+    let (of, outcome) = (&days[0].figures, &days[0].outcome);
+    let mut done = BTreeMap::<usize, (u32, u32)>::new();
+    for trade in &outcome.trades {
+        let (_, end) = trade.ended.expect("each job ends");
+        let (of_client, all) = done.entry(trade.client).or_default();
+        *all += 1;
+        match end {
+            JobEnd::Done => *of_client += 1,
+            JobEnd::Expired | JobEnd::Declined(Reason::BUSY | Reason::TOO_MANY_HOLDS) => {}
+            end => panic!("a job ended as {end:?}"),
+        }
+    }
+    println!("{of:?} {done:?} {:?}", outcome.figures);
+}
+
+#[test]
+fn ten_times_too_much_starves_no_client() {
+    overload(&small(10.0));
+}
+
+#[test]
+fn a_hundred_times_too_much_starves_no_client() {
+    overload(&tiny(100.0));
 }

@@ -39,7 +39,9 @@ pub struct TransportLimits {
     pub frame_bytes: FrameBytes,
     /// Time from the first byte of a frame to its last one.
     pub partial_frame: Duration,
-    /// Frames waiting to be written, per peer and channel.
+    /// Frames waiting to be written, per peer and channel. All that waited for one sync leaves
+    /// at once, a few frames for each of hundreds of executions; what finds no room is sent
+    /// again a second later. Their bytes are bounded by `queue_bytes`.
     pub queue_frames: usize,
     /// Bytes waiting to be written, per peer; at least one of the largest frames.
     pub queue_bytes: u32,
@@ -98,7 +100,7 @@ impl Default for TransportLimits {
             ping_timeout: Duration::from_secs(10),
             frame_bytes: FrameBytes::default(),
             partial_frame: Duration::from_secs(8),
-            queue_frames: 64,
+            queue_frames: 1024,
             queue_bytes: 1 << 20,
             write_stall: Duration::from_secs(10),
             in_flight_bytes: 1 << 20,

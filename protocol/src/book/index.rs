@@ -49,11 +49,23 @@ pub(crate) struct Head {
     pub(crate) peer: PeerId,
     gpu_ms: Option<Price>,
     fuel: Option<Price>,
-    slots: u32,
-    slots_free: u32,
-    bandwidth_in: u64,
-    energy: Option<Energy>,
+    pub(crate) slots: u32,
+    pub(crate) slots_free: u32,
+    pub(crate) bandwidth_in: u64,
+    pub(crate) energy: Option<Energy>,
     account: AccountId,
+}
+
+impl Head {
+    /// The price of what executions are metered by.
+    pub(crate) const fn price(&self, meter: Meter) -> Option<Price> {
+        match meter {
+            Meter::JOB => self.fixed,
+            Meter::GPU_MS => self.gpu_ms,
+            Meter::WASM_FUEL => self.fuel,
+            _ => None,
+        }
+    }
 }
 
 /// One of its devices.

@@ -25,7 +25,7 @@ use crate::{
 
 /// The way to a provider, known or guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Link {
+pub(super) struct Link {
     rtt_us: u32,
     bytes_per_second: u64,
 }
@@ -46,7 +46,7 @@ impl Link {
 
     /// What is taken for granted of a way that was not measured: ISO 3166-2 codes that
     /// share their country are nearer than those that don't.
-    fn assumed(home: &str, region: &str) -> Self {
+    pub(super) fn assumed(home: &str, region: &str) -> Self {
         let country = |code: &str| code.split_once('-').map(|(country, _)| country.len());
         if home == region {
             return Self::SAME_REGION;
@@ -140,31 +140,84 @@ impl Expected {
     }
 }
 
-/// What so many executions cost, if each takes so much of its runtime's own meter.
-fn price_of(figures: &Figures<'_>, runtime: Runtime, quantity: u64, units: u32) -> Amount {
-    // What has no price is free.
-    let price = |meter| {
-        figures.price(meter).unwrap_or(Price {
-            meter,
-            amount: Amount::ZERO,
-            per: 1,
-        })
-    };
-    let prices = [price(Meter::JOB), price(Meter::of(runtime))];
-    expected_price(&prices, runtime, quantity, units)
+/// What of an offer and its device an expectation is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stated {
+    /// The speed that decides, as claimed.
+    pub(super) speed: u64,
+    /// What an execution costs by itself,
+    pub(super) fixed: Option<Price>,
+    /// and by its runtime's own meter.
+    pub(super) metered: Option<Price>,
+    pub(super) slots: u32,
+    pub(super) slots_free: u32,
+    pub(super) bandwidth_in: u64,
+    pub(super) energy: Option<Energy>,
+    /// What is taken for granted of the way there.
+    pub(super) link: Link,
 }
 
-/// What a client expects. `slowest` is what the slowest device that fits is believed to
-/// do: it is taken to need the whole run limit, where nobody says how much work it is.
+impl Stated {
+    fn of(figures: &Figures<'_>, want: &Want<'_>) -> Self {
+        let runtime = want.needs.runtime;
+        Self {
+            speed: figures.speeds.get(speed_of(runtime)),
+            fixed: figures.fixed,
+            metered: figures.price(Meter::of(runtime)),
+            slots: figures.slots,
+            slots_free: figures.slots_free,
+            bandwidth_in: figures.bandwidth_in,
+            energy: figures.energy,
+            link: Link::assumed(want.home, figures.region),
+        }
+    }
+
+    /// What so many executions cost, if each takes so much of its runtime's own meter.
+    fn price(&self, runtime: Runtime, quantity: u64, units: u32) -> Amount {
+        // What has no price is free.
+        let price = |said: Option<Price>, meter| {
+            said.unwrap_or(Price {
+                meter,
+                amount: Amount::ZERO,
+                per: 1,
+            })
+        };
+        let prices = [
+            price(self.fixed, Meter::JOB),
+            price(self.metered, Meter::of(runtime)),
+        ];
+        expected_price(&prices, runtime, quantity, units)
+    }
+
+    /// The way to the provider: as measured, else as guessed, and not wider than it says.
+    fn way(&self, view: View) -> Link {
+        let mut link = self.link;
+        if self.bandwidth_in > 0 {
+            link.bytes_per_second = link.bytes_per_second.min(self.bandwidth_in);
+        }
+        let measured = view.link;
+        Link {
+            rtt_us: measured.rtt_us.unwrap_or(link.rtt_us),
+            bytes_per_second: measured.bytes_per_second.unwrap_or(link.bytes_per_second),
+        }
+    }
+}
+
+/// What a client expects of an offer on one of its devices; see [`expected_of`].
 pub(super) fn expectation(
     figures: &Figures<'_>,
     view: View,
     want: &Want<'_>,
     slowest: u64,
 ) -> Expected {
+    expected_of(&Stated::of(figures, want), view, want, slowest)
+}
+
+/// What a client expects. `slowest` is what the slowest device that fits is believed to
+/// do: it is taken to need the whole run limit, where nobody says how much work it is.
+pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u64) -> Expected {
     let (runtime, run_max) = (want.needs.runtime, want.needs.run_max.get());
-    let claimed = figures.speeds.get(speed_of(runtime));
-    let speed = believed_speed(claimed, view.believed);
+    let speed = believed_speed(said.speed, view.believed);
     let operations = match runtime {
         Runtime::WASM => Some(want.needs.fuel_max),
         _ => want.flops,
@@ -181,15 +234,15 @@ pub(super) fn expectation(
     };
     let units = want.work.unit_count().max(1);
     let quantity = expected_quantity(want.needs, Millis::new(run));
-    let price = price_of(figures, runtime, quantity, units);
-    let link = way(figures, view, want);
-    let wait = match figures.slots_free {
+    let price = said.price(runtime, quantity, units);
+    let link = said.way(view);
+    let wait = match said.slots_free {
         // Somebody else's work, like ours, about to be done on one of them.
-        0 => run / u64::from(figures.slots.max(1)),
+        0 => run / u64::from(said.slots.max(1)),
         _ => 0,
     };
     // All at once, as many as there are slots.
-    let turns = u64::from(units.div_ceil(figures.slots.max(1)));
+    let turns = u64::from(units.div_ceil(said.slots.max(1)));
     let busy = run.saturating_mul(turns);
     let transfer = link.time_for(want.inputs_bytes);
     Expected {
@@ -198,21 +251,8 @@ pub(super) fn expectation(
         run: Millis::new(run),
         finish: Millis::new(wait.max(transfer.get()).saturating_add(busy)),
         price: price.min(want.budget),
-        carbon_mg: figures.energy.map(|energy| carbon(energy, run, units)),
+        carbon_mg: said.energy.map(|energy| carbon(energy, run, units)),
         rtt_us: link.rtt_us,
-    }
-}
-
-/// The way to a provider: as measured, else as guessed, and not wider than it says.
-fn way(figures: &Figures<'_>, view: View, want: &Want<'_>) -> Link {
-    let mut link = Link::assumed(want.home, figures.region);
-    if figures.bandwidth_in > 0 {
-        link.bytes_per_second = link.bytes_per_second.min(figures.bandwidth_in);
-    }
-    let measured = view.link;
-    Link {
-        rtt_us: measured.rtt_us.unwrap_or(link.rtt_us),
-        bytes_per_second: measured.bytes_per_second.unwrap_or(link.bytes_per_second),
     }
 }
 
@@ -241,7 +281,16 @@ pub fn score(
         Answer::Known(Value::Number(number)) => Some(number),
         Answer::Known(_) | Answer::Unknown(_) => None,
     });
-    let expected = &fields.expected;
+    by_policy(policy, rank, within, &fields.expected)
+}
+
+/// The same, where the job's own rank is known.
+pub(super) fn by_policy(
+    policy: Policy,
+    rank: Option<Number>,
+    within: Option<Millis>,
+    expected: &Expected,
+) -> Score {
     let price = u128::from(expected.price.as_micros());
     let time = u128::from(expected.finish.get());
     let by_policy = match policy {

@@ -15,7 +15,7 @@ use std::collections::BinaryHeap;
 
 use super::{
     Candidate, Misfits, OfferFields, PLAN_MAX, Plan, View, Want, asker, candidate,
-    expect::{Score, believed_speed, expectation, score, speed_of},
+    expect::{Link, Score, Stated, believed_speed, by_policy, expected_of, score, speed_of},
     judge, times,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     expression::{Answer, Comparison, Field, Fields, Number, Term, Value, evaluate},
     ids::PeerId,
     registry::Reason,
-    units::{Amount, Wall},
+    units::{Amount, Meter, Wall},
 };
 
 /// What of a class is known beforehand.
@@ -33,6 +33,8 @@ struct Known {
     able: bool,
     /// Whether they meet what of the condition is about the class.
     meets: bool,
+    /// What is taken for granted of the way to them.
+    link: Link,
 }
 
 /// A job's condition, taken apart.
@@ -135,6 +137,22 @@ fn known(class: &Class, want: &Want<'_>, parts: &Parts<'_>) -> Known {
     Known {
         able,
         meets: able && meets(),
+        link: Link::assumed(want.home, &class.region),
+    }
+}
+
+/// What an expectation of a device is made of.
+fn stated(head: &Head, (row, known): (&Row, &Known), want: &Want<'_>) -> Stated {
+    let runtime = want.needs.runtime;
+    Stated {
+        speed: row.speeds.get(speed_of(runtime)),
+        fixed: head.fixed,
+        metered: head.price(Meter::of(runtime)),
+        slots: head.slots,
+        slots_free: head.slots_free,
+        bandwidth_in: head.bandwidth_in,
+        energy: head.energy,
+        link: known.link,
     }
 }
 
@@ -145,7 +163,7 @@ impl<'a> Query<'a> {
         view: impl Fn(PeerId) -> Result<View, Reason>,
     ) -> Plan {
         let mut misfits = Misfits::default();
-        let mut fitting = Vec::new();
+        let mut fitting = Vec::with_capacity(self.book.len());
         let mut slowest = u64::MAX;
         for (head, rows) in self.book.index().iter() {
             if head.expires <= self.now || skip(head.peer) {
@@ -221,16 +239,29 @@ impl<'a> Query<'a> {
     /// The best score of an offer's devices that meet the job's condition.
     fn score(&self, fit: &Fit<'_>, slowest: u64) -> Option<Score> {
         let scores = fit.rows.iter().filter_map(|row| {
-            let meets = self.known(row).is_some_and(|known| known.meets);
-            if !meets || !self.is_able(row) {
+            let known = self.known(row).filter(|known| known.meets)?;
+            if !self.is_able(row) {
                 return None;
             }
-            self.score_on(fit, row, slowest)
+            self.score_on(fit, (row, known), slowest)
         });
         scores.min()
     }
 
-    fn score_on(&self, fit: &Fit<'_>, row: &Row, slowest: u64) -> Option<Score> {
+    fn score_on(&self, fit: &Fit<'_>, (row, known): (&Row, &Known), slowest: u64) -> Option<Score> {
+        let (want, parts) = (self.want, &self.parts);
+        let expected = || {
+            expected_of(
+                &stated(fit.head, (row, known), want),
+                fit.view,
+                want,
+                slowest,
+            )
+        };
+        if parts.numbers.is_empty() && parts.rest.is_empty() && want.rank.is_none() {
+            // Nobody reads the fields.
+            return Some(by_policy(want.policy, None, want.within, &expected()));
+        }
         let classes = self.book.index().classes();
         let class = classes.get(usize::try_from(row.class).ok()?)?;
         let mut fields = OfferFields {
@@ -242,14 +273,13 @@ impl<'a> Query<'a> {
             let value = fields.get(*field);
             value.and_then(|value| how.holds(&value, &Value::Number(*number))) == Some(true)
         };
-        if !self.parts.numbers.iter().all(holds) {
+        if !parts.numbers.iter().all(holds) {
             return None;
         }
-        fields.expected = expectation(&fields.figures, fit.view, self.want, slowest);
-        if !self.parts.rest.iter().all(|part| is_true(part, &fields)) {
+        fields.expected = expected();
+        if !parts.rest.iter().all(|part| is_true(part, &fields)) {
             return None;
         }
-        let want = self.want;
         Some(score(want.policy, want.rank, want.within, &fields))
     }
 

@@ -59,7 +59,8 @@ pub(crate) fn nodes(setup: &Setup, network: NetworkId) -> Vec<Node> {
             if let Some(market) = &scenario.market {
                 suit_market(&mut node, group, market, &mut market_dice);
             }
-            if group.known {
+            // In a market nobody sells to those who only sell.
+            if group.known && (shares || group.role.buys()) {
                 let window = scenario.market.as_ref().map_or(WINDOW, |_| MARKET_WINDOW);
                 known.insert(account.public().account(), window);
             }
@@ -281,7 +282,11 @@ fn link(nodes: &mut [Node], scenario: &Scenario, dice: &mut Dice) {
         let sells = |ix: &Ix| nodes[*ix].config.provider.is_some();
         let (sellers, buyers): (Vec<Ix>, Vec<Ix>) = (0..count).partition(sells);
         for (n, &seller) in sellers.iter().enumerate() {
-            nodes[seller].neighbours.clone_from(&buyers);
+            let is_near = |buyer: &&Ix| nodes[**buyer].region == nodes[seller].region;
+            let near = buyers
+                .iter()
+                .filter(|buyer| !scenario.links.local || is_near(buyer));
+            nodes[seller].neighbours = near.copied().collect();
             // Who knows nobody asks around every other second.
             let next = sellers[(n + 1) % sellers.len()];
             nodes[seller].neighbours.push(next);

@@ -58,8 +58,8 @@ pub(crate) fn plan(
     seed: u64,
 ) -> Vec<(Duration, Event)> {
     let (mut dice, mut chance) = (Dice::new(seed, "demand"), Dice::new(seed, "random rank"));
-    let clients = clients(scenario);
-    let times = Times::new(scenario, market, &clients, &mut dice);
+    let firms = firms(scenario);
+    let times = Times::new(scenario, market, &firms, &mut dice);
     let (supply, slowest) = supply(nodes);
     let day = Day {
         market,
@@ -70,67 +70,68 @@ pub(crate) fn plan(
     let mut wanted = supply * u128::from(thousandths(market.load)) / 1000;
     let mut plan = Vec::new();
     let mut number = 0;
-    while wanted > 0 && !clients.is_empty() {
-        let Some((client, at)) = times.draw(number, &clients, &mut dice) else {
+    while wanted > 0 && !firms.is_empty() {
+        let Some((firm, at)) = times.draw(number, &firms, &mut dice) else {
             break;
         };
+        let node = firm.client;
         let mut order = day.order(number, &mut dice);
-        prefer(
-            &mut order,
-            market.choice,
-            &nodes[client].region,
-            &mut chance,
-        );
+        order.principal = Name::lossy(&format!("firm {}", firm.number));
+        prefer(&mut order, market.choice, &nodes[node].region, &mut chance);
         wanted = wanted.saturating_sub(u128::from(order.flops));
         number += 1;
         let order = Box::new(order);
-        plan.push((
-            at,
-            Event::Submit {
-                node: client,
-                order,
-            },
-        ));
+        plan.push((at, Event::Submit { node, order }));
     }
     plan
 }
 
-/// Each client as often as its weight says.
-fn clients(scenario: &Scenario) -> Vec<Ix> {
-    let weights = scenario.groups.iter().flat_map(|group| {
-        std::iter::repeat_n(group.role.buys().then_some(group.weight), group.count)
-    });
-    let of = |(ix, weight): (Ix, Option<u32>)| {
-        let times = usize::try_from(weight.unwrap_or(0)).unwrap_or(0);
-        std::iter::repeat_n(ix, times)
-    };
-    weights.enumerate().flat_map(of).collect()
+/// Whose jobs are.
+#[derive(Debug, Clone, Copy)]
+struct Firm {
+    /// Among all.
+    number: usize,
+    /// Whose node hands its jobs in.
+    client: Ix,
 }
 
-/// When clients have work.
+/// Each firm as often as its weight says.
+fn firms(scenario: &Scenario) -> Vec<Firm> {
+    let groups = scenario.groups.iter();
+    let nodes = groups.flat_map(|group| std::iter::repeat_n(group, group.count));
+    let buyers = nodes.enumerate().filter(|(_, group)| group.role.buys());
+    let firms = buyers.flat_map(|of| std::iter::repeat_n(of, of.1.firms));
+    let weighted = firms.enumerate().flat_map(|(number, (client, group))| {
+        let times = usize::try_from(group.weight).unwrap_or(0);
+        std::iter::repeat_n(Firm { number, client }, times)
+    });
+    weighted.collect()
+}
+
+/// When firms have work.
 struct Times {
     /// Each hour as often as its share says.
     hours: Vec<u64>,
     /// How long one lasts.
     hour_ms: u64,
-    /// The hours of each client, where each has its own.
-    own: BTreeMap<Ix, Vec<u64>>,
+    /// The hours of each firm, where each has its own.
+    own: BTreeMap<usize, Vec<u64>>,
 }
 
 impl Times {
-    fn new(scenario: &Scenario, market: &Market, clients: &[Ix], dice: &mut Dice) -> Self {
+    fn new(scenario: &Scenario, market: &Market, firms: &[Firm], dice: &mut Dice) -> Self {
         let shares = (0u64..).zip(&market.hours);
         let of = |(hour, share): (u64, &u32)| {
             std::iter::repeat_n(hour, usize::try_from(*share).unwrap_or(0))
         };
         let count = u64::try_from(market.hours.len()).unwrap_or(1).max(1);
-        let mut own = BTreeMap::<Ix, Vec<u64>>::new();
-        for client in clients.iter().filter(|_| market.bursts > 0) {
+        let mut own = BTreeMap::<usize, Vec<u64>>::new();
+        for firm in firms.iter().filter(|_| market.bursts > 0) {
             let mut left: Vec<u64> = (0..count).collect();
             let drawn = (0..market.bursts.min(left.len()))
                 .map(|_| left.swap_remove(dice.index(left.len())))
                 .collect();
-            own.insert(*client, drawn);
+            own.insert(firm.number, drawn);
         }
         Self {
             hours: shares.flat_map(of).collect(),
@@ -140,16 +141,16 @@ impl Times {
     }
 
     /// Whose job this is, and when it is handed in.
-    fn draw(&self, number: u32, clients: &[Ix], dice: &mut Dice) -> Option<(Ix, Duration)> {
-        let turn = usize::try_from(number).unwrap_or(0) % clients.len().max(1);
-        let client = match self.own.is_empty() {
-            true => *dice.pick(clients)?,
-            false => *clients.get(turn)?,
+    fn draw(&self, number: u32, firms: &[Firm], dice: &mut Dice) -> Option<(Firm, Duration)> {
+        let turn = usize::try_from(number).unwrap_or(0) % firms.len().max(1);
+        let firm = match self.own.is_empty() {
+            true => *dice.pick(firms)?,
+            false => *firms.get(turn)?,
         };
-        let hours = self.own.get(&client).unwrap_or(&self.hours);
+        let hours = self.own.get(&firm.number).unwrap_or(&self.hours);
         let hour = *dice.pick(hours)?;
         let millis = hour * self.hour_ms + dice.below(self.hour_ms);
-        Some((client, Duration::from_millis(millis)))
+        Some((firm, Duration::from_millis(millis)))
     }
 }
 

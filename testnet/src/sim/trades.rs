@@ -77,6 +77,7 @@ pub(crate) struct Trades {
     pub(crate) taken: Vec<Span>,
     pub(crate) ran: Vec<Span>,
     agreements: BTreeMap<AgreementId, JobId>,
+    /// Since when an agreement's work is on a slot.
     at_work: BTreeMap<AgreementId, Mono>,
 }
 
@@ -101,9 +102,6 @@ impl Trades {
     pub(crate) fn heard(&mut self, ix: Ix, event: &Event, now: Mono) {
         match event {
             Event::Job { job, event } => self.of_job(*job, event, now),
-            Event::Work { agreement, .. } => {
-                self.at_work.insert(*agreement, now);
-            }
             Event::Receipted { agreement, .. } => {
                 if let Some(from) = self.at_work.remove(agreement) {
                     let (provider, until) = (ix, now);
@@ -114,7 +112,8 @@ impl Trades {
                     });
                 }
             }
-            Event::Judged { .. }
+            Event::Work { .. }
+            | Event::Judged { .. }
             | Event::Earned { .. }
             | Event::Settled { .. }
             | Event::Credited { .. }
@@ -137,8 +136,9 @@ impl Trades {
         }
     }
 
-    /// An execution begins.
+    /// An execution begins: an agreement alone takes no slot, for its work may wait in a queue.
     pub(crate) fn runs(&mut self, ix: Ix, agreement: AgreementId, now: Mono) {
+        self.at_work.entry(agreement).or_insert(now);
         let job = self.agreements.get(&agreement);
         if let Some(trade) = job.and_then(|job| self.jobs.get_mut(job)) {
             trade.started.get_or_insert(now);

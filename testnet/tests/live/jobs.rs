@@ -10,9 +10,12 @@ use std::{
 
 use suanli_node::api::types::{JobInfo, ReceiptInfo, Status};
 use suanli_protocol::units::Amount;
-use suanli_testnet::live::Node;
+use suanli_testnet::live::{
+    Node,
+    topology::{NodeSpec, ProvideSpec},
+};
 
-use crate::network::{CLIENT, Network, channels, eventually, job, receipts, root, said};
+use crate::network::{CLIENT, Network, Submitter, channels, eventually, job, receipts, root, said};
 
 /// Some seconds on two slow cores, in dispatches of some milliseconds, so that
 /// progress is seen and nothing stalls the device. `STEPS` stays below the
@@ -121,6 +124,38 @@ fn live_job_runs_end_to_end() {
     let mut verify = Command::new(crate::network::programs().node);
     verify.args(["receipt", "verify"]).arg(&file);
     assert!(said(&verify.output().unwrap(), 0).contains("verified"));
+}
+
+/// More at once than a client serves to one peer: the rest would be refused, and try again.
+#[test]
+fn live_jobs_of_one_program_fetch_it_once() {
+    const JOBS: usize = 12;
+    let sells = ProvideSpec {
+        price_per_second: Amount::from_micros(500),
+        slots: u32::try_from(JOBS).unwrap(),
+        firm: true,
+    };
+    let node = |name: &str, provide| NodeSpec {
+        name: name.into(),
+        region: "CN-NX".into(),
+        provide,
+        settings: toml::Table::new(),
+    };
+    let network = Network::of(vec![node(CLIENT, None), node("provider", Some(sells))]);
+    let (submitter, api) = (Submitter::noop(), network.api(CLIENT));
+    let (_, first) = submitter.submit(&api);
+    first.unwrap();
+    std::thread::scope(|scope| {
+        for _ in 1..JOBS {
+            scope.spawn(|| submitter.submit_again(&network.api(CLIENT)).1.unwrap());
+        }
+    });
+    let provider = network.api("provider");
+    eventually("a receipt for each", || {
+        (receipts(&provider).unwrap().len() == JOBS).then_some(())
+    });
+    let log = std::fs::read_to_string(network.node("provider").log_file()).unwrap();
+    assert!(!log.contains("could not be fetched"), "{log}");
 }
 
 /// A command on a terminal of its own.
