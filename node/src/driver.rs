@@ -60,7 +60,7 @@ use self::{
 };
 use crate::{
     devices::Devices,
-    handle::{Ask, AskQueue, Challenged, NotTaken, Snapshot},
+    handle::{Ask, AskQueue, Challenged, NotTaken, Shown, Snapshot},
     pause::Pauses,
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
     transport::{
@@ -176,6 +176,8 @@ pub struct Driver {
     challenges: Challenges,
     /// Challenges that somebody waits for.
     challenging: BTreeMap<PeerId, oneshot::Sender<Challenged>>,
+    /// References that somebody waits for.
+    referring: BTreeMap<PeerId, oneshot::Sender<Shown>>,
     submitted: BTreeMap<JobId, oneshot::Sender<Result<(), NotTaken>>>,
     awaited: Awaited,
     /// Answers that wait for the journal, in its order.
@@ -332,6 +334,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         lines: Lines::default(),
         challenges,
         challenging: BTreeMap::new(),
+        referring: BTreeMap::new(),
         submitted: BTreeMap::new(),
         awaited: Awaited::default(),
         promised: VecDeque::new(),
@@ -838,6 +841,12 @@ impl Driver {
                     let _ = reply.send(event);
                 }
             }
+            Event::Referred { provider, event } => {
+                tracing::info!(%provider, ?event, "references");
+                if let Some(reply) = self.referring.remove(&provider) {
+                    let _ = reply.send(event);
+                }
+            }
             Event::Frozen { channel } => {
                 tracing::error!(%channel, "the channel is frozen: two vouchers with one number");
             }
@@ -1139,8 +1148,15 @@ impl Driver {
                 self.when_durable(reply, open);
             }
             Ask::Challenge(provider, reply) => self.challenge(provider, reply).await,
+            Ask::AskReferences(provider, reply) => self.ask_references(provider, reply).await,
+            Ask::Report(account, reply) => {
+                let _ = reply.send(self.peer.report(account, wall()));
+            }
+            Ask::Reports(reply) => {
+                let _ = reply.send(self.peer.reports(wall()));
+            }
             Ask::Standing(provider, reply) => {
-                let _ = reply.send(self.peer.standing(provider).cloned());
+                let _ = reply.send(self.peer.standing(provider));
             }
             Ask::Watch(job, reply) => {
                 let open = self.is_open(job);

@@ -12,7 +12,9 @@ use suanli_protocol::{
     ids::{AccountId, JobId, PeerId},
     message::Decline,
     offer::Offer,
-    peer::{ChannelView, Declaration, JobView, NotSettled, Unanswered, WorkView},
+    peer::{
+        ChannelView, Declaration, JobView, NotSettled, Report, Unanswered, Unreferred, WorkView,
+    },
     rank::Plan,
     record::JobOrder,
     registry::{Feature, Reason},
@@ -143,6 +145,9 @@ pub(crate) enum Ask {
     Cancel(JobId, oneshot::Sender<bool>),
     Challenge(PeerId, oneshot::Sender<Challenged>),
     Standing(PeerId, oneshot::Sender<Option<Standing>>),
+    AskReferences(PeerId, oneshot::Sender<Shown>),
+    Report(AccountId, oneshot::Sender<Report>),
+    Reports(oneshot::Sender<Vec<Report>>),
     Watch(JobId, oneshot::Sender<Option<Watch>>),
     Settle(
         Box<Declaration>,
@@ -164,6 +169,10 @@ pub(crate) enum Ask {
 
 /// What a challenge came to, and what was wrong with it; or why it came to nothing.
 pub type Challenged = Result<(Outcome, Option<Wrong>), Unanswered>;
+
+/// How many references a provider showed, and how many of them are by accounts that this
+/// node has traded with; or why none.
+pub type Shown = Result<(usize, usize), Unreferred>;
 
 /// What happened to a job so far, and what happens from now on. The stream
 /// ends when nothing more can happen, or when its reader is too slow.
@@ -250,6 +259,31 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn standing(&self, provider: PeerId) -> Result<Option<Standing>, Gone> {
         self.ask(|reply| Ask::Standing(provider, reply)).await
+    }
+
+    /// All that this node thinks of an account.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn report(&self, account: AccountId) -> Result<Report, Gone> {
+        self.ask(|reply| Ask::Report(account, reply)).await
+    }
+
+    /// The same of all accounts of which it knows anything.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn reports(&self) -> Result<Vec<Report>, Gone> {
+        self.ask(Ask::Reports).await
+    }
+
+    /// Asks a provider who was content with its work, and returns when it has said so,
+    /// or has not.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn ask_references(&self, provider: PeerId) -> Result<Shown, Gone> {
+        self.ask(|reply| Ask::AskReferences(provider, reply)).await
     }
 
     /// Follows a job; `None` if it is not in memory.

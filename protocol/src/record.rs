@@ -23,7 +23,7 @@ use crate::{
     rank::Policy,
     receipt::{Acceptance, Receipt},
     registry::{Confidentiality, Reason, Verification},
-    standing::Outcome,
+    standing::{Failure, Outcome, Vouches},
     tolerance::Within,
     units::{Amount, Millis, Wall},
     voucher::{Settlement, Voucher, VoucherAck},
@@ -233,6 +233,10 @@ pub enum Record {
     Cancelling { job: JobId },
     /// What a capacity challenge of ours came to.
     Challenged(Outcome),
+    /// A provider failed us.
+    Failed(Failure),
+    /// A provider showed references that we checked.
+    Vouched(Vouches),
     /// A part of a checkpoint.
     Part(Part),
 }
@@ -262,6 +266,8 @@ enum Stored {
     Cancelling(JobId),
     Part(StoredPart),
     Challenged(Outcome),
+    Failed(Failure),
+    Vouched(Vouches),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -330,6 +336,8 @@ impl Record {
             | Self::Closed { .. }
             | Self::Cancelling { .. }
             | Self::Challenged(_)
+            | Self::Failed(_)
+            | Self::Vouched(_)
             | Self::Part(_) => Worth::Never,
         }
     }
@@ -388,6 +396,8 @@ impl Record {
             Self::Settled(settlement) => Stored::Settled(settlement.raw()),
             Self::Cancelling { job } => Stored::Cancelling(*job),
             Self::Challenged(outcome) => Stored::Challenged(outcome.clone()),
+            Self::Failed(failure) => Stored::Failed(*failure),
+            Self::Vouched(vouches) => Stored::Vouched(vouches.clone()),
             Self::Part(part) => Stored::Part(part.stored()),
         }
     }
@@ -459,6 +469,8 @@ impl Record {
             Stored::Settled(raw) => Self::Settled(raw.open(trust)?),
             Stored::Cancelling(job) => Self::Cancelling { job },
             Stored::Challenged(outcome) => Self::Challenged(outcome),
+            Stored::Failed(failure) => Self::Failed(failure),
+            Stored::Vouched(vouches) => Self::Vouched(vouches),
             Stored::Part(part) => Self::Part(part.open(trust)?),
         })
     }
@@ -469,6 +481,10 @@ impl Record {
         match self {
             Self::Offered(_) | Self::Withdrew(_) | Self::Part(_) => vec![],
             Self::Challenged(outcome) => vec![Key::Peer(outcome.provider)],
+            Self::Failed(failure) => {
+                vec![Key::Peer(failure.provider), Key::Account(failure.account)]
+            }
+            Self::Vouched(vouches) => vec![Key::Account(vouches.provider)],
             Self::Submitted { order, .. } => vec![Key::Job(order.job), Key::AnyJob],
             Self::Asked(request) => {
                 vec![Key::Job(request.body().job), Key::Envelope(request.hash())]

@@ -316,6 +316,8 @@ impl Checks {
             | Record::Closed { .. }
             | Record::Cancelling { .. }
             | Record::Challenged(_)
+            | Record::Failed(_)
+            | Record::Vouched(_)
             | Record::Part(_) => {}
         }
     }
@@ -388,6 +390,8 @@ impl Checks {
             | Record::PaidAcked(_)
             | Record::Frozen { .. }
             | Record::Challenged(_)
+            | Record::Failed(_)
+            | Record::Vouched(_)
             | Record::Part(_) => {}
         }
     }
@@ -755,6 +759,8 @@ impl Checks {
             | Message::Committed(..)
             | Message::OpenCommitment(..)
             | Message::Opened(..)
+            | Message::AskReferences
+            | Message::References { .. }
             | Message::Offers { .. } => None,
         }
     }

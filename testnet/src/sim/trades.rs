@@ -119,7 +119,8 @@ impl Trades {
             | Event::Settled { .. }
             | Event::Credited { .. }
             | Event::Frozen { .. }
-            | Event::Challenged { .. } => {}
+            | Event::Challenged { .. }
+            | Event::Referred { .. } => {}
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::de::DeserializeOwned;
 use suanli_protocol::{
     bundle::Bundle,
-    peer::{Peer, Unanswered},
+    peer::{Peer, Unanswered, Unreferred},
     rank::Plan,
     record::JobOrder,
 };
@@ -30,7 +30,7 @@ use crate::{
     },
     store::Store,
     transport::{Transport, TransportConfig, TransportLimits},
-    wall::wall_ms,
+    wall::{wall, wall_ms},
 };
 
 const TOKEN: &str = "5ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2";
@@ -650,6 +650,9 @@ async fn play(
             }
             Ask::Challenge(_, reply) => drop(reply.send(Err(Unanswered::NothingClaimed))),
             Ask::Standing(_, reply) => drop(reply.send(None)),
+            Ask::AskReferences(_, reply) => drop(reply.send(Err(Unreferred::NoOffer))),
+            Ask::Report(account, reply) => drop(reply.send(peer.report(account, wall()))),
+            Ask::Reports(reply) => drop(reply.send(peer.reports(wall()))),
             Ask::Cancel(_, reply) => drop(reply.send(false)),
             Ask::Settle(declaration, reply) => {
                 drop(reply.send(Err(peer.may_settle(&declaration).unwrap_err())));
