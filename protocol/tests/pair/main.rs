@@ -9,6 +9,7 @@ mod crashes;
 mod negotiation;
 mod puppet;
 mod queue;
+mod references;
 mod tolerance;
 mod work;
 mod world;
