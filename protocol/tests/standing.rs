@@ -127,7 +127,7 @@ fn audits_become_fewer_with_results_that_agree_and_more_as_they_fade() {
 fn neither_a_new_key_nor_a_new_account_sheds_a_contradicted_result() {
     let mut standings = Standings::default();
     disputed(&mut standings, 1, 1, Reason::WRONG_RESULT, at(0));
-    let hours = |hours| Wall::from_millis(at(0).as_millis() + hours * 3_600_000);
+    let hours = |hours: u64| Wall::from_millis(at(0).as_millis() + hours * 3_600_000);
     let opinion =
         |standings: &Standings, peer, of, now| standings.opinion(node(peer), account(of), now);
     let wrong = Err(Reason::WRONG_RESULT);
