@@ -179,11 +179,9 @@ pub const REFERENCES_BYTES_MAX: usize = 96 * 1024;
 pub const REFERRED_MAX: usize = 1024;
 /// Providers that are asked for references at once.
 pub const REFERENCES_OPEN_MAX: usize = 16;
-/// How often a peer is answered in an hour, and all together: each time all work in
-/// memory is looked through.
+/// How often a peer is shown references in an hour: each time all work in memory is
+/// looked through.
 pub const REFERENCES_PER_PEER: usize = 12;
-/// See [`REFERENCES_PER_PEER`].
-pub const REFERENCES_PER_HOUR: usize = 1200;
 /// Peers of whom the way to them is remembered. Each is a few words.
 pub const LINKS_MAX: usize = 4096;
 /// How long work may wait for its turn: as long as anything may run.

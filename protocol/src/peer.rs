@@ -108,6 +108,8 @@ pub struct ProviderConfig {
     pub discount_percent_max: u8,
     /// How many capacity challenges it takes in an hour, from all peers together.
     pub challenges_per_hour: u32,
+    /// How often in an hour it shows others who accepted its work.
+    pub references_per_hour: u32,
     /// Pieces of work that may wait for a slot.
     pub queue: u32,
     /// What it asks at which time, of whom.

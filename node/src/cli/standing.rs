@@ -6,7 +6,7 @@ use super::{
     context::{Context, path},
     exit::Failure,
     offer::challenged,
-    screen::{Table, age, list, print_aside, until},
+    screen::{Table, age, list, until},
 };
 use crate::api::types::{
     AccountStanding, EvidenceInfo, NodeStanding, ReferenceInfo, ShownReferences,
@@ -50,8 +50,9 @@ impl Command {
             return Ok(());
         }
         let shown: ShownReferences = client.post(&format!("{path}/references")).await?;
-        print_aside(&format!("{}\n", fetched(&shown)));
-        context.answer(&shown, |shown| show(&shown.standing));
+        context.answer(&shown, |shown| {
+            format!("{}\n\n{}", fetched(shown), show(&shown.standing))
+        });
         Ok(())
     }
 }

@@ -109,7 +109,7 @@ static TOP: [Setting; 16] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 27] = provide![
+static PROVIDE: [Setting; 28] = provide![
     slots,
     workers,
     device,
@@ -125,6 +125,7 @@ static PROVIDE: [Setting; 27] = provide![
     storage,
     discount_percent_max,
     challenges_per_hour,
+    references_per_hour,
     queue,
     power_price,
     watts,

@@ -313,6 +313,7 @@ pub(crate) fn provider() -> ProviderConfig {
         local_only: false,
         discount_percent_max: 0,
         challenges_per_hour: 12,
+        references_per_hour: 120,
         queue: 0,
         pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }

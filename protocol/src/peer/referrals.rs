@@ -24,10 +24,7 @@ use super::{
 use crate::{
     book::Book,
     ids::{AccountId, PeerId},
-    limits::{
-        REFERENCES_MAX, REFERENCES_OPEN_MAX, REFERENCES_PER_HOUR, REFERENCES_PER_PEER,
-        REFERRED_MAX, SKEW_MAX,
-    },
+    limits::{REFERENCES_MAX, REFERENCES_OPEN_MAX, REFERENCES_PER_PEER, REFERRED_MAX, SKEW_MAX},
     message::{Decline, Frame},
     record::{Lsn, Record},
     reference::{NoReference, Referred},
@@ -252,7 +249,11 @@ impl Referrals {
             self.served.pop_front();
         }
         let of_peer = self.served.iter().filter(|(_, peer)| *peer == from).count();
-        if of_peer >= REFERENCES_PER_PEER || self.served.len() >= REFERENCES_PER_HOUR {
+        let per_hour = usize::try_from(provider.references_per_hour).unwrap_or(usize::MAX);
+        if per_hour == 0 {
+            return Err(Reason::NOT_ALLOWED);
+        }
+        if of_peer >= REFERENCES_PER_PEER || self.served.len() >= per_hour {
             return Err(Reason::BUSY);
         }
         Ok(())

@@ -14,13 +14,13 @@ use suanli_protocol::{
     reference::Reference,
     registry::{Reason, Verification},
     standing::{REFERENCE_AGE_MAX, Weight},
-    units::Wall,
+    units::{Price, Wall},
     wire::List,
 };
 
 use crate::{
     puppet,
-    world::{Fate, World, account_signer, delegate, micros, network, node_signer, order},
+    world::{Fate, World, account_signer, delegate, micros, network, node_signer, offer, order},
 };
 
 fn account(number: usize) -> AccountId {
@@ -53,6 +53,13 @@ fn acquainted(puppets: &[usize]) -> World {
         let known = &mut world.config_of(provider).known;
         known.insert(account(1), micros(1_000_000));
     }
+    // And who is cheaper than all.
+    let prices = offer(0).prices;
+    let cheap = prices.iter().map(|price| Price {
+        amount: micros(1),
+        ..*price
+    });
+    world.offer_of(3).prices = List::truncated(cheap.collect());
     let mut world = world.start(puppets);
     let order = array(1, 12, &world, &[1, 2]);
     world.submit(order);
@@ -140,22 +147,26 @@ fn a_stranger_that_begins_to_work_is_asked_once() {
         0,
         "nothing that replicas decide depends on them"
     );
-    for (number, provider) in [(3, 3), (4, 3), (5, 2)] {
+    for number in 3..6 {
         let mut order = order(number);
         order.verify.adaptive = true;
-        order.providers = List::truncated(vec![world.id(provider), world.id(1)]);
-        order.rank = None;
-        order.work = Work::Job;
         world.submit(order);
         world.run_until_settled();
     }
-    // Provider 3 is dearer than 1, and audits the first results of the others.
-    let strangers: Vec<usize> = (world.sent.iter())
+    // Some audits were made elsewhere, by those who need no references.
+    let worked = |by| {
+        (world.executed.iter())
+            .filter(|(node, _)| *node == by)
+            .count()
+    };
+    assert!(worked(3) >= 5, "two for provider 1, three for us");
+    let asked = world.sent.iter();
+    let asked: Vec<usize> = asked
         .filter(|sent| matches!(sent.frame, Frame::AskReferences))
         .map(|sent| sent.to)
         .collect();
-    assert!(strangers.iter().all(|&to| to == 3), "{strangers:?}");
-    assert!(strangers.len() <= 1);
+    assert_eq!(asked, [3]);
+    assert_eq!(report(&world, 3).referred, Weight::ONE);
 }
 
 #[test]
@@ -199,6 +210,12 @@ fn who_asks_too_often_is_not_answered() {
     );
     world.pass(Duration::from_secs(3601));
     assert!(asked(&mut world, 3).is_ok());
+    // Nor is anybody, where its operator says so.
+    let mut silent = world.nodes[3].config.provider.clone().unwrap();
+    silent.references_per_hour = 0;
+    world.command(3, Command::Provide(Box::new(silent)));
+    let declined = asked(&mut world, 3).unwrap_err();
+    assert!(matches!(declined, Unreferred::Declined(no) if no.reason == Reason::NOT_ALLOWED));
     // One that sells nothing has nothing to show.
     world.say(3, 0, Frame::AskReferences);
     world.pass(Duration::from_secs(1));

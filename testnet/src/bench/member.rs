@@ -154,6 +154,7 @@ fn provider(identity: &Identity) -> ProviderConfig {
         local_only: true,
         discount_percent_max: 0,
         challenges_per_hour: 12,
+        references_per_hour: 120,
         queue: 0,
         pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }
