@@ -26,6 +26,7 @@ mod receipt;
 mod resume;
 mod run;
 mod screen;
+mod standing;
 mod stop;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -100,6 +101,7 @@ enum Command {
     /// The offer book: what providers have, and for how much
     #[command(subcommand)]
     Offer(offer::Command),
+    Standing(standing::Command),
     /// Receipts, of jobs bought and sold
     #[command(subcommand)]
     Receipt(receipt::Command),
@@ -187,6 +189,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Explain(command) => command.run(context).await,
         Command::Job(command) => command.run(context).await,
         Command::Offer(command) => command.run(context).await,
+        Command::Standing(command) => command.run(context).await,
         Command::Receipt(command) => command.run(context).await,
         Command::Channel(command) => command.run(context).await,
         Command::Budget => budget::run(context).await,

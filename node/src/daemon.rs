@@ -325,6 +325,7 @@ fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {
         local_only,
         discount_percent_max: provide.discount_percent_max,
         challenges_per_hour: provide.challenges_per_hour,
+        references_per_hour: provide.references_per_hour,
         queue: provide.queue,
     }
 }

@@ -62,7 +62,7 @@ use self::{
 };
 use crate::{
     devices::Devices,
-    handle::{Ask, AskQueue, Challenged, NotTaken, Snapshot},
+    handle::{Ask, AskQueue, Challenged, Look, NotTaken, Shown, Snapshot},
     pause::Pauses,
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
     transport::{
@@ -179,6 +179,8 @@ pub struct Driver {
     challenges: Challenges,
     /// Challenges that somebody waits for.
     challenging: BTreeMap<PeerId, oneshot::Sender<Challenged>>,
+    /// References that somebody waits for.
+    referring: BTreeMap<PeerId, oneshot::Sender<Shown>>,
     submitted: BTreeMap<JobId, oneshot::Sender<Result<(), NotTaken>>>,
     awaited: Awaited,
     /// Answers that wait for the journal, in its order.
@@ -337,6 +339,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         lines: Lines::default(),
         challenges,
         challenging: BTreeMap::new(),
+        referring: BTreeMap::new(),
         submitted: BTreeMap::new(),
         awaited: Awaited::default(),
         promised: VecDeque::new(),
@@ -764,7 +767,7 @@ impl Driver {
             agreement,
             from,
             blob,
-            durable,
+            what,
         };
         if self.following.follows(wanted) {
             return;
@@ -807,9 +810,9 @@ impl Driver {
                 agreement,
                 from,
                 blob,
-                durable,
+                what,
             } = wanted;
-            self.fetch(agreement, from, blob, durable).await;
+            self.fetch(agreement, from, blob, what).await;
         }
     }
 
@@ -870,6 +873,12 @@ impl Driver {
             Event::Challenged { provider, event } => {
                 tracing::info!(%provider, ?event, "challenge");
                 if let Some(reply) = self.challenging.remove(&provider) {
+                    let _ = reply.send(event);
+                }
+            }
+            Event::Referred { provider, event } => {
+                tracing::info!(%provider, ?event, "references");
+                if let Some(reply) = self.referring.remove(&provider) {
                     let _ = reply.send(event);
                 }
             }
@@ -1185,15 +1194,8 @@ impl Driver {
                 self.when_durable(reply, open);
             }
             Ask::Challenge(provider, reply) => self.challenge(provider, reply).await,
-            Ask::Standing(provider, reply) => {
-                let _ = reply.send(self.peer.standing(provider).cloned());
-            }
-            Ask::Budgets(reply) => {
-                let _ = reply.send(self.peer.budgets());
-            }
-            Ask::Budget(principal, reply) => {
-                let _ = reply.send(self.peer.budget(&principal));
-            }
+            Ask::References(provider, reply) => self.ask_references(provider, reply).await,
+            Ask::Look(look) => self.on_look(look),
             Ask::Watch(job, reply) => {
                 let open = self.is_open(job);
                 let _ = reply.send(self.lines.watch(job, open));
@@ -1231,6 +1233,27 @@ impl Driver {
             }
             Ask::Neighbour(name) => self.saw_neighbour(name).await,
             Ask::Stop(reply) => self.stopping = Some(reply),
+        }
+    }
+
+    /// What changes nothing.
+    fn on_look(&self, look: Look) {
+        match look {
+            Look::Report(account, reply) => {
+                let _ = reply.send(self.peer.report(account, wall()));
+            }
+            Look::Reports(reply) => {
+                let _ = reply.send(self.peer.reports(wall()));
+            }
+            Look::Standing(provider, reply) => {
+                let _ = reply.send(self.peer.standing(provider));
+            }
+            Look::Budgets(reply) => {
+                let _ = reply.send(self.peer.budgets());
+            }
+            Look::Budget(principal, reply) => {
+                let _ = reply.send(self.peer.budget(&principal));
+            }
         }
     }
 

@@ -12,7 +12,10 @@ use suanli_protocol::{
     ids::{AccountId, JobId, PeerId},
     message::Decline,
     offer::{Name, Offer},
-    peer::{BudgetView, ChannelView, Declaration, JobView, NotSettled, Unanswered, WorkView},
+    peer::{
+        BudgetView, ChannelView, Declaration, JobView, NotSettled, Report, Unanswered, Unreferred,
+        WorkView,
+    },
     rank::Plan,
     record::JobOrder,
     registry::{Feature, Reason},
@@ -165,9 +168,8 @@ pub(crate) enum Ask {
     Submit(Box<JobOrder>, oneshot::Sender<Result<(), NotTaken>>),
     Cancel(JobId, oneshot::Sender<bool>),
     Challenge(PeerId, oneshot::Sender<Challenged>),
-    Standing(PeerId, oneshot::Sender<Option<Standing>>),
-    Budgets(oneshot::Sender<Vec<BudgetView>>),
-    Budget(Name, oneshot::Sender<BudgetView>),
+    References(PeerId, oneshot::Sender<Shown>),
+    Look(Look),
     Watch(JobId, oneshot::Sender<Option<Watch>>),
     Settle(
         Box<Declaration>,
@@ -187,8 +189,22 @@ pub(crate) enum Ask {
     Stop(oneshot::Sender<()>),
 }
 
+/// A question about accounts and principals.
+#[derive(Debug)]
+pub(crate) enum Look {
+    Standing(PeerId, oneshot::Sender<Option<Standing>>),
+    Budgets(oneshot::Sender<Vec<BudgetView>>),
+    Budget(Name, oneshot::Sender<BudgetView>),
+    Report(AccountId, oneshot::Sender<Report>),
+    Reports(oneshot::Sender<Vec<Report>>),
+}
+
 /// What a challenge came to, and what was wrong with it; or why it came to nothing.
 pub type Challenged = Result<(Outcome, Option<Wrong>), Unanswered>;
+
+/// How many references a provider showed, and how many of them are by accounts that this
+/// node has traded with; or why none.
+pub type Shown = Result<(usize, usize), Unreferred>;
 
 /// What happened to a job so far, and what happens from now on. The stream
 /// ends when nothing more can happen, or when its reader is too slow.
@@ -274,7 +290,8 @@ impl NodeHandle {
     /// # Errors
     /// [`Gone`].
     pub async fn standing(&self, provider: PeerId) -> Result<Option<Standing>, Gone> {
-        self.ask(|reply| Ask::Standing(provider, reply)).await
+        self.ask(|reply| Ask::Look(Look::Standing(provider, reply)))
+            .await
     }
 
     /// What principals may spend, and have spent.
@@ -282,7 +299,7 @@ impl NodeHandle {
     /// # Errors
     /// [`Gone`].
     pub async fn budgets(&self) -> Result<Vec<BudgetView>, Gone> {
-        self.ask(Ask::Budgets).await
+        self.ask(|reply| Ask::Look(Look::Budgets(reply))).await
     }
 
     /// The same of one.
@@ -290,7 +307,34 @@ impl NodeHandle {
     /// # Errors
     /// [`Gone`].
     pub async fn budget(&self, principal: Name) -> Result<BudgetView, Gone> {
-        self.ask(|reply| Ask::Budget(principal, reply)).await
+        self.ask(|reply| Ask::Look(Look::Budget(principal, reply)))
+            .await
+    }
+
+    /// All that this node thinks of an account.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn report(&self, account: AccountId) -> Result<Report, Gone> {
+        self.ask(|reply| Ask::Look(Look::Report(account, reply)))
+            .await
+    }
+
+    /// The same of all accounts of which it knows anything.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn reports(&self) -> Result<Vec<Report>, Gone> {
+        self.ask(|reply| Ask::Look(Look::Reports(reply))).await
+    }
+
+    /// Asks a provider who was content with its work, and returns when it has said so,
+    /// or has not.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn ask_references(&self, provider: PeerId) -> Result<Shown, Gone> {
+        self.ask(|reply| Ask::References(provider, reply)).await
     }
 
     /// Follows a job; `None` if it is not in memory.

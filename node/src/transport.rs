@@ -184,7 +184,7 @@ pub enum Channel {
     Exec,
     /// Receipts and vouchers.
     Settle,
-    /// Anti-entropy of the offer book.
+    /// Anti-entropy of the offer book, and references.
     Book,
     /// Capacity challenges.
     Challenge,

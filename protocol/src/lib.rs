@@ -38,6 +38,7 @@ pub mod pricing;
 pub mod rank;
 pub mod receipt;
 pub mod record;
+pub mod reference;
 pub mod registry;
 pub mod standing;
 pub mod tolerance;

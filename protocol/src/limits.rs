@@ -179,8 +179,24 @@ pub const CHALLENGE_OPENED_MAX: usize = 32;
 pub const CHALLENGES_MAX: usize = 4;
 /// How often a peer may challenge a provider in an hour.
 pub const CHALLENGES_PER_PEER: usize = 6;
-/// Providers whose standing is remembered, as many as the book may hold.
+/// Accounts, and nodes, whose standing is remembered, as many as the book may hold.
 pub const STANDINGS_MAX: usize = BOOK_OFFERS_MAX;
+/// Nodes of one account that are remembered for a wrong result or product. More only
+/// show that the account is not to be asked.
+pub const LIARS_KEPT: usize = 16;
+/// References that a provider shows, of as many client accounts. Few of an asker's
+/// acquaintances will be among more.
+pub const REFERENCES_MAX: usize = 32;
+/// Bytes of all references in one answer, with room for the rest of a frame. Most take
+/// one to two kilobytes, those with many outputs more.
+pub const REFERENCES_BYTES_MAX: usize = 96 * 1024;
+/// Accounts whose references are remembered: 3 MB.
+pub const REFERRED_MAX: usize = 1024;
+/// Providers that are asked for references at once.
+pub const REFERENCES_OPEN_MAX: usize = 16;
+/// How often a peer is shown references in an hour: each time all work in memory is
+/// looked through.
+pub const REFERENCES_PER_PEER: usize = 12;
 /// Peers of whom the way to them is remembered. Each is a few words.
 pub const LINKS_MAX: usize = 4096;
 /// How long work may wait for its turn: as long as anything may run.

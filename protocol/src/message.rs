@@ -19,10 +19,11 @@ use crate::{
     ids::{AgreementId, BlobId, ChannelId, Hash, NetworkId, OfferId, PeerId, QuoteId, RequestId},
     limits::{
         CHECKPOINTS_MAX, ENVELOPE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
-        LOG_LINE_BYTES_MAX, OFFER_BYTES_MAX, OFFERS_PER_PAGE, PULL_KNOWN_MAX,
+        LOG_LINE_BYTES_MAX, OFFER_BYTES_MAX, OFFERS_PER_PAGE, PULL_KNOWN_MAX, REFERENCES_MAX,
     },
     offer::{Offer, Withdrawal},
     receipt::{Acceptance, Receipt},
+    reference::{NoReference, Reference, Referred},
     registry::{Reason, kind},
     units::Wall,
     voucher::{Settlement, Voucher, VoucherAck},
@@ -38,7 +39,7 @@ pub enum Channel {
     Exec,
     /// Acceptances, vouchers, acknowledgements, heads.
     Settle,
-    /// The offer book.
+    /// The offer book, and references.
     Book,
     /// Capacity challenges.
     Challenge,
@@ -168,6 +169,11 @@ pub enum Frame {
     OpenCommitment(Seed, Seed),
     /// Provider: here.
     Opened(Seed, Box<Opening>),
+
+    /// Anybody: who was content with your work?
+    AskReferences,
+    /// Provider: these accounts, the newest of each; or why it doesn't say.
+    References(List<Reference, REFERENCES_MAX>, Option<Decline>),
 }
 
 /// How far an execution is. Numbered: an older one never overwrites a newer.
@@ -238,7 +244,9 @@ impl Frame {
             | Self::VoucherAck(_)
             | Self::Heads(_)
             | Self::Settlement(_) => Channel::Settle,
-            Self::Pull(_) | Self::Offers(..) => Channel::Book,
+            Self::Pull(_) | Self::Offers(..) | Self::AskReferences | Self::References(..) => {
+                Channel::Book
+            }
             Self::Challenge(..)
             | Self::ChallengeDeclined(..)
             | Self::Committed(..)
@@ -317,6 +325,8 @@ impl Frame {
             Self::Committed(seed, root) => Message::Committed(seed, root),
             Self::OpenCommitment(seed, open) => Message::OpenCommitment(seed, open),
             Self::Opened(seed, opening) => Message::Opened(seed, opening),
+            Self::AskReferences => Message::AskReferences,
+            Self::References(shown, decline) => verify_references(&shown, decline, network),
         })
     }
 }
@@ -365,6 +375,23 @@ fn verify_page(raw: &[RawOffer], next: Option<PeerId>, network: NetworkId) -> Me
     }
 }
 
+/// As with offers, a bad one does not spoil the others.
+fn verify_references(shown: &[Reference], decline: Option<Decline>, network: NetworkId) -> Message {
+    let mut references = Vec::new();
+    let mut fault = None;
+    for result in shown.iter().map(|reference| reference.verify(network)) {
+        match result {
+            Ok(referred) => references.push(referred),
+            Err(error) => fault = fault.or(Some(error)),
+        }
+    }
+    Message::References {
+        references,
+        decline,
+        fault,
+    }
+}
+
 /// A verified frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the frame of the same name, verified")]
@@ -408,6 +435,12 @@ pub enum Message {
     Committed(Seed, Hash),
     OpenCommitment(Seed, Seed),
     Opened(Seed, Box<Opening>),
+    AskReferences,
+    References {
+        references: Vec<Referred>,
+        decline: Option<Decline>,
+        fault: Option<NoReference>,
+    },
 }
 
 /// One side's view of a channel, verified.

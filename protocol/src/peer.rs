@@ -28,6 +28,7 @@ mod challenger;
 mod condense;
 mod core;
 mod ledger;
+mod referrals;
 mod seller;
 
 use std::{
@@ -44,12 +45,14 @@ use self::{
     challenger::Challenger,
     core::{Core, Outbox, Timer, Timers},
     ledger::Ledger,
+    referrals::Referrals,
     seller::{Credits, Seller},
 };
 pub use self::{
     buyer::{BudgetView, JobView, end_word},
     challenger::Unanswered,
     ledger::ChannelView,
+    referrals::{Report, Unreferred},
 };
 use crate::{
     book::Book,
@@ -66,7 +69,7 @@ use crate::{
     receipt,
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
-    standing::{Outcome, Standing},
+    standing::{Outcome, Standing, Standings},
     tolerance::Tolerance,
     units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
     wire::{List, Text},
@@ -117,6 +120,8 @@ pub struct ProviderConfig {
     pub discount_percent_max: u8,
     /// How many capacity challenges it takes in an hour, from all peers together.
     pub challenges_per_hour: u32,
+    /// How often in an hour it shows others who accepted its work.
+    pub references_per_hour: u32,
     /// Pieces of work that may wait for a slot.
     pub queue: u32,
     /// What it asks at which time, of whom.
@@ -393,6 +398,8 @@ pub enum Command {
     Cancel(JobId),
     /// Have a provider show that it is as fast as its offer says.
     Challenge(PeerId),
+    /// Have a provider show who was content with its work.
+    AskReferences(PeerId),
     /// Announce the offer, or announce it anew; also one that was withdrawn.
     Announce,
     /// Sell something else from now on; also after a withdrawal.
@@ -627,7 +634,10 @@ impl Output {
     const fn is_awaited(&self) -> bool {
         match self {
             Self::Event(event) => match event {
-                Event::Job { .. } | Event::Settled { .. } | Event::Challenged { .. } => true,
+                Event::Job { .. }
+                | Event::Settled { .. }
+                | Event::Challenged { .. }
+                | Event::Referred { .. } => true,
                 Event::Work { .. }
                 | Event::Receipted { .. }
                 | Event::Judged { .. }
@@ -717,6 +727,14 @@ pub enum Event {
         provider: PeerId,
         /// What it came to, and what was wrong with it; or why it came to nothing.
         event: Result<(Outcome, Option<Wrong>), Unanswered>,
+    },
+    /// A provider was asked for references.
+    Referred {
+        /// Who.
+        provider: PeerId,
+        /// How many it showed, and how many of them are by accounts that we know; or
+        /// why there are none.
+        event: Result<(usize, usize), Unreferred>,
     },
 }
 
@@ -831,6 +849,7 @@ pub struct Peer {
     seller: Seller,
     ledger: Ledger,
     challenger: Challenger,
+    referrals: Referrals,
     pulls: BTreeMap<PeerId, Sweep>,
 }
 
@@ -897,6 +916,7 @@ impl Peer {
             outbox: Outbox::default(),
             connected: BTreeMap::new(),
             links: BTreeMap::new(),
+            standings: Standings::default(),
         };
         let (mut buyer, mut seller, mut ledger) =
             (Buyer::default(), Seller::default(), Ledger::default());
@@ -911,7 +931,8 @@ impl Peer {
                 }
                 _ => {}
             }
-            buyer.replay(&core, &mut ledger, &record);
+            remember(&mut core, &record);
+            buyer.replay(&mut core, &mut ledger, &record);
             seller.replay(&mut core, &mut ledger, &record);
             ledger.replay(&core, &record);
         }
@@ -923,6 +944,7 @@ impl Peer {
             seller,
             ledger,
             challenger: Challenger::default(),
+            referrals: Referrals::default(),
             pulls: BTreeMap::new(),
         }
     }
@@ -965,9 +987,8 @@ impl Peer {
             }
             Input::Computed { seed, root } => self.seller.on_computed(&mut self.core, seed, root),
             Input::Verified { provider, result } => {
-                let standings = &mut self.buyer.standings;
                 self.challenger
-                    .on_verified(&mut self.core, standings, provider, result);
+                    .on_verified(&mut self.core, provider, result);
             }
             Input::Compared { id, equal } => {
                 self.buyer
@@ -1011,20 +1032,37 @@ impl Peer {
 
     /// Who could run a job, were it submitted now.
     pub fn plan(&self, order: &JobOrder, now: Wall) -> Plan {
-        let standings = &self.buyer.standings;
         buyer::plan(
             &self.core,
             (&self.book, now),
             order,
             (&order.work, order.budget, Some(order.total)),
             |_| false,
-            |peer| self.core.view(peer, standings, now),
+            |peer| self.core.view(peer, &self.book, now),
         )
     }
 
-    /// What it has seen of a provider itself.
-    pub fn standing(&self, provider: PeerId) -> Option<&Standing> {
-        self.buyer.standings.of(provider)
+    /// What it has seen of a provider itself: of its node, and of the account for which
+    /// it offers, or did when it was challenged or found wrong.
+    pub fn standing(&self, provider: PeerId) -> Option<Standing> {
+        let standings = &self.core.standings;
+        let offer = self.book.of(provider);
+        let account = offer.map(|offer| offer.body().account);
+        let account = account.or_else(|| {
+            let mut known = standings.nodes();
+            known.find_map(|(of, node)| (node == provider).then_some(of))
+        })?;
+        standings.of(provider, account)
+    }
+
+    /// All that it thinks of an account, and why.
+    pub fn report(&self, account: AccountId, now: Wall) -> Report {
+        Report::of(&self.core, &self.book, &self.ledger, account, now)
+    }
+
+    /// The same of all accounts of which it knows anything.
+    pub fn reports(&self, now: Wall) -> Vec<Report> {
+        Report::all(&self.core, &self.book, &self.ledger, now)
     }
 
     /// Its jobs.
@@ -1158,6 +1196,7 @@ impl Peer {
             seller,
             ledger,
             challenger,
+            referrals,
             pulls: _,
         } = self;
         match message {
@@ -1200,14 +1239,19 @@ impl Peer {
                 seller.on_challenge(core, from, device, challenge);
             }
             Message::ChallengeDeclined(seed, decline) => {
-                let standings = &mut buyer.standings;
-                challenger.on_declined(core, standings, from, (seed, decline));
+                challenger.on_declined(core, from, (seed, decline));
             }
             Message::Committed(seed, root) => challenger.on_committed(core, from, seed, root),
             Message::OpenCommitment(seed, open) => {
                 seller.on_open_commitment(core, from, seed, open);
             }
             Message::Opened(seed, opening) => challenger.on_opened(core, from, seed, *opening),
+            Message::AskReferences => referrals.on_asked(core, seller, from),
+            Message::References {
+                references,
+                decline,
+                fault,
+            } => referrals.on_shown(core, ledger, from, (references, decline), fault),
             Message::Pull(pull) => answer_pull(core, book, from, &pull),
             Message::Offers {
                 offers,
@@ -1271,10 +1315,12 @@ impl Peer {
             seller,
             ledger,
             challenger,
+            referrals,
             ..
         } = self;
         match command {
             Command::Challenge(provider) => challenger.challenge(core, book, provider),
+            Command::AskReferences(provider) => referrals.ask(core, book, provider),
             Command::Submit(order) => buyer.submit(core, book, ledger, order),
             Command::Cancel(job) => buyer.cancel(core, ledger, job),
             Command::Announce => seller.announce(core, book),
@@ -1296,6 +1342,7 @@ impl Peer {
             seller,
             ledger,
             challenger,
+            referrals,
             ..
         } = self;
         match timer {
@@ -1303,6 +1350,7 @@ impl Peer {
             Timer::Book => self.tend_book(),
             Timer::Pull(peer) => self.pull_on(peer),
             Timer::Challenge(provider) => challenger.on_timer(core, provider),
+            Timer::References(provider) => referrals.on_timer(core, book, provider),
             Timer::Job(job) => buyer.on_timer(core, book, ledger, job),
             Timer::Served(agreement) => buyer.watch(core, ledger, agreement),
             Timer::Hold(quote) => seller.on_release_expired(core, quote),
@@ -1377,6 +1425,20 @@ impl Peer {
     fn end_sweep(&mut self, peer: PeerId) {
         self.pulls.remove(&peer);
         self.core.timers.clear(Timer::Pull(peer));
+    }
+}
+
+/// What a record says of others' standing, but for our words on receipts.
+fn remember(core: &mut Core, record: &Record) {
+    match record {
+        Record::Challenged(outcome) => core.standings.challenged(outcome.clone()),
+        Record::Failed(failure) => core.standings.failed(*failure),
+        Record::Vouched(vouches) => core.standings.vouch(vouches.clone()),
+        Record::Earned { voucher, ack } => ledger::has_paid(core, voucher, ack),
+        Record::Part(Part::Results(account, results)) => {
+            core.standings.recall(*account, (**results).clone());
+        }
+        _ => {}
     }
 }
 

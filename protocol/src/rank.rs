@@ -107,6 +107,8 @@ pub struct Want<'a> {
 pub struct View {
     /// How much of the speeds that it claims are believed, in percent.
     pub believed: u8,
+    /// In how much of a thousand it failed us; between equals that decides.
+    pub failing: u16,
     /// What of the way to it was measured.
     pub link: Way,
 }
@@ -115,6 +117,7 @@ impl View {
     /// Nothing is known that speaks against it.
     pub const UNKNOWN: Self = Self {
         believed: 100,
+        failing: 0,
         link: Way {
             rtt_us: None,
             bytes_per_second: None,
@@ -209,7 +212,7 @@ pub fn rank<'a>(
     for (n, (offer, able)) in fitting.iter().enumerate() {
         let best = meeting(offer.body(), able, want, slowest).map(|found| found.score);
         match best.min() {
-            Some(score) => ranked.push((score, offer.signer(), n)),
+            Some(score) => ranked.push(((score, able.view.failing), offer.signer(), n)),
             None => misfits.miss(offer, able, want, slowest),
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     rank::Policy,
     receipt::{Acceptance, Receipt},
     registry::{Confidentiality, Reason, Verification},
-    standing::Outcome,
+    standing::{Failure, Outcome, Vouches},
     tolerance::Within,
     units::{Amount, Millis, Wall},
     voucher::{Settlement, Voucher, VoucherAck},
@@ -236,6 +236,10 @@ pub enum Record {
     Cancelling { job: JobId },
     /// What a capacity challenge of ours came to.
     Challenged(Outcome),
+    /// A provider failed us.
+    Failed(Failure),
+    /// A provider showed references that we checked.
+    Vouched(Vouches),
     /// A part of a checkpoint.
     Part(Part),
     /// A unit of our job has come so far at a provider of this account, and what it takes
@@ -273,6 +277,8 @@ enum Stored {
     Part(StoredPart),
     Challenged(Outcome),
     Reached(JobId, AccountId, Checkpoint),
+    Failed(Failure),
+    Vouched(Vouches),
 }
 
 type RawEnvelope = Raw<ENVELOPE_BYTES_MAX>;
@@ -342,6 +348,8 @@ impl Record {
             | Self::Cancelling { .. }
             | Self::Challenged(_)
             | Self::Reached { .. }
+            | Self::Failed(_)
+            | Self::Vouched(_)
             | Self::Part(_) => Worth::Never,
         }
     }
@@ -401,6 +409,8 @@ impl Record {
             Self::Cancelling { job } => Stored::Cancelling(*job),
             Self::Challenged(outcome) => Stored::Challenged(outcome.clone()),
             Self::Reached { job, account, kept } => Stored::Reached(*job, *account, kept.clone()),
+            Self::Failed(failure) => Stored::Failed(*failure),
+            Self::Vouched(vouches) => Stored::Vouched(vouches.clone()),
             Self::Part(part) => Stored::Part(part.stored()),
         }
     }
@@ -473,6 +483,8 @@ impl Record {
             Stored::Cancelling(job) => Self::Cancelling { job },
             Stored::Challenged(outcome) => Self::Challenged(outcome),
             Stored::Reached(job, account, kept) => Self::Reached { job, account, kept },
+            Stored::Failed(failure) => Self::Failed(failure),
+            Stored::Vouched(vouches) => Self::Vouched(vouches),
             Stored::Part(part) => Self::Part(part.open(trust)?),
         })
     }
@@ -483,6 +495,10 @@ impl Record {
         match self {
             Self::Offered(_) | Self::Withdrew(_) | Self::Part(_) | Self::Reached { .. } => vec![],
             Self::Challenged(outcome) => vec![Key::Peer(outcome.provider)],
+            Self::Failed(failure) => {
+                vec![Key::Peer(failure.provider), Key::Account(failure.account)]
+            }
+            Self::Vouched(vouches) => vec![Key::Account(vouches.provider)],
             Self::Submitted { order, .. } => vec![Key::Job(order.job), Key::AnyJob],
             Self::Asked(request) => {
                 vec![Key::Job(request.body().job), Key::Envelope(request.hash())]

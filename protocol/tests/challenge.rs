@@ -4,7 +4,7 @@
 
 use suanli_protocol::{
     challenge::{Challenge, Commitment, OpenedRow, Opening, Seed, Wrong, entry},
-    ids::{Hash, PeerId},
+    ids::{AccountId, Hash, PeerId},
     limits::FRAME_BYTES_MAX,
     message::Frame,
     offer::Name,
@@ -264,6 +264,7 @@ fn every_opening_fits_a_frame() {
 fn outcome(shown: u64, right: bool) -> Outcome {
     Outcome {
         provider: PeerId::from_bytes([1; 32]),
+        account: AccountId::from_bytes([2; 32]),
         at: Wall::from_millis(1),
         device: Name::lossy("a device"),
         claimed: 1000,

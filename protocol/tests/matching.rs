@@ -232,17 +232,21 @@ fn wishes() -> impl Strategy<Value = Wish> {
 }
 
 fn view(peer: PeerId) -> Result<View, Reason> {
-    let [first, second, ..] = *Hash::of(peer.as_bytes()).as_bytes();
+    let [first, second, third, ..] = *Hash::of(peer.as_bytes()).as_bytes();
     match first % 8 {
         0 => Err(Reason::EXCLUDED),
         1 => Ok(View {
             believed: second % 101,
+            failing: u16::from(third),
             link: Way {
                 rtt_us: Some(second.into()),
                 bytes_per_second: Some(u64::from(second) * 1000),
             },
         }),
-        _ => Ok(View::UNKNOWN),
+        _ => Ok(View {
+            failing: u16::from(third) % 3,
+            ..View::UNKNOWN
+        }),
     }
 }
 

@@ -28,6 +28,7 @@ use suanli_protocol::{
     offer::{Offer, Withdrawal},
     receipt::{Acceptance, Outcome, OutputRef, Receipt, ReceiptKey, Verdict, inputs_hash},
     record::Record,
+    reference::Reference,
     registry::{Reason, Verification, kind},
     units::{Amount, Millis, Total, Wall},
     voucher::{NO_ROOT, NO_VOUCHER, Parties, Settlement, Voucher, VoucherAck, next_root},
@@ -362,8 +363,25 @@ fn frames() -> Vec<(&'static str, usize, Frame)> {
         exec_frames(),
         settle_frames(),
         challenge_frames(),
+        reference_frames(),
     ]
     .concat()
+}
+
+fn reference_frames() -> Vec<(&'static str, usize, Frame)> {
+    let reference = Reference {
+        receipt: sample_receipt().raw(),
+        provider: delegate(PROVIDER),
+        acceptance: sample_acceptance().raw(),
+        client: delegate(CLIENT),
+    };
+    let shown = List::truncated(vec![reference]);
+    let declined = Frame::References(List::default(), Some(DECLINE));
+    vec![
+        ("AskReferences", CLIENT, Frame::AskReferences),
+        ("References", PROVIDER, Frame::References(shown, None)),
+        ("ReferencesDeclined", PROVIDER, declined),
+    ]
 }
 
 fn challenge_frames() -> Vec<(&'static str, usize, Frame)> {
@@ -685,6 +703,8 @@ fn abuse_26_a_sender_that_did_not_sign_is_refused() {
                 | Frame::Heads(_)
                 | Frame::Pull(_)
                 | Frame::Offers(..)
+                | Frame::AskReferences
+                | Frame::References(..)
         ) && frame.channel() != Channel::Challenge;
         let result = frame.verify(peer(1 - from), network());
         if is_signed_by_sender {

@@ -100,7 +100,7 @@ fn tiny(load: f64) -> Scenario {
 /// Work of so many times what there is: each job is done or ends in words, each client gets
 /// its share, slots are all used and none is sold twice, and nobody asks without end.
 fn overload(scenario: &Scenario) {
-    let days = days(scenario, SEED, &[cheapest()]).unwrap();
+    let days = days(scenario, SEED, &[cheapest()]).expect("the scenario is valid");
     let (of, outcome) = (&days[0].figures, &days[0].outcome);
     let mut done = BTreeMap::<usize, (u32, u32)>::new();
     for trade in &outcome.trades {

@@ -23,6 +23,7 @@ mod guard;
 mod input;
 mod jobs;
 mod problem;
+mod standings;
 #[cfg(test)]
 mod tests;
 
@@ -147,6 +148,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/units", get(jobs::units))
         .route("/v1/offers/{id}/challenge", post(accounts::challenge))
+        .route("/v1/standings", get(standings::list))
+        .route("/v1/standings/{id}", get(standings::show))
+        .route("/v1/standings/{id}/references", post(standings::fetch))
         .route("/v1/receipts", get(accounts::receipts))
         .route("/v1/receipts/{id}", get(accounts::receipt))
         .route("/v1/receipts/{id}/bundle", get(accounts::bundle))

@@ -10,6 +10,8 @@
 //! | `GET /v1/peers` | | list of [`PeerInfo`] |
 //! | `GET /v1/offers`, `/v1/offers/{id}` | | list of, one [`OfferInfo`]; id: prefix of offer or peer |
 //! | `POST /v1/offers/{id}/challenge` | | [`OutcomeInfo`], when the provider has shown its speed |
+//! | `GET /v1/standings`, `/v1/standings/{id}` | | list of, one [`AccountStanding`]; id: prefix of account or peer |
+//! | `POST /v1/standings/{id}/references` | | [`ShownReferences`], when the provider has shown its references |
 //! | `POST /v1/plan` | [`Submission`] | [`PlanInfo`] |
 //! | `POST /v1/explain` | [`Submission`] | [`ExplainInfo`] |
 //! | `POST /v1/blobs` | the bytes | [`BlobInfo`] |
@@ -54,6 +56,8 @@
 //! leaves [`JobInfo::outputs`] out. A
 //! job that is no longer in memory has the lines that the store remembers.
 
+mod standing;
+
 use serde::{Deserialize, Serialize};
 use suanli_protocol::{
     ids::{AccountId, AgreementId, BlobId, ChannelId, JobId, OfferId, PeerId, ReceiptId},
@@ -61,6 +65,9 @@ use suanli_protocol::{
     units::Amount,
 };
 
+pub use self::standing::{
+    AccountStanding, EvidenceInfo, NodeStanding, ReferenceInfo, ShownReferences, TradeInfo,
+};
 use crate::statement::Document;
 
 /// An error, for every status that is not 2xx.

@@ -4,6 +4,8 @@
 //! from outside, and [`order`] says what is wrong with one, and what is
 //! allowed.
 
+mod standing;
+
 use suanli_executor::limits::{PARALLEL_MAX, UNITS_MAX};
 use suanli_protocol::{
     challenge::Wrong,
@@ -25,10 +27,12 @@ use suanli_protocol::{
     wire::List,
 };
 
+pub use self::standing::account_standing;
 use super::types::{
-    BlobInfo, BudgetInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo, MisfitInfo, OfferInfo,
-    OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo, RuntimeInfo, SpeedInfo,
-    StandingInfo, Submission, UnitInfo, UnitsInfo, VerifyOrder, WithinOrder, WorkInfo,
+    BlobInfo, BudgetInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo,
+    MisfitInfo, OfferInfo, OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo,
+    RuntimeInfo, SpeedInfo, StandingInfo, Submission, UnitInfo, UnitsInfo, VerifyOrder,
+    WithinOrder, WorkInfo,
 };
 use crate::{
     expression,
@@ -317,11 +321,11 @@ pub fn standing_info(standing: &Standing) -> StandingInfo {
             .map(|outcome| outcome_info(outcome, None)),
         work_percent: work.map(|(percent, _)| percent),
         work_count: work.map_or(0, |(_, count)| count),
-        accepted: results.accepted,
-        agreed: results.agreed,
-        agreed_in_a_row: results.in_a_row,
-        contradicted: results.contradicted,
-        disputed: results.disputed,
+        accepted: results.accepted.count,
+        agreed: results.agreed.count,
+        agreed_in_a_row: results.in_a_row.count,
+        contradicted: results.contradicted.count,
+        disputed: results.disputed.count,
         left_out_until_ms: standing.left_out_until().map(Wall::as_millis),
     }
 }

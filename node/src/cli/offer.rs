@@ -239,7 +239,7 @@ fn results(standing: &StandingInfo) -> String {
 }
 
 /// A challenge in one line.
-fn challenged(outcome: &OutcomeInfo) -> String {
+pub(super) fn challenged(outcome: &OutcomeInfo) -> String {
     if !outcome.right {
         let wrong = outcome.wrong.as_deref().unwrap_or("the product was wrong");
         return format!("WRONG: {wrong} ({})", outcome.device);

@@ -58,6 +58,8 @@ pub struct Provide {
     pub discount_percent_max: u8,
     /// Capacity challenges taken in an hour, from all peers together.
     pub challenges_per_hour: u32,
+    /// How often in an hour others are shown who accepted its work.
+    pub references_per_hour: u32,
     /// Pieces of work that may wait for a slot.
     pub queue: u32,
     /// What the power costs, for a kilowatt-hour: the floor of all prices.
@@ -172,6 +174,7 @@ impl Default for Provide {
             storage: ByteSize(4 << 30),
             discount_percent_max: 0,
             challenges_per_hour: 12,
+            references_per_hour: 120,
             queue: 16,
             power_price: None,
             watts: 0,

@@ -21,8 +21,8 @@ use toml::{
 };
 
 use super::{
-    Accept, BudgetEntry, Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat, PriceEntry,
-    UtcOffset, Yield,
+    Accept, BudgetEntry, Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat,
+    PriceEntry, UtcOffset, Yield,
 };
 use crate::{document::with_suggestion, expression, pricing::PricingEntry};
 
@@ -110,7 +110,7 @@ static TOP: [Setting; 17] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 27] = provide![
+static PROVIDE: [Setting; 28] = provide![
     slots,
     workers,
     device,
@@ -126,6 +126,7 @@ static PROVIDE: [Setting; 27] = provide![
     storage,
     discount_percent_max,
     challenges_per_hour,
+    references_per_hour,
     queue,
     power_price,
     watts,

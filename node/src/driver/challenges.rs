@@ -16,14 +16,14 @@ use suanli_protocol::{
     challenge::{Challenge, Commitment, Opening, Seed},
     ids::{Hash, PeerId, hex},
     message::Frame,
-    peer::{Command, Input, Output, Unanswered},
+    peer::{Command, Input, Output, Unanswered, Unreferred},
     units::Millis,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Driver, intake::channel_of, key_of};
 use crate::{
-    handle::Challenged,
+    handle::{Challenged, Shown},
     transport::{TransportCommand, TransportHandle},
 };
 
@@ -168,6 +168,20 @@ impl Driver {
             Entry::Vacant(free) => {
                 free.insert(reply);
                 let command = Command::Challenge(provider);
+                self.step(Input::Command(command)).await;
+            }
+        }
+    }
+
+    /// Somebody wants a provider's references, and waits for them. If it is asked
+    /// already, that answer will do.
+    pub(super) async fn ask_references(&mut self, provider: PeerId, reply: oneshot::Sender<Shown>) {
+        self.referring.retain(|_, reply| !reply.is_closed());
+        match self.referring.entry(provider) {
+            Entry::Occupied(_) => drop(reply.send(Err(Unreferred::TooMany))),
+            Entry::Vacant(free) => {
+                free.insert(reply);
+                let command = Command::AskReferences(provider);
                 self.step(Input::Command(command)).await;
             }
         }

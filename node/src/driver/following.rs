@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use suanli_protocol::{
     deal::BlobRef,
     ids::{AgreementId, BlobId, PeerId},
+    peer::Fetched,
 };
 
 /// A blob for an agreement.
@@ -24,8 +25,8 @@ pub(super) struct Wanted {
     pub(super) agreement: AgreementId,
     pub(super) from: PeerId,
     pub(super) blob: BlobRef,
-    /// Whether it must survive a restart.
-    pub(super) durable: bool,
+    /// What for.
+    pub(super) what: Fetched,
 }
 
 /// Who fetches, and who waits for it: as many as there are agreements at most.
@@ -81,7 +82,7 @@ mod tests {
                 blob: BlobId(Hash::of(b"program")),
                 bytes: 7,
             },
-            durable: false,
+            what: Fetched::Input,
         }
     }
 

@@ -95,6 +95,7 @@ pub(crate) fn core_of(side: usize) -> (Config, Signer) {
         delegation: delegation(side),
         region: Text::default(),
         provider: (side == PROVIDER).then(provider),
+        budgets: BTreeMap::new(),
         timing: Timing::default(),
     };
     (config, node(side))
@@ -314,6 +315,7 @@ pub(crate) fn provider() -> ProviderConfig {
         local_only: false,
         discount_percent_max: 0,
         challenges_per_hour: 12,
+        references_per_hour: 120,
         queue: 0,
         pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }

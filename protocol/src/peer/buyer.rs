@@ -77,7 +77,7 @@ use crate::{
     receipt::{Acceptance, Outcome, Receipt, ReceiptKey, Verdict},
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime, Verification},
-    standing::Standings,
+    standing::Failing,
     tolerance::Within,
     units::{Amount, Meter, Millis, Mono, Now, Total, Wall},
     voucher::Parties,
@@ -94,8 +94,6 @@ pub(crate) struct Buyer {
     excluded: LeftOut,
     /// Providers that had no slot free for a single job of ours, for a moment.
     full: LeftOut,
-    /// What we have seen of providers.
-    pub(crate) standings: Standings,
     past: Past,
     spending: Spending,
     comparisons: Comparisons,

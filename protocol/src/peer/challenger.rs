@@ -23,13 +23,13 @@ use super::{
 use crate::{
     book::Book,
     challenge::{Challenge, Opening, Seed, Wrong},
-    ids::{Hash, PeerId},
+    ids::{AccountId, Hash, PeerId},
     limits::CHALLENGES_MAX,
     message::{Decline, Frame},
     offer::Name,
     record::Record,
     registry::{Reason, SpeedKind},
-    standing::{Outcome, Standings},
+    standing::Outcome,
     units::{Millis, Mono},
 };
 
@@ -47,6 +47,7 @@ struct Open {
     challenge: Challenge,
     /// The device, by its place in the offer, and its name.
     device: (u16, Name),
+    account: AccountId,
     claimed: u64,
     asked: Mono,
     stage: Stage,
@@ -100,15 +101,17 @@ impl Challenger {
             let claims = devices.map(|(n, device)| (n, device, device.speed(SpeedKind::MATMUL)));
             let claims: Vec<_> = claims.filter(|(.., claimed)| *claimed > 0).collect();
             let first = seed.first().copied().map_or(0, usize::from);
-            claims.get(first.checked_rem(claims.len())?).copied()
+            let claim = claims.get(first.checked_rem(claims.len())?)?;
+            Some((*claim, offer.body().account))
         });
-        let Some((index, device, claimed)) = claim else {
+        let Some(((index, device, claimed), account)) = claim else {
             return refuse(core, Unanswered::NothingClaimed);
         };
         let challenge = Challenge::sized(claimed, device.memory_bytes, seed);
         let open = Open {
             challenge,
             device: (index, device.model.clone()),
+            account,
             claimed,
             asked: core.now.mono,
             stage: Stage::Computing,
@@ -121,7 +124,6 @@ impl Challenger {
     pub(crate) fn on_declined(
         &mut self,
         core: &mut Core,
-        standings: &mut Standings,
         from: PeerId,
         (seed, decline): (Seed, Decline),
     ) {
@@ -135,6 +137,7 @@ impl Challenger {
         // It took what its own offer says that it can do, and could not.
         let outcome = Outcome {
             provider: from,
+            account: open.account,
             at: now.wall,
             device: open.device.1.clone(),
             claimed: open.claimed,
@@ -142,7 +145,7 @@ impl Challenger {
             took: Millis::from(now.mono.since(open.asked)),
             right: true,
         };
-        standings.challenged(outcome.clone());
+        core.standings.challenged(outcome.clone());
         self.end(core, from, Ok((outcome, None)));
     }
 
@@ -194,17 +197,12 @@ impl Challenger {
         core.output(output);
     }
 
-    pub(crate) fn on_verified(
-        &mut self,
-        core: &mut Core,
-        standings: &mut Standings,
-        from: PeerId,
-        result: Result<(), Wrong>,
-    ) {
+    pub(crate) fn on_verified(&mut self, core: &mut Core, from: PeerId, result: Result<(), Wrong>) {
         let Some(Open {
             stage: Stage::Checking { took },
             challenge,
             device,
+            account,
             claimed,
             ..
         }) = self.open.get(&from)
@@ -219,6 +217,7 @@ impl Challenger {
         };
         let outcome = Outcome {
             provider: from,
+            account: *account,
             at: core.now.wall,
             device: device.1.clone(),
             claimed: *claimed,
@@ -226,7 +225,7 @@ impl Challenger {
             took: *took,
             right: result.is_ok(),
         };
-        standings.challenged(outcome.clone());
+        core.standings.challenged(outcome.clone());
         self.end(core, from, Ok((outcome, result.err())));
     }
 

@@ -41,11 +41,13 @@ impl Peer {
         peer.book.condense(&mut kept);
         peer.buyer.condense(&mut kept);
         peer.seller.condense(&mut kept);
-        let results = peer.buyer.standings.results();
-        let results = results.map(|(peer, results)| Part::Results(peer, results.clone()));
+        // After the words on results, whose sums they are.
+        let standings = &peer.core.standings;
+        let results = standings.results();
+        let results = results.map(|(of, results)| Part::Results(of, Box::new(results.clone())));
         kept.extend(results.map(Record::Part));
-        let outcomes = peer.buyer.standings.challenges().cloned();
-        kept.extend(outcomes.map(Record::Challenged));
+        kept.extend(standings.challenges().cloned().map(Record::Challenged));
+        kept.extend(standings.vouches().cloned().map(Record::Vouched));
         // The parts of one account follow what they are the sums of.
         peer.ledger.condense(&mut kept);
         kept

@@ -7,6 +7,7 @@ use rand_core::Rng as _;
 
 use super::{Config, Event, Output};
 use crate::{
+    book::Book,
     envelope::{Body, Signer, Verified},
     ids::{AccountId, AgreementId, ChannelId, JobId, NetworkId, PeerId, QuoteId},
     limits::LINKS_MAX,
@@ -14,7 +15,7 @@ use crate::{
     rank::{View, Way},
     record::{Lsn, Record},
     registry::Reason,
-    standing::Standings,
+    standing::{Failing, Failure, Standings},
     units::{Mono, Now, Wall},
 };
 
@@ -41,6 +42,8 @@ pub(crate) enum Timer {
     Payer(AccountId, ChannelId),
     /// A challenge of ours.
     Challenge(PeerId),
+    /// A provider whose references are wanted, or were asked for.
+    References(PeerId),
 }
 
 /// Timers by what they are for: setting one again moves it.
@@ -162,6 +165,8 @@ pub(crate) struct Core {
     pub(crate) connected: BTreeMap<PeerId, bool>,
     /// The ways to others, as far as they were measured.
     pub(crate) links: BTreeMap<PeerId, Way>,
+    /// What we have seen of others.
+    pub(crate) standings: Standings,
     /// When our account gave us our power. Nothing that we sign is older:
     /// nobody would take it, and our own journal could not be read again.
     pub(crate) born: Wall,
@@ -176,15 +181,32 @@ impl Core {
     ///
     /// # Errors
     /// Why it is not asked.
-    pub(crate) fn view(
-        &self,
-        provider: PeerId,
-        standings: &Standings,
-        now: Wall,
-    ) -> Result<View, Reason> {
-        let believed = standings.opinion(provider, now)?;
+    pub(crate) fn view(&self, provider: PeerId, book: &Book, now: Wall) -> Result<View, Reason> {
         let link = self.links.get(&provider).copied().unwrap_or_default();
-        Ok(View { believed, link })
+        let Some(offer) = book.of(provider) else {
+            return Ok(View {
+                link,
+                ..View::UNKNOWN
+            });
+        };
+        let account = offer.body().account;
+        Ok(View {
+            believed: self.standings.opinion(provider, account, now)?,
+            failing: self.standings.failing(account, now),
+            link,
+        })
+    }
+
+    /// Remembers that a provider failed us.
+    pub(crate) fn failed(&mut self, provider: PeerId, account: AccountId, how: Failing) {
+        let failure = Failure {
+            account,
+            provider,
+            how,
+            at: self.now.wall,
+        };
+        self.persist(Record::Failed(failure));
+        self.standings.failed(failure);
     }
 
     /// The way to a peer was measured.

@@ -675,6 +675,20 @@ impl Ledger {
         balances
     }
 
+    /// How much of the vouchers that an account gave us is settled, in thousandths.
+    pub(crate) fn settled_share(&self, account: AccountId) -> u16 {
+        let (mut promised, mut settled) = (0_u128, 0_u128);
+        for earning in self.channels_of(account) {
+            promised = promised.saturating_add(earning.cumulative().as_micros());
+            settled = settled.saturating_add(earning.settled().as_micros());
+        }
+        let share = settled
+            .min(promised)
+            .saturating_mul(1000)
+            .checked_div(promised);
+        u16::try_from(share.unwrap_or(0)).unwrap_or(1000)
+    }
+
     /// Whether a proof has stopped a channel with an account.
     pub(crate) fn is_frozen(&self, account: AccountId) -> bool {
         self.channels_of(account)
@@ -709,9 +723,17 @@ fn take_voucher(core: &mut Core, earning: &mut Earning, voucher: Verified<Vouche
         voucher: voucher.clone(),
         ack: ack.clone(),
     });
+    has_paid(core, &voucher, &ack);
     core.send_after(lsn, payer, Frame::VoucherAck(ack.raw()));
     core.tell_after(lsn, Event::Earned { receipts });
     earning.advance(voucher, ack);
+}
+
+/// A voucher was taken: it counts for the payer, from when we acknowledged it.
+pub(super) fn has_paid(core: &mut Core, voucher: &Verified<Voucher>, ack: &Verified<VoucherAck>) {
+    let body = voucher.body();
+    let (account, receipts) = (body.parties.payer_account, body.receipts.len());
+    core.standings.paid(account, receipts, ack.issued());
 }
 
 fn freeze(core: &mut Core, earning: &mut Earning, channel: ChannelId, proof: &Equivocation) {
@@ -978,6 +1000,7 @@ fn payee_hears(core: &mut Core, channel: ChannelId, earning: &mut Earning, heads
             voucher: voucher.clone(),
             ack: ack.clone(),
         });
+        has_paid(core, &voucher, &ack);
         earning.advance(voucher, ack);
     }
     if heads.reply {

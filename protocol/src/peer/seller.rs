@@ -23,6 +23,7 @@
 mod challenged;
 mod queue;
 mod quoting;
+mod references;
 mod restore;
 mod running;
 

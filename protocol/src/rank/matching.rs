@@ -179,7 +179,7 @@ impl<'a> Query<'a> {
         let mut best = Best::default();
         for fit in &fitting {
             match self.score(fit, slowest) {
-                Some(score) => best.add(score, fit.head.peer),
+                Some(score) => best.add((score, fit.view.failing), fit.head.peer),
                 None => self.missed(&mut misfits, fit.head.peer, &view, slowest),
             }
         }
@@ -331,12 +331,12 @@ impl<'a> Query<'a> {
 /// The best few, and how many there were.
 #[derive(Default)]
 struct Best {
-    kept: BinaryHeap<(Score, PeerId)>,
+    kept: BinaryHeap<((Score, u16), PeerId)>,
     count: usize,
 }
 
 impl Best {
-    fn add(&mut self, score: Score, peer: PeerId) {
+    fn add(&mut self, score: (Score, u16), peer: PeerId) {
         self.count += 1;
         if self.kept.len() < PLAN_MAX {
             self.kept.push((score, peer));

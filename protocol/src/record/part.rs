@@ -97,8 +97,8 @@ pub enum Part {
     },
     /// An output that came with a receipt and may not be a blob yet.
     Output(InlineBlob),
-    /// What became of a provider's results.
-    Results(PeerId, Results),
+    /// What became of an account's results.
+    Results(AccountId, Box<Results>),
 }
 
 /// The same shape with raw envelopes.
@@ -116,7 +116,7 @@ pub(super) enum StoredPart {
     Voucher(RawEnvelope, RawEnvelope),
     Spent(Name, u64, Amount),
     Output(InlineBlob),
-    Results(PeerId, Results),
+    Results(AccountId, Box<Results>),
 }
 
 /// Offer, request, quote and agreement.

@@ -296,6 +296,7 @@ fn trust_is_earned_by_results_that_agree() {
             .unwrap()
             .results()
             .in_a_row
+            .count
     };
     assert!((1..=3).all(|node| trusted(node) >= 10));
     world.assert_conserved_with(2);

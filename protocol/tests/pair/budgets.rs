@@ -26,7 +26,13 @@ fn world(budgets: &[(&str, u64, u16)]) -> World {
     let mut world = World::new(1);
     let budgets = budgets.iter().map(|(principal, amount, days)| {
         let amount = micros(*amount);
-        (name(principal), Budget { amount, days: *days })
+        (
+            name(principal),
+            Budget {
+                amount,
+                days: *days,
+            },
+        )
     });
     world.nodes[0].config.budgets = budgets.collect();
     world.start(&[])
@@ -57,7 +63,12 @@ fn a_job_that_may_cost_more_than_is_left_is_refused() {
     let decline = refused(&mut world, of("team", 1, 100_001)).unwrap();
     let figures = (decline.reason, decline.need, decline.have);
     assert_eq!(figures, (Reason::PRINCIPAL_BUDGET, 100_001, 100_000));
-    assert!(world.records(0).iter().all(|record| !matches!(record, Record::Submitted { .. })));
+    assert!(
+        world
+            .records(0)
+            .iter()
+            .all(|record| !matches!(record, Record::Submitted { .. }))
+    );
     // Others may spend anything.
     assert_eq!(refused(&mut world, of("others", 2, 10_000_000)), None);
     assert_eq!(refused(&mut world, of("team", 3, 100_000)), None);
@@ -117,7 +128,10 @@ fn a_budget_is_for_days_and_outlives_starts() {
         let kept = Peer::condense(at.wall, &node.config, &node.signer, records);
         let kept = kept.into_iter().map(|record| {
             let bytes = record.encode();
-            (suanli_protocol::record::Lsn(0), Record::decode(&bytes, network()).unwrap())
+            (
+                suanli_protocol::record::Lsn(0),
+                Record::decode(&bytes, network()).unwrap(),
+            )
         });
         let (config, signer) = (node.config.clone(), node.signer.clone());
         Peer::restore(at, config, signer, [7; 32], kept).budget(&name("team"))

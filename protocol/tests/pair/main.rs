@@ -11,6 +11,7 @@ mod crashes;
 mod negotiation;
 mod puppet;
 mod queue;
+mod references;
 mod tolerance;
 mod work;
 mod world;

@@ -243,7 +243,7 @@ fn trust_is_earned_by_results_that_are_near() {
     assert!((12..90).contains(&audits), "{audits}");
     for node in 1..=3 {
         let standing = world.peer(0).standing(world.id(node)).unwrap();
-        assert!(standing.results().in_a_row >= 10);
+        assert!(standing.results().in_a_row.count >= 10);
     }
 }
 

@@ -252,6 +252,7 @@ impl World {
             local_only: false,
             discount_percent_max: 10,
             challenges_per_hour: 12,
+            references_per_hour: 120,
             queue: 0,
             pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
         }

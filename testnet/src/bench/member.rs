@@ -74,7 +74,7 @@ impl Member {
                 delegation: identity.delegation.clone(),
                 region: Name::default(),
                 provider: None,
-                budgets: BTreeMap::new(),
+                budgets: Default::default(),
                 timing: Timing::default(),
             },
             provider: Some(provider(&identity)),
@@ -155,6 +155,7 @@ fn provider(identity: &Identity) -> ProviderConfig {
         local_only: true,
         discount_percent_max: 0,
         challenges_per_hour: 12,
+        references_per_hour: 120,
         queue: 0,
         pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }

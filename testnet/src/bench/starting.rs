@@ -119,7 +119,7 @@ fn core(signer: &Signer, account: &Signer) -> Config {
         delegation: delegation.raw(),
         region: Name::default(),
         provider: None,
-        budgets: BTreeMap::new(),
+        budgets: Default::default(),
         timing: Timing::default(),
     }
 }

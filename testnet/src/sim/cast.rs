@@ -270,6 +270,7 @@ fn provider(
         local_only: false,
         discount_percent_max: 15,
         challenges_per_hour: 12,
+        references_per_hour: 120,
         queue: group.queue,
         pricing: std::sync::Arc::new(suanli_protocol::pricing::Fixed),
     }

@@ -318,6 +318,8 @@ impl Checks {
             | Record::Cancelling { .. }
             | Record::Challenged(_)
             | Record::Reached { .. }
+            | Record::Failed(_)
+            | Record::Vouched(_)
             | Record::Part(_) => {}
         }
     }
@@ -391,6 +393,8 @@ impl Checks {
             | Record::Frozen { .. }
             | Record::Challenged(_)
             | Record::Reached { .. }
+            | Record::Failed(_)
+            | Record::Vouched(_)
             | Record::Part(_) => {}
         }
     }
@@ -759,6 +763,8 @@ impl Checks {
             | Message::Committed(..)
             | Message::OpenCommitment(..)
             | Message::Opened(..)
+            | Message::AskReferences
+            | Message::References { .. }
             | Message::Offers { .. } => None,
         }
     }

@@ -181,6 +181,10 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
         | Message::Settlement(_) => describe_account(message, channel),
         Message::Pull(pull) => (format!("pull, knowing {}", pull.known.len()), vec![]),
         Message::Offers { offers, .. } => (format!("{} offers", offers.len()), vec![]),
+        Message::AskReferences => ("references?".to_owned(), vec![]),
+        Message::References { references, .. } => {
+            (format!("{} references", references.len()), vec![])
+        }
         challenge => (describe_challenge(challenge), vec![]),
     }
 }

@@ -118,7 +118,8 @@ impl Trades {
             | Event::Settled { .. }
             | Event::Credited { .. }
             | Event::Frozen { .. }
-            | Event::Challenged { .. } => {}
+            | Event::Challenged { .. }
+            | Event::Referred { .. } => {}
         }
     }
 

@@ -549,7 +549,7 @@ impl World<'_> {
             PeerEvent::Work { .. } => self.figures.agreements += 1,
             PeerEvent::Receipted { .. } => self.figures.receipts += 1,
             PeerEvent::Earned { .. } => self.figures.vouchers += 1,
-            PeerEvent::Challenged { .. } => {}
+            PeerEvent::Challenged { .. } | PeerEvent::Referred { .. } => {}
             PeerEvent::Frozen { channel } => self.trace.say(self.now, || {
                 (format!("{name}: frozen"), vec![Subject::Channel(channel)])
             }),

@@ -23,4 +23,5 @@ mod market;
 mod network;
 mod pausing;
 mod queueing;
+mod standing;
 mod starting;

@@ -30,8 +30,8 @@ use super::{
 use crate::{
     api::{
         types::{
-            BudgetInfo, ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo, SettleOrder,
-            StatementPart, Status, WorkInfo,
+            BudgetInfo, ChannelInfo, OfferInfo, OutcomeInfo, PauseOrder, PeerInfo, ReceiptInfo,
+            SettleOrder, StatementPart, Status, WorkInfo,
         },
         views,
     },

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use suanli_protocol::peer::{NotSettled, Unanswered};
+use suanli_protocol::peer::{NotSettled, Unanswered, Unreferred};
 
 use crate::{
     api::{types::ApiError, views},
@@ -95,6 +95,30 @@ impl Problem {
                 StatusCode::GATEWAY_TIMEOUT,
                 NO_PROVIDER,
                 "the provider did not answer the challenge in time; that says nothing about its speed: try again later",
+            ),
+        }
+    }
+
+    /// References that are not to be had.
+    pub(crate) fn unreferred(why: &Unreferred) -> Self {
+        let usage = |sentence: &str| Self::usage(StatusCode::CONFLICT, sentence);
+        match why {
+            Unreferred::Own => usage("it is this node: it needs no references to itself"),
+            Unreferred::NoOffer => {
+                usage("it has no offer now; `suanli offer list` shows who offers, and can be asked")
+            }
+            Unreferred::TooMany => usage(
+                "it is being asked already, or as many as may be are; try again in ten seconds",
+            ),
+            Unreferred::Declined(decline) => {
+                let (_, sentence) = decline_words(decline);
+                let sentence = format!("the provider shows no references: {sentence}");
+                Self::new(StatusCode::BAD_GATEWAY, NO_PROVIDER, sentence)
+            }
+            Unreferred::Silent => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                NO_PROVIDER,
+                "the provider did not answer in ten seconds; nothing has changed: try again later",
             ),
         }
     }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::de::DeserializeOwned;
 use suanli_protocol::{
     bundle::Bundle,
-    peer::{Peer, Unanswered},
+    peer::{Peer, Unanswered, Unreferred},
     rank::Plan,
     record::JobOrder,
 };
@@ -23,14 +23,14 @@ use crate::{
         ApiError, BlobInfo, ChannelInfo, JobEventInfo, JobInfo, JobLine, OfferInfo, PlanInfo,
         ReceiptInfo, Status, Submitted,
     },
-    handle::{self, Ask, AskQueue, NodeFacts, NotPaused, Snapshot, Watch},
+    handle::{self, Ask, AskQueue, Look, NodeFacts, NotPaused, Snapshot, Watch},
     records::{
         dealt::{self, Dealt, OUTPUT, submission},
         tests::{QUOTA_BYTES, store_of},
     },
     store::Store,
     transport::{Transport, TransportConfig, TransportLimits},
-    wall::wall_ms,
+    wall::{wall, wall_ms},
 };
 
 const TOKEN: &str = "5ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2";
@@ -649,9 +649,14 @@ async fn play(
                 drop(reply.send(Ok(())));
             }
             Ask::Challenge(_, reply) => drop(reply.send(Err(Unanswered::NothingClaimed))),
-            Ask::Standing(_, reply) => drop(reply.send(None)),
-            Ask::Budgets(reply) => drop(reply.send(peer.budgets())),
-            Ask::Budget(principal, reply) => drop(reply.send(peer.budget(&principal))),
+            Ask::Look(Look::Standing(_, reply)) => drop(reply.send(None)),
+            Ask::Look(Look::Budgets(reply)) => drop(reply.send(peer.budgets())),
+            Ask::Look(Look::Budget(principal, reply)) => drop(reply.send(peer.budget(&principal))),
+            Ask::References(_, reply) => drop(reply.send(Err(Unreferred::NoOffer))),
+            Ask::Look(Look::Report(account, reply)) => {
+                drop(reply.send(peer.report(account, wall())))
+            }
+            Ask::Look(Look::Reports(reply)) => drop(reply.send(peer.reports(wall()))),
             Ask::Cancel(_, reply) => drop(reply.send(false)),
             Ask::Settle(declaration, reply) => {
                 drop(reply.send(Err(peer.may_settle(&declaration).unwrap_err())));

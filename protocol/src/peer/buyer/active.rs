@@ -99,6 +99,16 @@ impl Buyer {
         if let Some((id, active)) = self.active(from, agreement)
             && !active.acked
         {
+            let quote = active.deal.quote().body();
+            let (account, held) = (quote.account, quote.held);
+            // What was not held may be gone, and what came too late is refused.
+            let late = matches!(
+                decline.reason,
+                Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN
+            );
+            if held && !late {
+                core.failed(from, account, Failing::Refused);
+            }
             self.give_up(core, ledger, id, (agreement, decline.reason));
         }
     }
@@ -111,7 +121,7 @@ impl Buyer {
         agreement: AgreementId,
     ) {
         if let Some((id, _)) = self.active(from, agreement) {
-            self.give_up(core, ledger, id, (agreement, Reason::PROVIDER_LOST));
+            self.lose(core, ledger, id, (agreement, Reason::PROVIDER_LOST));
         }
     }
 
@@ -131,7 +141,7 @@ impl Buyer {
         let (resend, heartbeat, lost_after) = (timing.resend, timing.heartbeat, timing.lost_after);
         let silent = core.now.mono.since(active.heard);
         if silent >= lost_after || core.now.mono >= active.give_up {
-            return self.give_up(core, ledger, id, (agreement, Reason::PROVIDER_LOST));
+            return self.lose(core, ledger, id, (agreement, Reason::PROVIDER_LOST));
         }
         // One that is asked to go on, or given the agreement again, would begin.
         if job.cancelling {
@@ -295,7 +305,7 @@ impl Buyer {
 
     /// Holds the speed of real work against the offer, where we know how much work it
     /// was: fuel, or what the job says.
-    fn rate(&mut self, core: &Core, id: JobId, receipt: &Verified<Receipt>) {
+    fn rate(&self, core: &mut Core, id: JobId, receipt: &Verified<Receipt>) {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
@@ -324,7 +334,7 @@ impl Buyer {
         let took = Millis::from(core.now.mono.since(active.began));
         if operations > 0 {
             let provider = active.deal.provider();
-            self.standings.worked(provider, operations, took, claimed);
+            core.standings.worked(provider, operations, took, claimed);
         }
     }
 
@@ -475,7 +485,7 @@ impl Buyer {
         self.pay(core, ledger, id, &collecting.receipt, word);
         match outcome {
             Outcome::ProviderFault(reason) if last => {
-                self.give_up(core, ledger, id, (agreement, reason));
+                self.lose(core, ledger, id, (agreement, reason));
             }
             Outcome::Cancelled if last => self.was_cancelled(core, ledger, id, agreement),
             _ => {}
@@ -497,6 +507,23 @@ impl Buyer {
         if job.live.is_empty() && job.end.is_none() {
             self.end(core, ledger, id, JobEnd::Cancelled);
         }
+    }
+
+    /// Gives up an agreement that its provider did not keep.
+    fn lose(
+        &mut self,
+        core: &mut Core,
+        ledger: &mut Ledger,
+        id: JobId,
+        (agreement, reason): (AgreementId, Reason),
+    ) {
+        let job = self.jobs.get(&id);
+        let active = job.filter(|job| !job.cancelling);
+        if let Some(active) = active.and_then(|job| job.live.get(&agreement)) {
+            let account = active.deal.quote().body().account;
+            core.failed(active.deal.provider(), account, Failing::Lost);
+        }
+        self.give_up(core, ledger, id, (agreement, reason));
     }
 
     /// Gives an agreement up and fences it; its units go elsewhere.

@@ -22,12 +22,12 @@ impl Buyer {
             return job.rest(core);
         }
         let left_out = [&self.excluded, &self.full];
-        let shares = choose(core, book, job, (left_out, &self.standings), &wanted);
+        let shares = choose(core, book, job, left_out, &wanted);
         if shares.is_empty() {
             // A provider that is left out for a while is better than none.
             let nobody = LeftOut::default();
             let left_out = [&nobody; 2];
-            let later = choose(core, book, job, (left_out, &self.standings), &wanted);
+            let later = choose(core, book, job, left_out, &wanted);
             let later = !later.is_empty() || !job.busy.is_empty();
             return self.wait(core, ledger, id, later);
         }
@@ -184,6 +184,8 @@ impl Buyer {
             let from = quote.signer();
             core.misbehaved(from, "a quote that does not answer the request");
             if ask.offer.signer() == from {
+                let account = ask.offer.body().account;
+                core.failed(from, account, Failing::Bait);
                 self.exclude(core, from);
                 let decline = Reason::NOT_AS_OFFERED.into();
                 self.on_declined(core, ledger, from, request, decline);
@@ -515,6 +517,10 @@ impl Buyer {
             return;
         };
         let agreement = deal.id();
+        if job.order.verify.adaptive {
+            // How often it is audited may depend on what others say of it.
+            core.wake(Timer::References(deal.provider()), Duration::ZERO);
+        }
         self.by_agreement.insert(agreement, id);
         job.made(deal.clone(), None);
         job.latest = Some(agreement);
@@ -551,7 +557,7 @@ fn choose(
     core: &Core,
     book: &Book,
     job: &Job,
-    ([excluded, full], standings): ([&LeftOut; 2], &Standings),
+    [excluded, full]: [&LeftOut; 2],
     wanted: &Wanted,
 ) -> Vec<Share> {
     let budget = wanted.budget(job);
@@ -562,7 +568,7 @@ fn choose(
         if !job.spreads() && full.has(core.now.mono, peer) {
             return Err(Reason::BUSY);
         }
-        core.view(peer, standings, core.now.wall)
+        core.view(peer, book, core.now.wall)
     };
     // Offers are judged for one unit: shares are made of as many as fit.
     let (work, budget) = if job.spreads() {

@@ -4,13 +4,12 @@ use super::*;
 
 /// Rebuilding from records.
 impl Buyer {
-    pub(crate) fn replay(&mut self, core: &Core, ledger: &mut Ledger, record: &Record) {
+    pub(crate) fn replay(&mut self, core: &mut Core, ledger: &mut Ledger, record: &Record) {
         match record {
             Record::Submitted { order, at } => {
                 self.jobs
                     .insert(order.job, Job::replayed(core, order.clone(), *at));
             }
-            Record::Challenged(outcome) => self.standings.challenged(outcome.clone()),
             Record::Asked(request) => {
                 if let Some(job) = self.jobs.get_mut(&request.body().job) {
                     job.attempt = job.attempt.max(request.body().attempt);
@@ -122,8 +121,8 @@ impl Buyer {
                 amount,
             } => self.spending.recall(principal, *day, *amount),
             Part::Output(output) => self.recall_output(output),
-            Part::Results(provider, results) => self.standings.recall(*provider, results.clone()),
-            Part::Partners(_)
+            Part::Results(..)
+            | Part::Partners(_)
             | Part::Answer(_)
             | Part::Work { .. }
             | Part::Channel { .. }
@@ -173,7 +172,7 @@ impl Buyer {
 
     fn replay_judged(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         ledger: &mut Ledger,
         receipt: &Verified<Receipt>,
         acceptance: &Verified<Acceptance>,
@@ -190,7 +189,10 @@ impl Buyer {
             return;
         };
         job.is_judged(receipt.clone(), acceptance.clone());
-        self.standings.judged(receipt, acceptance);
+        if let Some(deal) = job.deal(key.agreement) {
+            let account = deal.quote().body().account;
+            (core.standings).judged(receipt.signer(), account, acceptance);
+        }
         if acceptance.body().verdict != Verdict::Accepted {
             return;
         }

@@ -23,11 +23,6 @@ use super::{
     *,
 };
 
-/// Results that a provider must have shown in a row before it is trusted more.
-const TRUSTED_AFTER: u32 = 10;
-/// The least part of a trusted provider's results that is audited, in a thousand.
-const ADAPTIVE_MIN: u32 = 10;
-
 impl Buyer {
     /// A result is here with all its outputs.
     pub(super) fn result(
@@ -55,13 +50,13 @@ impl Buyer {
             receipt: collecting.receipt,
             small: collecting.small,
         };
-        let provider = active.deal.provider();
+        let account = held.account;
         job.no_longer_runs(key.unit, key.agreement);
         let first = !job.held.contains_key(&key.unit);
         job.held.entry(key.unit).or_default().push(held);
         job.losses = 0;
         if first && job.results_wanted(key.unit) == 1 {
-            let chance = self.audit_chance(id, provider);
+            let chance = self.audit_chance(core, ledger, id, account);
             if let Some(job) = self.jobs.get_mut(&id)
                 && core.rng.next_u32() % 1000 < chance
             {
@@ -74,7 +69,7 @@ impl Buyer {
     }
 
     /// In how many of 1,000 units a provider's result is compared with another's.
-    fn audit_chance(&self, id: JobId, provider: PeerId) -> u32 {
+    fn audit_chance(&self, core: &Core, ledger: &Ledger, id: JobId, account: AccountId) -> u32 {
         let Some(job) = self.jobs.get(&id) else {
             return 0;
         };
@@ -82,10 +77,8 @@ impl Buyer {
         if !verify.adaptive {
             return u32::from(verify.audit);
         }
-        match self.standings.agreed_in_a_row(provider) {
-            shown if shown < TRUSTED_AFTER => 1000,
-            shown => (1000 / shown).max(ADAPTIVE_MIN),
-        }
+        let settled = |account| ledger.settled_share(account);
+        core.standings.audited(account, core.now.wall, settled)
     }
 
     /// Decides a unit, if enough of its results are here and compared.
@@ -316,8 +309,11 @@ impl Buyer {
             outputs,
         });
         core.send_after(lsn, receipt.signer(), Frame::Acceptance(acceptance.raw()));
-        self.standings.judged(receipt, &acceptance);
         if let Some(job) = self.jobs.get_mut(&id) {
+            if let Some(deal) = job.deal(key.agreement) {
+                let account = deal.quote().body().account;
+                (core.standings).judged(receipt.signer(), account, &acceptance);
+            }
             job.is_judged(receipt.clone(), acceptance);
         }
         lsn
