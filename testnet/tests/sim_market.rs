@@ -113,7 +113,14 @@ fn overload(scenario: &Scenario) {
             end => panic!("a job ended as {end:?}"),
         }
     }
-    println!("{of:?} {done:?} {:?}", outcome.figures);
+    // A slot that was sold twice is an error of the day.
+    let finished = done.values().map(|(of_client, _)| of_client).sum::<u32>();
+    assert_eq!(usize::try_from(finished).unwrap(), of.done);
+    assert!(
+        done.values().all(|(of_client, _)| *of_client > 0),
+        "{done:?}"
+    );
+    assert!(finished < done.values().map(|(_, all)| all).sum(), "{of:?}");
 }
 
 #[test]
