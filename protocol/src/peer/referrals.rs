@@ -71,6 +71,8 @@ pub(crate) struct Referrals {
 struct Open {
     account: AccountId,
     since: Mono,
+    /// When it was asked last.
+    said: Mono,
 }
 
 /// Asking.
@@ -92,7 +94,12 @@ impl Referrals {
             return Err(Unreferred::TooMany);
         }
         let (account, since) = (offer.body().account, core.now.mono);
-        self.open.insert(provider, Open { account, since });
+        let open = Open {
+            account,
+            since,
+            said: since,
+        };
+        self.open.insert(provider, open);
         self.asked.push_back((since, account));
         if self.asked.len() > REFERRED_MAX {
             self.asked.pop_front();
@@ -104,8 +111,8 @@ impl Referrals {
 
     /// Asks a provider that begins to work for us, or again whom we asked, or gives up.
     pub(crate) fn on_timer(&mut self, core: &mut Core, book: &Book, provider: PeerId) {
-        let now = core.now.mono;
-        let Some(open) = self.open.get(&provider) else {
+        let (now, resend) = (core.now.mono, core.config.timing.resend);
+        let Some(open) = self.open.get_mut(&provider) else {
             if self.is_wanted(core, book, provider) {
                 // What is not to be had now may be with the next agreement.
                 let _ = self.begin(core, book, provider);
@@ -115,8 +122,12 @@ impl Referrals {
         if now.since(open.since) > ANSWER_MAX {
             return self.end(core, provider, Lsn(0), Err(Unreferred::Silent));
         }
-        core.send(provider, Frame::AskReferences);
-        core.wake(Timer::References(provider), core.config.timing.resend);
+        // Another agreement with it is no reason to repeat the question.
+        if now.since(open.said) >= resend {
+            open.said = now;
+            core.send(provider, Frame::AskReferences);
+        }
+        core.wake(Timer::References(provider), resend);
     }
 
     /// Whether references would say anything that we don't know better.

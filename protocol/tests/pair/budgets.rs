@@ -45,7 +45,7 @@ fn budget(world: &World, principal: &str) -> BudgetView {
 /// Why a job is not taken.
 fn refused(world: &mut World, order: JobOrder) -> Option<Decline> {
     let before = world.events.len();
-    world.command(0, Command::Submit(Box::new(order)));
+    world.submit(order);
     let events = world.events[before..].iter();
     let mut refused = events.filter_map(|(_, event)| match event {
         Event::Job {
