@@ -51,8 +51,8 @@ mod tests {
         let text = table(&[of("research", Some("10")), of("default", None)]);
         insta::assert_snapshot!(text, @r"
         FOR       BUDGET  DAYS  SPENT  RESERVED  LEFT
-        research      10    30    1.5      0.25  8.25
-        default        -    30    1.5      0.25     -
+        research   10.00    30   1.50      0.25  8.25
+        default        -    30   1.50      0.25     -
         ");
         assert!(table(&[]).contains("`budget` in the configuration"));
     }
