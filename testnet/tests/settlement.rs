@@ -11,14 +11,18 @@ use suanli_testnet::{
 fn every_fault_at_every_step_leaves_accounts_that_agree() {
     for step in Step::ALL {
         for fault in Fault::ALL {
+            let mut all_paid = 0;
             for seed in 1..=2 {
                 let scripted = run_script(seed, step, fault).unwrap();
                 let case = format!("{}, {}, seed {seed}", step.name(), fault.name());
                 assert_eq!(scripted.wrong, None, "{case}");
                 assert!(scripted.struck, "{case}");
                 let (owed, paid) = scripted.totals;
-                assert!(owed > 0 && paid > 0, "{case}: {:?}", scripted.totals);
+                assert!(owed > 0, "{case}: {:?}", scripted.totals);
+                all_paid += paid;
             }
+            // A provider that was restored before its first account may declare nothing.
+            assert!(all_paid > 0, "{}, {}", step.name(), fault.name());
         }
     }
 }

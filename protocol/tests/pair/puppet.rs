@@ -337,13 +337,7 @@ impl Provider {
     /// Answers the next request until there is an agreement.
     pub(crate) fn take_on(&mut self, world: &mut World) {
         world.nodes[self.number].inbox.clear();
-        let request = self.await_message(world, |message| match message {
-            Message::Ask(request) => Some(request.clone()),
-            _ => None,
-        });
-        self.now = world.now(self.number).wall;
-        let quote = self.quote(&request);
-        self.say(world, Frame::Quoted(quote.raw()));
+        let quote = self.answer(world);
         self.await_message(world, |message| match message {
             Message::Agree(..) => Some(()),
             _ => None,
@@ -353,7 +347,7 @@ impl Provider {
     }
 
     /// Answers the next request with its quote, and nothing else.
-    pub(crate) fn answer(&mut self, world: &mut World) {
+    pub(crate) fn answer(&mut self, world: &mut World) -> Verified<Quote> {
         let request = self.await_message(world, |message| match message {
             Message::Ask(request) => Some(request.clone()),
             _ => None,
@@ -361,6 +355,7 @@ impl Provider {
         self.now = world.now(self.number).wall;
         let quote = self.quote(&request);
         self.say(world, Frame::Quoted(quote.raw()));
+        quote
     }
 
     fn await_message<T>(&self, world: &mut World, want: impl Fn(&Message) -> Option<T>) -> T {
