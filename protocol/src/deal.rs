@@ -266,9 +266,19 @@ impl Request {
     /// names what is missing: the program, its inputs, what checkpoints are made of.
     pub fn blobs(&self) -> impl Iterator<Item = BlobRef> {
         let checkpoints = self.resume.iter().flat_map(Checkpoint::blobs);
-        std::iter::once(self.spec)
-            .chain(self.inputs.iter().copied())
-            .chain(checkpoints)
+        self.read().chain(checkpoints)
+    }
+
+    /// Of those the program and its inputs.
+    pub(crate) fn read(&self) -> impl Iterator<Item = BlobRef> {
+        std::iter::once(self.spec).chain(self.inputs.iter().copied())
+    }
+
+    /// Those with these numbers.
+    pub(crate) fn numbered(&self, numbers: impl Iterator<Item = u16>) -> Vec<BlobRef> {
+        let all: Vec<BlobRef> = self.blobs().collect();
+        let numbered = numbers.filter_map(|n| all.get(usize::from(n)).copied());
+        numbered.collect()
     }
 
     /// Where a unit goes on, if it does.
@@ -619,6 +629,7 @@ pub fn check_quote(
     quote: &Verified<Quote>,
 ) -> Result<(), Mismatch> {
     let (asked, quoted) = (request.body(), quote.body());
+    let blobs = asked.blobs().count();
     if quoted.request.0 != request.hash()
         || quote.signer() != asked.provider
         || quoted.client != request.signer()
@@ -634,10 +645,7 @@ pub fn check_quote(
         || quoted.run_max > asked.needs.run_max
         || quoted.fuel_max > asked.needs.fuel_max
         || !can_run(offer.body(), asked, quoted.device)
-        || quoted
-            .missing
-            .iter()
-            .any(|&n| usize::from(n) >= asked.blobs().count())
+        || quoted.missing.iter().any(|&n| usize::from(n) >= blobs)
     {
         return Err(Mismatch::OtherWork);
     }

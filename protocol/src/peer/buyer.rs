@@ -720,7 +720,7 @@ impl Buyer {
                 if job.cancelling {
                     core.send(peer, Frame::Cancel(active.deal.id()));
                 } else if active.acked {
-                    send_resume(core, job, &active.deal);
+                    send_resume(core, job, active);
                 } else {
                     send_agreement(core, core.outbox.last(), &active.deal, &job.order);
                 }
@@ -768,7 +768,8 @@ impl Buyer {
 }
 
 /// Asks a provider where it is, showing the receipts that we have.
-fn send_resume(core: &mut Core, job: &Job, deal: &Deal) {
+fn send_resume(core: &mut Core, job: &Job, active: &Active) {
+    let deal = &active.deal;
     let judged = job.judged.values().map(|judged| &judged.receipt);
     let held = job.held.values().flatten().map(|held| &held.receipt);
     let mut have: Vec<_> = judged
@@ -780,13 +781,11 @@ fn send_resume(core: &mut Core, job: &Job, deal: &Deal) {
     // A provider that is a restored backup lacks the newest.
     have.sort_by_key(|receipt| Reverse(receipt.body().ended));
     let have = have.into_iter().map(Verified::raw).take(4).collect();
-    let active = job.live.get(&deal.id());
-    let kept = active.map(|active| job.resumed_at(active));
     let frame = Frame::Resume(
         deal.id(),
         List::truncated(have),
         ranges(&done),
-        List::truncated(kept.unwrap_or_default()),
+        List::truncated(job.resumed_at(active)),
     );
     core.send(deal.provider(), frame);
 }

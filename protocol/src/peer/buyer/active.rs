@@ -8,11 +8,8 @@ pub(super) fn send_agreement(core: &mut Core, lsn: Lsn, deal: &Deal, order: &Job
         return;
     };
     let (quote, request) = (deal.quote().body(), deal.request().body());
-    let lacks = |blob: BlobId| {
-        let missing = |n: &u16| request.blobs().nth(usize::from(*n));
-        let mut missing = quote.missing.iter().filter_map(missing);
-        missing.any(|missing| missing.blob == blob)
-    };
+    let missing = request.numbered(quote.missing.iter().copied());
+    let lacks = |blob: BlobId| missing.iter().any(|missing| missing.blob == blob);
     let inline: Vec<InlineBlob> = order
         .inline
         .iter()
@@ -21,6 +18,28 @@ pub(super) fn send_agreement(core: &mut Core, lsn: Lsn, deal: &Deal, order: &Job
         .collect();
     let frame = Frame::Agree(agreement.raw(), List::truncated(inline));
     core.send_after(lsn, deal.provider(), frame);
+}
+
+/// Keeps a blob that came along, or asks its provider for it.
+pub(super) fn store_or_fetch(
+    deal: &Deal,
+    blob: BlobRef,
+    came: Option<&InlineBlob>,
+    (kept, what): (Kept, Fetched),
+) -> Output {
+    match came {
+        Some(inline) => Output::Store {
+            blob: blob.blob,
+            bytes: inline.bytes.to_vec(),
+            kept,
+        },
+        None => Output::Fetch {
+            agreement: deal.id(),
+            from: deal.provider(),
+            blob,
+            what,
+        },
+    }
 }
 
 impl Active {
@@ -149,7 +168,7 @@ impl Buyer {
         } else if !active.acked {
             send_agreement(core, core.outbox.last(), &active.deal, &job.order);
         } else if silent >= heartbeat * 2 {
-            send_resume(core, job, &active.deal);
+            send_resume(core, job, active);
         }
         let pause = if active.acked && !job.cancelling {
             heartbeat
@@ -362,23 +381,16 @@ impl Buyer {
                 continue;
             }
             let came = inline.iter().find(|inline| inline.blob == blob.blob);
-            core.output(match came {
-                Some(inline) => Output::Store {
-                    blob: blob.blob,
-                    bytes: inline.bytes.to_vec(),
-                    kept: if collecting.write_down(inline) {
-                        Kept::Result
-                    } else {
-                        Kept::OnlyResult(agreement)
-                    },
-                },
-                None => Output::Fetch {
-                    agreement,
-                    from: active.deal.provider(),
-                    blob,
-                    what: Fetched::Result,
-                },
-            });
+            let kept = match came {
+                Some(inline) if collecting.write_down(inline) => Kept::Result,
+                Some(_) | None => Kept::OnlyResult(agreement),
+            };
+            core.output(store_or_fetch(
+                &active.deal,
+                blob,
+                came,
+                (kept, Fetched::Result),
+            ));
             if !collecting.has(blob.blob) {
                 collecting.missing.insert(blob.blob);
             }

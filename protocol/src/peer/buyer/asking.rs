@@ -725,10 +725,10 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<usize> {
 fn lacking_bytes(request: &Request, quote: &Quote) -> (u64, u64) {
     let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
     // The first is the program.
-    let lacking = quote.missing.iter().filter(|n| **n > 0);
-    let lacking = lacking.filter_map(|n| request.blobs().nth(usize::from(*n)));
+    let lacking = quote.missing.iter().copied().filter(|n| *n > 0);
+    let lacking = request.numbered(lacking);
     (
-        sum(&mut lacking.map(|blob| blob.bytes)),
+        sum(&mut lacking.iter().map(|blob| blob.bytes)),
         sum(&mut request.blobs().skip(1).map(|blob| blob.bytes)),
     )
 }

@@ -14,7 +14,7 @@
 //! at the account that made the checkpoint. Where what went on fails by the job's fault,
 //! the unit begins anew as well, once.
 
-use super::*;
+use super::{active::store_or_fetch, *};
 use crate::{limits::CHECKPOINTS_MAX, wire};
 
 /// Bytes that a request's inputs and checkpoints may take together: the rest of an
@@ -118,26 +118,14 @@ impl Buyer {
         let Some(active) = job.and_then(|job| job.live.get_mut(&agreement)) else {
             return;
         };
-        let from = active.deal.provider();
         let mut missing = BTreeSet::new();
         for blob in kept.blobs() {
             if !missing.insert(blob.blob) {
                 continue;
             }
             let came = inline.iter().find(|inline| inline.blob == blob.blob);
-            core.output(match came {
-                Some(inline) => Output::Store {
-                    blob: blob.blob,
-                    bytes: inline.bytes.to_vec(),
-                    kept: Kept::State(agreement),
-                },
-                None => Output::Fetch {
-                    agreement,
-                    from,
-                    blob,
-                    what: Fetched::State,
-                },
-            });
+            let what = (Kept::State(agreement), Fetched::State);
+            core.output(store_or_fetch(&active.deal, blob, came, what));
         }
         active.arriving = Some(Arriving { kept, missing });
     }

@@ -300,11 +300,8 @@ impl Committed {
 
     /// All that has to be here before it begins.
     pub(super) fn needs(&self) -> impl Iterator<Item = BlobRef> {
-        let request = self.deal.request().body();
         let state = self.resume.values().flat_map(Checkpoint::blobs);
-        std::iter::once(request.spec)
-            .chain(request.inputs.iter().copied())
-            .chain(state)
+        self.deal.request().body().read().chain(state)
     }
 
     fn next_index_of(&mut self, unit: u32) -> u32 {
