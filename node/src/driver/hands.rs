@@ -178,11 +178,7 @@ impl Hands {
 
     /// Where a blob's bytes are, if they are here.
     pub(super) fn file_of(&self, blob: BlobId) -> Option<PathBuf> {
-        let hash = hash_of(blob);
-        self.own
-            .kept
-            .file_of(&hash)
-            .or_else(|| self.own.cache.file_of(&hash))
+        self.own.file_of(blob)
     }
 
     /// Whether a blob's bytes are here.
@@ -377,6 +373,11 @@ impl Worker {
             })
     }
 
+    fn file_of(&self, blob: BlobId) -> Option<PathBuf> {
+        let hash = hash_of(blob);
+        (self.kept.file_of(&hash)).or_else(|| self.cache.file_of(&hash))
+    }
+
     fn in_memory(&self, blob: BlobId) -> Option<Arc<[u8]>> {
         let hash = hash_of(blob);
         self.cache
@@ -462,10 +463,7 @@ impl Worker {
         };
         let state = kept.state.iter().map(|buffer| {
             let (blob, hash) = (buffer.blob, hash_of(buffer.blob.blob));
-            let file = self
-                .cache
-                .file_of(&hash)
-                .or_else(|| self.kept.file_of(&hash));
+            let file = self.file_of(blob.blob);
             let lacks = || {
                 (
                     Reason::INPUTS_MISSING,
