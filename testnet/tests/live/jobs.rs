@@ -155,7 +155,9 @@ fn live_jobs_of_one_program_fetch_it_once() {
         (receipts(&provider).unwrap().len() == JOBS).then_some(())
     });
     let log = std::fs::read_to_string(network.node("provider").log_file()).unwrap();
-    assert!(!log.contains("could not be fetched"), "{log}");
+    // A firm offer's provider may ask before its client has the countersignature, which
+    // travels on another stream: that is refused in other words.
+    assert!(!log.contains("serves too many blobs"), "{log}");
 }
 
 /// A command on a terminal of its own.
