@@ -75,6 +75,8 @@ pub struct Config {
     pub worker: Option<PathBuf>,
     /// The most that a job may cost that says nothing itself.
     pub max_price: Amount,
+    /// What a gigabyte costs that leaves the region, as the network's operator bills it.
+    pub traffic_price: Amount,
     /// What principals may spend.
     pub budget: Vec<BudgetEntry>,
     /// Bytes of blobs kept.
@@ -299,6 +301,7 @@ impl Config {
             log_format: LogFormat::Text,
             worker: None,
             max_price: Amount::from_micros(10_000_000),
+            traffic_price: Amount::ZERO,
             budget: Vec::new(),
             store_quota: ByteSize(20 << 30),
             history: HISTORY,

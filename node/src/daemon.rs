@@ -186,6 +186,7 @@ fn keeper_of(config: &Config, identity: &Identity, store: Store) -> Keeper {
             account: identity.account,
             delegation: identity.delegation.clone(),
             region: Text::lossy(&config.region),
+            traffic: config.traffic_price,
             provider: None,
             budgets: config.budgets(),
             timing: config.timing.clone(),

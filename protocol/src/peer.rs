@@ -84,6 +84,8 @@ pub struct Config {
     pub delegation: RawDelegation,
     /// Where it is; empty if it doesn't say.
     pub region: Name,
+    /// What it pays for 10⁹ bytes that it sends to another region.
+    pub traffic: Amount,
     /// What it sells, if anything.
     pub provider: Option<ProviderConfig>,
     /// What principals may spend: a name's own, and that of `*` for each other. All that

@@ -96,8 +96,10 @@ pub struct Want<'a> {
     pub account: AccountId,
     /// its region, if it says one,
     pub home: &'a str,
-    /// and bytes of all that the job reads.
+    /// bytes of all that the job reads,
     pub inputs_bytes: u64,
+    /// and what it costs the client to send 10⁹ of them to another region.
+    pub traffic: Amount,
     /// How much time is left for it all. What is expected to take longer comes last.
     pub within: Option<Millis>,
 }

@@ -194,6 +194,7 @@ struct Wish {
     within: Option<u64>,
     units: bool,
     inputs: u64,
+    traffic: u64,
 }
 
 fn wishes() -> impl Strategy<Value = Wish> {
@@ -210,10 +211,10 @@ fn wishes() -> impl Strategy<Value = Wish> {
         prop_oneof![Just(700_u64), Just(10_000_000)],
         prop::option::of(1_u64..60_000),
         any::<bool>(),
-        0_u64..100_000_000,
+        (0_u64..100_000_000, prop_oneof![Just(0_u64), 0_u64..50_000_000]),
     );
     (about, bounds).prop_map(
-        |((parts, policy, ranked, memory, gpu, here), (flops, budget, within, units, inputs))| {
+        |((parts, policy, ranked, memory, gpu, here), (flops, budget, within, units, (inputs, traffic)))| {
             Wish {
                 parts,
                 policy,
@@ -226,6 +227,7 @@ fn wishes() -> impl Strategy<Value = Wish> {
                 within,
                 units,
                 inputs,
+                traffic,
             }
         },
     )
@@ -302,6 +304,7 @@ proptest! {
             account: account_signer(99).public().account(),
             home: "CN-BJ",
             inputs_bytes: wish.inputs,
+            traffic: Amount::from_micros(wish.traffic),
             within: wish.within.map(Millis::new),
         };
         let later = NOW.after(Duration::from_secs(10));

@@ -22,7 +22,7 @@ mod table;
 use std::{io::Write, path::PathBuf};
 
 use anyhow::Context as _;
-use suanli_protocol::rank::Policy;
+use suanli_protocol::{rank::Policy, units::Amount};
 
 pub use self::figures::Figures;
 use crate::{
@@ -60,6 +60,9 @@ pub struct Args {
     /// What every job reads, in gigabytes, instead of what the scenario says: a control
     #[arg(long, value_name = "GB")]
     input: Option<u64>,
+    /// What clients pay for a gigabyte that they send to another region: a control
+    #[arg(long, value_name = "AMOUNT")]
+    traffic_price: Option<Amount>,
     /// Only these choices, by their names in the table
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     choices: Vec<String>,
@@ -128,6 +131,9 @@ impl Args {
         market.load = load;
         if let Some(gigabytes) = self.input {
             market.input_bytes = [gigabytes.saturating_mul(1_000_000_000); 2];
+        }
+        if let Some(price) = self.traffic_price {
+            market.traffic_price = price.as_micros();
         }
         let is_west = |region: &String| !market.east.contains(region);
         let west = scenario.groups.iter_mut();

@@ -362,6 +362,10 @@ pub struct Market {
     pub input_bytes: [u64; 2],
     /// How much more time a job has than it takes on the slowest and farthest device.
     pub slack_ms: [u64; 2],
+    /// What a client pays for 10⁹ bytes that it sends to another region, in millionths of
+    /// the unit.
+    #[serde(default)]
+    pub traffic_price: u64,
     /// Regions in the east; all others are in the west.
     pub east: Vec<String>,
     /// By what clients choose.

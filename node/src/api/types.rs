@@ -501,6 +501,9 @@ pub struct CandidateInfo {
     /// Milligrams of carbon dioxide of all, if the operator says what the power is like.
     #[serde(default)]
     pub carbon_mg: Option<u64>,
+    /// What it costs the client beside to send the inputs there.
+    #[serde(default)]
+    pub traffic: Amount,
     pub price: Amount,
     pub cap: Amount,
 }

@@ -377,6 +377,7 @@ pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
                 wait_ms: candidate.expected.wait.get(),
                 transfer_ms: candidate.expected.transfer.get(),
                 carbon_mg: candidate.expected.carbon_mg,
+                traffic: candidate.expected.traffic,
                 price: candidate.expected.price,
                 cap: candidate.cap,
             })

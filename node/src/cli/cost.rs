@@ -106,6 +106,8 @@ struct Cost {
 struct Here {
     price: Amount,
     at_most: Amount,
+    /// What sending the inputs there costs beside.
+    traffic: Amount,
     took_ms: u64,
     /// When it would be over if it began now.
     done_at_ms: u64,
@@ -210,8 +212,11 @@ fn here(candidates: &[CandidateInfo], units: u32, at_once: u16) -> Option<Here> 
             .filter(|_| used.len() > 1 || units == 1)
             .unwrap_or(0),
     );
+    // As the plan has it: for what all units read, as if one place ran them.
+    let traffic = used.iter().map(|used| used.0.traffic).max();
     Some(Here {
         price: amount(price.sum()),
+        traffic: traffic.unwrap_or_default(),
         at_most: used
             .iter()
             .map(|used| used.0.cap)
@@ -302,6 +307,12 @@ fn text(cost: &Cost, needs_table: bool) -> String {
         ),
     };
     text += &format!("; prices in {unit}, {at_most} at most\n");
+    if here.traffic > Amount::ZERO {
+        text += &format!(
+            "beside that {} for sending the inputs, by traffic_price\n",
+            here.traffic
+        );
+    }
     if !cost.is_measured {
         text += "times are guessed from limits.run: set market.flops for better ones\n";
     }
@@ -335,6 +346,7 @@ mod tests {
             wait_ms: 0,
             transfer_ms: 0,
             carbon_mg: None,
+            traffic: Amount::ZERO,
             price: Amount::from_micros(price),
             cap: Amount::from_micros(price * 2),
         }

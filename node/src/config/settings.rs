@@ -90,7 +90,7 @@ macro_rules! timing {
     }),*] };
 }
 
-static TOP: [Setting; 17] = top![
+static TOP: [Setting; 18] = top![
     network,
     unit,
     data_dir,
@@ -105,6 +105,7 @@ static TOP: [Setting; 17] = top![
     log_format,
     worker,
     max_price,
+    traffic_price,
     budget,
     store_quota,
     history,

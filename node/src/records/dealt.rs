@@ -94,6 +94,7 @@ pub(crate) fn core_of(side: usize) -> (Config, Signer) {
         account: account(side).public().account(),
         delegation: delegation(side),
         region: Text::default(),
+        traffic: Amount::ZERO,
         provider: (side == PROVIDER).then(provider),
         budgets: BTreeMap::new(),
         timing: Timing::default(),

@@ -96,6 +96,7 @@ fields! {
     EXPECTED_TIME = 64, "expected.time", Offer, SECONDS, "How long one execution is expected to take.";
     EXPECTED_FINISH = 65, "expected.finish", Offer, SECONDS, "Until the result is there: waiting, the inputs' way, and the run.";
     EXPECTED_CARBON = 66, "expected.carbon", Offer, PLAIN, "Grams of carbon dioxide of all that the job asks for.";
+    EXPECTED_TRAFFIC = 68, "expected.traffic", Offer, MONEY, "What it costs the client to send the inputs there.";
     LINK_RTT = 67, "link.rtt", Offer, SECONDS, "There and back to the provider: measured, else guessed from the regions.";
 
     CLIENT = 100, "client", Job, TEXT, "The client's account, in hexadecimal.";
@@ -141,6 +142,7 @@ impl Field {
                 | Self::EXPECTED_TIME
                 | Self::EXPECTED_FINISH
                 | Self::EXPECTED_CARBON
+                | Self::EXPECTED_TRAFFIC
                 | Self::LINK_RTT
         )
     }

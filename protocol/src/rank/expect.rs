@@ -106,8 +106,10 @@ pub struct Expected {
     pub run: Millis,
     /// Until all executions are done.
     pub finish: Millis,
-    /// What all cost.
+    /// What all cost,
     pub price: Amount,
+    /// and what it costs the client beside to send what they read.
+    pub traffic: Amount,
     /// Milligrams of carbon dioxide of all, if the operator says what the power is like.
     pub carbon_mg: Option<u64>,
     /// There and back, in microseconds: as measured, or as guessed.
@@ -122,19 +124,29 @@ impl Expected {
         run: Millis::new(0),
         finish: Millis::new(0),
         price: Amount::ZERO,
+        traffic: Amount::ZERO,
         carbon_mg: None,
         rtt_us: 0,
     };
+
+    /// What the client spends in all.
+    pub fn cost(&self) -> Amount {
+        self.price.saturating_add(self.traffic)
+    }
 
     /// With what a provider says: when it can begin, and how many of the inputs' bytes
     /// it lacks.
     pub(crate) fn told(&mut self, wait: Millis, (lacking, all): (u64, u64)) {
         let before = self.wait.max(self.transfer).get();
         let busy = self.finish.get().saturating_sub(before);
-        let transfer = u128::from(self.transfer.get()) * u128::from(lacking);
-        let transfer = transfer.checked_div(all.into()).unwrap_or(0);
+        let part = |whole: u64| {
+            let part = u128::from(whole) * u128::from(lacking);
+            let part = part.checked_div(all.into()).unwrap_or(0);
+            u64::try_from(part).unwrap_or(u64::MAX)
+        };
         self.wait = wait;
-        self.transfer = Millis::new(u64::try_from(transfer).unwrap_or(u64::MAX));
+        self.transfer = Millis::new(part(self.transfer.get()));
+        self.traffic = Amount::from_micros(part(self.traffic.as_micros()));
         let before = self.wait.max(self.transfer).get();
         self.finish = Millis::new(before.saturating_add(busy));
     }
@@ -155,6 +167,8 @@ pub(super) struct Stated {
     pub(super) energy: Option<Energy>,
     /// What is taken for granted of the way there.
     pub(super) link: Link,
+    /// Whether it is where the client is, so that sending costs nothing.
+    pub(super) near: bool,
 }
 
 impl Stated {
@@ -169,6 +183,7 @@ impl Stated {
             bandwidth_in: figures.bandwidth_in,
             energy: figures.energy,
             link: Link::assumed(want.home, figures.region),
+            near: want.home == figures.region,
         }
     }
 
@@ -251,9 +266,19 @@ pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u
         run: Millis::new(run),
         finish: Millis::new(wait.max(transfer.get()).saturating_add(busy)),
         price: price.min(want.budget),
+        traffic: match said.near {
+            true => Amount::ZERO,
+            false => traffic(want),
+        },
         carbon_mg: said.energy.map(|energy| carbon(energy, run, units)),
         rtt_us: link.rtt_us,
     }
+}
+
+/// What it costs the client to send all that the job reads.
+fn traffic(want: &Want<'_>) -> Amount {
+    let micros = u128::from(want.traffic.as_micros()) * u128::from(want.inputs_bytes);
+    Amount::from_micros(u64::try_from(micros.div_ceil(1_000_000_000)).unwrap_or(u64::MAX))
 }
 
 /// Milligrams of carbon dioxide of so many executions.
@@ -291,7 +316,7 @@ pub(super) fn by_policy(
     within: Option<Millis>,
     expected: &Expected,
 ) -> Score {
-    let price = u128::from(expected.price.as_micros());
+    let price = u128::from(expected.cost().as_micros());
     let time = u128::from(expected.finish.get());
     let by_policy = match policy {
         Policy::Cheapest => (price, time),

@@ -137,6 +137,7 @@ impl Fields for OfferFields<'_> {
             Field::PRICE_GPU_HOUR => price(said.gpu_ms, HOUR_MS),
             Field::PRICE_FUEL => price(said.fuel, FUEL),
             Field::EXPECTED_PRICE => Some(money(self.expected.price)),
+            Field::EXPECTED_TRAFFIC => Some(money(self.expected.traffic)),
             Field::EXPECTED_TIME => Some(seconds(self.expected.run)),
             Field::EXPECTED_FINISH => Some(seconds(self.expected.finish)),
             Field::EXPECTED_CARBON => self.expected.carbon_mg.map(grams),

@@ -35,6 +35,8 @@ struct Known {
     meets: bool,
     /// What is taken for granted of the way to them.
     link: Link,
+    /// Whether they are where the client is.
+    near: bool,
 }
 
 /// A job's condition, taken apart.
@@ -138,6 +140,7 @@ fn known(class: &Class, want: &Want<'_>, parts: &Parts<'_>) -> Known {
         able,
         meets: able && meets(),
         link: Link::assumed(want.home, &class.region),
+        near: want.home == &*class.region,
     }
 }
 
@@ -153,6 +156,7 @@ fn stated(head: &Head, (row, known): (&Row, &Known), want: &Want<'_>) -> Stated 
         bandwidth_in: head.bandwidth_in,
         energy: head.energy,
         link: known.link,
+        near: known.near,
     }
 }
 

@@ -212,6 +212,7 @@ fn a_plan_of_many_offers_is_bounded() {
             home: "",
             within: None,
             inputs_bytes: 0,
+            traffic: Amount::ZERO,
         };
         rank::rank(std::iter::repeat_n(offer, 250), &want, |_| {
             Ok(View::UNKNOWN)

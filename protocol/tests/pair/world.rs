@@ -266,6 +266,7 @@ impl World {
             account: account_signer(number).public().account(),
             delegation: delegate(number),
             region: Name::default(),
+            traffic: Amount::ZERO,
             provider,
             budgets: BTreeMap::new(),
             timing: Timing::default(),

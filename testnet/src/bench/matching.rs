@@ -128,6 +128,7 @@ fn matched(
             .account(),
         home: "CN-BJ",
         inputs_bytes: 0,
+        traffic: Amount::ZERO,
         within: None,
     };
     let (mut fit, mut wall) = (0, Vec::new());

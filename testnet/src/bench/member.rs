@@ -73,6 +73,7 @@ impl Member {
                 account: identity.account,
                 delegation: identity.delegation.clone(),
                 region: Name::default(),
+                traffic: Amount::ZERO,
                 provider: None,
                 budgets: Default::default(),
                 timing: Timing::default(),

@@ -118,6 +118,7 @@ fn core(signer: &Signer, account: &Signer) -> Config {
         account: account.public().account(),
         delegation: delegation.raw(),
         region: Name::default(),
+        traffic: Amount::ZERO,
         provider: None,
         budgets: Default::default(),
         timing: Timing::default(),

@@ -20,6 +20,8 @@ pub struct Figures {
     pub late: usize,
     /// What clients paid, in the unit of account.
     pub cost: f64,
+    /// What clients paid to send inputs to other regions.
+    pub traffic: f64,
     /// What those who are done paid for 10¹⁸ operations: comparable where some are not.
     pub cost_per_work: f64,
     /// Seconds from submission to start: the middle,
@@ -55,6 +57,7 @@ pub(super) fn figures(scenario: &Scenario, market: &Market, outcome: &Outcome) -
     let mut spent = 0.0;
     for trade in &outcome.trades {
         of.cost += float(trade.paid.as_micros()) / 1e6;
+        of.traffic += traffic(trade, places, market);
         match trade.ended {
             Some((_, JobEnd::Done)) => {
                 of.done += 1;
@@ -79,6 +82,17 @@ pub(super) fn figures(scenario: &Scenario, market: &Market, outcome: &Outcome) -
     of.moved = share(eastern.iter().filter(ran_west).count(), eastern.len());
     of.carbon_kg = outcome.ran.iter().map(|span| carbon_kg(span, places)).sum();
     of
+}
+
+/// What it cost to send a job's inputs to where it ran.
+fn traffic(trade: &Trade, places: &[Place], market: &Market) -> f64 {
+    let region = |ix: usize| places.get(ix).map(|place| place.region.as_str());
+    match trade.provider.and_then(region) {
+        Some(there) if region(trade.client) != Some(there) => {
+            float(trade.input_bytes) / 1e9 * float(market.traffic_price) / 1e6
+        }
+        Some(_) | None => 0.0,
+    }
 }
 
 fn wait(trade: &Trade) -> Option<f64> {

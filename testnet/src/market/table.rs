@@ -22,6 +22,13 @@ pub(super) fn print(
     for (day, bound) in days.iter().zip(bounds) {
         writeln!(out, "{}", row(day.choice, &day.figures, *bound))?;
     }
+    if days.iter().any(|day| day.figures.traffic > 0.0) {
+        let sent = days
+            .iter()
+            .map(|day| format!("{} {:.0}", day.choice, day.figures.traffic));
+        let sent = sent.collect::<Vec<_>>().join(", ");
+        writeln!(out, "\nBeside that, for inputs sent to other regions: {sent}.")?;
+    }
     writeln!(out, "\nSlots taken in the day:\n")?;
     let regions: Vec<&str> = days
         .first()

@@ -103,6 +103,8 @@ fn node(
     } else {
         group.slots
     };
+    let market = setup.scenario.market.as_ref();
+    let traffic_price = market.map_or(0, |market| market.traffic_price);
     let sells = group.role.sells();
     let skew = i64::try_from(dice.within([0, 2 * group.skew_ms])).unwrap_or(0)
         - i64::try_from(group.skew_ms).unwrap_or(0);
@@ -111,6 +113,7 @@ fn node(
         config: Config {
             account: owner,
             region: Text::lossy(&group.region),
+            traffic: Amount::from_micros(traffic_price),
             provider: sells.then(|| provider(group, owner, &delegation, told)),
             delegation,
             budgets: BTreeMap::new(),

@@ -1,9 +1,10 @@
 //! The ranked plan, as a table.
 
 use serde_json::json;
+use suanli_protocol::units::Amount;
 
 use crate::{
-    api::types::PlanInfo,
+    api::types::{CandidateInfo, PlanInfo},
     cli::{
         exit::{Exit, Failure},
         screen::{Table, rough, visible},
@@ -36,6 +37,13 @@ pub(in crate::cli) fn text(plan: &PlanInfo) -> String {
         }
         text.push_str(&table.render(0));
         text.push_str(&more(plan.fitting, plan.candidates.len(), "could run it"));
+        let sends = |candidate: &&CandidateInfo| candidate.traffic > Amount::ZERO;
+        if let Some(candidate) = plan.candidates.iter().find(sends) {
+            text.push_str(&format!(
+                "sending the inputs to another region costs {} beside, by traffic_price\n",
+                candidate.traffic
+            ));
+        }
         text.push_str(&format!(
             "prices in {}; you pay {} at most\n",
             visible(&plan.unit),

@@ -100,6 +100,7 @@ fn plan_info(script: Script) -> PlanInfo {
         wait_ms: 0,
         transfer_ms: 5,
         carbon_mg: None,
+        traffic: Amount::ZERO,
         price: Amount::from_micros(1_010),
         cap: Amount::from_micros(2_000),
     };

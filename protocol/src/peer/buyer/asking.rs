@@ -613,6 +613,9 @@ pub(crate) fn plan(
 ) -> Plan {
     let sizes = order.inputs.iter().map(|input| input.bytes);
     let me = core.me();
+    // Judged for one unit, sending is shared by all of them.
+    let units = order.work.unit_count() / work.unit_count().max(1);
+    let traffic = core.config.traffic.as_micros() / u64::from(units.max(1));
     let want = Want {
         needs: &order.needs,
         work,
@@ -625,6 +628,7 @@ pub(crate) fn plan(
         account: core.config.account,
         home: &core.config.region,
         inputs_bytes: sizes.fold(0, u64::saturating_add),
+        traffic: Amount::from_micros(traffic),
         within,
     };
     let is_allowed = |peer| order.providers.is_empty() || order.providers.contains(&peer);
