@@ -41,8 +41,8 @@ use suanli_protocol::{
     message::{Gossip, Message, Verdict as CoreVerdict},
     offer::Offer,
     peer::{
-        Command, Config, Declaration, Event, ExecutionEvent, ExecutionId, Fetched, Input, JobEvent,
-        NotSettled, Output, Peer, ProviderConfig,
+        Command, Config, Declaration, Event, ExecutionEvent, ExecutionId, FetchOrder, Fetched,
+        Input, JobEvent, NotSettled, Output, Peer, ProviderConfig,
     },
     rank::Way,
     record::{JobOrder, Lsn as CoreLsn, Record},
@@ -54,7 +54,7 @@ use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
 use self::{
     awaited::Awaited,
     challenges::Challenges,
-    following::{Following, Wanted},
+    following::Following,
     hands::{Chore, Hands},
     intake::{Intake, channel_of, peer_of},
     pausing::Pausing,
@@ -628,14 +628,7 @@ impl Driver {
                 }
             }
             Output::Stop(id) => self.stop_execution(id),
-            Output::Fetch {
-                agreement,
-                from,
-                blob,
-                what,
-            } => {
-                self.fetch(agreement, from, blob, what).await;
-            }
+            Output::Fetch(wanted) => self.fetch(wanted).await,
             Output::Store { blob, bytes, kept } => {
                 self.hands.give(Chore::Store { blob, bytes, kept }).await;
             }
@@ -743,13 +736,14 @@ impl Driver {
         }
     }
 
-    async fn fetch(
-        &mut self,
-        agreement: AgreementId,
-        from: PeerId,
-        blob: suanli_protocol::deal::BlobRef,
-        what: Fetched,
-    ) {
+    async fn fetch(&mut self, wanted: FetchOrder) {
+        let FetchOrder {
+            agreement,
+            from,
+            under,
+            blob,
+            what,
+        } = wanted;
         // Here already, for whatever reason: the same bytes by name.
         if what != Fetched::Input && self.hands.has(blob.blob) {
             let blob = blob.blob;
@@ -763,12 +757,6 @@ impl Driver {
             }))
             .await;
         }
-        let wanted = Wanted {
-            agreement,
-            from,
-            blob,
-            what,
-        };
         if self.following.follows(wanted) {
             return;
         }
@@ -790,7 +778,7 @@ impl Driver {
             from: key_of(from),
             hash: *blob.blob.0.as_bytes(),
             size: BlobSize::Exactly(blob.bytes),
-            under: *agreement.0.as_bytes(),
+            under: *under.0.as_bytes(),
             into: file,
         }))
         .await;
@@ -806,13 +794,7 @@ impl Driver {
         self.step(input).await;
         for wanted in others {
             // Here now; or one of them tries, and the others follow that one.
-            let Wanted {
-                agreement,
-                from,
-                blob,
-                what,
-            } = wanted;
-            self.fetch(agreement, from, blob, what).await;
+            self.fetch(wanted).await;
         }
     }
 
@@ -1072,7 +1054,7 @@ impl Driver {
         use suanli_protocol::ids::Hash;
         let blob = BlobId(Hash::from_bytes(hash));
         let agreement = AgreementId(Hash::from_bytes(under));
-        if !self.peer.may_read(peer_of(from), agreement, blob) {
+        if !self.peer.may_read(wall(), peer_of(from), agreement, blob) {
             return None;
         }
         let path = self.hands.file_of(blob)?;
@@ -1245,6 +1227,10 @@ impl Driver {
             Look::Reports(reply) => {
                 let _ = reply.send(self.peer.reports(wall()));
             }
+            Look::Staying(mut blobs, reply) => {
+                blobs.retain(|blob| self.peer.is_staying(*blob));
+                let _ = reply.send(blobs);
+            }
             Look::Standing(provider, reply) => {
                 let _ = reply.send(self.peer.standing(provider));
             }
@@ -1343,7 +1329,7 @@ impl Driver {
         }
         let missing = std::iter::once(&order.spec)
             .chain(order.inputs.iter())
-            .find(|blob| !self.hands.has(blob.blob));
+            .find(|blob| !self.hands.has(blob.blob) && !self.peer.is_staying(blob.blob));
         if let Some(missing) = missing {
             let _ = reply.send(Err(NotTaken::BlobMissing(missing.blob)));
             return;

@@ -4,12 +4,12 @@
 //! the driver answers each question from the state that it owns. Nothing here
 //! shares memory with the driver.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use suanli_protocol::{
     challenge::Wrong,
     envelope::Verified,
-    ids::{AccountId, JobId, PeerId},
+    ids::{AccountId, BlobId, JobId, PeerId},
     message::Decline,
     offer::{Name, Offer},
     peer::{
@@ -116,7 +116,7 @@ pub enum NotTaken {
     Store(String),
     /// A blob that it names is not here.
     #[error("blob {0:#} is not here; upload it first")]
-    BlobMissing(suanli_protocol::ids::BlobId),
+    BlobMissing(BlobId),
     /// Too many jobs.
     #[error("the node has as many jobs as it takes; wait for some to end")]
     TooMany(Reason),
@@ -193,6 +193,7 @@ pub(crate) enum Ask {
 #[derive(Debug)]
 pub(crate) enum Look {
     Standing(PeerId, oneshot::Sender<Option<Standing>>),
+    Staying(BTreeSet<BlobId>, oneshot::Sender<BTreeSet<BlobId>>),
     Budgets(oneshot::Sender<Vec<BudgetView>>),
     Budget(Name, oneshot::Sender<BudgetView>),
     Report(AccountId, oneshot::Sender<Report>),
@@ -291,6 +292,15 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn standing(&self, provider: PeerId) -> Result<Option<Standing>, Gone> {
         self.ask(|reply| Ask::Look(Look::Standing(provider, reply)))
+            .await
+    }
+
+    /// Which of these are results that stay with whoever made them.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn staying(&self, blobs: BTreeSet<BlobId>) -> Result<BTreeSet<BlobId>, Gone> {
+        self.ask(|reply| Ask::Look(Look::Staying(blobs, reply)))
             .await
     }
 

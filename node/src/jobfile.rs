@@ -15,6 +15,7 @@ mod gpu;
 mod verify;
 
 use std::{
+    collections::BTreeMap,
     iter,
     path::{Path, PathBuf},
     time::Duration,
@@ -72,6 +73,10 @@ pub struct PreparedJob {
     pub array: Option<Array>,
     /// How its results are compared with those of others.
     pub verify: VerifyOrder,
+    /// Outputs that stay where they are made, for other jobs to read.
+    pub staying: Vec<String>,
+    /// Files that only stand in for inputs: those stay where they were made.
+    pub away: BTreeMap<PathBuf, BlobInfo>,
     /// What units have of their own, by name.
     pub differences: Vec<(String, Pattern)>,
     /// What to do with each output, in the program's order.
@@ -248,6 +253,7 @@ impl PreparedJob {
             flops: self.flops,
             fuel_max: self.fuel_max,
             verify: self.verify.clone(),
+            staying: self.staying.clone(),
             array: self.array.as_ref().map(|array| ArrayOrder {
                 units: array.units(),
                 inputs_each: self.inputs_each,
@@ -341,6 +347,8 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         spec,
         inputs,
         inputs_each,
+        staying: Vec::new(),
+        away: BTreeMap::new(),
         differences,
         outputs,
         memory_bytes: limit(

@@ -6,6 +6,8 @@
 //! [[job]]
 //! name = "tiles"
 //! runtime = "wgsl"
+//! stay = ["frame"]                    # this output stays with whoever made it: only `encode`
+//!                                     # reads it
 //! [job.wgsl]
 //! # … as in a job file, below `job`
 //!
@@ -25,9 +27,15 @@
 //!
 //! Absent: running them (the command line does), and anything that a job file says.
 
-use std::{collections::BTreeSet, fs::File, ops::Range, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
+use suanli_protocol::limits::OUTPUTS_MAX;
 use toml::Spanned;
 
 use crate::{
@@ -58,6 +66,8 @@ pub struct Stage {
     pub name: String,
     /// Those whose results it reads.
     pub needs: Vec<String>,
+    /// Outputs that stay with whoever makes them, and the lines that say so.
+    stay: Vec<(usize, String)>,
     document: Document,
 }
 
@@ -73,6 +83,7 @@ struct PipelineToml {
 struct StageToml {
     name: Spanned<String>,
     needs: Option<Spanned<Vec<Spanned<String>>>>,
+    stay: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 impl Pipeline {
@@ -197,10 +208,21 @@ impl Stage {
     /// # Errors
     /// [`JobFileError`]: the first thing that is wrong.
     pub fn prepare(&self, results: &Path) -> Result<PreparedJob, JobFileError> {
-        let results = std::path::absolute(results).unwrap_or_else(|_| results.to_owned());
+        self.prepare_from(|need| results.join(need))
+    }
+
+    /// The same, with the results of each stage in a folder of their own.
+    ///
+    /// # Errors
+    /// [`JobFileError`]: the first thing that is wrong.
+    pub fn prepare_from(
+        &self,
+        results: impl Fn(&str) -> PathBuf,
+    ) -> Result<PreparedJob, JobFileError> {
         let mut text = self.document.text().to_owned();
         for need in &self.needs {
-            let folder = results.join(need);
+            let folder = results(need);
+            let folder = std::path::absolute(&folder).unwrap_or(folder);
             for quote in ['"', '\''] {
                 let written = format!("{quote}@{need}/");
                 let folder = folder.display().to_string();
@@ -212,7 +234,44 @@ impl Stage {
             }
         }
         let document = Document::new(self.document.path(), text);
-        jobfile::of(&document).map_err(JobFileError::Mistake)
+        let mut job = jobfile::of(&document).map_err(JobFileError::Mistake)?;
+        job.staying = self.staying(&job).map_err(JobFileError::Mistake)?;
+        Ok(job)
+    }
+
+    /// The outputs that stay, each one that can.
+    fn staying(&self, job: &PreparedJob) -> Result<Vec<String>, Mistake> {
+        let mut staying = Vec::new();
+        for (line, name) in self.stay.iter().take(OUTPUTS_MAX) {
+            let wrong = |message: String| {
+                let line = *line;
+                let mistake = self.document.mistake(None, message);
+                Err(Mistake { line, ..mistake })
+            };
+            let output = job.outputs.iter().find(|output| output.name == *name);
+            let Some(output) = output else {
+                let hint = allowed(name, job.outputs.iter().map(|output| &*output.name));
+                return wrong(format!("stay: no output `{}`; {hint}", name.escape_debug()));
+            };
+            let floats = job.verify.within.iter().flat_map(|within| &within.floats);
+            if output.png.is_some() || output.show.is_some() {
+                return wrong(format!(
+                    "stay: `{name}` is drawn or shown here, so it has to come here: leave it out, or its `png` and `show`"
+                ));
+            }
+            if output.files.is_empty() {
+                return wrong(format!(
+                    "stay: give `{name}` a `file`, by which other jobs name it: nothing is written here"
+                ));
+            }
+            if floats.clone().any(|float| float == name) {
+                return wrong(format!(
+                    "stay: `{name}` is compared within a tolerance, which is done here: leave it out, or out of verify.floats"
+                ));
+            }
+            staying.push(name.clone());
+        }
+        Ok(staying)
     }
 }
 
@@ -254,10 +313,17 @@ fn stage(
         }
         needs.push(text.clone());
     }
-    let text = match &job.needs {
-        Some(_) => blank(&text, &needs_in(&text)),
-        None => text,
-    };
+    let stay = job.stay.iter().flat_map(|stay| stay.get_ref());
+    let stay = stay.map(|word| {
+        let line = document.mistake(Some(word.span()), "").line;
+        (line, word.get_ref().clone())
+    });
+    let mut text = text;
+    for (key, is_there) in [("needs", job.needs.is_some()), ("stay", job.stay.is_some())] {
+        if is_there {
+            text = blank(&text, &list_in(&text, key));
+        }
+    }
     let own = Document::new(document.path(), text);
     let unneeded = references(own.text())
         .into_iter()
@@ -274,6 +340,7 @@ fn stage(
     Ok(Stage {
         name,
         needs,
+        stay: stay.collect(),
         document: own,
     })
 }
@@ -367,12 +434,12 @@ fn blank_line(line: &str) -> String {
     line.chars().filter(|c| *c == '\n').collect()
 }
 
-/// Where a stage says what it needs.
-fn needs_in(text: &str) -> Range<usize> {
+/// Where a stage has a list of its own, before any of its sections.
+fn list_in(text: &str, wanted: &str) -> Range<usize> {
     let mut start = 0;
     for line in text.split_inclusive('\n') {
         let key = line.split('=').next().unwrap_or_default().trim();
-        if key == "needs" {
+        if key == wanted {
             let end = text.get(start..).and_then(|rest| rest.find(']'));
             return start..end.map_or(start + line.len(), |end| start + end + 1);
         }

@@ -1,29 +1,42 @@
-//! Leave to read one blob.
+//! Leave to read results where they were made.
 //!
-//! A blob is served under an agreement that names it, or under a grant: signed
-//! by the peer that keeps the blob or by the agreement's client, for a named
-//! reader, until the envelope expires. Whether a blob is there is never told
-//! otherwise.
+//! ```text
+//!                  ┌── Grant ──▶ holder: made them, and keeps them for a while
+//! client ──────────┤               ▲ Grant, then the blobs
+//!   agreed with    └── Ask, Grant ─▶ reader: is to run what reads them
+//! ```
+//!
+//! Whoever is paid for a result serves it to its client. By a grant the client lets
+//! somebody else have it, so that data between two of its jobs need not travel by way of
+//! the client. It is signed by the client of the agreement under which the blobs were
+//! made, for a named reader, until the envelope expires. Whether a blob is there is never
+//! told otherwise.
 
 use bincode::{Decode, Encode};
 use serde::Serialize;
 
 use crate::{
-    deal::BlobRef,
-    envelope::{Body, EnvelopeError, Extensions, Header, Kind},
-    ids::PeerId,
+    envelope::{Body, EnvelopeError, Extensions, Header, Kind, Raw},
+    ids::{AgreementId, BlobId, PeerId},
+    limits::{ENVELOPE_BYTES_MAX, GRANT_TTL_MAX, INPUTS_MAX},
     registry::kind,
+    wire::List,
 };
 
-/// Signed leave for one peer to read one blob.
+/// Grants beside a request: no more than it has inputs.
+pub type RawGrants = List<Raw<ENVELOPE_BYTES_MAX>, INPUTS_MAX>;
+
+/// Signed leave for one peer to read results of one agreement.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Grant {
-    /// Who keeps it.
+    /// Who made and keeps them.
     pub holder: PeerId,
-    /// Who may read it.
+    /// Under which agreement with the signer.
+    pub agreement: AgreementId,
+    /// Who may read them.
     pub reader: PeerId,
     /// Which.
-    pub blob: BlobRef,
+    pub blobs: List<BlobId, INPUTS_MAX>,
     /// Later additions.
     pub extensions: Extensions,
 }
@@ -31,7 +44,12 @@ pub struct Grant {
 impl Body for Grant {
     const KIND: Kind = kind::GRANT;
 
-    fn check(&self, _: &Header) -> Result<(), EnvelopeError> {
+    fn check(&self, header: &Header) -> Result<(), EnvelopeError> {
+        if header.expires.since(header.issued) > GRANT_TTL_MAX {
+            return Err(EnvelopeError::OutOfRange(
+                "a grant lives longer than one may",
+            ));
+        }
         self.extensions.check()
     }
 }

@@ -39,6 +39,14 @@ pub const INPUTS_MAX: usize = 256;
 /// Inputs of one job. An array of so many files is an evening's work; their names
 /// are most of the largest record that a journal takes.
 pub const ORDER_INPUTS_MAX: usize = 16 * 1024;
+/// How long a grant may live: what it lets be read is kept for no longer.
+pub const GRANT_TTL_MAX: Duration = Duration::from_hours(24);
+/// Grants that a provider keeps of one agreement's results. They are asked for and used
+/// within a minute; a client that needs more gives them again.
+pub const GRANTS_KEPT: usize = 64;
+/// Results that stay with providers and are remembered. The oldest are forgotten first: a
+/// job that names one is refused then.
+pub const STAYING_MAX: usize = 64 * 1024;
 /// Outputs of one execution. A receipt names them all.
 pub const OUTPUTS_MAX: usize = 64;
 

@@ -16,6 +16,7 @@ use crate::{
     deal::{Agreement, Checkpoint, Quote, Request, UnitRanges},
     delegation::Revocation,
     envelope::{Envelope, EnvelopeError, Raw, Verified},
+    grant::{Grant, RawGrants},
     ids::{AgreementId, BlobId, ChannelId, Hash, NetworkId, OfferId, PeerId, QuoteId, RequestId},
     limits::{
         CHECKPOINTS_MAX, ENVELOPE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
@@ -104,8 +105,8 @@ pub struct Pull {
 /// What travels on a message stream.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Frame {
-    /// Client: may I have a quote?
-    Ask(RawEnvelope),
+    /// Client: may I have a quote? What it reads and others have, they may give you.
+    Ask(RawEnvelope, RawGrants),
     /// Provider: this.
     Quoted(RawEnvelope),
     /// Provider: no.
@@ -118,6 +119,8 @@ pub enum Frame {
     AgreeRefused(AgreementId, Decline),
     /// Client: I won't take this quote.
     Release(QuoteId),
+    /// Client, or whoever it names: let it read results that you made for me.
+    Grant(RawEnvelope),
 
     /// Provider: so far.
     Progress(Progress),
@@ -225,13 +228,14 @@ impl Frame {
     /// The stream that carries it.
     pub const fn channel(&self) -> Channel {
         match self {
-            Self::Ask(_)
+            Self::Ask(..)
             | Self::Quoted(_)
             | Self::Declined(..)
             | Self::Agree(..)
             | Self::Agreed(_)
             | Self::AgreeRefused(..)
-            | Self::Release(_) => Channel::Negotiate,
+            | Self::Release(_)
+            | Self::Grant(_) => Channel::Negotiate,
             Self::Progress(_)
             | Self::Log(_)
             | Self::Cancel(_)
@@ -285,7 +289,13 @@ impl Frame {
             }
         }
         Ok(match self {
-            Self::Ask(raw) => Message::Ask(own(raw.verify(network)?, from)?),
+            Self::Ask(raw, grants) => Message::Ask(
+                own(raw.verify(network)?, from)?,
+                grants
+                    .iter()
+                    .map(|raw| own(raw.verify(network)?, from))
+                    .collect::<Result<_, _>>()?,
+            ),
             Self::Quoted(raw) => Message::Quoted(own(raw.verify(network)?, from)?),
             Self::Declined(request, decline) => Message::Declined(request, decline),
             Self::Agree(raw, blobs) => {
@@ -294,6 +304,7 @@ impl Frame {
             Self::Agreed(agreement) => Message::Agreed(agreement),
             Self::AgreeRefused(agreement, decline) => Message::AgreeRefused(agreement, decline),
             Self::Release(quote) => Message::Release(quote),
+            Self::Grant(raw) => Message::Grant(raw.verify(network)?),
             Self::Progress(progress) => Message::Progress(progress),
             Self::Log(line) => Message::Log(line),
             Self::Cancel(agreement) => Message::Cancel(agreement),
@@ -400,13 +411,14 @@ fn verify_references(shown: &[Reference], decline: Option<Decline>, network: Net
     reason = "one at a time, boxed by whoever keeps it"
 )]
 pub enum Message {
-    Ask(Verified<Request>),
+    Ask(Verified<Request>, Vec<Verified<Grant>>),
     Quoted(Verified<Quote>),
     Declined(RequestId, Decline),
     Agree(Verified<Agreement>, Vec<InlineBlob>),
     Agreed(AgreementId),
     AgreeRefused(AgreementId, Decline),
     Release(QuoteId),
+    Grant(Verified<Grant>),
     Progress(Progress),
     Log(LogLine),
     Cancel(AgreementId),

@@ -496,6 +496,21 @@ pub struct ComparedOutput {
     pub inline: Option<Vec<u8>>,
 }
 
+/// A blob that a node is asked to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchOrder {
+    /// For which agreement.
+    pub agreement: AgreementId,
+    /// From whom,
+    pub from: PeerId,
+    /// and under which agreement that serves it.
+    pub under: AgreementId,
+    /// What.
+    pub blob: BlobRef,
+    /// What for.
+    pub what: Fetched,
+}
+
 /// What a blob is fetched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetched {
@@ -557,17 +572,8 @@ pub enum Output {
     Execute(Box<ExecutionOrder>),
     /// Stop that; the executor still says how it ended.
     Stop(ExecutionId),
-    /// Fetch a blob from a peer.
-    Fetch {
-        /// Under which agreement.
-        agreement: AgreementId,
-        /// From whom.
-        from: PeerId,
-        /// What.
-        blob: BlobRef,
-        /// What for.
-        what: Fetched,
-    },
+    /// Fetch a blob from a peer; say [`Input::Fetched`].
+    Fetch(FetchOrder),
     /// Keep these bytes.
     Store {
         /// Their hash, checked.
@@ -653,7 +659,7 @@ impl Output {
             | Self::Verdict { .. }
             | Self::Execute(_)
             | Self::Stop(_)
-            | Self::Fetch { .. }
+            | Self::Fetch(_)
             | Self::Store { .. }
             | Self::Retain { .. }
             | Self::Compute { .. }
@@ -1034,14 +1040,12 @@ impl Peer {
 
     /// Who could run a job, were it submitted now.
     pub fn plan(&self, order: &JobOrder, now: Wall) -> Plan {
-        buyer::plan(
-            &self.core,
-            (&self.book, now),
-            order,
-            (&order.work, order.budget, Some(order.total)),
-            |_| false,
-            |peer| self.core.view(peer, &self.book, now),
-        )
+        self.buyer.plan(&self.core, (&self.book, now), order)
+    }
+
+    /// Whether a blob is a result of ours that stays with whoever made it.
+    pub fn is_staying(&self, blob: BlobId) -> bool {
+        self.buyer.is_staying(blob)
     }
 
     /// What it has seen of a provider itself: of its node, and of the account for which
@@ -1148,9 +1152,15 @@ impl Peer {
 
     /// Whether a peer may read a blob under an agreement. The answer to no is
     /// the same whether the blob is here or not.
-    pub fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
+    pub fn may_read(
+        &self,
+        now: Wall,
+        reader: PeerId,
+        agreement: AgreementId,
+        blob: BlobId,
+    ) -> bool {
         self.buyer.may_read(reader, agreement, blob)
-            || self.seller.may_read(reader, agreement, blob)
+            || self.seller.may_read(now, reader, agreement, blob)
     }
 
     /// Blobs that open jobs and open work still need, whatever their retention.
@@ -1202,8 +1212,8 @@ impl Peer {
             pulls: _,
         } = self;
         match message {
-            Message::Ask(request) => {
-                seller.on_ask(core, book, ledger, request);
+            Message::Ask(request, grants) => {
+                seller.on_ask(core, book, ledger, request, grants);
             }
             Message::Quoted(quote) => buyer.on_quoted(core, ledger, quote),
             Message::Declined(request, decline) => {
@@ -1215,6 +1225,7 @@ impl Peer {
                 buyer.on_agree_refused(core, ledger, from, agreement, decline);
             }
             Message::Release(quote) => seller.on_release(core, from, quote),
+            Message::Grant(grant) => seller.on_grant(core, from, grant),
             Message::Progress(progress) => buyer.on_progress(core, from, progress),
             Message::Log(line) => buyer.on_log(core, from, line),
             Message::Cancel(agreement) => seller.on_cancel(core, ledger, from, agreement),

@@ -98,7 +98,7 @@ pub struct Want<'a> {
     pub home: &'a str,
     /// bytes of all that the job reads,
     pub inputs_bytes: u64,
-    /// and what it costs the client to send 10⁹ of them to another region.
+    /// and what it costs the client to send what it has of them to another region.
     pub traffic: Amount,
     /// How much time is left for it all. What is expected to take longer comes last.
     pub within: Option<Millis>,
@@ -113,6 +113,8 @@ pub struct View {
     pub failing: u16,
     /// What of the way to it was measured.
     pub link: Way,
+    /// Bytes of what the job reads that it made itself, and has.
+    pub holds: u64,
 }
 
 impl View {
@@ -124,6 +126,7 @@ impl View {
             rtt_us: None,
             bytes_per_second: None,
         },
+        holds: 0,
     };
 }
 

@@ -17,7 +17,7 @@ use crate::{
     envelope::{EnvelopeError, Raw, Trust, Verified},
     expression::Expression,
     ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId},
-    limits::{ENVELOPE_BYTES_MAX, OFFER_BYTES_MAX, ORDER_INPUTS_MAX},
+    limits::{ENVELOPE_BYTES_MAX, OFFER_BYTES_MAX, ORDER_INPUTS_MAX, OUTPUTS_MAX},
     message::InlineBlobs,
     offer::{Name, Offer, Withdrawal},
     rank::Policy,
@@ -89,6 +89,8 @@ pub struct JobOrder {
     /// How long after a checkpoint of a unit the next is wanted; none for a program that
     /// has none.
     pub checkpoint_every: Option<Millis>,
+    /// Outputs that stay where they are made, for other jobs to read.
+    pub staying: List<Name, OUTPUTS_MAX>,
     /// Spec and inputs that are small enough to travel with the agreement.
     pub inline: InlineBlobs,
 }

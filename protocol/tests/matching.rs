@@ -211,10 +211,16 @@ fn wishes() -> impl Strategy<Value = Wish> {
         prop_oneof![Just(700_u64), Just(10_000_000)],
         prop::option::of(1_u64..60_000),
         any::<bool>(),
-        (0_u64..100_000_000, prop_oneof![Just(0_u64), 0_u64..50_000_000]),
+        (
+            0_u64..100_000_000,
+            prop_oneof![Just(0_u64), 0_u64..50_000_000],
+        ),
     );
     (about, bounds).prop_map(
-        |((parts, policy, ranked, memory, gpu, here), (flops, budget, within, units, (inputs, traffic)))| {
+        |(
+            (parts, policy, ranked, memory, gpu, here),
+            (flops, budget, within, units, (inputs, traffic)),
+        )| {
             Wish {
                 parts,
                 policy,
@@ -244,6 +250,7 @@ fn view(peer: PeerId) -> Result<View, Reason> {
                 rtt_us: Some(second.into()),
                 bytes_per_second: Some(u64::from(second) * 1000),
             },
+            holds: u64::from(third) * 1000,
         }),
         _ => Ok(View {
             failing: u16::from(third) % 3,

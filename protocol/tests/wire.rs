@@ -297,9 +297,10 @@ fn sample_grant() -> Verified<Grant> {
     sign(
         CLIENT,
         Grant {
-            holder: peer(CLIENT),
-            reader: peer(PROVIDER),
-            blob: blob(b"input"),
+            holder: peer(PROVIDER),
+            agreement: AgreementId(Hash::of(b"quote")),
+            reader: peer(CLIENT),
+            blobs: List::truncated(vec![blob(b"input").blob]),
             extensions: Extensions::default(),
         },
     )
@@ -423,13 +424,21 @@ fn negotiate_frames() -> Vec<(&'static str, usize, Frame)> {
     let id = agreement_id();
     let agree = Frame::Agree(sample_agreement().raw(), inline());
     vec![
-        ("Ask", CLIENT, Frame::Ask(sample_request().raw())),
+        (
+            "Ask",
+            CLIENT,
+            Frame::Ask(
+                sample_request().raw(),
+                List::truncated(vec![sample_grant().raw()]),
+            ),
+        ),
         ("Quoted", PROVIDER, Frame::Quoted(sample_quote().raw())),
         ("Declined", PROVIDER, Frame::Declined(request, DECLINE)),
         ("Agree", CLIENT, agree),
         ("Agreed", PROVIDER, Frame::Agreed(id)),
         ("AgreeRefused", PROVIDER, Frame::AgreeRefused(id, DECLINE)),
         ("Release", CLIENT, Frame::Release(id.into())),
+        ("Grant", CLIENT, Frame::Grant(sample_grant().raw())),
     ]
 }
 
@@ -694,6 +703,7 @@ fn abuse_26_a_sender_that_did_not_sign_is_refused() {
                 | Frame::Agreed(_)
                 | Frame::AgreeRefused(..)
                 | Frame::Release(_)
+                | Frame::Grant(_)
                 | Frame::Progress(_)
                 | Frame::Log(_)
                 | Frame::Cancel(_)

@@ -356,6 +356,9 @@ pub struct Submission {
     /// How its results are compared with those of others.
     #[serde(default)]
     pub verify: VerifyOrder,
+    /// Outputs that stay where they are made, for other jobs to read.
+    #[serde(default)]
+    pub staying: Vec<String>,
 }
 
 /// How results are compared with those of others.

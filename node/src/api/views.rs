@@ -196,6 +196,10 @@ pub fn order(
         verify: verify(&submission.verify)?,
         counter_percent: 0,
         checkpoint_every: submission.checkpoint_ms.map(Millis::new),
+        staying: few(
+            "staying",
+            submission.staying.iter().map(|o| name("staying", o)),
+        )?,
         inline,
     })
 }

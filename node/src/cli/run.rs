@@ -406,6 +406,10 @@ fn still_there(id: JobId, failure: Failure) -> Failure {
 pub(super) async fn name_blobs(job: &PreparedJob) -> Result<Submission, Failure> {
     let mut inputs = Vec::new();
     for input in &job.inputs {
+        if let Some(known) = stays(job, input)? {
+            inputs.push(known);
+            continue;
+        }
         let of_input = input.clone();
         let named = tokio::task::spawn_blocking(move || hash(&of_input)).await;
         let named = named.map_err(|error| Failure::new(Exit::Unusable, error.to_string()))?;
@@ -417,6 +421,22 @@ pub(super) async fn name_blobs(job: &PreparedJob) -> Result<Submission, Failure>
     let mut id = [0; 16];
     id.copy_from_slice(&random_secret()?[..16]);
     Ok(job.submission(JobId::from_bytes(id), inputs))
+}
+
+/// The name of an input that stays where it was made.
+fn stays(job: &PreparedJob, input: &InputFile) -> Result<Option<BlobInfo>, Failure> {
+    let Some(known) = job.away.get(&input.path) else {
+        return Ok(None);
+    };
+    let is_whole = input.made.is_none() && input.offset == 0 && input.length == known.bytes;
+    if !is_whole {
+        let file = input.path.file_name().unwrap_or_default().display();
+        let message = format!(
+            "{file} stays with whoever made it, so it can only be read whole and as it is: take it out of `stay`"
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    Ok(Some(*known))
 }
 
 fn hash(input: &InputFile) -> std::io::Result<BlobInfo> {
@@ -463,6 +483,9 @@ async fn upload(
         return Err(changed("the program"));
     }
     for (input, named) in job.inputs.iter().zip(&submission.inputs) {
+        if job.away.contains_key(&input.path) {
+            continue;
+        }
         if client.upload_file(input).await? != *named {
             return Err(changed(&input.path.display().to_string()));
         }

@@ -14,30 +14,19 @@
 use std::collections::BTreeMap;
 
 use suanli_protocol::{
-    deal::BlobRef,
     ids::{AgreementId, BlobId, PeerId},
-    peer::Fetched,
+    peer::FetchOrder,
 };
-
-/// A blob for an agreement.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) agreement: AgreementId,
-    pub(super) from: PeerId,
-    pub(super) blob: BlobRef,
-    /// What for.
-    pub(super) what: Fetched,
-}
 
 /// Who fetches, and who waits for it: as many as there are agreements at most.
 #[derive(Debug, Default)]
 pub(super) struct Following {
-    of: BTreeMap<(BlobId, PeerId), (AgreementId, Vec<Wanted>)>,
+    of: BTreeMap<(BlobId, PeerId), (AgreementId, Vec<FetchOrder>)>,
 }
 
 impl Following {
     /// Whether somebody else fetches it. If not, this one does.
-    pub(super) fn follows(&mut self, wanted: Wanted) -> bool {
+    pub(super) fn follows(&mut self, wanted: FetchOrder) -> bool {
         let of = self.of.entry((wanted.blob.blob, wanted.from));
         let (first, others) = of.or_insert_with(|| (wanted.agreement, Vec::new()));
         if *first == wanted.agreement {
@@ -50,7 +39,7 @@ impl Following {
     }
 
     /// The first has it, or could not keep it: those who waited.
-    pub(super) fn kept(&mut self, agreement: AgreementId, blob: BlobId) -> Vec<Wanted> {
+    pub(super) fn kept(&mut self, agreement: AgreementId, blob: BlobId) -> Vec<FetchOrder> {
         let least = (blob, PeerId::from_bytes([0; 32]));
         let of_blob = self
             .of
@@ -62,7 +51,7 @@ impl Following {
     }
 
     /// It did not come: those who waited.
-    pub(super) fn failed(&mut self, from: PeerId, blob: BlobId) -> Vec<Wanted> {
+    pub(super) fn failed(&mut self, from: PeerId, blob: BlobId) -> Vec<FetchOrder> {
         let of = self.of.remove(&(blob, from));
         of.map_or_else(Vec::new, |(_, others)| others)
     }
@@ -70,14 +59,15 @@ impl Following {
 
 #[cfg(test)]
 mod tests {
-    use suanli_protocol::ids::Hash;
+    use suanli_protocol::{deal::BlobRef, ids::Hash, peer::Fetched};
 
     use super::*;
 
-    fn wanted(agreement: u8, from: u8) -> Wanted {
-        Wanted {
+    fn wanted(agreement: u8, from: u8) -> FetchOrder {
+        FetchOrder {
             agreement: AgreementId(Hash::of(&[agreement])),
             from: PeerId::from_bytes([from; 32]),
+            under: AgreementId(Hash::of(&[agreement])),
             blob: BlobRef {
                 blob: BlobId(Hash::of(b"program")),
                 bytes: 7,
@@ -86,7 +76,7 @@ mod tests {
         }
     }
 
-    fn who(of: &[Wanted]) -> Vec<AgreementId> {
+    fn who(of: &[FetchOrder]) -> Vec<AgreementId> {
         of.iter().map(|wanted| wanted.agreement).collect()
     }
 

@@ -159,6 +159,48 @@ fn mistakes_have_their_line_and_what_is_allowed() {
 }
 
 #[test]
+fn what_stays_is_an_output_that_others_can_name() {
+    let with = |stay: &str, from: &str, to: &str| {
+        let text = TWO.replacen(
+            "name = \"first\"\n",
+            &format!("name = \"first\"\nstay = [{stay}]\n"),
+            1,
+        );
+        let text = text.replacen(from, to, 1);
+        assert!(from.is_empty() || text.contains(to), "{from}");
+        checked(&text)
+    };
+    let jobs = with("\"out\"", "", "").unwrap();
+    assert_eq!(jobs[0].staying, ["out"]);
+    assert!(jobs[1].staying.is_empty());
+    let file = "file = \"out.u32\"";
+    for (stay, to, says) in [
+        ("\"uot\"", file, "did you mean `out`?"),
+        (
+            "\"out\"",
+            "file = \"out.u32\"\nshow = { label = \"it\", type = \"u32\" }",
+            "has to come here",
+        ),
+        ("\"out\"", "", "give `out` a `file`"),
+        (
+            "\"out\"",
+            "file = \"out.u32\"\n[job.verify]\nreplicas = 2\ntolerance = 1e-5\nfloats = [\"out\"]",
+            "within a tolerance",
+        ),
+    ] {
+        let second = TWO.split_once("[[job]]\nname = \"second\"").unwrap();
+        let text = second.0.replacen(
+            "name = \"first\"\n",
+            &format!("name = \"first\"\nstay = [{stay}]\n"),
+            1,
+        );
+        let said = checked(&text.replacen(file, to, 1)).unwrap_err();
+        assert!(said.contains(says), "{said}");
+        assert!(said.contains("job.toml:5:"), "{said}");
+    }
+}
+
+#[test]
 fn a_circle_is_named() {
     let circle = TWO.replacen(
         "name = \"first\"\n",

@@ -10,7 +10,7 @@ use suanli_protocol::{
     message::{Frame, Gossip, InlineBlobs},
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Terms},
     peer::{
-        Command, Config, Event, ExecutionEvent, Input, Output, Peer, ProvidedOutput,
+        Command, Config, Event, ExecutionEvent, FetchOrder, Input, Output, Peer, ProvidedOutput,
         ProviderConfig, Timing,
     },
     rank::Policy,
@@ -135,6 +135,7 @@ pub(crate) fn submission(number: u8) -> Submission {
         flops: 0,
         array: None,
         verify: VerifyOrder::default(),
+        staying: Vec::new(),
     }
 }
 
@@ -235,9 +236,9 @@ impl World {
                     },
                 ));
             }
-            Output::Fetch {
+            Output::Fetch(FetchOrder {
                 agreement, blob, ..
-            } => {
+            }) => {
                 let fetched = Input::Fetched {
                     agreement,
                     blob: blob.blob,

@@ -32,6 +32,7 @@ mod checkpoints;
 mod likeness;
 mod restore;
 mod spread;
+mod staying;
 mod verdict;
 
 use std::{
@@ -40,7 +41,6 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::asking::plan;
 pub use self::budgets::BudgetView;
 use self::{
     active::send_agreement,
@@ -49,9 +49,10 @@ use self::{
     checkpoints::{Arriving, Reached},
     likeness::{Comparisons, Likeness},
     spread::{Share, Wanted},
+    staying::{Grants, Staying},
 };
 use super::{
-    ComparedOutput, Comparison, ComparisonId, Event, Fetched, JobEvent, Kept, Output,
+    ComparedOutput, Comparison, ComparisonId, Event, FetchOrder, Fetched, JobEvent, Kept, Output,
     core::{Core, Timer},
     ledger::Ledger,
 };
@@ -97,6 +98,7 @@ pub(crate) struct Buyer {
     past: Past,
     spending: Spending,
     comparisons: Comparisons,
+    staying: Staying,
     early: VecDeque<Early>,
     /// While records are replayed: the last outputs in them.
     small_outputs: VecDeque<InlineBlob>,
@@ -233,6 +235,8 @@ struct Job {
     reached: BTreeMap<u32, Reached>,
     /// Units that no checkpoint counts for any more.
     anew: BTreeSet<u32>,
+    /// Inputs that are brought home before anybody is asked.
+    coming: BTreeSet<BlobId>,
     /// Agreements given up since the last result.
     losses: u32,
     /// How long a unit takes, as far as seen.
@@ -307,6 +311,7 @@ struct Ask {
     /// What is expected there.
     candidate: Candidate,
     request: Verified<Request>,
+    grants: Grants,
     answer: Option<Result<Verified<Quote>, Decline>>,
 }
 
@@ -346,6 +351,8 @@ struct Held {
     receipt: Verified<Receipt>,
     /// Outputs that are written down with our word.
     small: Vec<InlineBlob>,
+    /// Outputs that came along.
+    here: Vec<BlobId>,
     /// How it ended, and its outputs: those of one digest are the same.
     digest: Hash,
     /// What it must have in common with others to be equal to them.
@@ -361,6 +368,8 @@ struct Collecting {
     missing: BTreeSet<BlobId>,
     /// Outputs that are written down with our word.
     small: Vec<InlineBlob>,
+    /// Outputs that came along.
+    here: Vec<BlobId>,
 }
 
 /// A job as people see it.
@@ -522,6 +531,7 @@ impl Job {
             idle_rounds: 0,
             reached: BTreeMap::new(),
             anew: BTreeSet::new(),
+            coming: BTreeSet::new(),
             losses: 0,
             pace: Pace::default(),
             last_reason: Reason::NO_OFFER,

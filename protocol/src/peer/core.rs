@@ -194,6 +194,7 @@ impl Core {
             believed: self.standings.opinion(provider, account, now)?,
             failing: self.standings.failing(account, now),
             link,
+            holds: 0,
         })
     }
 

@@ -21,6 +21,7 @@
 //! sign a second receipt for the same unit.
 
 mod challenged;
+mod grants;
 mod queue;
 mod quoting;
 mod references;
@@ -35,12 +36,13 @@ use std::{
 pub(crate) use self::quoting::Credits;
 use self::{
     challenged::Challenged,
+    grants::Granted,
     queue::Turns,
     running::{resend_lost, resumed_as_agreed, send_progress},
 };
 use super::{
-    Event, ExecutionEvent, ExecutionId, ExecutionOrder, Fetched, Kept, Output, ProvidedOutput,
-    ProviderConfig, WorkView,
+    Event, ExecutionEvent, ExecutionId, ExecutionOrder, FetchOrder, Fetched, Kept, Output,
+    ProvidedOutput, ProviderConfig, WorkView,
     buyer::deal_parties,
     core::{Core, Timer},
     ledger::Ledger,
@@ -49,6 +51,7 @@ use crate::{
     book::Book,
     deal::{Agreement, BlobRef, Checkpoint, Deal, Quote, Request, UnitRanges, Work},
     envelope::{EnvelopeError, Extensions, Verified},
+    grant::Grant,
     ids::{AccountId, AgreementId, BlobId, OfferId, PeerId, QuoteId, ReceiptId, RequestId},
     limits::{
         AGREEMENTS_MAX, ANSWERS_KEPT, HOLDS_PER_CLIENT, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
@@ -105,6 +108,8 @@ struct Hold {
     offer: Verified<Offer>,
     request: Verified<Request>,
     quote: Verified<Quote>,
+    /// Leave to read what others have of its inputs.
+    grants: Vec<Verified<Grant>>,
 }
 
 /// An agreement that we serve.
@@ -122,6 +127,10 @@ struct Committed {
     missing: BTreeSet<BlobId>,
     /// Missing ones that are to be fetched again.
     again: BTreeSet<BlobId>,
+    /// Leave to read what others have of the inputs.
+    grants: Vec<Verified<Grant>>,
+    /// Who else may read the results.
+    granted: Granted,
     issued: BTreeMap<(u32, u32), Issued>,
     /// When this stage must be over.
     until: Mono,
@@ -470,10 +479,11 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::BUSY.into()));
         }
+        let grants = hold.grants.clone();
         self.end_hold(core, quote);
         let lsn = core.persist(Record::AgreedTo(agreement));
         core.send_after(lsn, from, Frame::Agreed(id));
-        self.commit(core, lsn, deal, inline);
+        self.commit(core, lsn, deal, (inline, grants));
     }
 
     /// An agreement stands: what is missing is fetched, then it runs. Running
@@ -481,7 +491,13 @@ impl Seller {
     /// before the record is on disk costs us the work, and the client asks again.
     /// Fetching does wait: the client of a firm offer serves nothing before it
     /// has the countersignature.
-    fn commit(&mut self, core: &mut Core, lsn: Lsn, deal: Deal, inline: Vec<InlineBlob>) {
+    fn commit(
+        &mut self,
+        core: &mut Core,
+        lsn: Lsn,
+        deal: Deal,
+        (inline, grants): (Vec<InlineBlob>, Vec<Verified<Grant>>),
+    ) {
         let id = deal.id();
         core.tell_after(
             lsn,
@@ -506,6 +522,8 @@ impl Seller {
             running: BTreeMap::new(),
             missing: BTreeSet::new(),
             again: BTreeSet::new(),
+            grants,
+            granted: Granted::default(),
             issued: BTreeMap::new(),
             until: core.now.mono.after(core.config.timing.transfer_max),
             frames: 0,
@@ -550,21 +568,13 @@ impl Seller {
             }
         }
         deal.missing.clear();
+        deal.show_grants(core, lsn);
         for blob in wanted {
             let kept = self.kept.get(&(account, blob.blob));
             let is_here = arrived.contains(&blob.blob) || kept.is_some_and(|until| *until > now);
             if !is_here {
                 deal.missing.insert(blob.blob);
-                let from = deal.deal.client();
-                core.output_after(
-                    lsn,
-                    Output::Fetch {
-                        agreement: id,
-                        from,
-                        blob,
-                        what: Fetched::Input,
-                    },
-                );
+                core.output_after(lsn, deal.fetch(blob, now));
             }
         }
         deal.stage = Stage::Fetching;
@@ -880,13 +890,33 @@ impl Seller {
 impl Committed {
     fn fetch_again(&mut self, core: &mut Core) {
         let again = std::mem::take(&mut self.again);
+        if !again.is_empty() {
+            self.show_grants(core, core.outbox.last());
+        }
         for blob in self.needs().filter(|blob| again.contains(&blob.blob)) {
-            core.output(Output::Fetch {
-                agreement: self.deal.id(),
-                from: self.deal.client(),
-                blob,
-                what: Fetched::Input,
-            });
+            core.output(self.fetch(blob, core.now.wall));
+        }
+    }
+
+    /// Fetches an input from whoever has it.
+    fn fetch(&self, blob: BlobRef, now: Wall) -> Output {
+        let agreement = self.deal.id();
+        let (from, under) = grants::holder_of(&self.grants, blob.blob, now)
+            .unwrap_or_else(|| (self.deal.client(), agreement));
+        Output::Fetch(FetchOrder {
+            agreement,
+            from,
+            under,
+            blob,
+            what: Fetched::Input,
+        })
+    }
+
+    /// Tells those who have inputs that they may give them to us. Their client does, too;
+    /// it may not reach them.
+    fn show_grants(&self, core: &mut Core, lsn: Lsn) {
+        for grant in &self.grants {
+            core.send_after(lsn, grant.body().holder, Frame::Grant(grant.raw()));
         }
     }
 
@@ -999,11 +1029,18 @@ impl Seller {
     }
 
     /// What a peer may read of our results under an agreement.
-    pub(crate) fn may_read(&self, reader: PeerId, agreement: AgreementId, blob: BlobId) -> bool {
+    pub(crate) fn may_read(
+        &self,
+        now: Wall,
+        reader: PeerId,
+        agreement: AgreementId,
+        blob: BlobId,
+    ) -> bool {
         self.deals.get(&agreement).is_some_and(|deal| {
-            let receipts = deal.issued.values().map(|issued| issued.receipt.body());
-            let outputs = receipts.flat_map(|receipt| receipt.outputs.iter());
-            let outputs = outputs.map(|output| output.blob);
+            if deal.granted.has(now, reader, blob) {
+                return true;
+            }
+            let outputs = deal.outputs();
             let told = deal.told.iter().flat_map(Checkpoint::blobs);
             deal.deal.client() == reader && outputs.chain(told).any(|read| read.blob == blob)
         })

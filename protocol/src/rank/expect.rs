@@ -259,7 +259,7 @@ pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u
     // All at once, as many as there are slots.
     let turns = u64::from(units.div_ceil(said.slots.max(1)));
     let busy = run.saturating_mul(turns);
-    let transfer = link.time_for(want.inputs_bytes);
+    let transfer = link.time_for(want.inputs_bytes.saturating_sub(view.holds));
     Expected {
         wait: Millis::new(wait),
         transfer,
@@ -268,17 +268,11 @@ pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u
         price: price.min(want.budget),
         traffic: match said.near {
             true => Amount::ZERO,
-            false => traffic(want),
+            false => want.traffic,
         },
         carbon_mg: said.energy.map(|energy| carbon(energy, run, units)),
         rtt_us: link.rtt_us,
     }
-}
-
-/// What it costs the client to send all that the job reads.
-fn traffic(want: &Want<'_>) -> Amount {
-    let micros = u128::from(want.traffic.as_micros()) * u128::from(want.inputs_bytes);
-    Amount::from_micros(u64::try_from(micros.div_ceil(1_000_000_000)).unwrap_or(u64::MAX))
 }
 
 /// Milligrams of carbon dioxide of so many executions.

@@ -12,6 +12,7 @@ mod negotiation;
 mod puppet;
 mod queue;
 mod references;
+mod staying;
 mod tolerance;
 mod work;
 mod world;

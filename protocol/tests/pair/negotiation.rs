@@ -212,7 +212,7 @@ fn a_plan_of_many_offers_is_bounded() {
             home: "",
             within: None,
             inputs_bytes: 0,
-            traffic: Amount::ZERO,
+            traffic: micros(0),
         };
         rank::rank(std::iter::repeat_n(offer, 250), &want, |_| {
             Ok(View::UNKNOWN)
@@ -240,7 +240,7 @@ fn a_providers_condition_is_judged_on_both_sides() {
     world.offer_of(1).accept = condition(known, Scope::Job);
     let stranger = world.add(None);
     let mut world = world.start(&[]);
-    let asked = |world: &World| world.count_sent(|sent| matches!(sent, Frame::Ask(_)));
+    let asked = |world: &World| world.count_sent(|sent| matches!(sent, Frame::Ask(..)));
     world.submit(order(1));
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));

@@ -40,7 +40,7 @@ fn lease(world: &World, number: u8, seconds: u64) -> JobOrder {
 fn each_acknowledgement_may_be_lost_once() {
     type Is = fn(&Frame) -> bool;
     let kinds: [(&str, Is); 9] = [
-        ("ask", |f| matches!(f, Frame::Ask(_))),
+        ("ask", |f| matches!(f, Frame::Ask(..))),
         ("quote", |f| matches!(f, Frame::Quoted(_))),
         ("agree", |f| matches!(f, Frame::Agree(..))),
         ("agreed", |f| matches!(f, Frame::Agreed(_))),
@@ -455,21 +455,22 @@ fn abuse_78_a_stranger_may_read_nothing() {
     assert!(running);
     let agreement = world.job(1).agreement.unwrap();
     let (client, provider, stranger) = (world.id(0), world.id(1), world.id(stranger));
+    let now = world.now(0).wall;
     let (input, unknown) = (blob(b"input").blob, blob(b"never").blob);
-    assert!(world.peer(0).may_read(provider, agreement, input));
+    assert!(world.peer(0).may_read(now, provider, agreement, input));
     for reader in [stranger, client, provider] {
-        assert!(!world.peer(0).may_read(reader, agreement, unknown));
+        assert!(!world.peer(0).may_read(now, reader, agreement, unknown));
         let other = AgreementId(unknown.0);
-        assert!(!world.peer(0).may_read(reader, other, input));
+        assert!(!world.peer(0).may_read(now, reader, other, input));
     }
-    assert!(!world.peer(0).may_read(stranger, agreement, input));
+    assert!(!world.peer(0).may_read(now, stranger, agreement, input));
     world.run_until_settled();
     let result = blob(b"result of 0").blob;
-    assert!(world.peer(1).may_read(client, agreement, result));
-    assert!(!world.peer(1).may_read(stranger, agreement, result));
-    assert!(!world.peer(1).may_read(client, agreement, input));
+    assert!(world.peer(1).may_read(now, client, agreement, result));
+    assert!(!world.peer(1).may_read(now, stranger, agreement, result));
+    assert!(!world.peer(1).may_read(now, client, agreement, input));
     // Once the job is over, its provider reads no more.
-    assert!(!world.peer(0).may_read(provider, agreement, input));
+    assert!(!world.peer(0).may_read(now, provider, agreement, input));
 }
 
 #[test]

@@ -21,7 +21,8 @@ use suanli_protocol::{
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
         Command, ComparedOutput, Comparison, Config, Event, ExecutionEvent, ExecutionId,
-        ExecutionOrder, Input, JobView, Kept, Output, Peer, ProvidedOutput, ProviderConfig, Timing,
+        ExecutionOrder, FetchOrder, Input, JobView, Kept, Output, Peer, ProvidedOutput,
+        ProviderConfig, Timing,
     },
     rank::Policy,
     receipt::{Acceptance, OutputRef, Receipt, Verdict},
@@ -130,6 +131,7 @@ enum Happening {
     Fetched {
         node: usize,
         agreement: AgreementId,
+        under: AgreementId,
         blob: BlobId,
         from: usize,
         life: u64,
@@ -452,6 +454,7 @@ pub(crate) fn order(number: u8) -> JobOrder {
         verify: Verify::NONE,
         counter_percent: 0,
         checkpoint_every: None,
+        staying: List::default(),
         inline: List::truncated(vec![InlineBlob {
             blob: blob(spec).blob,
             bytes: Bytes::new(spec.to_vec()).unwrap(),
@@ -776,15 +779,17 @@ impl World {
             Happening::Fetched {
                 node,
                 agreement,
+                under,
                 blob,
                 from,
                 life,
             } => {
                 let reader = self.id(node);
+                let now = self.now(from).wall;
                 let holder = &self.nodes[from];
                 let ok = holder.blobs.contains(&blob)
                     && (holder.peer.as_ref())
-                        .is_some_and(|peer| peer.may_read(reader, agreement, blob));
+                        .is_some_and(|peer| peer.may_read(now, reader, under, blob));
                 if self.nodes[node].life == life {
                     if ok {
                         self.nodes[node].blobs.insert(blob);
@@ -907,12 +912,13 @@ impl World {
                     self.execution(node, id, Duration::from_millis(1), event);
                 }
             }
-            Output::Fetch {
+            Output::Fetch(FetchOrder {
                 agreement,
                 from,
+                under,
                 blob,
                 ..
-            } => {
+            }) => {
                 self.fetched.push((node, blob));
                 let from = self.number(from);
                 self.schedule(
@@ -920,6 +926,7 @@ impl World {
                     Happening::Fetched {
                         node,
                         agreement,
+                        under,
                         blob: blob.blob,
                         from,
                         life,
@@ -1055,6 +1062,9 @@ impl World {
             {
                 for output in receipt.body().outputs.iter() {
                     let blob = output.blob.blob;
+                    if self.peer(node).is_staying(blob) {
+                        continue;
+                    }
                     let is_blob = self.nodes[node].blobs.contains(&blob);
                     let is_written = outputs.iter().any(|output| output.blob == blob);
                     assert!(is_blob || is_written, "{blob} was accepted and can be lost");
@@ -1360,7 +1370,7 @@ fn envelopes_in(bytes: &[u8]) -> Vec<Hash> {
 
 fn own_envelopes(frame: &Frame) -> Vec<&[u8]> {
     match frame {
-        Frame::Ask(raw)
+        Frame::Ask(raw, _)
         | Frame::Quoted(raw)
         | Frame::Agree(raw, _)
         | Frame::Receipt(raw, _)

@@ -27,7 +27,10 @@ pub(super) fn print(
             .iter()
             .map(|day| format!("{} {:.0}", day.choice, day.figures.traffic));
         let sent = sent.collect::<Vec<_>>().join(", ");
-        writeln!(out, "\nBeside that, for inputs sent to other regions: {sent}.")?;
+        writeln!(
+            out,
+            "\nBeside that, for inputs sent to other regions: {sent}."
+        )?;
     }
     writeln!(out, "\nSlots taken in the day:\n")?;
     let regions: Vec<&str> = days

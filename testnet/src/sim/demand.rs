@@ -205,6 +205,7 @@ impl Day<'_> {
             verify: Verify::NONE,
             counter_percent: 0,
             checkpoint_every: None,
+            staying: List::default(),
             inline: inline(program.as_bytes()),
         }
     }

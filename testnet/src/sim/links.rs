@@ -360,7 +360,13 @@ impl World<'_> {
 
 /// Blobs.
 impl World<'_> {
-    pub(crate) fn fetch(&mut self, ix: Ix, agreement: AgreementId, from: PeerId, blob: BlobRef) {
+    pub(crate) fn fetch(
+        &mut self,
+        ix: Ix,
+        (agreement, under): (AgreementId, AgreementId),
+        from: PeerId,
+        blob: BlobRef,
+    ) {
         let Some(&server) = self.by_peer.get(&from) else {
             return;
         };
@@ -393,7 +399,7 @@ impl World<'_> {
                 reader: ix,
                 boot,
                 server,
-                agreement,
+                agreement: (agreement, under),
                 blob: blob.blob,
             },
         );
@@ -404,15 +410,16 @@ impl World<'_> {
         reader: Ix,
         boot: u64,
         server: Ix,
-        agreement: AgreementId,
+        (agreement, under): (AgreementId, AgreementId),
         blob: BlobId,
     ) {
         let asker = self.nodes[reader].peer_id();
         let serving = &self.nodes[server];
+        let now = serving.clocks(self.now).wall;
         let ok = serving
             .peer
             .as_ref()
-            .is_some_and(|peer| peer.may_read(asker, agreement, blob))
+            .is_some_and(|peer| peer.may_read(now, asker, under, blob))
             && serving.blobs.contains(&blob)
             && !self.links.blocks(server, reader);
         let after = self.delay(server, reader);

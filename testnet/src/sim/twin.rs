@@ -156,7 +156,7 @@ const fn kind(output: &Output) -> &'static str {
         Output::Verdict { .. } => "a verdict",
         Output::Execute(_) => "an execution",
         Output::Stop(_) => "a stop",
-        Output::Fetch { .. } => "a fetch",
+        Output::Fetch(_) => "a fetch",
         Output::Store { .. } => "a blob",
         Output::Retain { .. } => "a retention",
         Output::Compute { .. } | Output::OpenProduct { .. } | Output::ForgetProduct(_) => {

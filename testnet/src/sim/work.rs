@@ -138,6 +138,7 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
         checkpoint_every: (u32::from(job[0]) * 1000
             < u32::from(per_thousand(work.checkpoints)) * 256)
             .then_some(CHECKPOINT_EVERY),
+        staying: List::default(),
         inline,
     }
 }

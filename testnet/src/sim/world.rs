@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use suanli_protocol::{
     ids::{AgreementId, BlobId, JobId, NetworkId, PeerId},
     message::Verdict,
-    peer::{ComparisonId, Event as PeerEvent, ExecutionId, Input, JobEvent, Output},
+    peer::{ComparisonId, Event as PeerEvent, ExecutionId, FetchOrder, Input, JobEvent, Output},
     record::{JobEnd, JobOrder, Lsn, Record},
     units::Mono,
 };
@@ -67,7 +67,8 @@ pub(crate) enum Event {
         reader: Ix,
         boot: u64,
         server: Ix,
-        agreement: AgreementId,
+        /// For which agreement, and under which it is served.
+        agreement: (AgreementId, AgreementId),
         blob: BlobId,
     },
     /// A blob came, or did not.
@@ -422,12 +423,13 @@ impl World<'_> {
             Output::Verdict { token, verdict } => self.on_verdict(ix, token, verdict),
             Output::Execute(order) => self.execute(ix, order),
             Output::Stop(id) => self.stop(ix, id),
-            Output::Fetch {
+            Output::Fetch(FetchOrder {
                 agreement,
                 from,
+                under,
                 blob,
                 ..
-            } => self.fetch(ix, agreement, from, blob),
+            }) => self.fetch(ix, (agreement, under), from, blob),
             Output::Store { blob, kept, .. } => self.store(ix, blob, kept),
             Output::Retain { .. } => {}
             // No workload gives challenges: what one node computes in a second would

@@ -95,6 +95,62 @@ fn live_a_pipeline_hands_results_on() {
     );
 }
 
+/// Bytes of the largest file below a node's folder.
+fn largest(folder: &std::path::Path) -> u64 {
+    let mut largest = 0;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let bytes = match entry.metadata() {
+            Ok(found) if found.is_dir() => self::largest(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0,
+        };
+        largest = largest.max(bytes);
+    }
+    largest
+}
+
+/// Results that stay go from provider to provider: the client has names and no bytes.
+#[test]
+fn live_results_that_stay_go_from_provider_to_provider() {
+    const HEIGHTS: u64 = 16 << 20;
+    let network = Network::start(&["seller-1", "seller-2"]);
+    let folder = network.dir.path();
+    for program in ["heights.wgsl", "shade.wgsl"] {
+        let from = root().join("examples/relief").join(program);
+        std::fs::copy(from, folder.join(program)).unwrap();
+    }
+    let example = std::fs::read_to_string(root().join("examples/relief/job.toml")).unwrap();
+    let mut text = String::new();
+    let mut sellers = ["seller-2", "seller-1"].into_iter();
+    for line in example.lines() {
+        if line == "[job.limits]" {
+            let seller = status(&network, sellers.next().unwrap()).peer;
+            text += &format!("[job.market]\nproviders = [\"{seller:#}\"]\n");
+        }
+        text += line;
+        text.push('\n');
+    }
+    let file = folder.join("relief.toml");
+    std::fs::write(&file, text).unwrap();
+    let out = folder.join("out");
+    let arguments = [
+        "run",
+        file.to_str().unwrap(),
+        "-y",
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    let words = said(&network.suanli(CLIENT, &arguments), 0);
+    assert!(words.contains("1 output (16.0 MiB) stayed"), "{words}");
+    assert!(out.join("picture/relief.png").is_file());
+    assert!(!out.join("heights/heights.f32").exists());
+    let kept = |name: &str| largest(&folder.join("net").join(name));
+    assert!(kept(CLIENT) < HEIGHTS, "the client has {}", kept(CLIENT));
+    for seller in ["seller-1", "seller-2"] {
+        assert!(kept(seller) >= HEIGHTS, "{seller} has {}", kept(seller));
+    }
+}
+
 /// What fails leaves what is done, and says what is not.
 #[test]
 fn live_a_pipeline_that_fails_keeps_what_is_done() {

@@ -137,13 +137,41 @@ pub(super) async fn is_here(api: &Api, blob: BlobId) -> Result<bool, Problem> {
         .map_err(|_| stopping())
 }
 
-/// Spec and inputs of a submission, checked to be here, as what travels with
-/// the agreement: all of it if it is small, else nothing.
+/// Spec and inputs of a submission, checked to be here or to stay where they were made,
+/// as what travels with the agreement: all that is here if it is small, else nothing.
 pub(super) async fn inline(api: &Api, submission: &Submission) -> Result<InlineBlobs, Problem> {
     let mut named = vec![submission.spec];
     let mut known = HashSet::from([submission.spec.blob]);
     let inputs = submission.inputs.iter();
     named.extend(inputs.filter(|input| known.insert(input.blob)));
+    match here(api, named.clone()).await {
+        Err(Absent::Blob(_)) => {}
+        Err(Absent::Problem(problem)) => return Err(problem),
+        Ok(inline) => return Ok(inline),
+    }
+    let inputs = named.iter().skip(1).map(|input| input.blob);
+    let away = api.handle.staying(inputs.collect()).await?;
+    named.retain(|input| !away.contains(&input.blob));
+    here(api, named).await.map_err(|absent| match absent {
+        Absent::Blob(blob) => crate::handle::NotTaken::BlobMissing(blob).into(),
+        Absent::Problem(problem) => problem,
+    })
+}
+
+/// Why blobs can't be handed out.
+enum Absent {
+    /// One is not here.
+    Blob(BlobId),
+    Problem(Problem),
+}
+
+impl From<BlobError> for Absent {
+    fn from(error: BlobError) -> Self {
+        Self::Problem(error.into())
+    }
+}
+
+async fn here(api: &Api, named: Vec<BlobInfo>) -> Result<InlineBlobs, Absent> {
     let blobs = api.handle.store().blobs().clone();
     let sum = (named.iter()).fold(0u64, |sum, blob| sum.saturating_add(blob.bytes));
     if named.len() <= INLINE_BLOBS_MAX && sum <= INLINE_BYTES_MAX as u64 {
@@ -153,10 +181,10 @@ pub(super) async fn inline(api: &Api, submission: &Submission) -> Result<InlineB
     }
     spawn_blocking(move || read_inline(&blobs, &named))
         .await
-        .map_err(|_| stopping())?
+        .map_err(|_| Absent::Problem(stopping()))?
 }
 
-fn read_inline(blobs: &Blobs, named: &[BlobInfo]) -> Result<InlineBlobs, Problem> {
+fn read_inline(blobs: &Blobs, named: &[BlobInfo]) -> Result<InlineBlobs, Absent> {
     let mut sum = 0u64;
     for info in named {
         let hash = blake3_of(info.blob);
@@ -164,16 +192,16 @@ fn read_inline(blobs: &Blobs, named: &[BlobInfo]) -> Result<InlineBlobs, Problem
         match known.map_or_else(|| blobs.size(&hash), Ok) {
             Ok(bytes) if bytes == info.bytes => sum = sum.saturating_add(bytes),
             Ok(bytes) => {
-                return Err(Problem::usage(
+                return Err(Absent::Problem(Problem::usage(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     format!(
                         "blob {:#} has {bytes} bytes, and the submission says {}; give its size as it is",
                         info.blob, info.bytes
                     ),
-                ));
+                )));
             }
             Err(BlobError::Unknown) => {
-                return Err(crate::handle::NotTaken::BlobMissing(info.blob).into());
+                return Err(Absent::Blob(info.blob));
             }
             Err(error) => return Err(error.into()),
         }

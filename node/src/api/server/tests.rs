@@ -649,14 +649,8 @@ async fn play(
                 drop(reply.send(Ok(())));
             }
             Ask::Challenge(_, reply) => drop(reply.send(Err(Unanswered::NothingClaimed))),
-            Ask::Look(Look::Standing(_, reply)) => drop(reply.send(None)),
-            Ask::Look(Look::Budgets(reply)) => drop(reply.send(peer.budgets())),
-            Ask::Look(Look::Budget(principal, reply)) => drop(reply.send(peer.budget(&principal))),
+            Ask::Look(look) => looked(&peer, look),
             Ask::References(_, reply) => drop(reply.send(Err(Unreferred::NoOffer))),
-            Ask::Look(Look::Report(account, reply)) => {
-                drop(reply.send(peer.report(account, wall())))
-            }
-            Ask::Look(Look::Reports(reply)) => drop(reply.send(peer.reports(wall()))),
             Ask::Cancel(_, reply) => drop(reply.send(false)),
             Ask::Settle(declaration, reply) => {
                 drop(reply.send(Err(peer.may_settle(&declaration).unwrap_err())));
@@ -685,6 +679,21 @@ async fn play(
                 return;
             }
         }
+    }
+}
+
+/// Answers about accounts and principals.
+fn looked(peer: &Peer, look: Look) {
+    match look {
+        Look::Standing(_, reply) => drop(reply.send(None)),
+        Look::Staying(mut blobs, reply) => {
+            blobs.retain(|blob| peer.is_staying(*blob));
+            drop(reply.send(blobs));
+        }
+        Look::Budgets(reply) => drop(reply.send(peer.budgets())),
+        Look::Budget(principal, reply) => drop(reply.send(peer.budget(&principal))),
+        Look::Report(account, reply) => drop(reply.send(peer.report(account, wall()))),
+        Look::Reports(reply) => drop(reply.send(peer.reports(wall()))),
     }
 }
 

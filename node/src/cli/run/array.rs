@@ -60,6 +60,8 @@ pub(super) struct Units<'a> {
     out: &'a Path,
     brought: BTreeMap<u32, Brought>,
     failed: BTreeMap<u32, String>,
+    /// Outputs that stay where they were made.
+    pub(super) staying: Vec<(u32, OutputInfo)>,
 }
 
 impl<'a> Units<'a> {
@@ -76,6 +78,7 @@ impl<'a> Units<'a> {
             out,
             brought: BTreeMap::new(),
             failed: BTreeMap::new(),
+            staying: Vec::new(),
         }
     }
 
@@ -142,7 +145,14 @@ impl<'a> Units<'a> {
             outputs,
             unit,
         };
+        let stay = |output: &&OutputInfo| self.job.staying.contains(&output.name);
+        let staying = outputs
+            .iter()
+            .filter(stay)
+            .map(|output| (unit, output.clone()));
+        let staying: Vec<_> = staying.collect();
         let outputs = write(self.client, self.job, &source, self.out).await?;
+        self.staying.extend(staying);
         let brought = Brought {
             unit,
             receipt,

@@ -76,6 +76,9 @@ pub(super) async fn write(
 ) -> Result<Vec<Written>, Failure> {
     let mut written = Vec::new();
     for wanted in &job.outputs {
+        if job.staying.contains(&wanted.name) {
+            continue;
+        }
         let here = source
             .outputs
             .iter()

@@ -1,6 +1,14 @@
 //! Running a pipeline: each job as soon as what it needs is there, the others meanwhile.
+//!
+//! What a job's outputs are that stay with their providers is known by name only: empty
+//! files of their size stand in for them, in a folder beside links to what did come, so
+//! that the jobs that read them are read like any other.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use serde_json::json;
@@ -8,11 +16,11 @@ use suanli_protocol::{ids::JobId, units::Amount};
 
 use super::{Command, Running, bring, hand_in, plan, planned};
 use crate::{
-    api::types::JobInfo,
+    api::types::{BlobInfo, JobInfo, OutputInfo},
     cli::{
         context::Context,
         exit::{Exit, Failure},
-        screen::{self, Table, list, rough},
+        screen::{self, Table, bytes, list, rough},
     },
     client::{Client, make_folder},
     jobfile::PreparedJob,
@@ -30,6 +38,18 @@ struct Ended {
     region: Option<String>,
     /// What it shows of its outputs.
     figures: Vec<(String, String)>,
+    /// How many of its outputs stay with providers, and their bytes.
+    stayed: (usize, u64),
+    #[serde(skip)]
+    place: Place,
+}
+
+/// Where what a stage wrote is for those who read it.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    folder: PathBuf,
+    /// Files that only stand in for what stays with providers.
+    away: BTreeMap<PathBuf, BlobInfo>,
 }
 
 impl Command {
@@ -64,7 +84,9 @@ impl Command {
         }
         make_folder(&self.out)?;
         self.ask(context)?;
-        let ended = self.stages(context, &client, pipeline).await?;
+        let ended = self
+            .stages(context, (&client, scratch.path()), pipeline)
+            .await?;
         context.answer(&json!({ "name": pipeline.name, "jobs": ended }), |_| {
             text(&ended, &self.out)
         });
@@ -75,7 +97,7 @@ impl Command {
     async fn stages(
         &self,
         context: &Context,
-        client: &Client,
+        (client, links): (&Client, &Path),
         pipeline: &Pipeline,
     ) -> Result<Vec<Ended>, Failure> {
         let mut ended: BTreeMap<&str, Ended> = BTreeMap::new();
@@ -87,7 +109,10 @@ impl Command {
                 let ready = stage.needs.iter().all(|need| ended.contains_key(&**need));
                 if failure.is_none() && ready && !*begun {
                     *begun = true;
-                    running.push(self.stage(context, client, stage));
+                    let of =
+                        |need: &String| Some((need.clone(), ended.get(&**need)?.place.clone()));
+                    let places = stage.needs.iter().filter_map(of).collect();
+                    running.push(self.stage(context, (client, links), stage, places));
                 }
             }
             let Some(result) = futures::StreamExt::next(&mut running).await else {
@@ -119,14 +144,26 @@ impl Command {
     async fn stage<'a>(
         &self,
         context: &Context,
-        client: &Client,
+        (client, links): (&Client, &Path),
         stage: &'a Stage,
+        places: BTreeMap<String, Place>,
     ) -> Result<(&'a Stage, Ended), Failure> {
         let label = |failure: Failure| failure.of_part(&stage.name);
-        let job = stage.prepare(&self.out)?;
+        let folder = |need: &str| match places.get(need) {
+            Some(place) => place.folder.clone(),
+            None => self.out.join(need),
+        };
+        let mut job = stage.prepare_from(folder)?;
+        job.away = places
+            .values()
+            .flat_map(|place| place.away.clone())
+            .collect();
         let job = self.market.complete(context, job).await.map_err(label)?;
         let out = self.out.join(&stage.name);
-        let ended = self.one(context, client, (&job, &stage.name), &out).await;
+        let links = links.join(&stage.name);
+        let ended = self
+            .one(context, client, (&job, &stage.name), (&out, &links))
+            .await;
         ended.map(|ended| (stage, ended)).map_err(label)
     }
 
@@ -135,7 +172,7 @@ impl Command {
         context: &Context,
         client: &Client,
         (job, name): (&PreparedJob, &str),
-        out: &Path,
+        (out, links): (&Path, &Path),
     ) -> Result<Ended, Failure> {
         make_folder(out)?;
         let (submission, plan) = planned(client, job).await?;
@@ -149,14 +186,21 @@ impl Command {
             out,
             label: Some(name),
         };
-        let (info, followed, written): (JobInfo, _, _) = if job.units() > 1 {
+        let (info, followed, written, staying): (JobInfo, _, _, _) = if job.units() > 1 {
             let (mut units, followed) = run.array().await?;
-            (units.finish(&followed).await?, followed, Vec::new())
+            let info = units.finish(&followed).await?;
+            (info, followed, Vec::new(), units.staying)
         } else {
             let followed = run.single().await?;
             let (info, written) = bring(client, job, id, out).await?;
-            (info, followed, written)
+            let stay = |output: &&OutputInfo| job.staying.contains(&output.name);
+            let staying = info.outputs.iter().filter(stay);
+            let staying = staying.map(|output| (0, output.clone())).collect();
+            (info, followed, written, staying)
         };
+        let place = place(job, &staying, (out, links))
+            .map_err(|error| Failure::new(Exit::Unusable, error.to_string()))?;
+        let sizes = staying.iter().map(|(_, output)| output.bytes);
         let shown = written.into_iter().filter_map(|output| output.shown);
         Ok(Ended {
             name: name.to_owned(),
@@ -165,8 +209,54 @@ impl Command {
             took_ms: followed.took_ms,
             region: info.region.filter(|_| job.units() == 1),
             figures: shown.map(|shown| (shown.label, shown.text)).collect(),
+            stayed: (staying.len(), sizes.fold(0, u64::saturating_add)),
+            place,
         })
     }
+}
+
+/// Where those who read a stage's results find them: where they were written, unless some
+/// stay with providers.
+fn place(
+    job: &PreparedJob,
+    staying: &[(u32, OutputInfo)],
+    (out, links): (&Path, &Path),
+) -> std::io::Result<Place> {
+    if staying.is_empty() {
+        return Ok(Place {
+            folder: out.to_owned(),
+            away: BTreeMap::new(),
+        });
+    }
+    let mut away = BTreeMap::new();
+    // Stand-ins from the check are there.
+    match std::fs::remove_dir_all(links) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    for output in &job.outputs {
+        for unit in 0..job.units() {
+            let Some(file) = output.file(unit) else {
+                break;
+            };
+            let (link, written) = (links.join(file), out.join(file));
+            if let Some(parent) = link.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            let is_it = |(of, stays): &&(u32, OutputInfo)| *of == unit && stays.name == output.name;
+            if let Some((_, stays)) = staying.iter().find(is_it) {
+                File::create(&link)?.set_len(stays.bytes)?;
+                let (blob, bytes) = (stays.blob, stays.bytes);
+                away.insert(std::path::absolute(&link)?, BlobInfo { blob, bytes });
+            } else if written.exists() {
+                std::os::unix::fs::symlink(std::path::absolute(&written)?, &link)?;
+            }
+        }
+    }
+    Ok(Place {
+        folder: std::path::absolute(links)?,
+        away,
+    })
 }
 
 /// One line of what is to run.
@@ -248,7 +338,19 @@ fn text(ended: &[Ended], out: &Path) -> String {
     let figures: Vec<(&str, String)> = figures
         .map(|(label, text)| (label.as_str(), text.clone()))
         .collect();
-    list(&figures) + &table.render(0) + &format!("all together {all}\n")
+    let mut stayed = String::new();
+    for stage in ended.iter().filter(|stage| stage.stayed.0 > 0) {
+        let outputs = match stage.stayed.0 {
+            1 => "1 output".to_owned(),
+            count => format!("{count} outputs"),
+        };
+        stayed += &format!(
+            "{}: {outputs} ({}) stayed with who made it\n",
+            stage.name,
+            bytes(stage.stayed.1)
+        );
+    }
+    list(&figures) + &table.render(0) + &stayed + &format!("all together {all}\n")
 }
 
 /// What a failure leaves: results that are here, and jobs that never began.

@@ -33,12 +33,13 @@ pub(super) fn store_or_fetch(
             bytes: inline.bytes.to_vec(),
             kept,
         },
-        None => Output::Fetch {
+        None => Output::Fetch(FetchOrder {
             agreement: deal.id(),
             from: deal.provider(),
+            under: deal.id(),
             blob,
             what,
-        },
+        }),
     }
 }
 
@@ -366,8 +367,16 @@ impl Buyer {
         inline: Vec<InlineBlob>,
     ) {
         let agreement = receipt.body().key.agreement;
-        let job = self.jobs.get_mut(&id);
-        let Some(active) = job.and_then(|job| job.live.get_mut(&agreement)) else {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let stays = |output| job.stays(output);
+        let outputs = receipt.body().outputs.iter();
+        let stay: BTreeSet<BlobId> = outputs
+            .filter(|output| stays(output))
+            .map(|output| output.blob.blob)
+            .collect();
+        let Some(active) = job.live.get_mut(&agreement) else {
             return;
         };
         let receipt_id = ReceiptId(receipt.hash());
@@ -381,6 +390,10 @@ impl Buyer {
                 continue;
             }
             let came = inline.iter().find(|inline| inline.blob == blob.blob);
+            if came.is_none() && stay.contains(&blob.blob) {
+                continue;
+            }
+            collecting.here.extend(came.map(|inline| inline.blob));
             let kept = match came {
                 Some(inline) if collecting.write_down(inline) => Kept::Result,
                 Some(_) | None => Kept::OnlyResult(agreement),
@@ -406,6 +419,9 @@ impl Buyer {
         blob: BlobId,
         ok: bool,
     ) {
+        if self.came_home(core, ledger, (agreement, blob), ok) {
+            return;
+        }
         let Some(&id) = self.by_agreement.get(&agreement) else {
             return;
         };
@@ -456,12 +472,13 @@ impl Buyer {
         }
         let mut outputs = receipt.body().outputs.iter();
         if let Some(output) = outputs.find(|output| output.blob.blob == blob) {
-            core.output(Output::Fetch {
+            core.output(Output::Fetch(FetchOrder {
                 agreement,
                 from: active.deal.provider(),
+                under: agreement,
                 blob: output.blob,
                 what: Fetched::Result,
-            });
+            }));
         }
     }
 
@@ -496,6 +513,12 @@ impl Buyer {
         let word = (Verification::HASHES, List::truncated(collecting.small));
         self.pay(core, ledger, id, &collecting.receipt, word);
         match outcome {
+            // It was others who did not give it.
+            Outcome::ProviderFault(Reason::INPUTS_MISSING)
+                if last && self.bring_home(core, id, agreement) =>
+            {
+                self.give_up(core, ledger, id, (agreement, Reason::INPUTS_MISSING));
+            }
             Outcome::ProviderFault(reason) if last => {
                 self.lose(core, ledger, id, (agreement, reason));
             }
@@ -574,7 +597,8 @@ impl Buyer {
         job.losses += 1;
         let (cancelling, losses) = (job.cancelling, job.losses);
         let alone = job.live.is_empty();
-        let at_fault = !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN);
+        let at_fault = !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN)
+            && job.coming.is_empty();
         if at_fault && !cancelling {
             self.exclude(core, provider);
         }
@@ -703,6 +727,7 @@ impl Collecting {
             receipt,
             missing: BTreeSet::new(),
             small: Vec::new(),
+            here: Vec::new(),
         }
     }
 

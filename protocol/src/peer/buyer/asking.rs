@@ -17,17 +17,21 @@ impl Buyer {
         if core.now.mono >= job.deadline {
             return self.expire(core, ledger, id);
         }
+        if !job.coming.is_empty() {
+            // What it reads is on its way here.
+            return wake(core, job, core.config.timing.retry);
+        }
         let wanted = job.wanted(core);
         if wanted.is_empty() || job.room() == 0 {
             return job.rest(core);
         }
         let left_out = [&self.excluded, &self.full];
-        let shares = choose(core, book, job, left_out, &wanted);
+        let shares = choose(core, book, (job, &self.staying), left_out, &wanted);
         if shares.is_empty() {
             // A provider that is left out for a while is better than none.
             let nobody = LeftOut::default();
             let left_out = [&nobody; 2];
-            let later = choose(core, book, job, left_out, &wanted);
+            let later = choose(core, book, (job, &self.staying), left_out, &wanted);
             let later = !later.is_empty() || !job.busy.is_empty();
             return self.wait(core, ledger, id, later);
         }
@@ -57,13 +61,17 @@ impl Buyer {
                 return self.end(core, ledger, id, JobEnd::Declined(Reason::NOT_ALLOWED));
             }
             let lsn = core.persist(Record::Asked(request.clone()));
-            core.send_after(lsn, share.offer.signer(), Frame::Ask(request.raw()));
+            let grants = self.staying.grants(core, request.body());
+            grants.tell(core, lsn);
+            let ask = Frame::Ask(request.raw(), grants.raw());
+            core.send_after(lsn, share.offer.signer(), ask);
             ledger.prepare(core, paying_parties(core, &share.offer));
             self.by_request.insert(RequestId(request.hash()), id);
             asks.push(Ask {
                 offer: share.offer,
                 candidate: share.candidate,
                 request,
+                grants,
                 answer: None,
             });
         }
@@ -136,7 +144,8 @@ impl Buyer {
         }
         if now >= round.resend {
             for ask in round.asks.iter().filter(|ask| ask.answer.is_none()) {
-                core.send_again(ask.offer.signer(), Frame::Ask(ask.request.raw()));
+                let frame = Frame::Ask(ask.request.raw(), ask.grants.raw());
+                core.send_again(ask.offer.signer(), frame);
             }
             round.resend = now.after(core.config.timing.resend);
         }
@@ -423,17 +432,19 @@ impl Buyer {
             units: job.open.clone(),
             budget: Amount::from_micros(u64::try_from(proposal).unwrap_or(u64::MAX)),
         };
-        let quote = QuoteId(quote.hash());
+        let (quote, grants) = (QuoteId(quote.hash()), ask.grants.clone());
         let request = build_request(core, job, &share, false, Some(quote));
         let request = core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
         let lsn = core.persist(Record::Asked(request.clone()));
-        core.send_after(lsn, share.offer.signer(), Frame::Ask(request.raw()));
+        let ask = Frame::Ask(request.raw(), grants.raw());
+        core.send_after(lsn, share.offer.signer(), ask);
         self.by_request.insert(RequestId(request.hash()), id);
         if let Some(round) = &mut job.round {
             round.asks.push(Ask {
                 offer: share.offer,
                 candidate: share.candidate,
                 request,
+                grants,
                 answer: None,
             });
             round.countered = true;
@@ -556,7 +567,7 @@ pub(super) fn longest(deal: &Deal, core: &Core) -> Duration {
 fn choose(
     core: &Core,
     book: &Book,
-    job: &Job,
+    (job, staying): (&Job, &Staying),
     [excluded, full]: [&LeftOut; 2],
     wanted: &Wanted,
 ) -> Vec<Share> {
@@ -578,7 +589,7 @@ fn choose(
     };
     let left = job.deadline.since(core.now.mono);
     let plan = plan(
-        core,
+        (core, staying),
         (book, core.now.wall),
         &job.order,
         (work, budget, Some(left.into())),
@@ -603,8 +614,8 @@ fn choose(
 
 /// Who could do an order's work within a budget and a time, now, of those that are not
 /// to be skipped. See [`rank::rank_book`] for `view`.
-pub(crate) fn plan(
-    core: &Core,
+fn plan(
+    (core, staying): (&Core, &Staying),
     (book, now): (&Book, Wall),
     order: &JobOrder,
     (work, budget, within): (&Work, Amount, Option<Millis>),
@@ -612,10 +623,13 @@ pub(crate) fn plan(
     view: impl Fn(PeerId) -> Result<View, Reason>,
 ) -> Plan {
     let sizes = order.inputs.iter().map(|input| input.bytes);
+    let inputs_bytes = sizes.fold(0, u64::saturating_add);
+    let (held, away) = staying.bytes_of(&order.inputs);
     let me = core.me();
     // Judged for one unit, sending is shared by all of them.
     let units = order.work.unit_count() / work.unit_count().max(1);
-    let traffic = core.config.traffic.as_micros() / u64::from(units.max(1));
+    let sent = u128::from(inputs_bytes.saturating_sub(away)) / u128::from(units.max(1));
+    let traffic = u128::from(core.config.traffic.as_micros()) * sent / 1_000_000_000;
     let want = Want {
         needs: &order.needs,
         work,
@@ -627,8 +641,8 @@ pub(crate) fn plan(
         rank: order.rank.as_ref(),
         account: core.config.account,
         home: &core.config.region,
-        inputs_bytes: sizes.fold(0, u64::saturating_add),
-        traffic: Amount::from_micros(traffic),
+        inputs_bytes,
+        traffic: Amount::from_micros(u64::try_from(traffic).unwrap_or(u64::MAX)),
         within,
     };
     let is_allowed = |peer| order.providers.is_empty() || order.providers.contains(&peer);
@@ -641,10 +655,25 @@ pub(crate) fn plan(
             if peer == me {
                 Err(Reason::OWN_OFFER)
             } else {
-                view(peer)
+                let holds = held.get(&peer).copied().unwrap_or(0);
+                view(peer).map(|view| View { holds, ..view })
             }
         },
     )
+}
+
+impl Buyer {
+    /// Who could do an order's work, were it submitted now.
+    pub(crate) fn plan(&self, core: &Core, (book, now): (&Book, Wall), order: &JobOrder) -> Plan {
+        plan(
+            (core, &self.staying),
+            (book, now),
+            order,
+            (&order.work, order.budget, Some(order.total)),
+            |_| false,
+            |peer| core.view(peer, book, now),
+        )
+    }
 }
 
 fn build_request(

@@ -46,6 +46,12 @@ impl Buyer {
                 outputs,
             } => {
                 self.replay_judged(core, ledger, receipt, acceptance);
+                if let Some(&id) = self.by_agreement.get(&receipt.body().key.agreement)
+                    && acceptance.body().verdict == Verdict::Accepted
+                {
+                    let here: Vec<BlobId> = outputs.iter().map(|output| output.blob).collect();
+                    self.remember_staying(id, receipt, &here);
+                }
                 outputs.iter().for_each(|output| self.recall_output(output));
             }
             Record::Reached { job, account, kept } => {

@@ -49,6 +49,7 @@ impl Buyer {
             shape: shape(collecting.receipt.body(), job.order.verify.within.as_ref()),
             receipt: collecting.receipt,
             small: collecting.small,
+            here: collecting.here,
         };
         let account = held.account;
         job.no_longer_runs(key.unit, key.agreement);
@@ -156,6 +157,7 @@ impl Buyer {
         result: Held,
         verification: Verification,
     ) {
+        self.remember_staying(id, &result.receipt, &result.here);
         let outputs = List::truncated(result.small);
         self.pay(core, ledger, id, &result.receipt, (verification, outputs));
     }

@@ -12,6 +12,7 @@ impl Seller {
         book: &Book,
         ledger: &mut Ledger,
         request: Verified<Request>,
+        grants: Vec<Verified<Grant>>,
     ) {
         let id = RequestId(request.hash());
         let client = request.signer();
@@ -19,7 +20,10 @@ impl Seller {
             return send_answer(core, client, id, answer);
         }
         let answer = match self.consider(core, book, ledger, &request) {
-            Ok((offer, quote)) => self.hold(core, offer, request, quote),
+            Ok((offer, quote)) => {
+                let grants = grants::readable(core, &request, grants);
+                self.hold(core, offer, (request, grants), quote)
+            }
             Err(decline) => Answer::Declined(decline),
         };
         send_answer(core, client, id, &answer);
@@ -294,7 +298,7 @@ impl Seller {
         &mut self,
         core: &mut Core,
         offer: Verified<Offer>,
-        request: Verified<Request>,
+        (request, grants): (Verified<Request>, Vec<Verified<Grant>>),
         quote: Quote,
     ) -> Answer {
         if let Some(countered) = request.body().counter {
@@ -318,7 +322,7 @@ impl Seller {
         let lsn = core.persist(record);
         if take {
             if let Ok(deal) = Deal::new(offer, request, quote.clone(), None) {
-                self.commit(core, lsn, deal, Vec::new());
+                self.commit(core, lsn, deal, (Vec::new(), grants));
             }
         } else {
             let id = QuoteId(quote.hash());
@@ -328,6 +332,7 @@ impl Seller {
                     offer,
                     request,
                     quote: quote.clone(),
+                    grants,
                 },
             );
             // The client's answer may be on its way when the quote runs out.

@@ -22,6 +22,8 @@ impl Seller {
                     offer: offer.clone(),
                     request: request.clone(),
                     quote: quote.clone(),
+                    // The client gives them again, or the inputs themselves.
+                    grants: Vec::new(),
                 };
                 self.answer_again(quote);
                 self.holds.insert(QuoteId(quote.hash()), hold);
@@ -131,6 +133,8 @@ impl Seller {
             running: BTreeMap::new(),
             missing: BTreeSet::new(),
             again: BTreeSet::new(),
+            grants: Vec::new(),
+            granted: Granted::default(),
             issued: BTreeMap::new(),
             until,
             frames: 0,

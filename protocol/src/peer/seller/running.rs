@@ -198,7 +198,12 @@ impl Seller {
         let lsn = core.persist(Record::Receipted(receipt.clone()));
         let frame = Frame::Receipt(receipt.raw(), List::truncated(inline.clone()));
         core.send_after(lsn, deal.deal.client(), frame);
-        keep_outputs(core, quote, receipt.body());
+        let until = keep_outputs(core, quote, receipt.body());
+        // What came with the receipt need not be on our disk.
+        let here = receipt.body().outputs.iter().map(|output| output.blob.blob);
+        let here = here.filter(|blob| !inline.iter().any(|inline| inline.blob == *blob));
+        let account = request.account;
+        self.kept.extend(here.map(|blob| ((account, blob), until)));
         let name = ReceiptId(receipt.hash());
         ledger.earn(core, deal_parties(&deal.deal), name, due);
         core.tell_after(
@@ -341,7 +346,7 @@ fn clip_usage(usage: Vec<Usage>, quote: &Quote) -> Vec<Usage> {
 }
 
 /// Outputs stay until their client has had the agreed time to collect them.
-fn keep_outputs(core: &mut Core, quote: &Quote, receipt: &Receipt) {
+fn keep_outputs(core: &mut Core, quote: &Quote, receipt: &Receipt) -> Wall {
     let until = core.now.wall.after(quote.collect_max.duration());
     for output in receipt.outputs.iter() {
         core.output(Output::Retain {
@@ -349,6 +354,7 @@ fn keep_outputs(core: &mut Core, quote: &Quote, receipt: &Receipt) {
             until,
         });
     }
+    until
 }
 
 fn output_refs(outputs: &[ProvidedOutput]) -> List<OutputRef, OUTPUTS_MAX> {
