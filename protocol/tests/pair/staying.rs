@@ -184,6 +184,8 @@ fn what_nobody_has_any_more_ends_the_job_and_is_held_against_its_maker() {
     world.run_until_settled();
     let end = JobEnd::Failed(Reason::INPUTS_MISSING);
     assert_eq!(world.job(2).end, Some(end));
+    // What was last written is on disk soon.
+    world.pass(Duration::from_secs(1));
     let failed = world
         .records(0)
         .into_iter()
