@@ -20,8 +20,11 @@ pub const DELEGATION_BYTES_MAX: usize = 512;
 /// saves a transfer for small jobs.
 pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// Receipts kept that came before the countersignature of a firm offer that we
-/// took. Each overtook it by a moment; one that is dropped is sent again.
-pub const EARLY_RECEIPTS_MAX: usize = 16;
+/// took. Each overtook it by a moment; one that is dropped is sent again, a second
+/// later: there is room for those of several hundred jobs that are handed in at once.
+pub const EARLY_RECEIPTS_MAX: usize = 512;
+/// Bytes of outputs that these may bring along, all together.
+pub const EARLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Blobs that travel inline together.
 pub const INLINE_BLOBS_MAX: usize = 16;
 

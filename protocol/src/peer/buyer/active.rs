@@ -293,14 +293,19 @@ impl Buyer {
 
     /// What is not kept comes again.
     fn keep_early(&mut self, from: PeerId, receipt: Verified<Receipt>, inline: Vec<InlineBlob>) {
-        if self.early.len() == EARLY_RECEIPTS_MAX {
-            self.early.pop_front();
-        }
         self.early.push_back(Early {
             from,
             receipt,
             inline,
         });
+        let bytes = |early: &Early| early.inline.iter().map(|inline| inline.bytes.len()).sum();
+        let mut sum: usize = self.early.iter().map(bytes).sum();
+        while self.early.len() > EARLY_RECEIPTS_MAX || sum > EARLY_BYTES_MAX {
+            let Some(oldest) = self.early.pop_front() else {
+                return;
+            };
+            sum = sum.saturating_sub(bytes(&oldest));
+        }
     }
 
     /// Takes in the receipts that overtook their agreement.
