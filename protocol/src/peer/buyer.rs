@@ -229,6 +229,8 @@ struct Job {
     declined: BTreeMap<PeerId, (OfferId, Decline)>,
     /// Providers of an array that can't take more for a moment.
     busy: BTreeMap<PeerId, Busy>,
+    /// Providers whose turn may come too late, while others have not been asked.
+    too_late: BTreeSet<PeerId>,
     /// Rounds in which nobody could.
     idle_rounds: u32,
     /// How far units have come.
@@ -528,6 +530,7 @@ impl Job {
             takes: VecDeque::new(),
             declined: BTreeMap::new(),
             busy: BTreeMap::new(),
+            too_late: BTreeSet::new(),
             idle_rounds: 0,
             reached: BTreeMap::new(),
             anew: BTreeSet::new(),

@@ -127,6 +127,65 @@ fn a_quote_that_waits_says_so() {
     assert_eq!(world.peer(1).slots_used(), 1);
 }
 
+/// Whom a job's last agreement is with.
+fn provider_of(world: &World, number: u8) -> usize {
+    let view = world.peer(0).job(order(number).job).unwrap();
+    let provider = view.provider.unwrap();
+    let mut nodes = 1..world.nodes.len();
+    nodes.find(|node| world.id(*node) == provider).unwrap()
+}
+
+/// The cheaper of two has one slot, which is in use for twenty seconds, and a queue.
+fn cheap_but_busy() -> World {
+    let mut world = world(4, 20_000);
+    let dearer = world.provider(2);
+    let dearer = world.add(Some(dearer));
+    world.nodes[dearer].run = Run::Done { ms: 1000 };
+    let mut world = world.start(&[]);
+    world.submit(order(1));
+    assert!(world.run_until(MINUTE, |world| world.executed.len() == 1));
+    assert_eq!(provider_of(&world, 1), 1);
+    world
+}
+
+#[test]
+fn a_turn_that_may_come_too_late_is_left_to_those_who_have_time() {
+    let mut world = cheap_but_busy();
+    let mut hurried = order(2);
+    hurried.total = Millis::new(60_000);
+    world.submit(hurried);
+    let patient = order(3);
+    world.submit(patient);
+    let agreed = |number: u8| {
+        move |world: &World| {
+            let view = world.peer(0).job(order(number).job);
+            view.is_some_and(|view| view.agreement.is_some())
+        }
+    };
+    for number in [2, 3] {
+        assert!(world.run_until(MINUTE, agreed(number)), "{number}");
+    }
+    assert_eq!(provider_of(&world, 2), 2);
+    assert_eq!(provider_of(&world, 3), 1);
+    world.run_until_settled();
+    let jobs = [(0, 1), (0, 2), (0, 3)];
+    assert_eq!(ends(&world, &jobs), [Some(JobEnd::Done); 3]);
+    world.assert_conserved();
+}
+
+#[test]
+fn a_turn_that_may_come_too_late_is_better_than_none() {
+    let mut world = cheap_but_busy();
+    world.crash(2);
+    let mut hurried = order(2);
+    hurried.total = Millis::new(60_000);
+    world.submit(hurried);
+    world.run_until_settled();
+    let jobs = [(0, 1), (0, 2)];
+    assert_eq!(ends(&world, &jobs), [Some(JobEnd::Done); 2]);
+    assert_eq!(provider_of(&world, 2), 1);
+}
+
 #[test]
 fn turns_are_fair_between_accounts() {
     let mut world = world(16, 1000);

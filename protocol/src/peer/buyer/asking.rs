@@ -28,7 +28,9 @@ impl Buyer {
         let left_out = [&self.excluded, &self.full];
         let shares = choose(core, book, (job, &self.staying), left_out, &wanted);
         if shares.is_empty() {
-            // A provider that is left out for a while is better than none.
+            // A provider that is left out for a while is better than none, and so is a turn
+            // that may come too late.
+            job.too_late.clear();
             let nobody = LeftOut::default();
             let left_out = [&nobody; 2];
             let later = choose(core, book, (job, &self.staying), left_out, &wanted);
@@ -389,7 +391,7 @@ impl Buyer {
             core.timers.set(Timer::Job(id), next.min(job.deadline));
             return;
         }
-        let Some(best) = best_quote(job, core.now) else {
+        let Some((best, may_be_late)) = best_quote(job, core.now) else {
             if all {
                 let said =
                     |ask: &Ask| matches!(&ask.answer, Some(Err(no)) if is_passing(no.reason));
@@ -403,6 +405,9 @@ impl Buyer {
             }
             return;
         };
+        if may_be_late && job.idle_rounds == 0 {
+            return self.pass_over(core, id);
+        }
         if job.order.counter_percent > 0
             && !round.countered
             && !round.asks[best].request.body().take
@@ -410,6 +415,19 @@ impl Buyer {
             return self.counter(core, id, best);
         }
         self.take(core, ledger, id, best);
+    }
+
+    /// At all of a round the job may wait longer than it has time: those who are next may
+    /// have a slot free. Once nobody is left, such a turn is taken as well.
+    fn pass_over(&mut self, core: &mut Core, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let asks = job.round.iter().flat_map(|round| &round.asks);
+        let peers: Vec<PeerId> = asks.map(|ask| ask.offer.signer()).collect();
+        job.too_late.extend(peers);
+        self.leave_round(core, id, None);
+        core.wake(Timer::Job(id), Duration::ZERO);
     }
 
     /// Proposes a lower price once, keeping the quote in hand.
@@ -576,7 +594,7 @@ fn choose(
         if excluded.has(core.now.mono, peer) {
             return Err(Reason::EXCLUDED);
         }
-        if !job.spreads() && full.has(core.now.mono, peer) {
+        if !job.spreads() && (full.has(core.now.mono, peer) || job.too_late.contains(&peer)) {
             return Err(Reason::BUSY);
         }
         core.view(peer, book, core.now.wall)
@@ -712,12 +730,13 @@ fn build_request(
     }
 }
 
-/// The best quote of a job's round that still has time to be taken. One that allows less than the
+/// The best quote of a job's round that still has time to be taken: before all else one
+/// that is in time however long it waits for its turn. One that allows less than the
 /// work is expected to take comes after all that allow more: its low cap is the
 /// price of half a job.
-pub(super) fn best_quote(job: &Job, now: Now) -> Option<usize> {
+pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
     let order = &job.order;
-    let within = job.deadline.since(now.mono).into();
+    let within = Millis::from(job.deadline.since(now.mono));
     let score = |ask: &Ask, quote: &Quote| {
         let request = ask.request.body();
         let units = quote.work.unit_count();
@@ -726,8 +745,13 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<usize> {
         let quantity = rank::expected_quantity(needs, expected.run);
         let price = rank::expected_price(&quote.prices, needs.runtime, quantity, units);
         expected.price = price.min(quote.cap);
-        let wait = quote.start_expected.since(now.wall);
-        expected.told(wait.into(), lacking_bytes(request, quote));
+        let wait = Millis::from(quote.start_expected.since(now.wall));
+        expected.told(wait, lacking_bytes(request, quote));
+        // It begins by then at the latest; and what then fails is to be in time elsewhere.
+        let longest = quote.wait_max.get().saturating_sub(wait.get());
+        let longest = longest.saturating_add(expected.run.get() / 4);
+        let may_be_late = quote.wait_max > Millis::default()
+            && expected.finish.get().saturating_add(longest) > within.get();
         let lacking = quantity.saturating_sub(quote.quantity_max(needs.runtime));
         let offer = ask.offer.body();
         let score = offer.devices.get(usize::from(quote.device)).map(|device| {
@@ -738,7 +762,7 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<usize> {
             };
             rank::score(order.policy, order.rank.as_ref(), Some(within), &fields)
         });
-        (lacking, score.is_none(), score)
+        (may_be_late, lacking, score.is_none(), score)
     };
     let asks = job.round.as_ref()?.asks.iter();
     asks.enumerate()
@@ -751,7 +775,7 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<usize> {
             Some(Ok(_) | Err(_)) | None => None,
         })
         .min()
-        .map(|(_, _, n)| n)
+        .map(|((may_be_late, ..), _, n)| (n, may_be_late))
 }
 
 /// How many bytes of the inputs a provider lacks, and of how many.
