@@ -25,6 +25,7 @@ pub mod pricing;
 mod processor;
 mod rate;
 pub mod records;
+pub mod settlement;
 pub mod statement;
 pub mod store;
 pub mod transport;

@@ -1,22 +1,27 @@
 //! `suanli channel`: running accounts with other nodes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
 use suanli_protocol::{
-    ids::{AccountId, PeerId},
+    ids::{AccountId, ChannelId, PeerId},
     units::Amount,
 };
 
 use super::{
     context::Context,
     exit::{Exit, Failure},
-    screen::{Table, list},
+    screen::{Table, list, visible},
 };
 use crate::{
     api::types::{ChannelInfo, SettleOrder, StatementPart},
-    client::ClientError,
-    statement::{STATEMENT_BYTES_MAX, Statement},
+    client::{Client, ClientError},
+    settlement::{self, SettlementWay, Transfers},
+    statement::{STATEMENT_BYTES_MAX, Statement, StatementError},
 };
 
 #[derive(Debug, Subcommand)]
@@ -60,11 +65,16 @@ in advance the client may run beyond its credit. A client that has bought nothin
 yet is named by its node and account: `suanli identity show` prints them there.
 
   suanli channel settle 3fa0 --amount 120 --reference \"invoice 2026-11\"
+  suanli channel settle --from transfers.csv
   suanli channel settle --peer HEX --account HEX --amount 50 --reference \"order 8\"")]
     Settle {
         /// The channel; the first digits are enough
-        #[arg(required_unless_present = "peer", conflicts_with_all = ["peer", "account"])]
+        #[arg(required_unless_present_any = ["peer", "from"], conflicts_with_all = ["peer", "account", "from"])]
         id: Option<String>,
+        /// A table of payments: CSV with the columns channel, amount and reference. Those
+        /// declared before are passed over, so it can be read again and again
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["peer", "account", "amount", "reference"])]
+        from: Option<PathBuf>,
         /// The client's node, instead of a channel
         #[arg(long, value_name = "PEER", requires = "account")]
         peer: Option<PeerId>,
@@ -72,12 +82,12 @@ yet is named by its node and account: `suanli identity show` prints them there.
         #[arg(long, value_name = "ACCOUNT", requires = "peer")]
         account: Option<AccountId>,
         /// How much was paid, in the network's unit
-        #[arg(long)]
-        amount: Amount,
+        #[arg(long, required_unless_present = "from")]
+        amount: Option<Amount>,
         /// How: an invoice number, a transfer. The same amount with the same
         /// reference as last time is taken for a repeated order
-        #[arg(long)]
-        reference: String,
+        #[arg(long, required_unless_present = "from")]
+        reference: Option<String>,
     },
 }
 
@@ -106,7 +116,11 @@ impl Command {
             Self::Export { id, format, out } => return export(context, &id, format, out).await,
             Self::Verify { .. } => {}
             Self::Settle {
+                from: Some(from), ..
+            } => return import(context, &client, &mut Transfers::new(&from)).await,
+            Self::Settle {
                 id,
+                from: None,
                 peer,
                 account,
                 amount,
@@ -116,8 +130,8 @@ impl Command {
                     channel: id,
                     peer,
                     account,
-                    amount,
-                    reference,
+                    amount: amount.unwrap_or_default(),
+                    reference: reference.unwrap_or_default(),
                 };
                 let channel: ChannelInfo = client.post_json("/v1/settlements", &order).await?;
                 context.answer(&channel, |channel| format!("declared\n{}", show(channel)));
@@ -127,13 +141,11 @@ impl Command {
     }
 }
 
-async fn export(
-    context: &Context,
+/// A channel's statement; none while nothing is signed on it.
+async fn statement(
+    client: &Client,
     id: &str,
-    format: Format,
-    out: Option<PathBuf>,
-) -> Result<(), Failure> {
-    let client = context.client()?;
+) -> Result<Result<Statement, StatementError>, Failure> {
     let path = format!("{}/statement", super::context::path("channels", id)?);
     let mut part: StatementPart = client.get(&path).await?;
     let mut documents = std::mem::take(&mut part.documents);
@@ -141,7 +153,107 @@ async fn export(
         part = client.get(&format!("{path}?after={after}")).await?;
         documents.append(&mut part.documents);
     }
-    let statement = Statement::of(&part.network, &part.unit, documents)
+    Ok(Statement::of(&part.network, &part.unit, documents))
+}
+
+/// What became of a payment.
+#[derive(Debug, Serialize)]
+struct Declared {
+    channel: ChannelId,
+    amount: Amount,
+    reference: String,
+    /// Whether it was declared now, or before.
+    now: bool,
+}
+
+/// Declares what came by a way and is not declared yet. All of it is looked at before
+/// anything is declared.
+async fn import(
+    context: &Context,
+    client: &Client,
+    way: &mut dyn SettlementWay,
+) -> Result<(), Failure> {
+    let payments = way
+        .payments()
+        .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let mut known: BTreeMap<String, (ChannelId, Option<Statement>)> = BTreeMap::new();
+    let mut declared = Vec::new();
+    for payment in payments {
+        if !known.contains_key(&payment.channel) {
+            let of = |failure: Failure| {
+                failure.of_part(&format!("{}, {}", way.name(), payment.reference))
+            };
+            let path = super::context::path("channels", &payment.channel).map_err(of)?;
+            let found = client.get::<ChannelInfo>(&path).await;
+            let found = found.map_err(|error| of(error.into()))?;
+            if found.paying {
+                let message = format!("on channel {} it is this node that pays", found.channel);
+                return Err(of(Failure::new(Exit::Usage, message)));
+            }
+            let statement = statement(client, &payment.channel).await?.ok();
+            known.insert(payment.channel.clone(), (found.channel, statement));
+        }
+        if let Some((channel, statement)) = known.get(&payment.channel) {
+            let before = (statement.as_ref())
+                .is_some_and(|statement| settlement::is_declared(statement, &payment));
+            declared.push(Declared {
+                channel: *channel,
+                amount: payment.amount,
+                reference: payment.reference,
+                now: !before,
+            });
+        }
+    }
+    for payment in declared.iter().filter(|payment| payment.now) {
+        let order = SettleOrder {
+            channel: Some(format!("{:#}", payment.channel)),
+            peer: None,
+            account: None,
+            amount: payment.amount,
+            reference: payment.reference.clone(),
+        };
+        let _: ChannelInfo = client.post_json("/v1/settlements", &order).await?;
+    }
+    context.answer(&declared, |declared| imported(declared));
+    Ok(())
+}
+
+fn imported(declared: &[Declared]) -> String {
+    let mut table = Table::new(&["channel", ">amount", "reference", ""]);
+    for payment in declared {
+        let word = if payment.now {
+            "declared"
+        } else {
+            "was declared before"
+        };
+        table.row([
+            payment.channel.to_string(),
+            payment.amount.to_string(),
+            visible(&payment.reference),
+            word.to_owned(),
+        ]);
+    }
+    let new = declared.iter().filter(|payment| payment.now);
+    let sum = new.clone().fold(Amount::ZERO, |sum, payment| {
+        sum.saturating_add(payment.amount)
+    });
+    let new = new.count();
+    table.render(0)
+        + &format!(
+            "{new} of {} payments declared, {sum} in all\n",
+            declared.len()
+        )
+}
+
+async fn export(
+    context: &Context,
+    id: &str,
+    format: Format,
+    out: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let client = context.client()?;
+    let statement = statement(&client, id)
+        .await?
         .map_err(|why| Failure::new(Exit::Usage, format!("no statement: {why}")))?;
     let (text, ending) = match format {
         Format::Csv => (statement.csv(), "csv"),
@@ -150,12 +262,13 @@ async fn export(
             (text + "\n", "json")
         }
     };
-    let file = out.unwrap_or_else(|| PathBuf::from(format!("{}.{ending}", part.channel)));
+    let file = out.unwrap_or_else(|| PathBuf::from(format!("{}.{ending}", statement.channel)));
     std::fs::write(&file, &text).map_err(|source| ClientError::File {
         path: file.clone(),
         source,
     })?;
-    let written = serde_json::json!({ "channel": part.channel, "file": file, "bytes": text.len() });
+    let written =
+        serde_json::json!({ "channel": statement.channel, "file": file, "bytes": text.len() });
     context.answer(&written, |_| {
         let mut words = format!("wrote {} bytes to {}\n", text.len(), file.display());
         if matches!(format, Format::Json) {

@@ -99,6 +99,19 @@ fn live_job_runs_end_to_end() {
     });
     let words = said(&network.suanli(CLIENT, &order), 2);
     assert!(words.contains("does not earn"), "{words}");
+    // What a table says again is not declared again.
+    let table = network.dir.path().join("transfers.csv");
+    let text = format!("date,channel,amount,reference\n1,{id},3,invoice 1\n2,{id},0.5,TX 7\n");
+    std::fs::write(&table, text).unwrap();
+    let import = ["channel", "settle", "--from", table.to_str().unwrap()];
+    for says in ["1 of 2 payments declared, 0.50 in all", "0 of 2"] {
+        let words = said(&network.suanli("provider", &import), 0);
+        assert!(words.contains(says), "{words}");
+    }
+    eventually("a client that knows what it paid", || {
+        let known = channels(&client).unwrap().remove(0);
+        (known.settled == "3.50").then_some(())
+    });
     for node in [CLIENT, "provider"] {
         let file = network.dir.path().join("statement.json");
         let file = file.to_str().unwrap();
@@ -107,10 +120,10 @@ fn live_job_runs_end_to_end() {
             0,
         );
         let words = said(&network.suanli(node, &["channel", "verify", file]), 0);
-        assert!(words.contains("3.00"), "{words}");
+        assert!(words.contains("3.50"), "{words}");
         let altered = std::fs::read_to_string(file)
             .unwrap()
-            .replace("3.00", "2.00");
+            .replace("3.50", "2.00");
         std::fs::write(file, altered).unwrap();
         said(&network.suanli(node, &["channel", "verify", file]), 6);
     }
