@@ -25,6 +25,7 @@ mod following;
 mod hands;
 mod intake;
 mod pausing;
+mod proving;
 mod watch;
 
 use std::{
@@ -645,6 +646,7 @@ impl Driver {
             | Output::ForgetProduct(_)
             | Output::Verify { .. }) => self.on_challenge(output).await,
             Output::Compare(comparison) => self.hands.compare(*comparison),
+            Output::CheckProducts(check) => self.hands.check_products(*check),
             Output::Misbehaved { peer, what } => self.strike(peer, what).await,
             Output::Event(event) => self.on_event(event),
         }

@@ -60,6 +60,7 @@ use crate::{
     deal::{BlobRef, Checkpoint},
     delegation::RawDelegation,
     envelope::{self, Signer, Verified},
+    freivalds::Product,
     ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, PeerId, ReceiptId},
     limits::{OFFER_TTL_MAX, OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
     message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
@@ -385,6 +386,13 @@ pub enum Input {
         /// to be here can't be read.
         equal: Option<bool>,
     },
+    /// A result's products were checked.
+    ProductsChecked {
+        /// Which.
+        id: ResultId,
+        /// Whether all are right; none if one can't be read, or what it is made of.
+        right: Option<bool>,
+    },
     /// A person wants something.
     Command(Command),
 }
@@ -485,7 +493,43 @@ pub struct Comparison {
     pub pairs: Vec<[ComparedOutput; 2]>,
 }
 
-/// An output that is to be compared.
+/// A result of one unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResultId {
+    /// Of which job of ours.
+    pub job: JobId,
+    /// Which unit.
+    pub unit: u32,
+    /// Its digest.
+    pub result: Hash,
+}
+
+/// Outputs of a result that are to be the products of inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProductsCheck {
+    /// Its name.
+    pub id: ResultId,
+    /// How often each is checked.
+    pub rounds: u8,
+    /// What; all of it is here.
+    pub products: Vec<ProductCheck>,
+}
+
+/// An output that is to be the product of two inputs. All three have as many bytes as
+/// the product says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProductCheck {
+    /// What is said of it.
+    pub product: Product,
+    /// The left factor.
+    pub left: BlobRef,
+    /// The right factor.
+    pub right: BlobRef,
+    /// The output.
+    pub output: ComparedOutput,
+}
+
+/// An output that is to be compared or checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComparedOutput {
     /// Its blob.
@@ -618,6 +662,10 @@ pub enum Output {
     /// Compare the floats of two results; say [`Input::Compared`]. There are at most
     /// [`COMPARISONS_MAX`](crate::limits::COMPARISONS_MAX) under way.
     Compare(Box<Comparison>),
+    /// Check a result's products by [`Product::holds`], with a seed that is drawn now;
+    /// say [`Input::ProductsChecked`]. With comparisons there are at most
+    /// [`COMPARISONS_MAX`](crate::limits::COMPARISONS_MAX) under way.
+    CheckProducts(Box<ProductsCheck>),
     /// A peer did what an honest one can't do.
     Misbehaved {
         /// Who.
@@ -659,6 +707,7 @@ impl Output {
             | Self::ForgetProduct(_)
             | Self::Verify { .. }
             | Self::Compare(_)
+            | Self::CheckProducts(_)
             | Self::Misbehaved { .. } => true,
         }
     }
@@ -993,6 +1042,10 @@ impl Peer {
             Input::Compared { id, equal } => {
                 self.buyer
                     .on_compared(&mut self.core, &mut self.ledger, id, equal);
+            }
+            Input::ProductsChecked { id, right } => {
+                self.buyer
+                    .on_products_checked(&mut self.core, &mut self.ledger, id, right);
             }
             Input::Command(command) => self.on_command(command),
         }

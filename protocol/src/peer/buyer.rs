@@ -22,14 +22,15 @@
 //! time is over; the person does nothing.
 //!
 //! [`asking`] has the rounds, [`spread`] says which units go where, [`active`]
-//! watches what is agreed, [`likeness`] says which results are equal, [`verdict`]
-//! judges them.
+//! watches what is agreed, [`likeness`] says which results are equal, [`products`]
+//! which are what the job says of them, [`verdict`] judges them.
 
 mod active;
 mod asking;
 mod budgets;
 mod checkpoints;
 mod likeness;
+mod products;
 mod restore;
 mod spread;
 mod verdict;
@@ -48,10 +49,12 @@ use self::{
     budgets::Spending,
     checkpoints::{Arriving, Reached},
     likeness::{Comparisons, Likeness},
+    products::Proof,
     spread::{Share, Wanted},
 };
 use super::{
-    ComparedOutput, Comparison, ComparisonId, Event, Fetched, JobEvent, Kept, Output,
+    ComparedOutput, Comparison, ComparisonId, Event, Fetched, JobEvent, Kept, Output, ProductCheck,
+    ProductsCheck, ResultId,
     core::{Core, Timer},
     ledger::Ledger,
 };
@@ -209,6 +212,8 @@ struct Job {
     held: BTreeMap<u32, Vec<Held>>,
     /// What is known of pairs of those, by their digests.
     compared: BTreeMap<u32, BTreeMap<[Hash; 2], Likeness>>,
+    /// What is known of their products, by their digests.
+    proven: BTreeMap<u32, BTreeMap<Hash, Proof>>,
     /// Units whose results are compared though the job asks for one only.
     audited: BTreeSet<u32>,
     /// Units that failed by the job's own fault.
@@ -450,6 +455,7 @@ impl Buyer {
         if order.needs.run_max.duration() > RUN_MAX {
             return Err(Reason::TOO_LONG);
         }
+        order.check_products().map_err(|_| Reason::NO_SUCH_WORK)?;
         order.work.check().map_err(|_| Reason::NO_SUCH_WORK)
     }
 
@@ -510,6 +516,7 @@ impl Job {
             runs: BTreeMap::new(),
             held: BTreeMap::new(),
             compared: BTreeMap::new(),
+            proven: BTreeMap::new(),
             audited: BTreeSet::new(),
             failed: BTreeMap::new(),
             spent: Amount::ZERO,

@@ -15,13 +15,15 @@ use suanli_protocol::{
     deal::{BlobRef, Checkpoint, Needs, Quote, Work},
     delegation::Delegation,
     envelope::{Body, Envelope, Extensions, Signer},
+    freivalds::{Matrices, Matrix},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
     limits::{COMPARISONS_MAX, JUDGED_BYTES_MAX},
     message::{Frame, Gossip, InlineBlob, Message},
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
         Command, ComparedOutput, Comparison, Config, Event, ExecutionEvent, ExecutionId,
-        ExecutionOrder, Input, JobView, Kept, Output, Peer, ProvidedOutput, ProviderConfig, Timing,
+        ExecutionOrder, Input, JobView, Kept, Output, Peer, ProductCheck, ProductsCheck,
+        ProvidedOutput, ProviderConfig, Timing,
     },
     rank::Policy,
     receipt::{Acceptance, OutputRef, Receipt, Verdict},
@@ -89,6 +91,12 @@ pub(crate) enum Run {
         value: f32,
         count: usize,
     },
+    /// The product of the first two inputs, as [`SIDES`] says, with one number off by so
+    /// much.
+    Product {
+        ms: u64,
+        off: f32,
+    },
     /// One unit fails, all others are done.
     FailsUnit(u32),
     Fails(Reason),
@@ -101,6 +109,8 @@ pub(crate) enum Run {
     },
 }
 
+/// Rows, inner and columns of products.
+pub(crate) const SIDES: [usize; 3] = [2, 3, 4];
 /// Steps of an execution that has any.
 pub(crate) const STEPS: u64 = 10;
 
@@ -199,6 +209,7 @@ pub(crate) struct World {
     /// How long results are compared, and what was.
     pub(crate) comparing: Duration,
     pub(crate) compared: Vec<Comparison>,
+    pub(crate) checked: Vec<ProductsCheck>,
     /// When each that is under way ends.
     comparisons_end: Vec<u64>,
     /// Disks on which results can't be read again.
@@ -236,6 +247,7 @@ impl World {
             contents: BTreeMap::new(),
             comparing: DELAY,
             compared: Vec::new(),
+            checked: Vec::new(),
             comparisons_end: Vec::new(),
             unreadable: false,
         }
@@ -639,6 +651,36 @@ impl World {
     }
 }
 
+/// Matrices as a node has them.
+struct Factors<'a> {
+    world: &'a World,
+    of: &'a ProductCheck,
+    at: [usize; 3],
+}
+
+impl Matrices for Factors<'_> {
+    type Error = std::convert::Infallible;
+
+    fn rewind(&mut self, matrix: Matrix) -> Result<(), Self::Error> {
+        self.at[matrix as usize] = 0;
+        Ok(())
+    }
+
+    fn read(&mut self, matrix: Matrix, row: &mut [u8]) -> Result<(), Self::Error> {
+        let ProductCheck {
+            left,
+            right,
+            output,
+            ..
+        } = self.of;
+        let blob = [left, right, &output.blob][matrix as usize].blob;
+        let at = self.at[matrix as usize];
+        row.copy_from_slice(&self.world.contents[&blob][at..at + row.len()]);
+        self.at[matrix as usize] += row.len();
+        Ok(())
+    }
+}
+
 /// Doing.
 impl World {
     pub(crate) fn command(&mut self, node: usize, command: Command) {
@@ -929,6 +971,7 @@ impl World {
             Output::Misbehaved { peer, what } => self.blamed.push((peer, what)),
             Output::Event(event) => self.events.push((node, event)),
             Output::Compare(comparison) => self.compare(node, *comparison),
+            Output::CheckProducts(check) => self.check_products(node, *check),
             Output::Retain { .. } | Output::Verdict { .. } => {}
             output @ (Output::Compute { .. }
             | Output::OpenProduct { .. }
@@ -963,12 +1006,63 @@ impl World {
         let equal = (!self.unreadable).then(|| comparison.pairs.iter().all(near));
         let id = comparison.id;
         self.compared.push(comparison);
+        self.say_compared(node, Input::Compared { id, equal });
+    }
+
+    /// It takes as long as comparisons do, and there are few at once.
+    fn say_compared(&mut self, node: usize, input: Input) {
         let now = self.now;
         self.comparisons_end.retain(|end| *end > now);
         let takes = u64::try_from(self.comparing.as_micros()).unwrap();
         self.comparisons_end.push(now + takes);
         assert!(self.comparing_now() <= COMPARISONS_MAX);
-        self.feed_later(node, self.comparing, Input::Compared { id, equal });
+        self.feed_later(node, self.comparing, input);
+    }
+
+    fn check_products(&mut self, node: usize, check: ProductsCheck) {
+        let blobs = &self.nodes[node].blobs;
+        let right = check.products.iter().all(|of| {
+            let output = &of.output;
+            let mut stored = vec![of.left, of.right];
+            stored.extend(output.inline.is_none().then_some(output.blob));
+            let here = stored.iter().all(|of| blobs.contains(&of.blob));
+            assert!(here, "{of:?} is of what node {node} does not have");
+            let (world, at) = (&*self, [0; 3]);
+            let seed = [7; 32];
+            let held = of
+                .product
+                .holds(check.rounds, seed, &mut Factors { world, of, at });
+            held.unwrap()
+        });
+        let (id, right) = (check.id, (!self.unreadable).then_some(right));
+        self.checked.push(check);
+        self.say_compared(node, Input::ProductsChecked { id, right });
+    }
+
+    /// What blobs hold.
+    pub(crate) fn knows(&mut self, bytes: &[u8]) -> BlobRef {
+        self.contents.insert(blob(bytes).blob, bytes.to_vec());
+        blob(bytes)
+    }
+
+    /// The product of an execution's inputs.
+    fn product(&self, node: usize, id: ExecutionId, off: f32) -> Vec<u8> {
+        let of = |(at, order): &&(usize, ExecutionOrder)| *at == node && order.id == id;
+        let (_, order) = self.executed.iter().rev().find(of).unwrap();
+        let [left, right] = [0, 1].map(|n| {
+            let bytes = &self.contents[&order.inputs[n].blob];
+            let (numbers, _) = bytes.as_chunks::<4>();
+            let numbers = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            numbers.collect::<Vec<f32>>()
+        });
+        let [rows, inner, columns] = SIDES;
+        let number = |n: usize| {
+            let term = |k| left[n / columns * inner + k] * right[k * columns + n % columns];
+            let sum: f32 = (0..inner).map(term).sum();
+            if n == 5 { sum + off } else { sum }
+        };
+        let product = (0..rows * columns).map(number);
+        product.flat_map(f32::to_le_bytes).collect()
     }
 
     fn store(&mut self, node: usize, blob: BlobId, kept: Kept) {
@@ -1107,9 +1201,10 @@ impl World {
                 let event = ExecutionEvent::Failed { reason, usage };
                 self.execution(node, id, Duration::from_millis(10), event);
             }
-            Run::Done { ms } | Run::Lies { ms } | Run::Floats { ms, .. } => {
-                self.finishes(node, id, ms, run)
-            }
+            Run::Done { ms }
+            | Run::Lies { ms }
+            | Run::Floats { ms, .. }
+            | Run::Product { ms, .. } => self.finishes(node, id, ms, run),
             Run::FailsUnit(_) => self.finishes(node, id, 10, run),
             Run::Fails(reason) => {
                 let usage = usage(10);
@@ -1158,9 +1253,10 @@ impl World {
         };
         let mut output = match run {
             Run::Floats { value, count, .. } => [value.to_le_bytes()].repeat(count).concat(),
+            Run::Product { off, .. } => self.product(node, id, off),
             _ => format!("{word}result of {}", id.unit).into_bytes(),
         };
-        if id.unit % 4 == 2 && !matches!(run, Run::Floats { .. }) {
+        if id.unit % 4 == 2 && !matches!(run, Run::Floats { .. } | Run::Product { .. }) {
             output.resize(JUDGED_BYTES_MAX + 1, 0);
         }
         self.contents.insert(blob(&output).blob, output.clone());

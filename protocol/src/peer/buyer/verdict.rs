@@ -8,7 +8,8 @@
 //!                                        job whose results can be compared
 //! ```
 //!
-//! What is compared is how an execution ended, and its outputs, by their hashes or within
+//! A result whose product is not what the job says ([`super::products`]) is disputed before
+//! anything is compared. What is compared is how an execution ended, and its outputs, by their hashes or within
 //! the job's tolerance ([`super::likeness`]): so a
 //! wrong "the job failed" is found like a wrong result. A slow or small machine may
 //! fail honestly where others don't: it is not paid, and nothing else. Which units of a job are
@@ -83,6 +84,7 @@ impl Buyer {
 
     /// Decides a unit, if enough of its results are here and compared.
     pub(super) fn decide(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, unit: u32) {
+        self.refute_unproven(core, id, unit);
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -94,32 +96,41 @@ impl Buyer {
         let held = job.held.get(&unit).map_or(&[][..], Vec::as_slice);
         let tried = u32::try_from(held.len()).unwrap_or(u32::MAX);
         let enough = agreed || tried >= wanted.saturating_mul(2) + RESULTS_MORE_MAX;
-        if !enough || job.is_comparing(unit) {
+        if !enough || job.is_comparing(unit) || job.is_proving(unit) {
             return core.wake(Timer::Job(id), Duration::ZERO);
         }
         let how = representative.receipt.body().outcome;
+        let chosen = representative.receipt.hash();
+        let proof = job.proof(unit, representative);
         let places = job.places_of(unit, representative);
         let mut agreeing = held.iter().zip(&places);
         let to_the_bit = agreeing.all(|(result, place)| {
             *place != Place::Agrees || result.digest == representative.digest
         });
+        // One was wanted, and more came while it was checked: those differ as floats may.
+        let spare = |result: &Held| agreed && wanted == 1 && result.receipt.hash() != chosen;
+        let read = |result: &Held| job.proof(unit, result) != Proof::Unreadable;
+        let spare: Vec<_> = held.iter().map(|of| (spare(of), read(of))).collect();
         let held = job.held.remove(&unit).unwrap_or_default();
         job.compared.remove(&unit);
+        job.proven.remove(&unit);
         let verification = match (wanted, job.audited.remove(&unit), to_the_bit) {
             _ if !agreed => Verification::UNDECIDED,
+            (1, ..) if proof == Proof::Right => Verification::FREIVALDS,
             (1, ..) => Verification::HASHES,
             (_, true, true) => Verification::AUDIT,
             (_, true, false) => Verification::AUDIT_WITHIN,
             (_, false, true) => Verification::REPLICAS,
             (_, false, false) => Verification::REPLICAS_WITHIN,
         };
-        for (result, place) in held.into_iter().zip(places) {
-            match place {
-                Place::Contradicted if agreed => self.refute(core, id, &result),
-                Place::Between if agreed => {
+        for ((result, place), spare) in held.into_iter().zip(places).zip(spare) {
+            match (place, spare) {
+                (_, (true, true)) => self.dispute(core, id, &result.receipt, Reason::SUPERSEDED),
+                (_, (true, false)) | (Place::Between, _) if agreed => {
                     self.accept(core, ledger, id, result, Verification::HASHES);
                 }
-                Place::Agrees | Place::Between | Place::Contradicted => {
+                (Place::Contradicted, _) if agreed => self.refute(core, id, &result),
+                (Place::Agrees | Place::Between | Place::Contradicted, _) => {
                     self.accept(core, ledger, id, result, verification);
                 }
             }
@@ -132,8 +143,8 @@ impl Buyer {
         self.decided(core, ledger, id, unit, failure);
     }
 
-    /// A result that others' results contradict.
-    fn refute(&mut self, core: &mut Core, id: JobId, result: &Held) {
+    /// A result that others' results contradict, or its own inputs.
+    pub(super) fn refute(&mut self, core: &mut Core, id: JobId, result: &Held) {
         let provider = result.receipt.signer();
         if is_of_the_machine(result.receipt.body().outcome) {
             return self.dispute(core, id, &result.receipt, Reason::SUPERSEDED);
@@ -281,6 +292,7 @@ impl Buyer {
             return;
         };
         job.compared.clear();
+        job.proven.clear();
         for result in std::mem::take(&mut job.held).into_values().flatten() {
             self.accept(core, ledger, id, result, Verification::HASHES);
         }
