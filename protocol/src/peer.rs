@@ -25,6 +25,7 @@
 
 mod buyer;
 mod challenger;
+mod comparison;
 mod condense;
 mod core;
 mod ledger;
@@ -51,6 +52,7 @@ use self::{
 pub use self::{
     buyer::{BudgetView, JobView, end_word},
     challenger::Unanswered,
+    comparison::{ComparedOutput, Comparison, ComparisonId, ProductCheck, ProductsCheck, ResultId},
     ledger::ChannelView,
     referrals::{Report, Unreferred},
 };
@@ -60,7 +62,6 @@ use crate::{
     deal::{BlobRef, Checkpoint},
     delegation::RawDelegation,
     envelope::{self, Signer, Verified},
-    freivalds::Product,
     ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, PeerId, ReceiptId},
     limits::{OFFER_TTL_MAX, OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
     message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
@@ -71,7 +72,6 @@ use crate::{
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
     standing::{Outcome, Standing, Standings},
-    tolerance::Tolerance,
     units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
     wire::{List, Text},
 };
@@ -471,73 +471,6 @@ pub enum NotSettled {
     TooManyChannels,
 }
 
-/// Two results of one unit, by what is compared of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ComparisonId {
-    /// Of which job of ours.
-    pub job: JobId,
-    /// Which unit.
-    pub unit: u32,
-    /// The digests of both results, the smaller first.
-    pub results: [Hash; 2],
-}
-
-/// Outputs whose floats are to be compared: those in which two results differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Comparison {
-    /// Its name.
-    pub id: ComparisonId,
-    /// How far numbers may be apart.
-    pub tolerance: Tolerance,
-    /// The outputs, one of each result. All have been stored, or are here.
-    pub pairs: Vec<[ComparedOutput; 2]>,
-}
-
-/// A result of one unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ResultId {
-    /// Of which job of ours.
-    pub job: JobId,
-    /// Which unit.
-    pub unit: u32,
-    /// Its digest.
-    pub result: Hash,
-}
-
-/// Outputs of a result that are to be the products of inputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProductsCheck {
-    /// Its name.
-    pub id: ResultId,
-    /// How often each is checked.
-    pub rounds: u8,
-    /// What; all of it is here.
-    pub products: Vec<ProductCheck>,
-}
-
-/// An output that is to be the product of two inputs. All three have as many bytes as
-/// the product says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProductCheck {
-    /// What is said of it.
-    pub product: Product,
-    /// The left factor.
-    pub left: BlobRef,
-    /// The right factor.
-    pub right: BlobRef,
-    /// The output.
-    pub output: ComparedOutput,
-}
-
-/// An output that is to be compared or checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ComparedOutput {
-    /// Its blob.
-    pub blob: BlobRef,
-    /// Its bytes, if they came with the receipt: they may be no blob yet.
-    pub inline: Option<Vec<u8>>,
-}
-
 /// What a blob is fetched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetched {
@@ -662,7 +595,7 @@ pub enum Output {
     /// Compare the floats of two results; say [`Input::Compared`]. There are at most
     /// [`COMPARISONS_MAX`](crate::limits::COMPARISONS_MAX) under way.
     Compare(Box<Comparison>),
-    /// Check a result's products by [`Product::holds`], with a seed that is drawn now;
+    /// Check a result's products by [`holds`](crate::freivalds::Product::holds), with a seed that is drawn now;
     /// say [`Input::ProductsChecked`]. With comparisons there are at most
     /// [`COMPARISONS_MAX`](crate::limits::COMPARISONS_MAX) under way.
     CheckProducts(Box<ProductsCheck>),

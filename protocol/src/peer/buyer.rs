@@ -355,6 +355,8 @@ struct Held {
     digest: Hash,
     /// What it must have in common with others to be equal to them.
     shape: Hash,
+    /// This node could not check its products.
+    unread: bool,
 }
 
 /// A result is accepted when nothing can lose it any more: its outputs are on
@@ -536,10 +538,11 @@ impl Job {
         }
     }
 
-    /// Whether each provider gets a share, instead of the best all.
+    /// Whether each provider gets a share, instead of the best all. One that has given a
+    /// result already gets none of the same unit.
     fn spreads(&self) -> bool {
         let copies = self.order.verify.replicas > 1 || !self.audited.is_empty();
-        copies || matches!(self.order.work, Work::Array { .. })
+        copies || !self.held.is_empty() || matches!(self.order.work, Work::Array { .. })
     }
 
     /// Whether one agreement at a time is all that it can have.

@@ -15,7 +15,7 @@ use suanli_protocol::{
     wire::List,
 };
 
-use crate::world::{Run, SIDES, World, micros, name, order};
+use crate::world::{Run, World, factors::SIDES, micros, name, order};
 
 fn checked(replicas: u8) -> Verify {
     let [rows, inner, columns] = SIDES.map(|side| u32::try_from(side).unwrap());
@@ -207,13 +207,14 @@ fn a_disk_that_cannot_be_read_is_nobodys_fault() {
     assert_eq!(world.words(0), [Verification::UNDECIDED; 5]);
     let failed = Some(JobEnd::Failed(Reason::RESULTS_DIFFER));
     assert_eq!(world.job(1).end, failed);
-    world.assert_conserved_with(5);
+    let asked: BTreeSet<usize> = world.executed.iter().map(|(node, _)| *node).collect();
+    assert_eq!(asked.len(), 5, "each provider once");
 }
 
 /// What could not be read is paid and does not count; the next one can be.
 #[test]
 fn another_provider_is_asked_for_what_could_not_be_read() {
-    let mut world = world(&[1e-7, 0.0, 0.0]);
+    let mut world = world(&[0.0; 3]);
     world.unreadable = true;
     let order = product(&mut world, checked(1));
     world.submit(order);
@@ -233,15 +234,25 @@ fn another_provider_is_asked_for_what_could_not_be_read() {
 /// Where one is late another is asked; both may be right, and differ as floats do.
 #[test]
 fn of_two_right_ones_the_first_is_paid_and_nobody_is_named() {
-    let mut world = world(&[0.0, 1e-7, 0.0]);
+    let mut world = World::new(3);
+    world.offer_of(1).slots = 1;
+    world.offer_of(1).slots_free = 1;
+    let mut world = world.start(&[]);
     world.comparing = Duration::from_secs(15);
-    world.nodes[1].run = Run::Product { ms: 900, off: 0.0 };
+    for (node, ms, off) in [(1, 5000, 0.0), (2, 100, 1e-6), (3, 100, 1e-6)] {
+        world.nodes[node].run = Run::Product { ms, off };
+    }
     let mut order = products(&mut world, 2, checked(1));
-    order.needs.run_max = Millis::new(30_000);
+    order.needs.run_max = Millis::new(10_000);
     world.submit(order);
-    let began = |world: &World| world.running(1) > 0;
-    assert!(world.run_until(Duration::from_secs(5), began));
     world.run_until_settled();
+    assert_eq!((world.executed.len(), world.checked.len()), (3, 3));
+    let late = world.events.iter().filter(|(_, event)| {
+        let superseded = Reason::SUPERSEDED;
+        matches!(event, Event::Job { event: JobEvent::Disputed { reason, .. }, .. }
+            if *reason == superseded)
+    });
+    assert_eq!(late.count(), 1);
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
     assert!(named(&world).is_empty());
     assert_eq!(world.words(0), [Verification::FREIVALDS; 2]);
@@ -353,6 +364,23 @@ fn that_a_job_failed_is_not_checked() {
     assert_eq!(world.job(1).end, Some(JobEnd::Failed(Reason::TRAPPED)));
     assert_eq!(world.words(0), [Verification::HASHES]);
     assert!(world.checked.is_empty());
+}
+
+/// Others that run out of time don't speak against one that shows what it has made.
+#[test]
+fn what_is_proven_is_not_called_wrong_by_those_who_fail() {
+    let mut world = world(&[0.0; 3]);
+    world.nodes[2].run = Run::Fails(Reason::TRAPPED);
+    world.nodes[3].run = Run::Fails(Reason::TRAPPED);
+    let order = product(&mut world, checked(2));
+    world.submit(order);
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Failed(Reason::TRAPPED)));
+    assert!(named(&world).is_empty());
+    let mut words = world.words(0);
+    words.sort();
+    let replicas = Verification::REPLICAS;
+    assert_eq!(words, [replicas, replicas, Verification::FREIVALDS]);
 }
 
 #[test]

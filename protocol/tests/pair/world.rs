@@ -15,15 +15,14 @@ use suanli_protocol::{
     deal::{BlobRef, Checkpoint, Needs, Quote, Work},
     delegation::Delegation,
     envelope::{Body, Envelope, Extensions, Signer},
-    freivalds::{Matrices, Matrix},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
     limits::{COMPARISONS_MAX, JUDGED_BYTES_MAX},
     message::{Frame, Gossip, InlineBlob, Message},
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
         Command, ComparedOutput, Comparison, Config, Event, ExecutionEvent, ExecutionId,
-        ExecutionOrder, Input, JobView, Kept, Output, Peer, ProductCheck, ProductsCheck,
-        ProvidedOutput, ProviderConfig, Timing,
+        ExecutionOrder, Input, JobView, Kept, Output, Peer, ProductsCheck, ProvidedOutput,
+        ProviderConfig, Timing,
     },
     rank::Policy,
     receipt::{Acceptance, OutputRef, Receipt, Verdict},
@@ -36,6 +35,8 @@ use suanli_protocol::{
     wire::{Bytes, List, Text},
 };
 
+#[path = "factors.rs"]
+pub(crate) mod factors;
 #[path = "products.rs"]
 mod products;
 
@@ -109,8 +110,6 @@ pub(crate) enum Run {
     },
 }
 
-/// Rows, inner and columns of products.
-pub(crate) const SIDES: [usize; 3] = [2, 3, 4];
 /// Steps of an execution that has any.
 pub(crate) const STEPS: u64 = 10;
 
@@ -651,36 +650,6 @@ impl World {
     }
 }
 
-/// Matrices as a node has them.
-struct Factors<'a> {
-    world: &'a World,
-    of: &'a ProductCheck,
-    at: [usize; 3],
-}
-
-impl Matrices for Factors<'_> {
-    type Error = std::convert::Infallible;
-
-    fn rewind(&mut self, matrix: Matrix) -> Result<(), Self::Error> {
-        self.at[matrix as usize] = 0;
-        Ok(())
-    }
-
-    fn read(&mut self, matrix: Matrix, row: &mut [u8]) -> Result<(), Self::Error> {
-        let ProductCheck {
-            left,
-            right,
-            output,
-            ..
-        } = self.of;
-        let blob = [left, right, &output.blob][matrix as usize].blob;
-        let at = self.at[matrix as usize];
-        row.copy_from_slice(&self.world.contents[&blob][at..at + row.len()]);
-        self.at[matrix as usize] += row.len();
-        Ok(())
-    }
-}
-
 /// Doing.
 impl World {
     pub(crate) fn command(&mut self, node: usize, command: Command) {
@@ -1019,50 +988,10 @@ impl World {
         self.feed_later(node, self.comparing, input);
     }
 
-    fn check_products(&mut self, node: usize, check: ProductsCheck) {
-        let blobs = &self.nodes[node].blobs;
-        let right = check.products.iter().all(|of| {
-            let output = &of.output;
-            let mut stored = vec![of.left, of.right];
-            stored.extend(output.inline.is_none().then_some(output.blob));
-            let here = stored.iter().all(|of| blobs.contains(&of.blob));
-            assert!(here, "{of:?} is of what node {node} does not have");
-            let (world, at) = (&*self, [0; 3]);
-            let seed = [7; 32];
-            let held = of
-                .product
-                .holds(check.rounds, seed, &mut Factors { world, of, at });
-            held.unwrap()
-        });
-        let (id, right) = (check.id, (!self.unreadable).then_some(right));
-        self.checked.push(check);
-        self.say_compared(node, Input::ProductsChecked { id, right });
-    }
-
     /// What blobs hold.
     pub(crate) fn knows(&mut self, bytes: &[u8]) -> BlobRef {
         self.contents.insert(blob(bytes).blob, bytes.to_vec());
         blob(bytes)
-    }
-
-    /// The product of an execution's inputs.
-    fn product(&self, node: usize, id: ExecutionId, off: f32) -> Vec<u8> {
-        let of = |(at, order): &&(usize, ExecutionOrder)| *at == node && order.id == id;
-        let (_, order) = self.executed.iter().rev().find(of).unwrap();
-        let [left, right] = [0, 1].map(|n| {
-            let bytes = &self.contents[&order.inputs[n].blob];
-            let (numbers, _) = bytes.as_chunks::<4>();
-            let numbers = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes));
-            numbers.collect::<Vec<f32>>()
-        });
-        let [rows, inner, columns] = SIDES;
-        let number = |n: usize| {
-            let term = |k| left[n / columns * inner + k] * right[k * columns + n % columns];
-            let sum: f32 = (0..inner).map(term).sum();
-            if n == 5 { sum + off } else { sum }
-        };
-        let product = (0..rows * columns).map(number);
-        product.flat_map(f32::to_le_bytes).collect()
     }
 
     fn store(&mut self, node: usize, blob: BlobId, kept: Kept) {

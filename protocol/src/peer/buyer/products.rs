@@ -53,14 +53,8 @@ impl Buyer {
         if !self.comparisons.checks.remove(&id) {
             return;
         }
-        let known = self.jobs.get_mut(&id.job);
-        let known = known.and_then(|job| job.proven.get_mut(&id.unit));
-        if let Some(proof) = known.and_then(|known| known.get_mut(&id.result)) {
-            *proof = match right {
-                Some(true) => Proof::Right,
-                Some(false) => Proof::Wrong,
-                None => Proof::Unreadable,
-            };
+        let job = self.jobs.get_mut(&id.job);
+        if job.is_some_and(|job| job.learns(id, right)) {
             self.decide(core, ledger, id.job, id.unit);
         }
         self.compare_on(core);
@@ -87,6 +81,25 @@ impl Buyer {
 }
 
 impl Job {
+    /// Takes in what a check found; says whether that still matters. Another result with
+    /// the same bytes is checked again where these could not be read.
+    fn learns(&mut self, id: ResultId, right: Option<bool>) -> bool {
+        let Some(known) = self.proven.get_mut(&id.unit) else {
+            return false;
+        };
+        match right {
+            Some(true) => known.insert(id.result, Proof::Right),
+            Some(false) => known.insert(id.result, Proof::Wrong),
+            None => known.remove(&id.result),
+        };
+        if right.is_none() {
+            let held = self.held.get_mut(&id.unit).into_iter().flatten();
+            held.filter(|held| held.digest == id.result)
+                .for_each(|held| held.unread = true);
+        }
+        true
+    }
+
     /// What is known of the products of a unit's result.
     pub(super) fn proof(&self, unit: u32, held: &Held) -> Proof {
         let body = held.receipt.body();
@@ -100,8 +113,11 @@ impl Job {
             return Proof::Wrong;
         }
         let known = self.proven.get(&unit);
-        let known = known.and_then(|known| known.get(&held.digest));
-        known.copied().unwrap_or(Proof::Unknown)
+        match known.and_then(|known| known.get(&held.digest)) {
+            Some(Proof::Wrong) => Proof::Wrong,
+            _ if held.unread => Proof::Unreadable,
+            known => known.copied().unwrap_or(Proof::Unknown),
+        }
     }
 
     /// Whether products of a unit's results are still to be checked.

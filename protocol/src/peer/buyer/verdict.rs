@@ -24,6 +24,17 @@ use super::{
     *,
 };
 
+/// What becomes of a result.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    /// It is paid, and this was done before.
+    Accepted(Verification),
+    /// It is disputed, and its provider left out.
+    Wrong,
+    /// It is not needed, and nobody is to blame.
+    Superseded,
+}
+
 impl Buyer {
     /// A result is here with all its outputs.
     pub(super) fn result(
@@ -48,6 +59,7 @@ impl Buyer {
             account: active.deal.quote().body().account,
             digest: shape(collecting.receipt.body(), None),
             shape: shape(collecting.receipt.body(), job.order.verify.within.as_ref()),
+            unread: false,
             receipt: collecting.receipt,
             small: collecting.small,
         };
@@ -100,38 +112,17 @@ impl Buyer {
             return core.wake(Timer::Job(id), Duration::ZERO);
         }
         let how = representative.receipt.body().outcome;
-        let chosen = representative.receipt.hash();
-        let proof = job.proof(unit, representative);
-        let places = job.places_of(unit, representative);
-        let mut agreeing = held.iter().zip(&places);
-        let to_the_bit = agreeing.all(|(result, place)| {
-            *place != Place::Agrees || result.digest == representative.digest
-        });
-        // One was wanted, and more came while it was checked: those differ as floats may.
-        let spare = |result: &Held| agreed && wanted == 1 && result.receipt.hash() != chosen;
-        let read = |result: &Held| job.proof(unit, result) != Proof::Unreadable;
-        let spare: Vec<_> = held.iter().map(|of| (spare(of), read(of))).collect();
+        let fates = job.fates(unit, representative, agreed);
         let held = job.held.remove(&unit).unwrap_or_default();
         job.compared.remove(&unit);
         job.proven.remove(&unit);
-        let verification = match (wanted, job.audited.remove(&unit), to_the_bit) {
-            _ if !agreed => Verification::UNDECIDED,
-            (1, ..) if proof == Proof::Right => Verification::FREIVALDS,
-            (1, ..) => Verification::HASHES,
-            (_, true, true) => Verification::AUDIT,
-            (_, true, false) => Verification::AUDIT_WITHIN,
-            (_, false, true) => Verification::REPLICAS,
-            (_, false, false) => Verification::REPLICAS_WITHIN,
-        };
-        for ((result, place), spare) in held.into_iter().zip(places).zip(spare) {
-            match (place, spare) {
-                (_, (true, true)) => self.dispute(core, id, &result.receipt, Reason::SUPERSEDED),
-                (_, (true, false)) | (Place::Between, _) if agreed => {
-                    self.accept(core, ledger, id, result, Verification::HASHES);
-                }
-                (Place::Contradicted, _) if agreed => self.refute(core, id, &result),
-                (Place::Agrees | Place::Between | Place::Contradicted, _) => {
-                    self.accept(core, ledger, id, result, verification);
+        job.audited.remove(&unit);
+        for (result, fate) in held.into_iter().zip(fates) {
+            match fate {
+                Fate::Accepted(how) => self.accept(core, ledger, id, result, how),
+                Fate::Wrong => self.refute(core, id, &result),
+                Fate::Superseded => {
+                    self.dispute(core, id, &result.receipt, Reason::SUPERSEDED);
                 }
             }
         }
@@ -354,6 +345,45 @@ impl Buyer {
 }
 
 impl Job {
+    /// What becomes of each result of a unit that is decided.
+    fn fates(&self, unit: u32, representative: &Held, agreed: bool) -> Vec<Fate> {
+        let held = self.held.get(&unit).map_or(&[][..], Vec::as_slice);
+        let places = self.places_of(unit, representative);
+        let mut agreeing = held.iter().zip(&places);
+        let to_the_bit = agreeing.all(|(result, place)| {
+            *place != Place::Agrees || result.digest == representative.digest
+        });
+        let proof = self.proof(unit, representative);
+        let one = self.results_wanted(unit) == 1;
+        let verification = match (one, self.audited.contains(&unit), to_the_bit) {
+            _ if !agreed => Verification::UNDECIDED,
+            (true, ..) if proof == Proof::Right => Verification::FREIVALDS,
+            (true, ..) => Verification::HASHES,
+            (_, true, true) => Verification::AUDIT,
+            (_, true, false) => Verification::AUDIT_WITHIN,
+            (_, false, true) => Verification::REPLICAS,
+            (_, false, false) => Verification::REPLICAS_WITHIN,
+        };
+        let failed = matches!(representative.receipt.body().outcome, Outcome::JobFault(_));
+        let fate = |(result, place): (&Held, &Place)| {
+            let is_it = result.receipt.hash() == representative.receipt.hash();
+            match (place, self.proof(unit, result)) {
+                _ if !agreed => Fate::Accepted(verification),
+                // More came while one was checked: they differ as floats may.
+                (_, Proof::Unreadable) if one && !is_it => Fate::Accepted(Verification::HASHES),
+                _ if one && !is_it => Fate::Superseded,
+                (Place::Agrees, _) => Fate::Accepted(verification),
+                (Place::Between, _) => Fate::Accepted(Verification::HASHES),
+                // It could be made, whatever others say.
+                (Place::Contradicted, Proof::Right) if failed => {
+                    Fate::Accepted(Verification::FREIVALDS)
+                }
+                (Place::Contradicted, _) => Fate::Wrong,
+            }
+        };
+        held.iter().zip(&places).map(fate).collect()
+    }
+
     /// Remembers our word on a receipt.
     pub(super) fn is_judged(
         &mut self,
