@@ -98,8 +98,7 @@ impl World<'_> {
         let event = Event::ProductsChecked {
             node: ix,
             boot: node.boot,
-            id: check.id,
-            right: (!fails && missing.is_none()).then_some(right),
+            found: (check.id, (!fails && missing.is_none()).then_some(right)),
         };
         self.later(takes * 3, event);
     }
@@ -107,8 +106,7 @@ impl World<'_> {
     pub(crate) fn products_checked(
         &mut self,
         (ix, boot): (Ix, u64),
-        id: ResultId,
-        right: Option<bool>,
+        (id, right): (ResultId, Option<bool>),
     ) {
         if self.is_up(ix, boot) {
             self.step(ix, Input::ProductsChecked { id, right });

@@ -97,8 +97,7 @@ pub(crate) enum Event {
     ProductsChecked {
         node: Ix,
         boot: u64,
-        id: ResultId,
-        right: Option<bool>,
+        found: (ResultId, Option<bool>),
     },
     /// A person hands a job in.
     Submit { node: Ix, order: Box<JobOrder> },
@@ -315,12 +314,9 @@ impl<'a> World<'a> {
                 id,
                 equal,
             } => self.compared((node, boot), id, equal),
-            Event::ProductsChecked {
-                node,
-                boot,
-                id,
-                right,
-            } => self.products_checked((node, boot), id, right),
+            Event::ProductsChecked { node, boot, found } => {
+                self.products_checked((node, boot), found);
+            }
             Event::Submit { node, order } => self.submit(node, order),
             Event::Cancel { node, job } => self.cancel(node, job),
             Event::Operate(node) => self.operate(node),
@@ -363,7 +359,9 @@ impl<'a> World<'a> {
                 id.job.as_bytes(),
             ),
             Event::ProductsChecked {
-                node, id, right, ..
+                node,
+                found: (id, right),
+                ..
             } => (
                 22,
                 [*node, usize::from(*right == Some(true))],

@@ -1,7 +1,7 @@
 //! A matrix product that the client's node checks itself: whoever invents one is found
 //! without anybody else's result.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use suanli_node::api::types::{OfferInfo, Status};
 use suanli_protocol::units::{Amount, Total};
@@ -22,11 +22,26 @@ fn node(name: &str, rank: Option<u64>) -> NodeSpec {
     }
 }
 
-fn floats(path: &std::path::Path) -> Vec<f64> {
+fn floats(path: &Path) -> Vec<f64> {
     let bytes = fs::read(path).unwrap();
     let (numbers, _) = bytes.as_chunks::<4>();
     let numbers = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes));
     numbers.map(f64::from).collect()
+}
+
+/// Computed anew, in double precision.
+fn assert_is_product(example: &Path, file: &Path) {
+    let (a, b) = (
+        floats(&example.join("a.f32")),
+        floats(&example.join("b.f32")),
+    );
+    let c = floats(file);
+    assert_eq!(c.len(), 200 * 170);
+    for (n, number) in c.into_iter().enumerate() {
+        let (row, column) = (n / 170, n % 170);
+        let terms = (0..150).map(|k| a[row * 150 + k] * b[k * 170 + column]);
+        assert!((number - terms.sum::<f64>()).abs() < 1e-4, "{n}");
+    }
 }
 
 #[test]
@@ -48,19 +63,7 @@ fn live_an_invented_product_is_found_by_its_client_and_made_elsewhere() {
     let words = said(&network.suanli(CLIENT, &arguments), 0);
     println!("{words}");
 
-    // It is the product.
-    let (a, b) = (
-        floats(&example.join("a.f32")),
-        floats(&example.join("b.f32")),
-    );
-    let c = floats(&out.join("c.f32"));
-    assert_eq!(c.len(), 200 * 170);
-    for (n, number) in c.into_iter().enumerate() {
-        let (row, column) = (n / 170, n % 170);
-        let terms = (0..150).map(|k| a[row * 150 + k] * b[k * 170 + column]);
-        assert!((number - terms.sum::<f64>()).abs() < 1e-4, "{n}");
-    }
-
+    assert_is_product(&example, &out.join("c.f32"));
     let peer = |name: &str| network.api(name).get::<Status>("/v1/status").unwrap().peer;
     let (liar, honest) = (peer("liar"), peer("honest"));
     let named = format!(
