@@ -25,6 +25,7 @@ mod following;
 mod hands;
 mod intake;
 mod pausing;
+mod proving;
 mod watch;
 
 use std::{
@@ -41,8 +42,8 @@ use suanli_protocol::{
     message::{Gossip, Message, Verdict as CoreVerdict},
     offer::Offer,
     peer::{
-        Command, Config, Declaration, Event, ExecutionEvent, ExecutionId, FetchOrder, Fetched,
-        Input, JobEvent, NotSettled, Output, Peer, ProviderConfig,
+        Command, Config, Declaration, Event, ExecutionEvent, ExecutionId, ExecutionOrder,
+        FetchOrder, Fetched, Input, JobEvent, NotSettled, Output, Peer, ProviderConfig,
     },
     rank::Way,
     record::{JobOrder, Lsn as CoreLsn, Record},
@@ -617,16 +618,7 @@ impl Driver {
                         .await;
                 }
             }
-            Output::Execute(order) => {
-                self.next_number += 1;
-                let (id, device) = (order.id, order.device);
-                self.executions
-                    .insert(self.next_number, Running { id, device });
-                let number = suanli_executor::ExecutionId(self.next_number);
-                if !self.hands.run_now(number, &order) {
-                    self.hands.give(Chore::Run { number, order }).await;
-                }
-            }
+            Output::Execute(order) => self.execute(order).await,
             Output::Stop(id) => self.stop_execution(id),
             Output::Fetch(wanted) => self.fetch(wanted).await,
             Output::Store { blob, bytes, kept } => {
@@ -638,8 +630,20 @@ impl Driver {
             | Output::ForgetProduct(_)
             | Output::Verify { .. }) => self.on_challenge(output).await,
             Output::Compare(comparison) => self.hands.compare(*comparison),
+            Output::CheckProducts(check) => self.hands.check_products(*check),
             Output::Misbehaved { peer, what } => self.strike(peer, what).await,
             Output::Event(event) => self.on_event(event),
+        }
+    }
+
+    async fn execute(&mut self, order: Box<ExecutionOrder>) {
+        self.next_number += 1;
+        let (id, device) = (order.id, order.device);
+        self.executions
+            .insert(self.next_number, Running { id, device });
+        let number = suanli_executor::ExecutionId(self.next_number);
+        if !self.hands.run_now(number, &order) {
+            self.hands.give(Chore::Run { number, order }).await;
         }
     }
 

@@ -12,6 +12,7 @@
 //! describes every key.
 
 mod gpu;
+mod products;
 mod verify;
 
 use std::{
@@ -335,7 +336,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
     let needs = (program.memory_bytes(), program.output_bytes_max());
     let (run, total) = limits.times(document, array.as_ref())?;
     let checkpoint = limits.checkpoint(document, program.has_checkpoints())?;
-    let verify = toml.verify.resolve(document, runtime, &outputs)?;
+    let verify = (toml.verify).resolve(document, (runtime, program), &outputs)?;
     Ok(PreparedJob {
         name: name(document, &toml.name, "name")?,
         principal: match &toml.principal {
@@ -649,7 +650,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::WithinOrder;
+    use crate::api::types::{FreivaldsOrder, NumberType, ProductOrder, WithinOrder};
 
     const GOOD: &str = r#"name = "noop"
 runtime = "wgsl"
@@ -679,6 +680,9 @@ buffer = "out"
         let dir = tempfile::tempdir().unwrap();
         let source = "@compute @workgroup_size(1) fn main() {}";
         std::fs::write(dir.path().join("noop.wgsl"), source).unwrap();
+        for (name, bytes) in [("a.f32", 24), ("b.f32", 48)] {
+            std::fs::write(dir.path().join(name), vec![0; bytes]).unwrap();
+        }
         let file = dir.path().join("job.toml");
         std::fs::write(&file, text).unwrap();
         read(&file)
@@ -714,7 +718,7 @@ buffer = "out"
     #[test]
     fn every_example_is_a_job() {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-        for example in ["noop", "mandelbrot"] {
+        for example in ["noop", "mandelbrot", "product"] {
             let job = read(&examples.join(example).join("job.toml")).unwrap();
             assert_eq!((job.name.as_str(), job.units()), (example, 1));
         }
@@ -864,6 +868,114 @@ file = "{unit}.u32"
     fn wrong_tolerances_are_refused_in_words() {
         let good = format!("{GOOD}[verify]\nreplicas = 2\n{FLOATS}");
         insta::assert_snapshot!(refusals(&good, &WRONG_TOLERANCES));
+    }
+
+    const PRODUCT: &str = r#"name = "product"
+runtime = "wgsl"
+[verify]
+freivalds = 20
+[[verify.product]]
+left = "a"
+right = "b"
+product = "c"
+rows = 2
+inner = 3
+columns = 4
+[wgsl]
+source = "noop.wgsl"
+[[wgsl.buffer]]
+name = "c"
+size = 32
+[[wgsl.buffer]]
+name = "b"
+file = "b.f32"
+[[wgsl.buffer]]
+name = "a"
+file = "a.f32"
+[[wgsl.pass]]
+entry = "main"
+bind = ["a", "b", "c"]
+workgroups = [1]
+[[wgsl.output]]
+buffer = "c"
+"#;
+
+    #[test]
+    fn products_name_inputs_by_their_numbers() {
+        let job = prepare_text(PRODUCT).unwrap();
+        let mut product = ProductOrder {
+            left: 1,
+            right: 0,
+            product: "c".to_owned(),
+            rows: 2,
+            inner: 3,
+            columns: 4,
+            numbers: NumberType::F32,
+            tolerance: None,
+        };
+        let order = |product: &ProductOrder| FreivaldsOrder {
+            rounds: 20,
+            products: vec![product.clone()],
+        };
+        assert_eq!(job.verify.freivalds, Some(order(&product)));
+        product.tolerance = Some(1e-6);
+        let job = prepare_text(&PRODUCT.replace("rows", "tolerance = 1e-6\nrows")).unwrap();
+        assert_eq!(job.verify.freivalds, Some(order(&product)));
+        (product.tolerance, product.numbers) = (None, NumberType::I32);
+        let job = prepare_text(&PRODUCT.replace("rows", "type = 'i32'\nrows")).unwrap();
+        assert_eq!(job.verify.freivalds, Some(order(&product)));
+        // Units' own files are numbered after those that all read.
+        let array = PRODUCT.replace("[verify]", "[array]\nfiles = ['b.f32']\n[verify]");
+        let job = prepare_text(&array.replace("file = \"b.f32\"", "file = '{item}'")).unwrap();
+        let products = job.verify.freivalds.unwrap().products;
+        assert_eq!((products[0].left, products[0].right), (0, 1));
+        let wasm = "name = \"m\"\nruntime = \"wasm\"\n[wasm]\nmodule = \"noop.wgsl\"\n";
+        let (_, section) = PRODUCT.split_once("\"wgsl\"\n").unwrap();
+        let (section, _) = section.split_once("[wgsl]").unwrap();
+        let refused = prepare_text(&format!("{wasm}{section}")).unwrap_err();
+        assert!(refused.to_string().contains("wasm job"), "{refused}");
+    }
+
+    /// Each is the product above with one thing replaced.
+    const WRONG_PRODUCTS: [(&str, &str); 24] = [
+        ("freivalds = 20\n", ""),
+        ("freivalds = 20", "freivalds = 0"),
+        ("freivalds = 20", "freivalds = 65"),
+        ("freivalds = 20", "freivalds = 'often'"),
+        ("product = \"c\"\nrows = 2", "rows = 2"),
+        ("left = \"a\"", "left = \"d\""),
+        ("left = \"a\"", "left = \"c\""),
+        ("right = \"b\"", "right = \"a\""),
+        ("right = \"b\"", "rihgt = \"b\""),
+        ("product = \"c\"", "product = \"a\""),
+        ("rows = 2", "rows = 3"),
+        ("rows = 2", "rows = 0"),
+        ("rows = 2", "rows = -2"),
+        ("inner = 3", "inner = 300_000"),
+        ("columns = 4", "columns = 5"),
+        ("rows = 2", "type = 'f16'\nrows = 2"),
+        ("rows = 2", "tolerance = 1.0\nrows = 2"),
+        ("rows = 2", "tolerance = 0\nrows = 2"),
+        ("rows = 2", "type = 'u32'\ntolerance = 1e-6\nrows = 2"),
+        ("file = \"a.f32\"", "file = \"a.f32\"\nsize = 32"),
+        ("file = \"a.f32\"", "f32 = [1, 2, 3, 4, 5, 6]"),
+        (
+            "buffer = \"c\"",
+            "buffer = \"c\"\nfile = 'c.png'\npng = { width = 2, height = 4 }",
+        ),
+        (
+            "columns = 4\n",
+            "columns = 4\n[[verify.product]]\nleft = 'a'\nright = 'b'\nproduct = 'c'\nrows = 2\ninner = 3\ncolumns = 4\n",
+        ),
+        (
+            "[[verify.product]]\nleft = \"a\"\nright = \"b\"\nproduct = \"c\"\nrows = 2\ninner = 3\ncolumns = 4\n",
+            "",
+        ),
+    ];
+
+    #[test]
+    fn wrong_products_are_refused_in_words() {
+        insta::assert_snapshot!(refusals(PRODUCT, &WRONG_PRODUCTS));
     }
 
     /// Each is the array above with one thing replaced.

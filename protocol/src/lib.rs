@@ -28,6 +28,7 @@ pub mod deal;
 pub mod delegation;
 pub mod envelope;
 pub mod expression;
+pub mod freivalds;
 pub mod grant;
 pub mod ids;
 pub mod limits;

@@ -136,9 +136,19 @@ pub const REPLICAS_MAX: u64 = 7;
 /// Results of a unit that are compared, beyond twice as many as must agree: what so
 /// many can't decide is not decided.
 pub const RESULTS_MORE_MAX: u32 = 3;
-/// Pairs of results whose floats are compared at once, over all jobs. Each reads two
-/// blobs on a thread of its own; more would only wait for the same disk.
+/// Pairs of results whose floats are compared, and results whose products are checked, at
+/// once, over all jobs. Each reads blobs on a thread of its own; more would only wait for
+/// the same disk.
 pub const COMPARISONS_MAX: usize = 4;
+/// Products that a job may have checked in each of its results.
+pub const PRODUCTS_MAX: usize = 8;
+/// Rounds of such a check: after so many no computer that there is errs as seldom.
+pub const FREIVALDS_ROUNDS_MAX: u8 = 64;
+/// Columns of the matrices of a product that is checked. For each the check holds some
+/// hundred bytes: 35 MB.
+pub const MATRIX_SIDE_MAX: u32 = 1 << 18;
+/// Bytes of such a matrix: no buffer has more.
+pub const MATRIX_BYTES_MAX: u64 = 4 << 30;
 /// Disputes over one agreement: an honest provider needs one for each unit
 /// that was done elsewhere meanwhile, a liar signs receipts for ever.
 pub const DISPUTES_MAX: usize = 1024;

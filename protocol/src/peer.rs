@@ -25,6 +25,7 @@
 
 mod buyer;
 mod challenger;
+mod comparison;
 mod condense;
 mod core;
 mod ledger;
@@ -51,6 +52,7 @@ use self::{
 pub use self::{
     buyer::{BudgetView, JobView, end_word},
     challenger::Unanswered,
+    comparison::{ComparedOutput, Comparison, ComparisonId, ProductCheck, ProductsCheck, ResultId},
     ledger::ChannelView,
     referrals::{Report, Unreferred},
 };
@@ -70,7 +72,6 @@ use crate::{
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
     standing::{Outcome, Standing, Standings},
-    tolerance::Tolerance,
     units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
     wire::{List, Text},
 };
@@ -387,6 +388,13 @@ pub enum Input {
         /// to be here can't be read.
         equal: Option<bool>,
     },
+    /// A result's products were checked.
+    ProductsChecked {
+        /// Which.
+        id: ResultId,
+        /// Whether all are right; none if one can't be read, or what it is made of.
+        right: Option<bool>,
+    },
     /// A person wants something.
     Command(Command),
 }
@@ -463,37 +471,6 @@ pub enum NotSettled {
     /// No room for another channel.
     #[error("there are as many channels as this node keeps; settle on one that there is")]
     TooManyChannels,
-}
-
-/// Two results of one unit, by what is compared of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ComparisonId {
-    /// Of which job of ours.
-    pub job: JobId,
-    /// Which unit.
-    pub unit: u32,
-    /// The digests of both results, the smaller first.
-    pub results: [Hash; 2],
-}
-
-/// Outputs whose floats are to be compared: those in which two results differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Comparison {
-    /// Its name.
-    pub id: ComparisonId,
-    /// How far numbers may be apart.
-    pub tolerance: Tolerance,
-    /// The outputs, one of each result. All have been stored, or are here.
-    pub pairs: Vec<[ComparedOutput; 2]>,
-}
-
-/// An output that is to be compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ComparedOutput {
-    /// Its blob.
-    pub blob: BlobRef,
-    /// Its bytes, if they came with the receipt: they may be no blob yet.
-    pub inline: Option<Vec<u8>>,
 }
 
 /// A blob that a node is asked to fetch.
@@ -626,6 +603,10 @@ pub enum Output {
     /// Compare the floats of two results; say [`Input::Compared`]. There are at most
     /// [`COMPARISONS_MAX`](crate::limits::COMPARISONS_MAX) under way.
     Compare(Box<Comparison>),
+    /// Check a result's products by [`holds`](crate::freivalds::Product::holds), with a seed that is drawn now;
+    /// say [`Input::ProductsChecked`]. With comparisons there are at most
+    /// [`COMPARISONS_MAX`](crate::limits::COMPARISONS_MAX) under way.
+    CheckProducts(Box<ProductsCheck>),
     /// A peer did what an honest one can't do.
     Misbehaved {
         /// Who.
@@ -667,6 +648,7 @@ impl Output {
             | Self::ForgetProduct(_)
             | Self::Verify { .. }
             | Self::Compare(_)
+            | Self::CheckProducts(_)
             | Self::Misbehaved { .. } => true,
         }
     }
@@ -1001,6 +983,10 @@ impl Peer {
             Input::Compared { id, equal } => {
                 self.buyer
                     .on_compared(&mut self.core, &mut self.ledger, id, equal);
+            }
+            Input::ProductsChecked { id, right } => {
+                self.buyer
+                    .on_products_checked(&mut self.core, &mut self.ledger, id, right);
             }
             Input::Command(command) => self.on_command(command),
         }

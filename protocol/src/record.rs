@@ -16,6 +16,7 @@ use crate::{
     deal::{Agreement, BlobRef, Checkpoint, Needs, Quote, Request, Work},
     envelope::{EnvelopeError, Raw, Trust, Verified},
     expression::Expression,
+    freivalds::{Freivalds, FreivaldsError, Matrix},
     ids::{AccountId, AgreementId, ChannelId, Hash, JobId, NetworkId, PeerId, QuoteId, ReceiptId},
     limits::{ENVELOPE_BYTES_MAX, OFFER_BYTES_MAX, ORDER_INPUTS_MAX, OUTPUTS_MAX},
     message::InlineBlobs,
@@ -110,7 +111,45 @@ impl JobOrder {
     }
 }
 
-/// How results are compared with those of others.
+impl JobOrder {
+    /// Whether its products can be checked: their factors are inputs of every unit.
+    ///
+    /// # Errors
+    /// [`FreivaldsError`]
+    pub fn check_products(&self) -> Result<(), FreivaldsError> {
+        let Some(freivalds) = &self.verify.freivalds else {
+            return Ok(());
+        };
+        freivalds.check()?;
+        let fits = freivalds.products.iter().all(|product| {
+            self.has_input(product.left, product.bytes(Matrix::Left))
+                && self.has_input(product.right, product.bytes(Matrix::Right))
+        });
+        if fits {
+            Ok(())
+        } else {
+            Err(FreivaldsError::Factors)
+        }
+    }
+
+    /// Whether every unit has an input of that number, with so many bytes.
+    fn has_input(&self, number: u16, bytes: u64) -> bool {
+        let number = usize::from(number);
+        let shared = self.work.shared_inputs(self.inputs.len());
+        let (shared, own) = self.inputs.split_at(shared);
+        let is_it = |blob: &BlobRef| blob.bytes == bytes;
+        if let Some(blob) = shared.get(number) {
+            return is_it(blob);
+        }
+        let Work::Array { inputs_each, .. } = self.work else {
+            return false;
+        };
+        let (each, number) = (usize::from(inputs_each), number - shared.len());
+        number < each && own.chunks(each).all(|of| of.get(number).is_some_and(is_it))
+    }
+}
+
+/// How results are compared with those of others, and checked by themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 pub struct Verify {
     /// So many equal results of different accounts decide a unit; one at least.
@@ -121,6 +160,8 @@ pub struct Verify {
     pub adaptive: bool,
     /// Which outputs need not be equal to the last bit.
     pub within: Option<Within>,
+    /// Which outputs are products, and how often that is checked.
+    pub freivalds: Option<Freivalds>,
 }
 
 impl Verify {
@@ -130,6 +171,7 @@ impl Verify {
         audit: 0,
         adaptive: false,
         within: None,
+        freivalds: None,
     };
 
     /// What a provider is told of it.
@@ -137,6 +179,9 @@ impl Verify {
         match self {
             Self { replicas: 2.., .. } => Verification::REPLICAS,
             Self { adaptive: true, .. } | Self { audit: 1.., .. } => Verification::AUDIT,
+            Self {
+                freivalds: Some(_), ..
+            } => Verification::FREIVALDS,
             _ => Verification::HASHES,
         }
     }

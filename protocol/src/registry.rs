@@ -170,11 +170,14 @@ registered! {
         /// A random part again elsewhere, whose floats differ within the job's
         /// tolerance.
         AUDIT_WITHIN = 5, "audit-within";
+        /// That outputs are the products that the job says, by Freivalds' check.
+        FREIVALDS = 6, "freivalds";
     }
 }
 
 impl Verification {
-    /// Whether the result was compared with others, and they agreed.
+    /// Whether the result was compared with others, and they agreed. A check of its
+    /// products is no such thing: who is told of it beforehand earns no trust by it.
     pub const fn is_agreement(self) -> bool {
         matches!(
             self,
@@ -300,7 +303,8 @@ registered! {
         SUPERSEDED = 62, "superseded";
         /// The receipt contradicts the agreement.
         CONTRADICTS_AGREEMENT = 63, "contradicts-agreement";
-        /// Other providers' results agree with each other and not with this one.
+        /// Other providers' results agree with each other and not with this one, or an
+        /// output is not the product that the job says.
         WRONG_RESULT = 64, "wrong-result";
         /// Its quote was not what its offer and the request say.
         NOT_AS_OFFERED = 65, "not-as-offered";
@@ -408,7 +412,9 @@ impl Reason {
             Self::WRONG_OUTPUTS => "the outputs did not arrive as the receipt says",
             Self::SUPERSEDED => "another attempt at the same work was accepted",
             Self::CONTRADICTS_AGREEMENT => "the receipt contradicts the agreement",
-            Self::WRONG_RESULT => "others' results agree with each other and not with its own",
+            Self::WRONG_RESULT => {
+                "others' results agree with each other and not with its own, or it is not the product that the job says"
+            }
             Self::NOT_AS_OFFERED => {
                 "its quote was dearer than its own signed offer, or for something else than was asked"
             }

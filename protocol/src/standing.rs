@@ -166,7 +166,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Until when it is left out, because others' results contradict its own.
+    /// Until when it is left out, because its results were wrong.
     pub fn left_out_until(&self) -> Option<Wall> {
         let times = self.times.checked_sub(1)?;
         let pause = LEFT_OUT.duration().saturating_mul(1 << times.min(10));

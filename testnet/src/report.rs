@@ -86,7 +86,7 @@ fn print_figures(figures: &Figures) {
         figures.blamed
     );
     println!(
-        "{} jobs: {} done, {} failed, {} cancelled, {} declined, {} expired; {} agreements, {} receipts, {} vouchers, {} comparisons of floats, {} runs from a checkpoint",
+        "{} jobs: {} done, {} failed, {} cancelled, {} declined, {} expired; {} agreements, {} receipts, {} vouchers, {} comparisons of floats, {} checks of products, {} runs from a checkpoint",
         figures.jobs,
         figures.done,
         figures.failed,
@@ -97,6 +97,7 @@ fn print_figures(figures: &Figures) {
         figures.receipts,
         figures.vouchers,
         figures.comparisons,
+        figures.checks,
         figures.resumed,
     );
 }

@@ -307,6 +307,8 @@ pub struct Workload {
     /// How many have programs whose results are floats, which no two machines compute
     /// alike.
     pub floats: f64,
+    /// How many of the others say of small results that they are products.
+    pub products: f64,
     /// How many have programs that keep checkpoints on their way.
     pub checkpoints: f64,
     /// Units of an array; a few in several ranges where left out.
@@ -334,6 +336,7 @@ impl Default for Workload {
             audits: 0.1,
             audit_rate: 0.3,
             floats: 0.4,
+            products: 0.3,
             checkpoints: 0.4,
             units: None,
             misfits: 0.03,
@@ -552,6 +555,7 @@ impl Scenario {
             ("workload.audits", work.audits),
             ("workload.audit_rate", work.audit_rate),
             ("workload.floats", work.floats),
+            ("workload.products", work.products),
             ("workload.checkpoints", work.checkpoints),
         ];
         if let Some((key, share)) = shares

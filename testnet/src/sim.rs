@@ -25,6 +25,7 @@ mod links;
 mod machine;
 mod node;
 mod plant;
+mod products;
 mod reading;
 mod script;
 mod seeds;
@@ -119,6 +120,8 @@ pub struct Figures {
     pub resumed: u64,
     /// Results whose floats were compared.
     pub comparisons: u64,
+    /// Results whose products were checked.
+    pub checks: u64,
     /// Jobs handed in.
     pub jobs: u64,
     /// Jobs that were not even taken.

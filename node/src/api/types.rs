@@ -374,6 +374,57 @@ pub struct VerifyOrder {
     /// Which outputs need not be equal to the last bit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<WithinOrder>,
+    /// Which outputs are products of inputs, to be checked as such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freivalds: Option<FreivaldsOrder>,
+}
+
+/// Outputs that are products of inputs, by Freivalds' check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FreivaldsOrder {
+    /// How often; each lets something wrong pass with a chance of at most a half.
+    pub rounds: u8,
+    /// Which.
+    pub products: Vec<ProductOrder>,
+}
+
+/// An output that is the product of two inputs, all row by row, four bytes a number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductOrder {
+    /// The left factor's number among a unit's inputs: those that all read, then its own.
+    pub left: u16,
+    /// The right factor's.
+    pub right: u16,
+    /// The output's name.
+    pub product: String,
+    /// Rows of the left factor and the product.
+    pub rows: u32,
+    /// Columns of the left factor, rows of the right one.
+    pub inner: u32,
+    /// Columns of the right factor and the product.
+    pub columns: u32,
+    /// What the numbers are.
+    #[serde(default, rename = "type")]
+    pub numbers: NumberType,
+    /// Of floats: how far a number may be off, as a part of the sum of the sizes of the
+    /// products that it is the sum of; none for as far as rounding can bring it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f32>,
+}
+
+/// What four bytes are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NumberType {
+    /// IEEE 754 single precision.
+    #[default]
+    F32,
+    /// Signed.
+    I32,
+    /// Unsigned.
+    U32,
 }
 
 /// Outputs of 32-bit floats, and how far two of their numbers may be apart.
@@ -396,6 +447,7 @@ impl Default for VerifyOrder {
             audit_per_mille: 0,
             adaptive: false,
             within: None,
+            freivalds: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use suanli_protocol::{
     deal::{BlobRef, Deal, Needs, UnitRange, Work},
     envelope::Verified,
     expression::{Expression, Scope},
+    freivalds::{Freivalds, FreivaldsError, Numbers, Product},
     ids::{PeerId, ReceiptId},
     limits::{INPUTS_MAX, NAME_BYTES_MAX, ORDER_INPUTS_MAX, REPLICAS_MAX, RUN_MAX},
     message::InlineBlobs,
@@ -29,10 +30,10 @@ use suanli_protocol::{
 
 pub use self::standing::account_standing;
 use super::types::{
-    BlobInfo, BudgetInfo, CandidateInfo, ChannelInfo, DeviceInfo, JobEventInfo, JobInfo,
-    MisfitInfo, OfferInfo, OutcomeInfo, OutputInfo, PauseInfo, PlanInfo, PriceInfo, ReceiptInfo,
-    RuntimeInfo, SpeedInfo, StandingInfo, Submission, UnitInfo, UnitsInfo, VerifyOrder,
-    WithinOrder, WorkInfo,
+    BlobInfo, BudgetInfo, CandidateInfo, ChannelInfo, DeviceInfo, FreivaldsOrder, JobEventInfo,
+    JobInfo, MisfitInfo, NumberType, OfferInfo, OutcomeInfo, OutputInfo, PauseInfo, PlanInfo,
+    PriceInfo, ProductOrder, ReceiptInfo, RuntimeInfo, SpeedInfo, StandingInfo, Submission,
+    UnitInfo, UnitsInfo, VerifyOrder, WithinOrder, WorkInfo,
 };
 use crate::{
     expression,
@@ -138,6 +139,12 @@ pub enum Refused {
     /// A tolerance for nothing.
     #[error("verify.within.floats is empty; name the outputs that hold 32-bit floats")]
     NoFloats,
+    /// No such products.
+    #[error("verify.freivalds: {0}")]
+    Freivalds(#[from] FreivaldsError),
+    /// A tolerance for what is exact.
+    #[error("verify.freivalds: a product of integers is exact; leave `tolerance` out")]
+    Exact,
     /// Less time for all of it than for one execution.
     #[error(
         "total_ms ({total}) is less than run_ms ({run}); allow at least as much for all as for one run"
@@ -165,7 +172,7 @@ pub fn order(
         "" => "default",
         named => named,
     };
-    Ok(JobOrder {
+    let order = JobOrder {
         job: submission.job,
         name: name("name", &submission.name)?,
         principal: name("principal", principal)?,
@@ -201,7 +208,9 @@ pub fn order(
             submission.staying.iter().map(|o| name("staying", o)),
         )?,
         inline,
-    })
+    };
+    order.check_products()?;
+    Ok(order)
 }
 
 fn verify(order: &VerifyOrder) -> Result<Verify, Refused> {
@@ -224,6 +233,35 @@ fn verify(order: &VerifyOrder) -> Result<Verify, Refused> {
         audit: order.audit_per_mille,
         adaptive: order.adaptive,
         within: order.within.as_ref().map(within).transpose()?,
+        freivalds: order.freivalds.as_ref().map(freivalds).transpose()?,
+    })
+}
+
+fn freivalds(order: &FreivaldsOrder) -> Result<Freivalds, Refused> {
+    let products = order.products.iter().map(product);
+    Ok(Freivalds {
+        rounds: order.rounds,
+        products: few("verify.freivalds.products", products)?,
+    })
+}
+
+fn product(order: &ProductOrder) -> Result<Product, Refused> {
+    let error = order
+        .tolerance
+        .map(|tolerance| Tolerance::new(tolerance, 0.0));
+    let numbers = match (order.numbers, error.transpose()?) {
+        (NumberType::F32, error) => Numbers::Floats { error },
+        (NumberType::I32 | NumberType::U32, None) => Numbers::Integers,
+        (NumberType::I32 | NumberType::U32, Some(_)) => return Err(Refused::Exact),
+    };
+    Ok(Product {
+        left: order.left,
+        right: order.right,
+        output: name("product", &order.product)?,
+        rows: order.rows,
+        inner: order.inner,
+        columns: order.columns,
+        numbers,
     })
 }
 

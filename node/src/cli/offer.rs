@@ -209,7 +209,7 @@ fn seen(standing: Option<&StandingInfo>) -> String {
     }
     let asked_again = standing.left_out_until_ms.map(until);
     if let Some(again) = asked_again.filter(|again| again != "past") {
-        let why = "others' results contradict its own";
+        let why = "its results were wrong";
         rows.push(("left out   ", format!("{why}; it is asked again {again}")));
     }
     let believed = match standing.believed_percent {

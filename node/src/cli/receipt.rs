@@ -299,6 +299,7 @@ fn verdict(receipt: &ReceiptInfo) -> String {
         Some("audit-within") => format!(
             "{verdict}, equal to another provider's result within the job's tolerance (an audit)"
         ),
+        Some("freivalds") => format!("{verdict}, its products are right (Freivalds' check)"),
         Some("undecided") => format!("{verdict}, though no two providers' results were equal"),
         _ => verdict.clone(),
     }

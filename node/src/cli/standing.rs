@@ -258,7 +258,7 @@ fn follows(standing: &AccountStanding) -> Vec<(&'static str, String)> {
         let times = standing.left_out_times;
         rows.push((
             "  left out",
-            format!("others' results contradict its own ({times} times); asked again {again}"),
+            format!("its results were wrong ({times} times); asked again {again}"),
         ));
     }
     let references = match &*standing.referred {

@@ -6,9 +6,13 @@
 //!
 //! Absent: who gave which result, and what follows.
 
-use std::io::{self, Read};
+use std::{
+    fs::File,
+    io::{self, Read, Take},
+};
 
 use suanli_protocol::{
+    deal::BlobRef,
     peer::{ComparedOutput, Comparison, Input},
     tolerance::Tolerance,
 };
@@ -21,9 +25,9 @@ use crate::store::blobs::{BlobError, Blobs};
 const PIECE_BYTES: usize = 64 * 1024;
 const PIECE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Why two outputs could not be compared.
+/// Why outputs could not be compared, or checked.
 #[derive(Debug, thiserror::Error)]
-enum Unread {
+pub(super) enum Unread {
     #[error("blob {0} can't be opened: {1}")]
     Blob(blake3::Hash, BlobError),
     #[error("{0}")]
@@ -56,15 +60,22 @@ fn are_equal(comparison: &Comparison, blobs: &Blobs) -> Result<bool, Unread> {
     Ok(true)
 }
 
-fn open<'a>(output: &'a ComparedOutput, blobs: &Blobs) -> Result<Box<dyn Read + 'a>, Unread> {
-    if let Some(inline) = &output.inline {
-        return Ok(Box::new(inline.as_slice()));
+pub(super) fn open<'a>(
+    output: &'a ComparedOutput,
+    blobs: &Blobs,
+) -> Result<Box<dyn Read + 'a>, Unread> {
+    match &output.inline {
+        Some(inline) => Ok(Box::new(inline.as_slice())),
+        None => Ok(Box::new(open_blob(output.blob, blobs)?)),
     }
-    let hash = hash_of(output.blob.blob);
+}
+
+/// A blob's bytes. What is longer than it says ends there, and is not read on.
+pub(super) fn open_blob(blob: BlobRef, blobs: &Blobs) -> Result<Take<File>, Unread> {
+    let hash = hash_of(blob.blob);
     let file = blobs.open_blob(&hash);
     let file = file.map_err(|error| Unread::Blob(hash, error))?;
-    // What is longer than it says ends here, and is not read on.
-    Ok(Box::new(file.take(output.blob.bytes)))
+    Ok(file.take(blob.bytes))
 }
 
 fn are_near(mut a: impl Read, mut b: impl Read, tolerance: Tolerance) -> io::Result<bool> {
@@ -93,7 +104,6 @@ mod tests {
     use std::collections::VecDeque;
 
     use suanli_protocol::{
-        deal::BlobRef,
         ids::{BlobId, Hash, JobId},
         peer::ComparisonId,
     };

@@ -21,14 +21,14 @@ use suanli_protocol::{
     offer::Name,
     peer::{
         Comparison, ExecutionEvent, ExecutionId, ExecutionOrder, Fetched, Input, Kept,
-        ProvidedOutput,
+        ProductsCheck, ProvidedOutput,
     },
     registry::Reason,
     units::{Meter, Millis, Usage, Wall},
 };
 use tokio::sync::mpsc;
 
-use super::comparing;
+use super::{comparing, proving};
 use crate::{
     devices::Devices,
     store::blobs::{BlobError, Blobs, WallMs},
@@ -191,6 +191,12 @@ impl Hands {
     pub(super) fn compare(&self, comparison: Comparison) {
         let Worker { kept, inputs, .. } = &self.own;
         comparing::start(comparison, kept.clone(), inputs.clone());
+    }
+
+    /// Checks products that are here, in the same way.
+    pub(super) fn check_products(&self, check: ProductsCheck) {
+        let Worker { kept, inputs, .. } = &self.own;
+        proving::start(check, kept.clone(), inputs.clone());
     }
 
     /// Where a fetch puts its bytes.

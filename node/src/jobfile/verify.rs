@@ -1,9 +1,10 @@
-//! `[verify]`: how results are compared with those of other providers.
+//! `[verify]`: how results are compared with those of other providers, and which are
+//! checked by themselves ([`products`]).
 
 use std::ops::Range;
 
 use serde::Deserialize;
-use suanli_executor::file::OutputFile;
+use suanli_executor::{Program, file::OutputFile};
 use suanli_protocol::{
     limits::{OUTPUTS_MAX, REPLICAS_MAX},
     registry::Runtime,
@@ -11,6 +12,7 @@ use suanli_protocol::{
 };
 use toml::Spanned;
 
+use super::products::{self, Against, ProductToml};
 use crate::{
     api::types::{VerifyOrder, WithinOrder},
     document::{Document, Mistake, allowed},
@@ -24,6 +26,9 @@ pub(super) struct VerifyToml {
     tolerance: Option<Spanned<f32>>,
     absolute: Option<Spanned<f32>>,
     floats: Option<Spanned<Vec<Spanned<String>>>>,
+    freivalds: Option<Spanned<u8>>,
+    #[serde(default)]
+    product: Vec<Spanned<ProductToml>>,
 }
 
 /// How often: a share of all units, or `"adaptive"`.
@@ -38,7 +43,7 @@ impl VerifyToml {
     pub(super) fn resolve(
         &self,
         document: &Document,
-        runtime: Runtime,
+        (runtime, program): (Runtime, &Program),
         outputs: &[OutputFile],
     ) -> Result<VerifyOrder, Mistake> {
         let mut order = VerifyOrder::default();
@@ -58,6 +63,12 @@ impl VerifyToml {
             let message = "verify.tolerance: nothing is compared; add `replicas = 2` or `audit = 0.1`, or leave it out";
             return Err(document.mistake(Some(tolerance.span()), message));
         }
+        let against = Against {
+            document,
+            program,
+            outputs,
+        };
+        order.freivalds = products::resolve(&against, self.freivalds.as_ref(), &self.product)?;
         Ok(order)
     }
 

@@ -22,14 +22,15 @@
 //! time is over; the person does nothing.
 //!
 //! [`asking`] has the rounds, [`spread`] says which units go where, [`active`]
-//! watches what is agreed, [`likeness`] says which results are equal, [`verdict`]
-//! judges them.
+//! watches what is agreed, [`likeness`] says which results are equal, [`products`]
+//! which are what the job says of them, [`verdict`] judges them.
 
 mod active;
 mod asking;
 mod budgets;
 mod checkpoints;
 mod likeness;
+mod products;
 mod restore;
 mod spread;
 mod staying;
@@ -48,11 +49,13 @@ use self::{
     budgets::Spending,
     checkpoints::{Arriving, Reached},
     likeness::{Comparisons, Likeness},
+    products::Proof,
     spread::{Share, Wanted},
     staying::{Grants, Staying},
 };
 use super::{
     ComparedOutput, Comparison, ComparisonId, Event, FetchOrder, Fetched, JobEvent, Kept, Output,
+    ProductCheck, ProductsCheck, ResultId,
     core::{Core, Timer},
     ledger::Ledger,
 };
@@ -211,6 +214,8 @@ struct Job {
     held: BTreeMap<u32, Vec<Held>>,
     /// What is known of pairs of those, by their digests.
     compared: BTreeMap<u32, BTreeMap<[Hash; 2], Likeness>>,
+    /// What is known of their products, by their digests.
+    proven: BTreeMap<u32, BTreeMap<Hash, Proof>>,
     /// Units whose results are compared though the job asks for one only.
     audited: BTreeSet<u32>,
     /// Units that failed by the job's own fault.
@@ -359,6 +364,8 @@ struct Held {
     digest: Hash,
     /// What it must have in common with others to be equal to them.
     shape: Hash,
+    /// This node could not check its products.
+    unread: bool,
 }
 
 /// A result is accepted when nothing can lose it any more: its outputs are on
@@ -461,6 +468,7 @@ impl Buyer {
         if order.needs.run_max.duration() > RUN_MAX {
             return Err(Reason::TOO_LONG);
         }
+        order.check_products().map_err(|_| Reason::NO_SUCH_WORK)?;
         order.work.check().map_err(|_| Reason::NO_SUCH_WORK)
     }
 
@@ -521,6 +529,7 @@ impl Job {
             runs: BTreeMap::new(),
             held: BTreeMap::new(),
             compared: BTreeMap::new(),
+            proven: BTreeMap::new(),
             audited: BTreeSet::new(),
             failed: BTreeMap::new(),
             spent: Amount::ZERO,
@@ -542,10 +551,11 @@ impl Job {
         }
     }
 
-    /// Whether each provider gets a share, instead of the best all.
+    /// Whether each provider gets a share, instead of the best all. One that has given a
+    /// result already gets none of the same unit.
     fn spreads(&self) -> bool {
         let copies = self.order.verify.replicas > 1 || !self.audited.is_empty();
-        copies || matches!(self.order.work, Work::Array { .. })
+        copies || !self.held.is_empty() || matches!(self.order.work, Work::Array { .. })
     }
 
     /// Whether one agreement at a time is all that it can have.

@@ -8,6 +8,7 @@ mod budgets;
 mod challenges;
 mod checkpoints;
 mod crashes;
+mod freivalds;
 mod negotiation;
 mod puppet;
 mod queue;

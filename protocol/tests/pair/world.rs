@@ -21,8 +21,8 @@ use suanli_protocol::{
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
         Command, ComparedOutput, Comparison, Config, Event, ExecutionEvent, ExecutionId,
-        ExecutionOrder, FetchOrder, Input, JobView, Kept, Output, Peer, ProvidedOutput,
-        ProviderConfig, Timing,
+        ExecutionOrder, FetchOrder, Input, JobView, Kept, Output, Peer, ProductsCheck,
+        ProvidedOutput, ProviderConfig, Timing,
     },
     rank::Policy,
     receipt::{Acceptance, OutputRef, Receipt, Verdict},
@@ -35,6 +35,8 @@ use suanli_protocol::{
     wire::{Bytes, List, Text},
 };
 
+#[path = "factors.rs"]
+pub(crate) mod factors;
 #[path = "products.rs"]
 mod products;
 
@@ -89,6 +91,12 @@ pub(crate) enum Run {
         ms: u64,
         value: f32,
         count: usize,
+    },
+    /// The product of the first two inputs, as [`SIDES`] says, with one number off by so
+    /// much.
+    Product {
+        ms: u64,
+        off: f32,
     },
     /// One unit fails, all others are done.
     FailsUnit(u32),
@@ -201,6 +209,7 @@ pub(crate) struct World {
     /// How long results are compared, and what was.
     pub(crate) comparing: Duration,
     pub(crate) compared: Vec<Comparison>,
+    pub(crate) checked: Vec<ProductsCheck>,
     /// When each that is under way ends.
     comparisons_end: Vec<u64>,
     /// Disks on which results can't be read again.
@@ -238,6 +247,7 @@ impl World {
             contents: BTreeMap::new(),
             comparing: DELAY,
             compared: Vec::new(),
+            checked: Vec::new(),
             comparisons_end: Vec::new(),
             unreadable: false,
         }
@@ -937,6 +947,7 @@ impl World {
             Output::Misbehaved { peer, what } => self.blamed.push((peer, what)),
             Output::Event(event) => self.events.push((node, event)),
             Output::Compare(comparison) => self.compare(node, *comparison),
+            Output::CheckProducts(check) => self.check_products(node, *check),
             Output::Retain { .. } | Output::Verdict { .. } => {}
             output @ (Output::Compute { .. }
             | Output::OpenProduct { .. }
@@ -971,12 +982,23 @@ impl World {
         let equal = (!self.unreadable).then(|| comparison.pairs.iter().all(near));
         let id = comparison.id;
         self.compared.push(comparison);
+        self.say_compared(node, Input::Compared { id, equal });
+    }
+
+    /// It takes as long as comparisons do, and there are few at once.
+    fn say_compared(&mut self, node: usize, input: Input) {
         let now = self.now;
         self.comparisons_end.retain(|end| *end > now);
         let takes = u64::try_from(self.comparing.as_micros()).unwrap();
         self.comparisons_end.push(now + takes);
         assert!(self.comparing_now() <= COMPARISONS_MAX);
-        self.feed_later(node, self.comparing, Input::Compared { id, equal });
+        self.feed_later(node, self.comparing, input);
+    }
+
+    /// What blobs hold.
+    pub(crate) fn knows(&mut self, bytes: &[u8]) -> BlobRef {
+        self.contents.insert(blob(bytes).blob, bytes.to_vec());
+        blob(bytes)
     }
 
     fn store(&mut self, node: usize, blob: BlobId, kept: Kept) {
@@ -1118,9 +1140,10 @@ impl World {
                 let event = ExecutionEvent::Failed { reason, usage };
                 self.execution(node, id, Duration::from_millis(10), event);
             }
-            Run::Done { ms } | Run::Lies { ms } | Run::Floats { ms, .. } => {
-                self.finishes(node, id, ms, run)
-            }
+            Run::Done { ms }
+            | Run::Lies { ms }
+            | Run::Floats { ms, .. }
+            | Run::Product { ms, .. } => self.finishes(node, id, ms, run),
             Run::FailsUnit(_) => self.finishes(node, id, 10, run),
             Run::Fails(reason) => {
                 let usage = usage(10);
@@ -1169,9 +1192,10 @@ impl World {
         };
         let mut output = match run {
             Run::Floats { value, count, .. } => [value.to_le_bytes()].repeat(count).concat(),
+            Run::Product { off, .. } => self.product(node, id, off),
             _ => format!("{word}result of {}", id.unit).into_bytes(),
         };
-        if id.unit % 4 == 2 && !matches!(run, Run::Floats { .. }) {
+        if id.unit % 4 == 2 && !matches!(run, Run::Floats { .. } | Run::Product { .. }) {
             output.resize(JUDGED_BYTES_MAX + 1, 0);
         }
         self.contents.insert(blob(&output).blob, output.clone());

@@ -29,6 +29,7 @@ use suanli_protocol::{
 use super::{
     floats::Floats,
     node::{Ix, Node},
+    products::Products,
     trace::Subject,
     trials::Trials,
 };
@@ -183,7 +184,10 @@ pub(crate) struct Checks {
     copies: BTreeMap<JobId, usize>,
     /// Jobs with a tolerance: a result may come while others are compared.
     tolerant: BTreeSet<JobId>,
+    /// Jobs with products: one that can't be read is paid, and another is asked for.
+    proven: BTreeSet<JobId>,
     pub(crate) floats: Floats,
+    pub(crate) products: Products,
     parts: BTreeMap<(AgreementId, u32, u32), ReceiptId>,
     paid_by: BTreeMap<ReceiptId, Hash>,
     accounts: BTreeMap<ChannelId, Account>,
@@ -224,7 +228,9 @@ impl Checks {
             called_wrong: BTreeMap::new(),
             copies: BTreeMap::new(),
             tolerant: BTreeSet::new(),
+            proven: BTreeSet::new(),
             floats: Floats::default(),
+            products: Products::default(),
             parts: BTreeMap::new(),
             paid_by: BTreeMap::new(),
             accounts: BTreeMap::new(),
@@ -331,6 +337,9 @@ impl Checks {
         self.copies.insert(order.job, copies);
         if verify.within.is_some() {
             self.tolerant.insert(order.job);
+        }
+        if verify.freivalds.is_some() {
+            self.proven.insert(order.job);
         }
         let due = at.after(order.total.duration()).after(ENDING_MAX);
         self.jobs.entry((ix, order.job)).or_insert(JobFacts {
@@ -474,7 +483,12 @@ impl Checks {
         let charged = self.charged.entry(unit).or_default();
         let others = charged.clone();
         charged.push((id, compared));
+        if done == Verification::FREIVALDS && !self.is_product(&seen.receipt) {
+            let sentence = format!("receipt {id} is accepted for a product that it is not");
+            self.complain(Checker::Results, at, sentence, vec![Subject::Receipt(id)]);
+        }
         let most = match copies {
+            _ if self.proven.contains(&seen.job) => 2 * copies + 3,
             2.. if !compared || self.tolerant.contains(&seen.job) => 2 * copies + 3,
             _ => copies,
         };
@@ -488,6 +502,12 @@ impl Checks {
             }
         }
         self.wronged(at, unit);
+    }
+
+    /// Whether a result is what an honest machine computes.
+    fn is_product(&self, receipt: &Receipt) -> bool {
+        let outputs = receipt.outputs.iter().map(|output| output.blob.blob);
+        self.products.are_right(outputs)
     }
 
     /// Whether two results are as equal as is said of them.
@@ -516,6 +536,10 @@ impl Checks {
             .filter(|_| of_honest && completed && wrong)
         {
             let unit = (seen.client, seen.job, receipt.body().key.unit);
+            if self.proven.contains(&unit.1) && self.is_product(receipt.body()) {
+                let sentence = format!("receipt {id} is called wrong, and its product is right");
+                self.complain(Checker::Blame, at, sentence, vec![Subject::Receipt(id)]);
+            }
             self.called_wrong.entry(unit).or_default().insert(id);
             self.wronged(at, unit);
         }

@@ -408,8 +408,13 @@ impl World<'_> {
         let floats = self.checks.floats.result(&run.order, ix, lies && !longer);
         let is_float = floats.is_some();
         let mut output = floats.unwrap_or_else(|| result_of(&run.order));
-        if lies && (longer || !is_float) {
+        if lies && !longer && self.checks.products.has_program(run.order.spec.blob) {
+            // No two cheats make the same of it.
+            output[0] ^= u8::try_from(1 + ix % 255).unwrap_or(1);
+        } else if lies && (longer || !is_float) {
             output.extend_from_slice(&ix.to_le_bytes());
+        } else if !lies {
+            self.checks.products.is_right(BlobId(Hash::of(&output)));
         }
         if is_float {
             let blob = BlobId(Hash::of(&output));

@@ -164,6 +164,7 @@ const fn kind(output: &Output) -> &'static str {
         }
         Output::Verify { .. } => "a check",
         Output::Compare(_) => "a comparison",
+        Output::CheckProducts(_) => "a check of products",
         Output::Misbehaved { .. } => "blame",
         Output::Event(_) => "an event",
     }

@@ -20,6 +20,7 @@ use super::{
     dice::Dice,
     floats::within,
     node::{Ix, Node},
+    products::{FACTOR, freivalds, is_small},
     world::{Event, World},
 };
 use crate::scenario::{Nature, Scenario, Workload};
@@ -86,7 +87,7 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
     let run_max = work.run_ms[1] + 500;
     let shape = shape(scenario, dice);
     let units = u64::from(shape.unit_count());
-    let inputs: Vec<BlobRef> = (0..dice.below(3))
+    let mut inputs: Vec<BlobRef> = (0..dice.below(3))
         .map(|_| blob(input(dice.below(SHARED_INPUTS)).as_bytes()))
         .collect();
     let inline = if dice.chance(0.6) {
@@ -103,6 +104,11 @@ pub(crate) fn order(scenario: &Scenario, number: u32, dice: &mut Dice) -> JobOrd
     let mut verify = verify(work, &shape, dice);
     if floats && !matches!(shape, Work::Lease { .. }) {
         verify.within = within();
+    }
+    let products = u32::from(job[1]) * 1000 < u32::from(per_thousand(work.products)) * 256;
+    if products && !floats && is_small(spec.blob) && !matches!(shape, Work::Lease { .. }) {
+        inputs.insert(0, blob(FACTOR));
+        verify.freivalds = Some(freivalds());
     }
     let take = dice.chance(work.takes) && !matches!(shape, Work::Lease { .. });
     JobOrder {
@@ -181,6 +187,7 @@ fn verify(work: &Workload, shape: &Work, dice: &mut Dice) -> Verify {
         },
         adaptive: false,
         within: None,
+        freivalds: None,
     };
     match shape {
         Work::Lease { .. } => Verify::NONE,
@@ -260,6 +267,9 @@ impl World<'_> {
         self.trades.submitted(ix, &order, self.now);
         if order.verify.within.is_some() {
             self.checks.floats.is_program(order.spec.blob);
+        }
+        if order.verify.freivalds.is_some() {
+            self.checks.products.is_program(order.spec.blob);
         }
         self.figures.jobs += 1;
         self.step(ix, Input::Command(Command::Submit(order)));

@@ -15,7 +15,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use suanli_protocol::{
     ids::{AgreementId, BlobId, JobId, NetworkId, PeerId},
     message::Verdict,
-    peer::{ComparisonId, Event as PeerEvent, ExecutionId, FetchOrder, Input, JobEvent, Output},
+    peer::{
+        ComparisonId, Event as PeerEvent, ExecutionId, FetchOrder, Input, JobEvent, Output,
+        ResultId,
+    },
     record::{JobEnd, JobOrder, Lsn, Record},
     units::Mono,
 };
@@ -93,6 +96,12 @@ pub(crate) enum Event {
         boot: u64,
         id: ComparisonId,
         equal: Option<bool>,
+    },
+    /// A result's products are checked.
+    ProductsChecked {
+        node: Ix,
+        boot: u64,
+        found: (ResultId, Option<bool>),
     },
     /// A person hands a job in.
     Submit { node: Ix, order: Box<JobOrder> },
@@ -309,6 +318,9 @@ impl<'a> World<'a> {
                 id,
                 equal,
             } => self.compared((node, boot), id, equal),
+            Event::ProductsChecked { node, boot, found } => {
+                self.products_checked((node, boot), found);
+            }
             Event::Submit { node, order } => self.submit(node, order),
             Event::Cancel { node, job } => self.cancel(node, job),
             Event::Operate(node) => self.operate(node),
@@ -348,6 +360,15 @@ impl<'a> World<'a> {
             } => (
                 21,
                 [*node, usize::from(*equal == Some(true))],
+                id.job.as_bytes(),
+            ),
+            Event::ProductsChecked {
+                node,
+                found: (id, right),
+                ..
+            } => (
+                22,
+                [*node, usize::from(*right == Some(true))],
                 id.job.as_bytes(),
             ),
             Event::Submit { node, order } => (13, [*node, 0], order.job.as_bytes()),
@@ -438,6 +459,7 @@ impl World<'_> {
             | Output::OpenProduct { .. }
             | Output::ForgetProduct(_)
             | Output::Verify { .. } => {}
+            Output::CheckProducts(check) => self.check_products(ix, *check),
             Output::Compare(comparison) => self.compare(ix, *comparison),
             Output::Misbehaved { peer, what } => {
                 if let Some(&whom) = self.by_peer.get(&peer) {

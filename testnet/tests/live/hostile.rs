@@ -244,7 +244,7 @@ impl Hostile {
             .suanli(CLIENT, &["offer", "show", &format!("{peer:#}")]);
         let shown = said(&shown, 0);
         println!("{shown}");
-        let left_out = "others' results contradict its own; it is asked again in";
+        let left_out = "its results were wrong; it is asked again in";
         assert!(shown.contains(left_out), "{shown}");
         let told = job
             .words

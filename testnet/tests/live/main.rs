@@ -22,6 +22,7 @@ mod kills;
 mod market;
 mod network;
 mod pausing;
+mod products;
 mod queueing;
 mod standing;
 mod starting;

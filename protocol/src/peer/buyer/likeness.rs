@@ -61,38 +61,44 @@ pub(super) enum Place {
     Contradicted,
 }
 
-/// Comparisons of all jobs.
+/// Comparisons and checks of all jobs.
 #[derive(Debug, Default)]
 pub(super) struct Comparisons {
     under_way: BTreeSet<ComparisonId>,
+    /// Results whose products are checked.
+    pub(super) checks: BTreeSet<ResultId>,
     /// Units with results that may have to be compared, in the order in which those came:
     /// no more than results are held.
     waiting: VecDeque<(JobId, u32)>,
 }
 
 impl Buyer {
-    /// Another result of a unit is here: has it compared with the others where it must be.
+    /// Another result of a unit is here: has it checked, and compared with the others,
+    /// where it must be.
     pub(super) fn compare(&mut self, core: &mut Core, id: JobId, unit: u32) {
-        let job = self.jobs.get(&id);
-        if job.is_some_and(|job| job.order.verify.within.is_some()) {
+        let verify = self.jobs.get(&id).map(|job| &job.order.verify);
+        if verify.is_some_and(|verify| verify.within.is_some() || verify.freivalds.is_some()) {
             self.comparisons.waiting.push_back((id, unit));
             self.compare_on(core);
         }
     }
 
-    /// Begins as many comparisons as there may be.
-    fn compare_on(&mut self, core: &mut Core) {
-        while self.comparisons.under_way.len() < COMPARISONS_MAX {
+    /// Begins as many comparisons and checks as there may be.
+    pub(super) fn compare_on(&mut self, core: &mut Core) {
+        while self.comparisons.has_room() {
             let Some(&(id, unit)) = self.comparisons.waiting.front() else {
                 return;
             };
-            let job = self.jobs.get_mut(&id);
-            let Some(next) = job.and_then(|job| job.next_comparison(unit)) else {
+            let mut job = self.jobs.get_mut(&id);
+            if let Some(next) = job.as_mut().and_then(|job| job.next_check(unit)) {
+                self.comparisons.checks.insert(next.id);
+                core.output(Output::CheckProducts(Box::new(next)));
+            } else if let Some(next) = job.and_then(|job| job.next_comparison(unit)) {
+                self.comparisons.under_way.insert(next.id);
+                core.output(Output::Compare(Box::new(next)));
+            } else {
                 self.comparisons.waiting.pop_front();
-                continue;
-            };
-            self.comparisons.under_way.insert(next.id);
-            core.output(Output::Compare(Box::new(next)));
+            }
         }
     }
 
@@ -122,6 +128,12 @@ impl Buyer {
     }
 }
 
+impl Comparisons {
+    fn has_room(&self) -> bool {
+        self.under_way.len() + self.checks.len() < COMPARISONS_MAX
+    }
+}
+
 impl Job {
     /// What is known of two results of a unit.
     pub(super) fn likeness(&self, unit: u32, a: &Held, b: &Held) -> Likeness {
@@ -143,16 +155,18 @@ impl Job {
     }
 
     /// The result to which the most are equal, and how many these are with itself; those
-    /// that are still compared count as equal.
+    /// that are still compared count as equal. One whose products could not be checked
+    /// does not count.
     pub(super) fn representative(&self, unit: u32) -> Option<(&Held, usize)> {
         let held = self.held.get(&unit)?;
         let mut best: Option<(&Held, usize)> = None;
+        let counts = |result: &Held| self.proof(unit, result) != Proof::Unreadable;
         for result in held {
             let equal = held.iter().filter(|other| {
                 let likeness = self.likeness(unit, result, other);
-                likeness == Likeness::Equal || likeness.is_open()
+                counts(other) && (likeness == Likeness::Equal || likeness.is_open())
             });
-            let count = equal.count();
+            let count = if counts(result) { equal.count() } else { 0 };
             if best.is_none_or(|(_, most)| count > most) {
                 best = Some((result, count));
             }
@@ -208,7 +222,7 @@ impl Job {
 }
 
 impl Held {
-    fn compared(&self, blob: BlobRef) -> ComparedOutput {
+    pub(super) fn compared(&self, blob: BlobRef) -> ComparedOutput {
         let mut small = self.small.iter();
         let inline = small.find(|small| small.blob == blob.blob);
         ComparedOutput {

@@ -200,6 +200,11 @@ impl Buyer {
             (core.standings).judged(receipt.signer(), account, acceptance);
         }
         if acceptance.body().verdict != Verdict::Accepted {
+            // Its provider has said what it had to say on this unit.
+            let wrong = acceptance.body().verdict == Verdict::Disputed(Reason::WRONG_RESULT);
+            if wrong && key.last {
+                job.has_answered(key);
+            }
             return;
         }
         let body = receipt.body();
@@ -390,6 +395,15 @@ impl Job {
             self.last_reason = reason;
             self.losses += 1;
         }
+    }
+
+    /// Expects no other result of a unit under this agreement.
+    fn has_answered(&mut self, key: ReceiptKey) {
+        if let Some(active) = self.live.get_mut(&key.agreement) {
+            active.left.remove(&key.unit);
+        }
+        self.no_longer_runs(key.unit, key.agreement);
+        self.live.retain(|_, active| !active.left.is_empty());
     }
 
     fn replay_result(&mut self, key: ReceiptKey, outcome: Outcome) {

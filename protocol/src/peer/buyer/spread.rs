@@ -76,10 +76,16 @@ impl Job {
     /// How many more runs a unit needs, if those under way agree with the most that
     /// are here.
     pub(super) fn runs_wanted(&self, unit: u32) -> u32 {
-        let held = self.representative(unit).map_or(0, |(_, equal)| equal);
         let running = self.runs.get(&unit).map_or(0, Vec::len);
-        let here = u32::try_from(held + running).unwrap_or(u32::MAX);
+        let running = u32::try_from(running).unwrap_or(u32::MAX);
+        let here = self.equal_held(unit).saturating_add(running);
         self.results_wanted(unit).saturating_sub(here)
+    }
+
+    /// How many equal results of a unit are here, at most.
+    fn equal_held(&self, unit: u32) -> u32 {
+        let held = self.representative(unit).map_or(0, |(_, equal)| equal);
+        u32::try_from(held).unwrap_or(u32::MAX)
     }
 
     /// What is to be run by somebody now.
@@ -93,7 +99,11 @@ impl Job {
         }
         if wanted.is_empty() && self.spreads() {
             for active in self.live.values().filter(|live| self.is_late(core, live)) {
-                let alone = |unit: &&u32| self.runs.get(unit).is_none_or(|runs| runs.len() < 2);
+                let alone = |unit: &&u32| {
+                    let alone = self.runs.get(*unit).is_none_or(|runs| runs.len() < 2);
+                    // Its results may be here, and be looked at.
+                    alone && self.equal_held(**unit) < self.results_wanted(**unit)
+                };
                 for &unit in active.left.iter().filter(alone) {
                     wanted.add(unit, 1);
                 }

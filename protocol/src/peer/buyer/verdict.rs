@@ -8,7 +8,8 @@
 //!                                        job whose results can be compared
 //! ```
 //!
-//! What is compared is how an execution ended, and its outputs, by their hashes or within
+//! A result whose product is not what the job says ([`super::products`]) is disputed before
+//! anything is compared. What is compared is how an execution ended, and its outputs, by their hashes or within
 //! the job's tolerance ([`super::likeness`]): so a
 //! wrong "the job failed" is found like a wrong result. A slow or small machine may
 //! fail honestly where others don't: it is not paid, and nothing else. Which units of a job are
@@ -22,6 +23,17 @@ use super::{
     likeness::{Place, shape},
     *,
 };
+
+/// What becomes of a result.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    /// It is paid, and this was done before.
+    Accepted(Verification),
+    /// It is disputed, and its provider left out.
+    Wrong,
+    /// It is not needed, and nobody is to blame.
+    Superseded,
+}
 
 impl Buyer {
     /// A result is here with all its outputs.
@@ -47,6 +59,7 @@ impl Buyer {
             account: active.deal.quote().body().account,
             digest: shape(collecting.receipt.body(), None),
             shape: shape(collecting.receipt.body(), job.order.verify.within.as_ref()),
+            unread: false,
             receipt: collecting.receipt,
             small: collecting.small,
             here: collecting.here,
@@ -84,6 +97,7 @@ impl Buyer {
 
     /// Decides a unit, if enough of its results are here and compared.
     pub(super) fn decide(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, unit: u32) {
+        self.refute_unproven(core, id, unit);
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -95,33 +109,21 @@ impl Buyer {
         let held = job.held.get(&unit).map_or(&[][..], Vec::as_slice);
         let tried = u32::try_from(held.len()).unwrap_or(u32::MAX);
         let enough = agreed || tried >= wanted.saturating_mul(2) + RESULTS_MORE_MAX;
-        if !enough || job.is_comparing(unit) {
+        if !enough || job.is_comparing(unit) || job.is_proving(unit) {
             return core.wake(Timer::Job(id), Duration::ZERO);
         }
         let how = representative.receipt.body().outcome;
-        let places = job.places_of(unit, representative);
-        let mut agreeing = held.iter().zip(&places);
-        let to_the_bit = agreeing.all(|(result, place)| {
-            *place != Place::Agrees || result.digest == representative.digest
-        });
+        let fates = job.fates(unit, representative, agreed);
         let held = job.held.remove(&unit).unwrap_or_default();
         job.compared.remove(&unit);
-        let verification = match (wanted, job.audited.remove(&unit), to_the_bit) {
-            _ if !agreed => Verification::UNDECIDED,
-            (1, ..) => Verification::HASHES,
-            (_, true, true) => Verification::AUDIT,
-            (_, true, false) => Verification::AUDIT_WITHIN,
-            (_, false, true) => Verification::REPLICAS,
-            (_, false, false) => Verification::REPLICAS_WITHIN,
-        };
-        for (result, place) in held.into_iter().zip(places) {
-            match place {
-                Place::Contradicted if agreed => self.refute(core, id, &result),
-                Place::Between if agreed => {
-                    self.accept(core, ledger, id, result, Verification::HASHES);
-                }
-                Place::Agrees | Place::Between | Place::Contradicted => {
-                    self.accept(core, ledger, id, result, verification);
+        job.proven.remove(&unit);
+        job.audited.remove(&unit);
+        for (result, fate) in held.into_iter().zip(fates) {
+            match fate {
+                Fate::Accepted(how) => self.accept(core, ledger, id, result, how),
+                Fate::Wrong => self.refute(core, id, &result),
+                Fate::Superseded => {
+                    self.dispute(core, id, &result.receipt, Reason::SUPERSEDED);
                 }
             }
         }
@@ -133,8 +135,8 @@ impl Buyer {
         self.decided(core, ledger, id, unit, failure);
     }
 
-    /// A result that others' results contradict.
-    fn refute(&mut self, core: &mut Core, id: JobId, result: &Held) {
+    /// A result that others' results contradict, or its own inputs.
+    pub(super) fn refute(&mut self, core: &mut Core, id: JobId, result: &Held) {
         let provider = result.receipt.signer();
         if is_of_the_machine(result.receipt.body().outcome) {
             return self.dispute(core, id, &result.receipt, Reason::SUPERSEDED);
@@ -283,6 +285,7 @@ impl Buyer {
             return;
         };
         job.compared.clear();
+        job.proven.clear();
         for result in std::mem::take(&mut job.held).into_values().flatten() {
             self.accept(core, ledger, id, result, Verification::HASHES);
         }
@@ -344,6 +347,45 @@ impl Buyer {
 }
 
 impl Job {
+    /// What becomes of each result of a unit that is decided.
+    fn fates(&self, unit: u32, representative: &Held, agreed: bool) -> Vec<Fate> {
+        let held = self.held.get(&unit).map_or(&[][..], Vec::as_slice);
+        let places = self.places_of(unit, representative);
+        let mut agreeing = held.iter().zip(&places);
+        let to_the_bit = agreeing.all(|(result, place)| {
+            *place != Place::Agrees || result.digest == representative.digest
+        });
+        let proof = self.proof(unit, representative);
+        let one = self.results_wanted(unit) == 1;
+        let verification = match (one, self.audited.contains(&unit), to_the_bit) {
+            _ if !agreed => Verification::UNDECIDED,
+            (true, ..) if proof == Proof::Right => Verification::FREIVALDS,
+            (true, ..) => Verification::HASHES,
+            (_, true, true) => Verification::AUDIT,
+            (_, true, false) => Verification::AUDIT_WITHIN,
+            (_, false, true) => Verification::REPLICAS,
+            (_, false, false) => Verification::REPLICAS_WITHIN,
+        };
+        let failed = matches!(representative.receipt.body().outcome, Outcome::JobFault(_));
+        let fate = |(result, place): (&Held, &Place)| {
+            let is_it = result.receipt.hash() == representative.receipt.hash();
+            match (place, self.proof(unit, result)) {
+                _ if !agreed => Fate::Accepted(verification),
+                // More came while one was checked: they differ as floats may.
+                (_, Proof::Unreadable) if one && !is_it => Fate::Accepted(Verification::HASHES),
+                _ if one && !is_it => Fate::Superseded,
+                (Place::Agrees, _) => Fate::Accepted(verification),
+                (Place::Between, _) => Fate::Accepted(Verification::HASHES),
+                // It could be made, whatever others say.
+                (Place::Contradicted, Proof::Right) if failed => {
+                    Fate::Accepted(Verification::FREIVALDS)
+                }
+                (Place::Contradicted, _) => Fate::Wrong,
+            }
+        };
+        held.iter().zip(&places).map(fate).collect()
+    }
+
     /// Remembers our word on a receipt.
     pub(super) fn is_judged(
         &mut self,
