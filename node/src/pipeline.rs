@@ -269,6 +269,16 @@ impl Stage {
                     "stay: `{name}` is compared within a tolerance, which is done here: leave it out, or out of verify.floats"
                 ));
             }
+            let products = job
+                .verify
+                .freivalds
+                .iter()
+                .flat_map(|freivalds| &freivalds.products);
+            if products.clone().any(|of| of.product == *name) {
+                return wrong(format!(
+                    "stay: `{name}` is checked as a product, which is done here: leave it out, or its [[verify.product]]"
+                ));
+            }
             staying.push(name.clone());
         }
         Ok(staying)

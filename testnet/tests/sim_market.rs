@@ -127,7 +127,7 @@ fn overload(scenario: &Scenario) -> BTreeMap<usize, (u32, u32)> {
 
 /// Each client has at least a quarter of what each would have if all had the same.
 fn is_shared(done: &BTreeMap<usize, (u32, u32)>) -> bool {
-    let clients = u32::try_from(done.len()).unwrap();
+    let clients = u32::try_from(done.len()).expect("there are few");
     let all = done.values().map(|(done, _)| done).sum::<u32>();
     (done.values()).all(|(done, _)| *done > 0 && done * clients * 4 >= all)
 }

@@ -436,6 +436,10 @@ fn stays(job: &PreparedJob, input: &InputFile) -> Result<Option<BlobInfo>, Failu
         );
         return Err(Failure::new(Exit::Usage, message));
     }
+    if job.verify.freivalds.is_some() {
+        let message = "verify.product is checked here, with all that the job reads: let what it reads come here, or leave verify.product out";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     Ok(Some(*known))
 }
 
