@@ -67,6 +67,14 @@ fn made(providers: usize) -> World {
     world
 }
 
+/// A job at one of the providers reads it, and is done.
+fn is_read_at(world: &mut World, node: usize) {
+    let order = reads(world, 2, &[node]);
+    submit(world, order);
+    world.run_until_settled();
+    assert_eq!(world.job(2).end, Some(JobEnd::Done));
+}
+
 fn is_home(world: &World) -> bool {
     world.nodes[0].blobs.contains(&result().blob)
 }
@@ -101,10 +109,7 @@ fn agreement_of(world: &World, number: u8) -> AgreementId {
 #[test]
 fn a_result_goes_from_provider_to_provider() {
     let mut world = made(2);
-    let order = reads(&world, 2, &[2]);
-    submit(&mut world, order);
-    world.run_until_settled();
-    assert_eq!(world.job(2).end, Some(JobEnd::Done));
+    is_read_at(&mut world, 2);
     assert_eq!(fetched_by(&world), [2]);
     assert!(!is_home(&world));
     world.assert_conserved();
@@ -113,7 +118,6 @@ fn a_result_goes_from_provider_to_provider() {
 #[test]
 fn who_made_it_need_not_fetch_it_and_is_expected_to_be_quicker() {
     let mut world = made(2);
-    let order = reads(&world, 2, &[1]);
     let plan = world
         .peer(0)
         .plan(&reads(&world, 2, &[]), world.now(0).wall);
@@ -123,9 +127,7 @@ fn who_made_it_need_not_fetch_it_and_is_expected_to_be_quicker() {
         of.unwrap().expected.transfer
     };
     assert!(transfer(1) <= transfer(2));
-    submit(&mut world, order);
-    world.run_until_settled();
-    assert_eq!(world.job(2).end, Some(JobEnd::Done));
+    is_read_at(&mut world, 1);
     assert!(fetched_by(&world).is_empty());
     let told = world.count_sent(|frame| matches!(frame, Frame::Grant(_)));
     assert_eq!(told, 0);
@@ -149,10 +151,7 @@ fn a_client_that_cannot_tell_who_has_it_lets_the_reader_tell() {
         Frame::Grant(_) if sent.from == 0 => Fate::Drop,
         _ => Fate::Deliver,
     });
-    let order = reads(&world, 2, &[2]);
-    submit(&mut world, order);
-    world.run_until_settled();
-    assert_eq!(world.job(2).end, Some(JobEnd::Done));
+    is_read_at(&mut world, 2);
     assert!(!is_home(&world));
 }
 
@@ -164,10 +163,7 @@ fn what_cannot_go_directly_comes_home_first() {
         Frame::Grant(_) => Fate::Drop,
         _ => Fate::Deliver,
     });
-    let order = reads(&world, 2, &[2]);
-    submit(&mut world, order);
-    world.run_until_settled();
-    assert_eq!(world.job(2).end, Some(JobEnd::Done));
+    is_read_at(&mut world, 2);
     assert!(is_home(&world));
     assert!(!world.peer(0).is_staying(result().blob));
     // The reader is not to blame: it got the job again.
@@ -225,10 +221,7 @@ fn a_client_that_starts_again_knows_where_its_results_are() {
     world.crash(0);
     world.boot(0);
     assert!(world.peer(0).is_staying(result().blob));
-    let order = reads(&world, 2, &[2]);
-    submit(&mut world, order);
-    world.run_until_settled();
-    assert_eq!(world.job(2).end, Some(JobEnd::Done));
+    is_read_at(&mut world, 2);
     assert!(!is_home(&world));
 }
 

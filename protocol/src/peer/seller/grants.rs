@@ -9,7 +9,8 @@
 //!
 //! A grant is kept with what it belongs to, so that nobody can fill a provider with grants
 //! who has no quote of it or no result. Results that a grant names are kept as long as it
-//! lives, but no longer than results may be collected.
+//! lives, but no longer than twice the time in which they may be collected: however many
+//! grants a client signs, nobody stores for it without end.
 //!
 //! Absent: grants after a restart. The reader then fails for want of inputs, and its client
 //! brings them home.
@@ -17,26 +18,31 @@
 use super::*;
 use crate::limits::GRANTS_KEPT;
 
-/// Who else may read an agreement's results.
+/// Who else may read an agreement's results: of each grant what counts, so that it takes no
+/// more than the names of these results.
 #[derive(Debug, Default)]
-pub(super) struct Granted(VecDeque<Verified<Grant>>);
+pub(super) struct Granted(VecDeque<Leave>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Leave {
+    reader: PeerId,
+    until: Wall,
+    blobs: BTreeSet<BlobId>,
+}
 
 impl Granted {
-    fn add(&mut self, grant: Verified<Grant>) {
-        if self.0.iter().any(|known| known.hash() == grant.hash()) {
-            return;
-        }
-        self.0.push_back(grant);
+    fn add(&mut self, now: Wall, leave: Leave) {
+        self.0.retain(|known| known.until > now && *known != leave);
+        self.0.push_back(leave);
         if self.0.len() > GRANTS_KEPT {
             self.0.pop_front();
         }
     }
 
     pub(super) fn has(&self, now: Wall, reader: PeerId, blob: BlobId) -> bool {
-        self.0.iter().any(|grant| {
-            let body = grant.body();
-            body.reader == reader && grant.expires() > now && body.blobs.contains(&blob)
-        })
+        self.0
+            .iter()
+            .any(|leave| leave.reader == reader && leave.until > now && leave.blobs.contains(&blob))
     }
 }
 
@@ -87,12 +93,26 @@ impl Seller {
         if !body.blobs.iter().all(|blob| made.contains(blob)) {
             return;
         }
-        let most = now.after(deal.deal.quote().body().collect_max.duration());
+        let ended = deal
+            .issued
+            .values()
+            .map(|issued| issued.receipt.body().ended);
+        let collect_max = deal.deal.quote().body().collect_max.duration();
+        let most = ended.max().unwrap_or(now).after(collect_max * 2);
         let until = grant.expires().min(most);
-        for &blob in body.blobs.iter() {
+        let blobs: BTreeSet<BlobId> = body.blobs.iter().copied().collect();
+        for &blob in &blobs {
             core.output(Output::Retain { blob, until });
         }
-        deal.granted.add(grant);
+        let reader = body.reader;
+        deal.granted.add(
+            now,
+            Leave {
+                reader,
+                until,
+                blobs,
+            },
+        );
     }
 }
 
