@@ -105,7 +105,7 @@ pub enum Wrong {
 
 impl Challenge {
     /// A product for a device that claims so many operations per second in one and
-    /// so much memory: about [`TARGET_MS`] of work, in at most half of the memory,
+    /// so much memory: about 0.4 s of work, in at most half of the memory,
     /// and small enough to be checked.
     pub fn sized(flops_per_second: u64, memory_bytes: u64, seed: Seed) -> Self {
         let operations = u128::from(flops_per_second) * TARGET_MS / 1000;

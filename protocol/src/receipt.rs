@@ -3,7 +3,7 @@
 //! A provider signs a [`Receipt`] for each execution, and during long work for
 //! parts of it. Receipts of one agreement are unordered: each is keyed by
 //! [`ReceiptKey`] and stands alone. The amount is not a claim but a
-//! consequence: [`Receipt::amount_due`] computes it from usage, prices, terms
+//! consequence: [`amount_due`] computes it from usage, prices, terms
 //! and cap, and a receipt with any other amount is disputed. The client signs
 //! an [`Acceptance`] either way.
 
