@@ -47,6 +47,9 @@ pub const GRANT_TTL_MAX: Duration = Duration::from_hours(24);
 /// Grants that a provider keeps of one agreement's results. They are asked for and used
 /// within a minute; a client that needs more gives them again.
 pub const GRANTS_KEPT: usize = 64;
+/// Providers that a job passes over because those who are next may do better. Each is a
+/// question, and so is a wait worth something.
+pub const PASSED_MAX: usize = 24;
 /// Results that stay with providers and are remembered. The oldest are forgotten first: a
 /// job that names one is refused then.
 pub const STAYING_MAX: usize = 64 * 1024;

@@ -72,7 +72,7 @@ use crate::{
     limits::{
         AGREEMENTS_PER_JOB_MAX, ASKS_MAX, ATTEMPTS_MAX, COMPARISONS_MAX, DISPUTES_MAX,
         EARLY_BYTES_MAX, EARLY_RECEIPTS_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, HOLDS_PER_CLIENT,
-        INPUTS_MAX, JOBS_MAX, JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED,
+        INPUTS_MAX, JOBS_MAX, JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PASSED_MAX,
         PAST_AGREEMENTS_KEPT, RESULTS_MORE_MAX, ROUND_MAX, RUN_MAX, SHARE_MAX, UNIT_RANGES_MAX,
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
@@ -234,7 +234,7 @@ struct Job {
     declined: BTreeMap<PeerId, (OfferId, Decline)>,
     /// Providers of an array that can't take more for a moment.
     busy: BTreeMap<PeerId, Busy>,
-    /// Providers whose turn may come too late, while others have not been asked.
+    /// Providers whose turn is not worth the wait, while others have not been asked.
     too_late: BTreeSet<PeerId>,
     /// Rounds in which nobody could.
     idle_rounds: u32,
@@ -303,6 +303,8 @@ struct Round {
     /// Whether each was asked for a share of its own, so that all are taken.
     /// Otherwise the best is.
     spread: bool,
+    /// What the best of those who are not asked is worth, if nobody is before us there.
+    next: Option<rank::Score>,
     /// When to choose among the quotes that are there.
     decide: Option<Mono>,
     /// When to give up waiting for any.

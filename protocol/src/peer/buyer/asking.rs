@@ -26,18 +26,22 @@ impl Buyer {
             return job.rest(core);
         }
         let left_out = [&self.excluded, &self.full];
-        let shares = choose(core, book, (job, &self.staying), left_out, &wanted);
+        let (shares, next) = choose(core, book, (job, &self.staying), left_out, &wanted);
         if shares.is_empty() {
             // A provider that is left out for a while is better than none, and so is a turn
             // that may come too late.
             job.too_late.clear();
             let nobody = LeftOut::default();
             let left_out = [&nobody; 2];
-            let later = choose(core, book, (job, &self.staying), left_out, &wanted);
+            let (later, _) = choose(core, book, (job, &self.staying), left_out, &wanted);
             let later = !later.is_empty() || !job.busy.is_empty();
             return self.wait(core, ledger, id, later);
         }
         self.ask(core, ledger, id, shares);
+        let job = self.jobs.get_mut(&id);
+        if let Some(round) = job.and_then(|job| job.round.as_mut()) {
+            round.next = next;
+        }
     }
 
     /// Begins a round: a request to each of these.
@@ -86,6 +90,7 @@ impl Buyer {
         job.round = Some(Round {
             asks,
             spread,
+            next: None,
             decide: None,
             give_up: core.now.mono.after(core.config.timing.quote_wait),
             resend: core.now.mono.after(core.config.timing.resend),
@@ -391,7 +396,7 @@ impl Buyer {
             core.timers.set(Timer::Job(id), next.min(job.deadline));
             return;
         }
-        let Some((best, may_be_late)) = best_quote(job, core.now) else {
+        let Some((best, is_worth_waiting)) = best_quote(job, core.now) else {
             if all {
                 let said =
                     |ask: &Ask| matches!(&ask.answer, Some(Err(no)) if is_passing(no.reason));
@@ -405,7 +410,7 @@ impl Buyer {
             }
             return;
         };
-        if may_be_late && job.idle_rounds == 0 {
+        if !is_worth_waiting && job.idle_rounds == 0 {
             return self.pass_over(core, id);
         }
         if job.order.counter_percent > 0
@@ -417,8 +422,9 @@ impl Buyer {
         self.take(core, ledger, id, best);
     }
 
-    /// At all of a round the job may wait longer than it has time: those who are next may
-    /// have a slot free. Once nobody is left, such a turn is taken as well.
+    /// At all of a round the job would wait for its turn, longer than it may have time, or
+    /// so long that those who are next do better if they have a slot free. Once nobody is
+    /// left, such a turn is taken as well.
     fn pass_over(&mut self, core: &mut Core, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -588,7 +594,7 @@ fn choose(
     (job, staying): (&Job, &Staying),
     [excluded, full]: [&LeftOut; 2],
     wanted: &Wanted,
-) -> Vec<Share> {
+) -> (Vec<Share>, Option<rank::Score>) {
     let budget = wanted.budget(job);
     let view = |peer: PeerId| {
         if excluded.has(core.now.mono, peer) {
@@ -619,15 +625,22 @@ fn choose(
         .into_iter()
         .filter_map(|candidate| Some((book.of(candidate.peer)?.clone(), candidate)));
     if job.spreads() {
-        return job.shares(core, found.collect(), wanted);
+        return (job.shares(core, found.collect(), wanted), None);
     }
+    let mut found: Vec<(Verified<Offer>, Candidate)> = found.collect();
+    let next = found.get(ASKS_MAX).and_then(|(offer, candidate)| {
+        let device = candidate.devices.first()?;
+        let found = (offer.body(), *device, candidate.believed);
+        score_on(&job.order, left.into(), found, candidate.expected)
+    });
+    found.truncate(ASKS_MAX);
     let whole = |(offer, candidate)| Share {
         offer,
         candidate,
         units: job.open.clone(),
         budget,
     };
-    found.take(ASKS_MAX).map(whole).collect()
+    (found.into_iter().map(whole).collect(), next)
 }
 
 /// Who could do an order's work within a budget and a time, now, of those that are not
@@ -734,6 +747,8 @@ fn build_request(
 /// that is in time however long it waits for its turn. One that allows less than the
 /// work is expected to take comes after all that allow more: its low cap is the
 /// price of half a job.
+///
+/// Beside it, whether it begins at once, or is worth the wait.
 pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
     let order = &job.order;
     let within = Millis::from(job.deadline.since(now.mono));
@@ -753,19 +768,14 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
         let may_be_late = quote.wait_max > Millis::default()
             && expected.finish.get().saturating_add(longest) > within.get();
         let lacking = quantity.saturating_sub(quote.quantity_max(needs.runtime));
-        let offer = ask.offer.body();
-        let score = offer.devices.get(usize::from(quote.device)).map(|device| {
-            let fields = OfferFields {
-                figures: Figures::of(offer, device),
-                believed: ask.candidate.believed,
-                expected,
-            };
-            rank::score(order.policy, order.rank.as_ref(), Some(within), &fields)
-        });
+        let found = (ask.offer.body(), quote.device, ask.candidate.believed);
+        let score = score_on(order, within, found, expected);
         (may_be_late, lacking, score.is_none(), score)
     };
-    let asks = job.round.as_ref()?.asks.iter();
-    asks.enumerate()
+    let round = job.round.as_ref()?;
+    let asks = round.asks.iter();
+    let best = asks
+        .enumerate()
         .filter_map(|(n, ask)| match &ask.answer {
             // A take is an agreement already, whatever our clock says.
             Some(Ok(quote)) if quote.expires() > now.wall || ask.request.body().take => {
@@ -774,8 +784,29 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
             }
             Some(Ok(_) | Err(_)) | None => None,
         })
-        .min()
-        .map(|((may_be_late, ..), _, n)| (n, may_be_late))
+        .min();
+    let ((may_be_late, _, _, score), _, n) = best?;
+    let waits = matches!(&round.asks.get(n)?.answer, Some(Ok(quote)) if quote.body().wait_max > Millis::default());
+    let next_is_better = round.next.is_some_and(|next| Some(next) < score);
+    let may_pass = job.too_late.len() < PASSED_MAX;
+    Some((n, !may_be_late && !(waits && next_is_better && may_pass)))
+}
+
+/// What an expectation of an offer on one of its devices is worth to a job.
+fn score_on(
+    order: &JobOrder,
+    within: Millis,
+    (offer, device, believed): (&Offer, u16, u8),
+    expected: rank::Expected,
+) -> Option<rank::Score> {
+    let device = offer.devices.get(usize::from(device))?;
+    let fields = OfferFields {
+        figures: Figures::of(offer, device),
+        believed,
+        expected,
+    };
+    let rank = order.rank.as_ref();
+    Some(rank::score(order.policy, rank, Some(within), &fields))
 }
 
 /// How many bytes of the inputs a provider lacks, and of how many.
