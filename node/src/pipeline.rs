@@ -31,7 +31,7 @@ use std::{
     collections::BTreeSet,
     fs::File,
     ops::Range,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use serde::Deserialize;
@@ -186,6 +186,13 @@ impl Stage {
             let folder = scratch.join(need);
             // Patterns are the array's to judge, and stages that could not be read write
             // nobody knows what.
+            if Path::new(file)
+                .components()
+                .any(|part| part == Component::ParentDir)
+            {
+                let message = format!("`@{need}/{file}`: `..` leads out of what {need} writes");
+                return Err(self.document.mistake(Some(at), message));
+            }
             if file.contains(['*', '?', '{']) || !folder.is_dir() || folder.join(file).is_file() {
                 continue;
             }

@@ -3,7 +3,7 @@
 //! ```text
 //!                  ┌── Grant ──▶ holder: made them, and keeps them for a while
 //! client ──────────┤               ▲ Grant, then the blobs
-//!   agreed with    └── Ask, Grant ─▶ reader: is to run what reads them
+//!   agreed with    └── Grant ──▶ reader: has agreed to run what reads them
 //! ```
 //!
 //! Whoever is paid for a result serves it to its client. By a grant the client lets
@@ -16,15 +16,12 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 
 use crate::{
-    envelope::{Body, EnvelopeError, Extensions, Header, Kind, Raw},
+    envelope::{Body, EnvelopeError, Extensions, Header, Kind},
     ids::{AgreementId, BlobId, PeerId},
-    limits::{ENVELOPE_BYTES_MAX, GRANT_TTL_MAX, INPUTS_MAX},
+    limits::{GRANT_TTL_MAX, INPUTS_MAX},
     registry::kind,
     wire::List,
 };
-
-/// Grants beside a request: no more than it has inputs.
-pub type RawGrants = List<Raw<ENVELOPE_BYTES_MAX>, INPUTS_MAX>;
 
 /// Signed leave for one peer to read results of one agreement.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]

@@ -50,9 +50,14 @@ pub const GRANTS_KEPT: usize = 64;
 /// Providers that a job passes over because those who are next may do better. Each is a
 /// question, and so is a wait worth something.
 pub const PASSED_MAX: usize = 24;
+/// The same where a turn may come too late: more, for late is as good as never.
+pub const PASSED_LATE_MAX: usize = 256;
 /// Results that stay with providers and are remembered. The oldest are forgotten first: a
 /// job that names one is refused then.
 pub const STAYING_MAX: usize = 64 * 1024;
+/// Providers whose results one request may read directly. What others have comes by way of
+/// the client.
+pub const HOLDERS_PER_REQUEST: usize = 16;
 /// Outputs of one execution. A receipt names them all.
 pub const OUTPUTS_MAX: usize = 64;
 

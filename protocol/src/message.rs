@@ -16,7 +16,7 @@ use crate::{
     deal::{Agreement, Checkpoint, Quote, Request, UnitRanges},
     delegation::Revocation,
     envelope::{Envelope, EnvelopeError, Raw, Verified},
-    grant::{Grant, RawGrants},
+    grant::Grant,
     ids::{AgreementId, BlobId, ChannelId, Hash, NetworkId, OfferId, PeerId, QuoteId, RequestId},
     limits::{
         CHECKPOINTS_MAX, ENVELOPE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BLOBS_MAX, INLINE_BYTES_MAX,
@@ -105,8 +105,8 @@ pub struct Pull {
 /// What travels on a message stream.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Frame {
-    /// Client: may I have a quote? What it reads and others have, they may give you.
-    Ask(RawEnvelope, RawGrants),
+    /// Client: may I have a quote?
+    Ask(RawEnvelope),
     /// Provider: this.
     Quoted(RawEnvelope),
     /// Provider: no.
@@ -119,7 +119,8 @@ pub enum Frame {
     AgreeRefused(AgreementId, Decline),
     /// Client: I won't take this quote.
     Release(QuoteId),
-    /// Client, or whoever it names: let it read results that you made for me.
+    /// Client: this is yours to read, or let somebody read what you made for me. Whoever is
+    /// let read shows it to who made it.
     Grant(RawEnvelope),
 
     /// Provider: so far.
@@ -228,7 +229,7 @@ impl Frame {
     /// The stream that carries it.
     pub const fn channel(&self) -> Channel {
         match self {
-            Self::Ask(..)
+            Self::Ask(_)
             | Self::Quoted(_)
             | Self::Declined(..)
             | Self::Agree(..)
@@ -289,13 +290,7 @@ impl Frame {
             }
         }
         Ok(match self {
-            Self::Ask(raw, grants) => Message::Ask(
-                own(raw.verify(network)?, from)?,
-                grants
-                    .iter()
-                    .map(|raw| own(raw.verify(network)?, from))
-                    .collect::<Result<_, _>>()?,
-            ),
+            Self::Ask(raw) => Message::Ask(own(raw.verify(network)?, from)?),
             Self::Quoted(raw) => Message::Quoted(own(raw.verify(network)?, from)?),
             Self::Declined(request, decline) => Message::Declined(request, decline),
             Self::Agree(raw, blobs) => {
@@ -411,7 +406,7 @@ fn verify_references(shown: &[Reference], decline: Option<Decline>, network: Net
     reason = "one at a time, boxed by whoever keeps it"
 )]
 pub enum Message {
-    Ask(Verified<Request>, Vec<Verified<Grant>>),
+    Ask(Verified<Request>),
     Quoted(Verified<Quote>),
     Declined(RequestId, Decline),
     Agree(Verified<Agreement>, Vec<InlineBlob>),

@@ -1031,7 +1031,7 @@ impl Peer {
 
     /// Whether a blob is a result of ours that stays with whoever made it.
     pub fn is_staying(&self, blob: BlobId) -> bool {
-        self.buyer.is_staying(blob)
+        self.buyer.is_staying(self.core.now.wall, blob)
     }
 
     /// What it has seen of a provider itself: of its node, and of the account for which
@@ -1198,8 +1198,8 @@ impl Peer {
             pulls: _,
         } = self;
         match message {
-            Message::Ask(request, grants) => {
-                seller.on_ask(core, book, ledger, request, grants);
+            Message::Ask(request) => {
+                seller.on_ask(core, book, ledger, request);
             }
             Message::Quoted(quote) => buyer.on_quoted(core, ledger, quote),
             Message::Declined(request, decline) => {
@@ -1211,7 +1211,7 @@ impl Peer {
                 buyer.on_agree_refused(core, ledger, from, agreement, decline);
             }
             Message::Release(quote) => seller.on_release(core, from, quote),
-            Message::Grant(grant) => seller.on_grant(core, from, grant),
+            Message::Grant(grant) => seller.on_grant(core, from, &grant),
             Message::Progress(progress) => buyer.on_progress(core, from, progress),
             Message::Log(line) => buyer.on_log(core, from, line),
             Message::Cancel(agreement) => seller.on_cancel(core, ledger, from, agreement),

@@ -424,14 +424,7 @@ fn negotiate_frames() -> Vec<(&'static str, usize, Frame)> {
     let id = agreement_id();
     let agree = Frame::Agree(sample_agreement().raw(), inline());
     vec![
-        (
-            "Ask",
-            CLIENT,
-            Frame::Ask(
-                sample_request().raw(),
-                List::truncated(vec![sample_grant().raw()]),
-            ),
-        ),
+        ("Ask", CLIENT, Frame::Ask(sample_request().raw())),
         ("Quoted", PROVIDER, Frame::Quoted(sample_quote().raw())),
         ("Declined", PROVIDER, Frame::Declined(request, DECLINE)),
         ("Agree", CLIENT, agree),

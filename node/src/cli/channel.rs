@@ -1,7 +1,10 @@
 //! `suanli channel`: running accounts with other nodes.
 
 use std::{
-    collections::BTreeMap,
+    collections::btree_map::{
+        BTreeMap,
+        Entry::{Occupied, Vacant},
+    },
     path::{Path, PathBuf},
 };
 
@@ -21,7 +24,7 @@ use crate::{
     api::types::{ChannelInfo, SettleOrder, StatementPart},
     client::{Client, ClientError},
     settlement::{self, SettlementWay, Transfers},
-    statement::{STATEMENT_BYTES_MAX, Statement, StatementError},
+    statement::{Entry, Line, STATEMENT_BYTES_MAX, Statement, StatementError},
 };
 
 #[derive(Debug, Subcommand)]
@@ -162,8 +165,8 @@ struct Declared {
     channel: ChannelId,
     amount: Amount,
     reference: String,
-    /// Whether it was declared now, or before.
-    now: bool,
+    /// `declared`, `was declared before`, or why it could not be.
+    state: String,
 }
 
 /// Declares what came by a way and is not declared yet. All of it is looked at before
@@ -176,64 +179,111 @@ async fn import(
     let payments = way
         .payments()
         .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    let mut known: BTreeMap<String, (ChannelId, Option<Statement>)> = BTreeMap::new();
-    let mut declared = Vec::new();
+    let mut known: BTreeMap<ChannelId, Option<Statement>> = BTreeMap::new();
+    // One payment however its channel is written.
+    let mut wanted = BTreeMap::new();
     for payment in payments {
-        if !known.contains_key(&payment.channel) {
-            let of = |failure: Failure| {
-                failure.of_part(&format!("{}, {}", way.name(), payment.reference))
-            };
-            let path = super::context::path("channels", &payment.channel).map_err(of)?;
-            let found = client.get::<ChannelInfo>(&path).await;
-            let found = found.map_err(|error| of(error.into()))?;
-            if found.paying {
-                let message = format!("on channel {} it is this node that pays", found.channel);
-                return Err(of(Failure::new(Exit::Usage, message)));
-            }
-            let statement = statement(client, &payment.channel).await?.ok();
-            known.insert(payment.channel.clone(), (found.channel, statement));
-        }
-        if let Some((channel, statement)) = known.get(&payment.channel) {
-            let before = (statement.as_ref())
-                .is_some_and(|statement| settlement::is_declared(statement, &payment));
-            declared.push(Declared {
-                channel: *channel,
-                amount: payment.amount,
-                reference: payment.reference,
-                now: !before,
-            });
-        }
+        let of =
+            |failure: Failure| failure.of_part(&format!("{}, {}", way.name(), payment.reference));
+        let path = super::context::path("channels", &payment.channel).map_err(of)?;
+        let found = client.get::<ChannelInfo>(&path).await;
+        let found = found.map_err(|error| of(error.into()))?;
+        let statement = match known.entry(found.channel) {
+            Occupied(known) => known.into_mut(),
+            Vacant(new) => new.insert(declared_before(client, &found).await.map_err(of)?),
+        };
+        let statement = statement.as_ref();
+        let before = statement.is_some_and(|known| settlement::is_declared(known, &payment));
+        wanted.insert((found.channel, payment.reference, payment.amount), before);
     }
-    for payment in declared.iter().filter(|payment| payment.now) {
+    let mut declared = Vec::new();
+    let mut failed = None;
+    for ((channel, reference, amount), before) in wanted {
         let order = SettleOrder {
-            channel: Some(format!("{:#}", payment.channel)),
+            channel: Some(format!("{channel:#}")),
             peer: None,
             account: None,
-            amount: payment.amount,
-            reference: payment.reference.clone(),
+            amount,
+            reference: reference.clone(),
         };
-        let _: ChannelInfo = client.post_json("/v1/settlements", &order).await?;
+        let state = if before {
+            BEFORE.to_owned()
+        } else {
+            match client
+                .post_json::<ChannelInfo>("/v1/settlements", &order)
+                .await
+            {
+                Ok(_) => NOW.to_owned(),
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    let words = failure.message.clone();
+                    failed = failed.or(Some(failure));
+                    words
+                }
+            }
+        };
+        declared.push(Declared {
+            channel,
+            amount,
+            reference,
+            state,
+        });
     }
-    context.answer(&declared, |declared| imported(declared));
-    Ok(())
+    let Some(failure) = failed else {
+        context.answer(&declared, |declared| imported(declared));
+        return Ok(());
+    };
+    let words = format!(
+        "not all payments could be declared; run it again\n{}",
+        imported(&declared)
+    );
+    Err(Failure::new(failure.exit, words).with("payments", serde_json::json!(declared)))
+}
+
+const NOW: &str = "declared";
+const BEFORE: &str = "was declared before";
+
+/// The statement by which is told what was declared before: complete, or there is none.
+async fn declared_before(
+    client: &Client,
+    found: &ChannelInfo,
+) -> Result<Option<Statement>, Failure> {
+    let refused = |why: &str| {
+        let message = format!("channel {}: {why}; nothing was declared", found.channel);
+        Err(Failure::new(Exit::Usage, message))
+    };
+    if found.paying {
+        return refused("it is this node that pays there");
+    }
+    let settlements = match statement(client, &format!("{:#}", found.channel)).await? {
+        Ok(statement) => {
+            let of = |line: &&Line| matches!(line.entry, Entry::Settlement { .. });
+            let count = statement.lines.iter().filter(of).count();
+            Some((u64::try_from(count).unwrap_or(u64::MAX), statement))
+        }
+        Err(StatementError::Empty) => None,
+        Err(why) => return refused(&format!("its statement does not hold: {why}")),
+    };
+    let count = settlements.as_ref().map_or(0, |(count, _)| *count);
+    if count != found.settlements {
+        return refused(
+            "its statement lacks earlier settlements, so that nobody can tell what was declared before: declare by hand",
+        );
+    }
+    Ok(settlements.map(|(_, statement)| statement))
 }
 
 fn imported(declared: &[Declared]) -> String {
     let mut table = Table::new(&["channel", ">amount", "reference", ""]);
     for payment in declared {
-        let word = if payment.now {
-            "declared"
-        } else {
-            "was declared before"
-        };
         table.row([
             payment.channel.to_string(),
             payment.amount.to_string(),
             visible(&payment.reference),
-            word.to_owned(),
+            visible(&payment.state),
         ]);
     }
-    let new = declared.iter().filter(|payment| payment.now);
+    let new = declared.iter().filter(|payment| payment.state == NOW);
     let sum = new.clone().fold(Amount::ZERO, |sum, payment| {
         sum.saturating_add(payment.amount)
     });

@@ -51,7 +51,7 @@ use self::{
     likeness::{Comparisons, Likeness},
     products::Proof,
     spread::{Share, Wanted},
-    staying::{Grants, Staying},
+    staying::Staying,
 };
 use super::{
     ComparedOutput, Comparison, ComparisonId, Event, FetchOrder, Fetched, JobEvent, Kept, Output,
@@ -72,8 +72,9 @@ use crate::{
     limits::{
         AGREEMENTS_PER_JOB_MAX, ASKS_MAX, ATTEMPTS_MAX, COMPARISONS_MAX, DISPUTES_MAX,
         EARLY_BYTES_MAX, EARLY_RECEIPTS_MAX, ENDED_JOBS_KEPT, EXCLUSIONS_MAX, HOLDS_PER_CLIENT,
-        INPUTS_MAX, JOBS_MAX, JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED, PASSED_MAX,
-        PAST_AGREEMENTS_KEPT, RESULTS_MORE_MAX, ROUND_MAX, RUN_MAX, SHARE_MAX, UNIT_RANGES_MAX,
+        INLINE_BYTES_MAX, INPUTS_MAX, JOBS_MAX, JUDGED_BYTES_MAX, LATE_TAKES_MAX, OUTPUTS_RESTORED,
+        PASSED_LATE_MAX, PASSED_MAX, PAST_AGREEMENTS_KEPT, RESULTS_MORE_MAX, ROUND_MAX, RUN_MAX,
+        SHARE_MAX, UNIT_RANGES_MAX,
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::{Figures, Name, Offer},
@@ -320,7 +321,6 @@ struct Ask {
     /// What is expected there.
     candidate: Candidate,
     request: Verified<Request>,
-    grants: Grants,
     answer: Option<Result<Verified<Quote>, Decline>>,
 }
 

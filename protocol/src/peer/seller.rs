@@ -36,7 +36,7 @@ use std::{
 pub(crate) use self::quoting::Credits;
 use self::{
     challenged::Challenged,
-    grants::Granted,
+    grants::{Elsewhere, Granted},
     queue::Turns,
     running::{resend_lost, resumed_as_agreed, send_progress},
 };
@@ -108,8 +108,8 @@ struct Hold {
     offer: Verified<Offer>,
     request: Verified<Request>,
     quote: Verified<Quote>,
-    /// Leave to read what others have of its inputs.
-    grants: Vec<Verified<Grant>>,
+    /// What others have of its inputs.
+    elsewhere: Elsewhere,
 }
 
 /// An agreement that we serve.
@@ -127,8 +127,8 @@ struct Committed {
     missing: BTreeSet<BlobId>,
     /// Missing ones that are to be fetched again.
     again: BTreeSet<BlobId>,
-    /// Leave to read what others have of the inputs.
-    grants: Vec<Verified<Grant>>,
+    /// What others have of the inputs.
+    elsewhere: Elsewhere,
     /// Who else may read the results.
     granted: Granted,
     issued: BTreeMap<(u32, u32), Issued>,
@@ -479,11 +479,11 @@ impl Seller {
             self.release(core, quote);
             return core.send(from, Frame::AgreeRefused(id, Reason::BUSY.into()));
         }
-        let grants = hold.grants.clone();
+        let elsewhere = hold.elsewhere.clone();
         self.end_hold(core, quote);
         let lsn = core.persist(Record::AgreedTo(agreement));
         core.send_after(lsn, from, Frame::Agreed(id));
-        self.commit(core, lsn, deal, (inline, grants));
+        self.commit(core, lsn, deal, (inline, elsewhere));
     }
 
     /// An agreement stands: what is missing is fetched, then it runs. Running
@@ -496,7 +496,7 @@ impl Seller {
         core: &mut Core,
         lsn: Lsn,
         deal: Deal,
-        (inline, grants): (Vec<InlineBlob>, Vec<Verified<Grant>>),
+        (inline, elsewhere): (Vec<InlineBlob>, Elsewhere),
     ) {
         let id = deal.id();
         core.tell_after(
@@ -522,7 +522,7 @@ impl Seller {
             running: BTreeMap::new(),
             missing: BTreeSet::new(),
             again: BTreeSet::new(),
-            grants,
+            elsewhere,
             granted: Granted::default(),
             issued: BTreeMap::new(),
             until: core.now.mono.after(core.config.timing.transfer_max),
@@ -568,7 +568,7 @@ impl Seller {
             }
         }
         deal.missing.clear();
-        deal.show_grants(core, lsn);
+        deal.elsewhere.show(core, lsn);
         for blob in wanted {
             let kept = self.kept.get(&(account, blob.blob));
             let is_here = arrived.contains(&blob.blob) || kept.is_some_and(|until| *until > now);
@@ -613,6 +613,8 @@ impl Seller {
         if !deal.missing.remove(&blob) {
             return;
         }
+        // It goes on: only tries without any count.
+        deal.resends = 0;
         let account = deal.account();
         let done = deal.missing.is_empty();
         let retention = deal.deal.quote().body().terms.retention.duration();
@@ -633,6 +635,7 @@ impl Seller {
         };
         deal.stage = Stage::Running;
         deal.resends = 0;
+        deal.elsewhere = Elsewhere::default();
         deal.running.insert(unit, core.now.wall);
         let (request, quote) = (deal.deal.request().body(), deal.deal.quote().body());
         let lease = match &quote.work {
@@ -891,7 +894,7 @@ impl Committed {
     fn fetch_again(&mut self, core: &mut Core) {
         let again = std::mem::take(&mut self.again);
         if !again.is_empty() {
-            self.show_grants(core, core.outbox.last());
+            self.elsewhere.show(core, core.outbox.last());
         }
         for blob in self.needs().filter(|blob| again.contains(&blob.blob)) {
             core.output(self.fetch(blob, core.now.wall));
@@ -901,8 +904,10 @@ impl Committed {
     /// Fetches an input from whoever has it.
     fn fetch(&self, blob: BlobRef, now: Wall) -> Output {
         let agreement = self.deal.id();
-        let (from, under) = grants::holder_of(&self.grants, blob.blob, now)
-            .unwrap_or_else(|| (self.deal.client(), agreement));
+        // Its client may have it by now: every other try.
+        let elsewhere = self.elsewhere.holder_of(blob.blob, now);
+        let elsewhere = elsewhere.filter(|_| self.resends.is_multiple_of(2));
+        let (from, under) = elsewhere.unwrap_or_else(|| (self.deal.client(), agreement));
         Output::Fetch(FetchOrder {
             agreement,
             from,
@@ -910,14 +915,6 @@ impl Committed {
             blob,
             what: Fetched::Input,
         })
-    }
-
-    /// Tells those who have inputs that they may give them to us. Their client does, too;
-    /// it may not reach them.
-    fn show_grants(&self, core: &mut Core, lsn: Lsn) {
-        for grant in &self.grants {
-            core.send_after(lsn, grant.body().holder, Frame::Grant(grant.raw()));
-        }
     }
 
     fn adopt(&mut self, receipt: Verified<Receipt>, lsn: Lsn) {

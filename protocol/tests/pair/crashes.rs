@@ -89,7 +89,7 @@ fn a_provider_that_restarts_quickly_finishes_what_it_began() {
 fn a_client_that_restarts_waits_for_its_book_before_it_despairs() {
     let mut world = World::new(1).start(&[]);
     world.link = Box::new(|sent| match sent.frame {
-        suanli_protocol::message::Frame::Ask(..) => crate::world::Fate::Drop,
+        suanli_protocol::message::Frame::Ask(_) => crate::world::Fate::Drop,
         _ => crate::world::Fate::Deliver,
     });
     world.submit(order(1));

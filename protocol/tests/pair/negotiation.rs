@@ -240,7 +240,7 @@ fn a_providers_condition_is_judged_on_both_sides() {
     world.offer_of(1).accept = condition(known, Scope::Job);
     let stranger = world.add(None);
     let mut world = world.start(&[]);
-    let asked = |world: &World| world.count_sent(|sent| matches!(sent, Frame::Ask(..)));
+    let asked = |world: &World| world.count_sent(|sent| matches!(sent, Frame::Ask(_)));
     world.submit(order(1));
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));

@@ -71,7 +71,7 @@ impl Client {
         self.now = world.now(self.number).wall;
         let request = self.request(world, order);
         world.nodes[self.number].inbox.clear();
-        self.say(world, Frame::Ask(request.raw(), List::default()));
+        self.say(world, Frame::Ask(request.raw()));
         self.await_message(world, |message| match message {
             Message::Quoted(quote) => Some(Ok(quote.clone())),
             Message::Declined(_, no) => Some(Err(no.reason)),
@@ -349,7 +349,7 @@ impl Provider {
     /// Answers the next request with its quote, and nothing else.
     pub(crate) fn answer(&mut self, world: &mut World) -> Verified<Quote> {
         let request = self.await_message(world, |message| match message {
-            Message::Ask(request, _) => Some(request.clone()),
+            Message::Ask(request) => Some(request.clone()),
             _ => None,
         });
         self.now = world.now(self.number).wall;

@@ -153,6 +153,8 @@ fn a_turn_that_may_come_too_late_is_left_to_those_who_have_time() {
     let mut world = cheap_but_busy();
     let mut hurried = order(2);
     hurried.total = Millis::new(60_000);
+    // Enough for all of it at the dearer one.
+    hurried.budget = micros(800_000);
     world.submit(hurried);
     let patient = order(3);
     world.submit(patient);

@@ -7,6 +7,7 @@ use suanli_protocol::{
     envelope::{Extensions, Signer, Verified},
     grant::Grant,
     ids::{AgreementId, BlobId},
+    limits::INLINE_BYTES_MAX,
     message::Frame,
     peer::Command,
     record::{JobEnd, JobOrder, Record, Verify},
@@ -14,18 +15,23 @@ use suanli_protocol::{
     wire::List,
 };
 
-use crate::world::{Fate, World, blob, name, network, node_signer, order};
+use crate::world::{Fate, LARGE_UNIT, World, blob, name, network, node_signer, order};
 
-/// What unit 1 writes: too large to travel with its receipt, as this world has it.
+/// What that unit writes.
 fn result() -> BlobRef {
-    blob(b"result of 1")
+    let mut bytes = format!("result of {LARGE_UNIT}").into_bytes();
+    bytes.resize(INLINE_BYTES_MAX + 1, 0);
+    blob(&bytes)
 }
 
-/// Unit 1 of an array at one of these; its output stays there.
+/// The unit with large results, of an array at one of these; its output stays there.
 fn makes(world: &World, number: u8, providers: &[usize]) -> JobOrder {
     let mut order = order(number);
     order.work = Work::Array {
-        units: List::truncated(vec![UnitRange { first: 1, count: 1 }]),
+        units: List::truncated(vec![UnitRange {
+            first: LARGE_UNIT,
+            count: 1,
+        }]),
         inputs_each: 0,
     };
     order.staying = List::truncated(vec![name("out")]);
@@ -141,14 +147,16 @@ fn a_firm_offer_is_taken_with_its_grants() {
     submit(&mut world, order);
     world.run_until_settled();
     assert_eq!(world.job(2).end, Some(JobEnd::Done));
-    assert_eq!(fetched_by(&world), [2]);
+    // The first try is older than the grant.
+    assert_eq!(fetched_by(&world), [2, 2]);
+    assert!(!is_home(&world));
 }
 
 #[test]
 fn a_client_that_cannot_tell_who_has_it_lets_the_reader_tell() {
     let mut world = made(2);
     world.link = Box::new(|sent| match sent.frame {
-        Frame::Grant(_) if sent.from == 0 => Fate::Drop,
+        Frame::Grant(_) if (sent.from, sent.to) == (0, 1) => Fate::Drop,
         _ => Fate::Deliver,
     });
     is_read_at(&mut world, 2);
@@ -158,7 +166,7 @@ fn a_client_that_cannot_tell_who_has_it_lets_the_reader_tell() {
 #[test]
 fn what_cannot_go_directly_comes_home_first() {
     let mut world = made(2);
-    // The two can't talk with each other.
+    // Nobody learns of grants.
     world.link = Box::new(|sent| match sent.frame {
         Frame::Grant(_) => Fate::Drop,
         _ => Fate::Deliver,

@@ -40,7 +40,7 @@ fn lease(world: &World, number: u8, seconds: u64) -> JobOrder {
 fn each_acknowledgement_may_be_lost_once() {
     type Is = fn(&Frame) -> bool;
     let kinds: [(&str, Is); 9] = [
-        ("ask", |f| matches!(f, Frame::Ask(..))),
+        ("ask", |f| matches!(f, Frame::Ask(_))),
         ("quote", |f| matches!(f, Frame::Quoted(_))),
         ("agree", |f| matches!(f, Frame::Agree(..))),
         ("agreed", |f| matches!(f, Frame::Agreed(_))),

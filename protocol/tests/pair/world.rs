@@ -16,7 +16,7 @@ use suanli_protocol::{
     delegation::Delegation,
     envelope::{Body, Envelope, Extensions, Signer},
     ids::{AgreementId, BlobId, Hash, JobId, NetworkId, PeerId},
-    limits::{COMPARISONS_MAX, JUDGED_BYTES_MAX},
+    limits::{COMPARISONS_MAX, INLINE_BYTES_MAX, JUDGED_BYTES_MAX},
     message::{Frame, Gossip, InlineBlob, Message},
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
@@ -109,6 +109,9 @@ pub(crate) enum Run {
         until: u64,
     },
 }
+
+/// The unit whose results are too large for any message.
+pub(crate) const LARGE_UNIT: u32 = 4001;
 
 /// Steps of an execution that has any.
 pub(crate) const STEPS: u64 = 10;
@@ -1198,6 +1201,10 @@ impl World {
         if id.unit % 4 == 2 && !matches!(run, Run::Floats { .. } | Run::Product { .. }) {
             output.resize(JUDGED_BYTES_MAX + 1, 0);
         }
+        // Too large for any message.
+        if id.unit == LARGE_UNIT && !matches!(run, Run::Floats { .. }) {
+            output.resize(INLINE_BYTES_MAX + 1, 0);
+        }
         self.contents.insert(blob(&output).blob, output.clone());
         let outputs = vec![ProvidedOutput {
             name: name("out"),
@@ -1394,7 +1401,7 @@ fn envelopes_in(bytes: &[u8]) -> Vec<Hash> {
 
 fn own_envelopes(frame: &Frame) -> Vec<&[u8]> {
     match frame {
-        Frame::Ask(raw, _)
+        Frame::Ask(raw)
         | Frame::Quoted(raw)
         | Frame::Agree(raw, _)
         | Frame::Receipt(raw, _)

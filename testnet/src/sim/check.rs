@@ -744,7 +744,7 @@ impl Checks {
         let disk = &self.on_disk[ix];
         let lacks = |hash: Hash, what| (!disk.contains(&hash)).then_some(what);
         match message {
-            Message::Ask(request, _) => lacks(request.hash(), "the request"),
+            Message::Ask(request) => lacks(request.hash(), "the request"),
             Message::Quoted(quote) => lacks(quote.hash(), "the quote"),
             Message::Agree(agreement, _) => lacks(agreement.hash(), "the agreement"),
             Message::Agreed(id) => {

@@ -169,7 +169,7 @@ impl World<'_> {
         let Some(&to) = self.by_peer.get(&offer.signer()) else {
             return;
         };
-        let bytes = Frame::Ask(request.raw(), List::default()).encode().into();
+        let bytes = Frame::Ask(request.raw()).encode().into();
         self.transmit(ix, to, &bytes);
     }
 }

@@ -130,7 +130,7 @@ pub(crate) fn describe(message: &Message, network: NetworkId) -> (String, Vec<Su
     let channel =
         |parties: &suanli_protocol::voucher::Parties| S::Channel(parties.channel(network));
     match message {
-        Message::Ask(request, _) => {
+        Message::Ask(request) => {
             let (id, body) = (RequestId(request.hash()), request.body());
             let how = match (body.take, body.counter) {
                 (true, _) => "take",

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     follow::Followed,
-    outputs::{Source, Written, write},
+    outputs::{Source, Written, stays, write},
 };
 use crate::{
     api::types::{JobInfo, OutputInfo, ReceiptInfo, UnitInfo},
@@ -145,7 +145,7 @@ impl<'a> Units<'a> {
             outputs,
             unit,
         };
-        let stay = |output: &&OutputInfo| self.job.staying.contains(&output.name);
+        let stay = |output: &&OutputInfo| stays(self.job, output);
         let staying = outputs
             .iter()
             .filter(stay)

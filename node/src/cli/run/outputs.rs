@@ -11,7 +11,7 @@ use suanli_executor::{
     command::STDOUT,
     file::{OutputFile, PngSize, Show, ShowType},
 };
-use suanli_protocol::ids::JobId;
+use suanli_protocol::{ids::JobId, limits::INLINE_BYTES_MAX};
 
 use super::follow::Followed;
 use crate::{
@@ -67,6 +67,12 @@ pub(super) struct Source<'a> {
     pub(super) unit: u32,
 }
 
+/// Whether an output stays where it was made: what is small comes here all the same.
+pub(super) fn stays(job: &PreparedJob, output: &OutputInfo) -> bool {
+    let is_small = usize::try_from(output.bytes).is_ok_and(|bytes| bytes <= INLINE_BYTES_MAX);
+    job.staying.contains(&output.name) && !is_small
+}
+
 /// Brings all outputs that the job file wants.
 pub(super) async fn write(
     client: &Client,
@@ -76,13 +82,13 @@ pub(super) async fn write(
 ) -> Result<Vec<Written>, Failure> {
     let mut written = Vec::new();
     for wanted in &job.outputs {
-        if job.staying.contains(&wanted.name) {
-            continue;
-        }
         let here = source
             .outputs
             .iter()
             .find(|output| output.name == wanted.name);
+        if here.is_some_and(|here| stays(job, here)) {
+            continue;
+        }
         let Some(here) = here else {
             let message = format!(
                 "the provider returned no output `{}`; see `suanli job show {}`",

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use suanli_protocol::{ids::JobId, units::Amount};
 
-use super::{Command, Running, bring, hand_in, plan, planned};
+use super::{Command, Running, bring, hand_in, outputs, plan, planned};
 use crate::{
     api::types::{BlobInfo, JobInfo, OutputInfo},
     cli::{
@@ -193,7 +193,7 @@ impl Command {
         } else {
             let followed = run.single().await?;
             let (info, written) = bring(client, job, id, out).await?;
-            let stay = |output: &&OutputInfo| job.staying.contains(&output.name);
+            let stay = |output: &&OutputInfo| outputs::stays(job, output);
             let staying = info.outputs.iter().filter(stay);
             let staying = staying.map(|output| (0, output.clone())).collect();
             (info, followed, written, staying)

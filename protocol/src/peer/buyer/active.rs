@@ -167,8 +167,13 @@ impl Buyer {
         if job.cancelling {
             core.send(active.deal.provider(), Frame::Cancel(agreement));
         } else if !active.acked {
-            send_agreement(core, core.outbox.last(), &active.deal, &job.order);
+            let lsn = core.outbox.last();
+            self.staying.grant(core, lsn, active.deal.request().body());
+            send_agreement(core, lsn, &active.deal, &job.order);
         } else if silent >= heartbeat * 2 {
+            // One that started again has lost them.
+            let lsn = core.outbox.last();
+            self.staying.grant(core, lsn, active.deal.request().body());
             send_resume(core, job, active);
         }
         let pause = if active.acked && !job.cancelling {
@@ -376,9 +381,10 @@ impl Buyer {
             return;
         };
         let stays = |output| job.stays(output);
+        let small = u64::try_from(INLINE_BYTES_MAX).unwrap_or(u64::MAX);
         let outputs = receipt.body().outputs.iter();
         let stay: BTreeSet<BlobId> = outputs
-            .filter(|output| stays(output))
+            .filter(|output| stays(output) && output.blob.bytes > small)
             .map(|output| output.blob.blob)
             .collect();
         let Some(active) = job.live.get_mut(&agreement) else {
@@ -599,11 +605,12 @@ impl Buyer {
         );
         job.last_reason = reason;
         job.fence(agreement, reason);
-        job.losses += 1;
+        // What did not come from others is no loss of the job's.
+        let homing = reason == Reason::INPUTS_MISSING && !job.coming.is_empty();
+        job.losses += u32::from(!homing);
         let (cancelling, losses) = (job.cancelling, job.losses);
         let alone = job.live.is_empty();
-        let at_fault = !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN)
-            && job.coming.is_empty();
+        let at_fault = !matches!(reason, Reason::QUOTE_EXPIRED | Reason::QUOTE_UNKNOWN) && !homing;
         if at_fault && !cancelling {
             self.exclude(core, provider);
         }

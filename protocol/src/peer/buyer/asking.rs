@@ -19,7 +19,8 @@ impl Buyer {
         }
         if !job.coming.is_empty() {
             // What it reads is on its way here.
-            return wake(core, job, core.config.timing.retry);
+            wake(core, job, core.config.timing.retry);
+            return self.fetch_home(core, id);
         }
         let wanted = job.wanted(core);
         if wanted.is_empty() || job.room() == 0 {
@@ -67,17 +68,13 @@ impl Buyer {
                 return self.end(core, ledger, id, JobEnd::Declined(Reason::NOT_ALLOWED));
             }
             let lsn = core.persist(Record::Asked(request.clone()));
-            let grants = self.staying.grants(core, request.body());
-            grants.tell(core, lsn);
-            let ask = Frame::Ask(request.raw(), grants.raw());
-            core.send_after(lsn, share.offer.signer(), ask);
+            core.send_after(lsn, share.offer.signer(), Frame::Ask(request.raw()));
             ledger.prepare(core, paying_parties(core, &share.offer));
             self.by_request.insert(RequestId(request.hash()), id);
             asks.push(Ask {
                 offer: share.offer,
                 candidate: share.candidate,
                 request,
-                grants,
                 answer: None,
             });
         }
@@ -151,8 +148,7 @@ impl Buyer {
         }
         if now >= round.resend {
             for ask in round.asks.iter().filter(|ask| ask.answer.is_none()) {
-                let frame = Frame::Ask(ask.request.raw(), ask.grants.raw());
-                core.send_again(ask.offer.signer(), frame);
+                core.send_again(ask.offer.signer(), Frame::Ask(ask.request.raw()));
             }
             round.resend = now.after(core.config.timing.resend);
         }
@@ -429,7 +425,9 @@ impl Buyer {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
+        // Those who are silent have a moment more.
         let asks = job.round.iter().flat_map(|round| &round.asks);
+        let asks = asks.filter(|ask| ask.answer.is_some());
         let peers: Vec<PeerId> = asks.map(|ask| ask.offer.signer()).collect();
         job.too_late.extend(peers);
         self.leave_round(core, id, None);
@@ -456,19 +454,17 @@ impl Buyer {
             units: job.open.clone(),
             budget: Amount::from_micros(u64::try_from(proposal).unwrap_or(u64::MAX)),
         };
-        let (quote, grants) = (QuoteId(quote.hash()), ask.grants.clone());
+        let quote = QuoteId(quote.hash());
         let request = build_request(core, job, &share, false, Some(quote));
         let request = core.sign_until(core.now.wall.after(core.config.timing.quote_wait), request);
         let lsn = core.persist(Record::Asked(request.clone()));
-        let ask = Frame::Ask(request.raw(), grants.raw());
-        core.send_after(lsn, share.offer.signer(), ask);
+        core.send_after(lsn, share.offer.signer(), Frame::Ask(request.raw()));
         self.by_request.insert(RequestId(request.hash()), id);
         if let Some(round) = &mut job.round {
             round.asks.push(Ask {
                 offer: share.offer,
                 candidate: share.candidate,
                 request,
-                grants,
                 answer: None,
             });
             round.countered = true;
@@ -527,6 +523,7 @@ impl Buyer {
             self.leave_round(core, id, Some(best));
         }
         ledger.prepare(core, deal_parties(&deal));
+        self.staying.grant(core, lsn, deal.request().body());
         if let Some(job) = self.jobs.get(&id) {
             send_agreement(core, lsn, &deal, &job.order);
         }
@@ -655,7 +652,7 @@ fn plan(
 ) -> Plan {
     let sizes = order.inputs.iter().map(|input| input.bytes);
     let inputs_bytes = sizes.fold(0, u64::saturating_add);
-    let (held, away) = staying.bytes_of(&order.inputs);
+    let (held, away) = staying.bytes_of(now, &order.inputs);
     let me = core.me();
     // Judged for one unit, sending is shared by all of them.
     let units = order.work.unit_count() / work.unit_count().max(1);
@@ -770,7 +767,7 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
         let lacking = quantity.saturating_sub(quote.quantity_max(needs.runtime));
         let found = (ask.offer.body(), quote.device, ask.candidate.believed);
         let score = score_on(order, within, found, expected);
-        (may_be_late, lacking, score.is_none(), score)
+        (lacking > 0, may_be_late, lacking, score.is_none(), score)
     };
     let round = job.round.as_ref()?;
     let asks = round.asks.iter();
@@ -785,11 +782,13 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
             Some(Ok(_) | Err(_)) | None => None,
         })
         .min();
-    let ((may_be_late, _, _, score), _, n) = best?;
+    let ((_, may_be_late, .., score), _, n) = best?;
     let waits = matches!(&round.asks.get(n)?.answer, Some(Ok(quote)) if quote.body().wait_max > Millis::default());
     let next_is_better = round.next.is_some_and(|next| Some(next) < score);
-    let may_pass = job.too_late.len() < PASSED_MAX;
-    Some((n, !may_be_late && !(waits && next_is_better && may_pass)))
+    let passed = job.too_late.len();
+    let passes = (may_be_late && passed < PASSED_LATE_MAX)
+        || (waits && next_is_better && passed < PASSED_MAX);
+    Some((n, !passes))
 }
 
 /// What an expectation of an offer on one of its devices is worth to a job.

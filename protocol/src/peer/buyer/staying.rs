@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! result with outputs that stay ──accepted──▶ known: who has them, by blob
-//! another job reads one ──▶ asked: a grant beside the request, and one to who has it
+//! another job reads one ──agreed──▶ a grant to its provider, and to who has it
 //!                              └─ inputs missing ──▶ brought home ──here──▶ asked again
 //!                                                        └─ not to be had: the job fails
 //! ```
@@ -18,20 +18,24 @@
 
 use super::*;
 use crate::{
-    grant::{Grant, RawGrants},
-    limits::{GRANT_TTL_MAX, STAYING_MAX},
+    grant::Grant,
+    limits::{GRANT_TTL_MAX, HOLDERS_PER_REQUEST, STAYING_MAX},
     receipt::OutputRef,
 };
 
 /// Providers of which it is remembered that they have one result.
 const HOLDERS_MAX: usize = 3;
+/// Results that are fetched from one provider at once: as many as it serves to one peer.
+const AT_ONCE: usize = 4;
+/// How often one is tried, a pause apart, before its maker is said to have lost it.
+const TRIES: u32 = 16;
 
 /// Where results are.
 #[derive(Debug, Default)]
 pub(super) struct Staying {
     of: BTreeMap<BlobId, VecDeque<Holder>>,
     order: VecDeque<BlobId>,
-    /// Brought home, for these jobs.
+    /// Brought home, for jobs of ours.
     coming: BTreeMap<BlobId, Coming>,
 }
 
@@ -42,30 +46,17 @@ struct Holder {
     account: AccountId,
     /// Under which it was made.
     agreement: AgreementId,
+    /// Until when it is kept.
+    until: Wall,
 }
 
 #[derive(Debug)]
 struct Coming {
     blob: BlobRef,
     jobs: BTreeSet<JobId>,
+    /// From whom it is being fetched.
+    from: Option<Holder>,
     tries: u32,
-}
-
-/// A request's grants: beside it, and for those who have what it reads.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Grants(Vec<Verified<Grant>>);
-
-impl Grants {
-    pub(super) fn raw(&self) -> RawGrants {
-        List::truncated(self.0.iter().map(Verified::raw).collect())
-    }
-
-    /// Tells those who have the results, once a record is written.
-    pub(super) fn tell(&self, core: &mut Core, lsn: Lsn) {
-        for grant in &self.0 {
-            core.send_after(lsn, grant.body().holder, Frame::Grant(grant.raw()));
-        }
-    }
 }
 
 impl Staying {
@@ -75,10 +66,9 @@ impl Staying {
             self.order.push_back(blob);
             VecDeque::new()
         });
-        if !known.contains(&holder) {
-            known.push_front(holder);
-            known.truncate(HOLDERS_MAX);
-        }
+        known.retain(|known| known.peer != holder.peer);
+        known.push_front(holder);
+        known.truncate(HOLDERS_MAX);
         while self.order.len() > STAYING_MAX {
             if let Some(oldest) = self.order.pop_front() {
                 self.of.remove(&oldest);
@@ -86,76 +76,84 @@ impl Staying {
         }
     }
 
-    /// It is here now.
-    fn is_home(&mut self, blob: BlobId) {
+    /// It is here now, or nowhere.
+    fn is_over(&mut self, blob: BlobId) -> Option<Coming> {
         if self.of.remove(&blob).is_some() {
             self.order.retain(|known| *known != blob);
         }
+        self.coming.remove(&blob)
     }
 
-    fn holder(&self, blob: BlobId) -> Option<Holder> {
-        self.of.get(&blob)?.front().copied()
+    /// Those who keep it still, the last that made it first.
+    fn holders(&self, now: Wall, blob: BlobId) -> impl Iterator<Item = &Holder> {
+        let holders = self.of.get(&blob).into_iter().flatten();
+        holders.filter(move |holder| holder.until > now)
     }
 
-    pub(super) fn has(&self, blob: BlobId) -> bool {
-        self.of.contains_key(&blob)
+    pub(super) fn has(&self, now: Wall, blob: BlobId) -> bool {
+        self.holders(now, blob).next().is_some()
     }
 
     /// How many bytes of what a job reads each provider has, and how many are not here.
-    pub(super) fn bytes_of(&self, inputs: &[BlobRef]) -> (BTreeMap<PeerId, u64>, u64) {
+    pub(super) fn bytes_of(&self, now: Wall, inputs: &[BlobRef]) -> (BTreeMap<PeerId, u64>, u64) {
         let (mut by_peer, mut away) = (BTreeMap::<PeerId, u64>::new(), 0u64);
         if self.of.is_empty() {
             return (by_peer, away);
         }
         for input in inputs {
-            let Some(holders) = self.of.get(&input.blob) else {
-                continue;
-            };
-            away = away.saturating_add(input.bytes);
-            for holder in holders {
+            let mut is_away = false;
+            for holder in self.holders(now, input.blob) {
+                is_away = true;
                 let sum = by_peer.entry(holder.peer).or_default();
                 *sum = sum.saturating_add(input.bytes);
             }
+            away = away.saturating_add(if is_away { input.bytes } else { 0 });
         }
         (by_peer, away)
     }
 
-    /// Leave for a provider to read what others have.
-    pub(super) fn grants(&self, core: &Core, request: &Request) -> Grants {
+    /// Lets a provider that has agreed read what others have: tells it, and them.
+    pub(super) fn grant(&self, core: &mut Core, lsn: Lsn, request: &Request) {
         if self.of.is_empty() {
-            return Grants::default();
+            return;
         }
+        let (now, reader) = (core.now.wall, request.provider);
         let mut by_holder = BTreeMap::<(PeerId, AgreementId), BTreeSet<BlobId>>::new();
         for input in request.read() {
-            let holders = self.of.get(&input.blob);
-            let is_there = |holder: &Holder| holder.peer == request.provider;
-            let holders = holders.filter(|holders| !holders.iter().any(is_there));
-            if let Some(holder) = holders.and_then(VecDeque::front) {
+            if self
+                .holders(now, input.blob)
+                .any(|holder| holder.peer == reader)
+            {
+                continue;
+            }
+            if let Some(holder) = self.holders(now, input.blob).next() {
                 let blobs = by_holder.entry((holder.peer, holder.agreement));
                 blobs.or_default().insert(input.blob);
             }
         }
         let timing = &core.config.timing;
-        let lives = (timing.hold + timing.hold_grace + timing.transfer_max).min(GRANT_TTL_MAX);
-        let expires = core.now.wall.after(lives);
-        let grants = by_holder.into_iter().map(|((holder, agreement), blobs)| {
+        let lives = (timing.hold + timing.transfer_max).min(GRANT_TTL_MAX);
+        let expires = now.after(lives);
+        for ((holder, agreement), blobs) in by_holder.into_iter().take(HOLDERS_PER_REQUEST) {
             let grant = Grant {
                 holder,
                 agreement,
-                reader: request.provider,
+                reader,
                 blobs: List::truncated(blobs.into_iter().collect()),
                 extensions: Extensions::default(),
             };
-            core.sign_until(expires, grant)
-        });
-        Grants(grants.collect())
+            let grant = core.sign_until(expires, grant).raw();
+            for peer in [holder, reader] {
+                core.send_after(lsn, peer, Frame::Grant(grant.clone()));
+            }
+        }
     }
 }
 
 impl Buyer {
     /// Whether a result is known to stay with a provider.
-    pub(crate) fn is_staying(&self, blob: BlobId) -> bool {
-        self.staying.has(blob)
+    pub(crate) fn is_staying(&self, now: Wall, blob: BlobId) -> bool {
+        self.staying.has(now, blob)
     }
 
     /// A receipt was accepted: what of its outputs stays is remembered.
@@ -172,10 +170,12 @@ impl Buyer {
         let Some(deal) = job.deal(agreement) else {
             return;
         };
+        let quote = deal.quote().body();
         let holder = Holder {
             peer: receipt.signer(),
-            account: deal.quote().body().account,
+            account: quote.account,
             agreement,
+            until: receipt.body().ended.after(quote.collect_max.duration() * 2),
         };
         for output in receipt.body().outputs.iter() {
             if job.stays(output) && !here.contains(&output.blob.blob) {
@@ -192,6 +192,7 @@ impl Buyer {
         id: JobId,
         agreement: AgreementId,
     ) -> bool {
+        let now = core.now.wall;
         let Some(job) = self.jobs.get_mut(&id) else {
             return false;
         };
@@ -200,26 +201,54 @@ impl Buyer {
         };
         let reads: BTreeSet<BlobRef> = deal.request().body().read().collect();
         for blob in reads {
-            let Some(holder) = self.staying.holder(blob.blob) else {
+            if !self.staying.has(now, blob.blob) {
                 continue;
-            };
+            }
             job.coming.insert(blob.blob);
             let coming = self.staying.coming.entry(blob.blob);
-            let mut is_new = false;
-            let coming = coming.or_insert_with(|| {
-                is_new = true;
-                Coming {
-                    blob,
-                    jobs: BTreeSet::new(),
-                    tries: 0,
-                }
+            let coming = coming.or_insert_with(|| Coming {
+                blob,
+                jobs: BTreeSet::new(),
+                from: None,
+                tries: 0,
             });
             coming.jobs.insert(id);
-            if is_new {
-                core.output(holder.fetch(blob));
+        }
+        let comes = !job.coming.is_empty();
+        self.fetch_home(core, id);
+        comes
+    }
+
+    /// Fetches what a job waits for, a few at once from each provider.
+    pub(super) fn fetch_home(&mut self, core: &mut Core, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let mut busy = BTreeMap::<PeerId, usize>::new();
+        for from in self
+            .staying
+            .coming
+            .values()
+            .filter_map(|coming| coming.from)
+        {
+            *busy.entry(from.peer).or_default() += 1;
+        }
+        for &blob in &job.coming {
+            let holder = self.staying.holders(core.now.wall, blob).next().copied();
+            let coming = self.staying.coming.get_mut(&blob);
+            let Some(coming) = coming.filter(|coming| coming.from.is_none()) else {
+                continue;
+            };
+            let Some(holder) = holder else {
+                continue;
+            };
+            let busy = busy.entry(holder.peer).or_default();
+            if *busy < AT_ONCE {
+                *busy += 1;
+                coming.from = Some(holder);
+                core.output(holder.fetch(coming.blob));
             }
         }
-        !job.coming.is_empty()
     }
 
     /// What was to come home is here, or did not come. Whether it was.
@@ -230,34 +259,30 @@ impl Buyer {
         (agreement, blob): (AgreementId, BlobId),
         ok: bool,
     ) -> bool {
-        let holder = self.staying.holder(blob);
         let Some(coming) = self.staying.coming.get_mut(&blob) else {
             return false;
         };
-        if holder.is_some_and(|holder| holder.agreement != agreement) {
+        let Some(from) = coming.from.filter(|from| from.agreement == agreement) else {
             return false;
-        }
-        let wanted = coming.blob;
+        };
+        coming.from = None;
+        coming.tries += 1;
         if ok {
-            self.staying.is_home(blob);
-        } else {
-            coming.tries += 1;
-            if let Some(holder) = holder
-                && coming.tries > core.config.timing.fetch_tries
-            {
-                coming.tries = 0;
-                core.failed(holder.peer, holder.account, Failing::Lost);
-                if let Some(holders) = self.staying.of.get_mut(&blob) {
-                    holders.pop_front();
-                }
+            for other in self.staying.coming.values_mut() {
+                other.tries = 0;
             }
-            if let Some(next) = self.staying.holder(blob) {
-                core.output(next.fetch(wanted));
-                return true;
+        } else if coming.tries >= TRIES {
+            coming.tries = 0;
+            core.failed(from.peer, from.account, Failing::Lost);
+            if let Some(holders) = self.staying.of.get_mut(&blob) {
+                holders.retain(|holder| holder.peer != from.peer);
             }
-            self.staying.is_home(blob);
         }
-        let coming = self.staying.coming.remove(&blob);
+        if !ok && self.staying.has(core.now.wall, blob) {
+            // Those who wait for it try again in a moment.
+            return true;
+        }
+        let coming = self.staying.is_over(blob);
         for id in coming.map(|coming| coming.jobs).unwrap_or_default() {
             let Some(job) = self.jobs.get_mut(&id) else {
                 continue;
@@ -268,7 +293,7 @@ impl Buyer {
             }
             if !ok {
                 self.end(core, ledger, id, JobEnd::Failed(Reason::INPUTS_MISSING));
-            } else if job.coming.is_empty() {
+            } else {
                 core.wake(Timer::Job(id), Duration::ZERO);
             }
         }

@@ -12,7 +12,6 @@ impl Seller {
         book: &Book,
         ledger: &mut Ledger,
         request: Verified<Request>,
-        grants: Vec<Verified<Grant>>,
     ) {
         let id = RequestId(request.hash());
         let client = request.signer();
@@ -20,10 +19,7 @@ impl Seller {
             return send_answer(core, client, id, answer);
         }
         let answer = match self.consider(core, book, ledger, &request) {
-            Ok((offer, quote)) => {
-                let grants = grants::readable(core, &request, grants);
-                self.hold(core, offer, (request, grants), quote)
-            }
+            Ok((offer, quote)) => self.hold(core, offer, request, quote),
             Err(decline) => Answer::Declined(decline),
         };
         send_answer(core, client, id, &answer);
@@ -298,7 +294,7 @@ impl Seller {
         &mut self,
         core: &mut Core,
         offer: Verified<Offer>,
-        (request, grants): (Verified<Request>, Vec<Verified<Grant>>),
+        request: Verified<Request>,
         quote: Quote,
     ) -> Answer {
         if let Some(countered) = request.body().counter {
@@ -322,7 +318,7 @@ impl Seller {
         let lsn = core.persist(record);
         if take {
             if let Ok(deal) = Deal::new(offer, request, quote.clone(), None) {
-                self.commit(core, lsn, deal, (Vec::new(), grants));
+                self.commit(core, lsn, deal, (Vec::new(), Elsewhere::default()));
             }
         } else {
             let id = QuoteId(quote.hash());
@@ -332,7 +328,7 @@ impl Seller {
                     offer,
                     request,
                     quote: quote.clone(),
-                    grants,
+                    elsewhere: Elsewhere::default(),
                 },
             );
             // The client's answer may be on its way when the quote runs out.

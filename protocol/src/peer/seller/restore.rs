@@ -22,8 +22,8 @@ impl Seller {
                     offer: offer.clone(),
                     request: request.clone(),
                     quote: quote.clone(),
-                    // The client gives them again, or the inputs themselves.
-                    grants: Vec::new(),
+                    // The client says it again.
+                    elsewhere: Elsewhere::default(),
                 };
                 self.answer_again(quote);
                 self.holds.insert(QuoteId(quote.hash()), hold);
@@ -133,7 +133,7 @@ impl Seller {
             running: BTreeMap::new(),
             missing: BTreeSet::new(),
             again: BTreeSet::new(),
-            grants: Vec::new(),
+            elsewhere: Elsewhere::default(),
             granted: Granted::default(),
             issued: BTreeMap::new(),
             until,

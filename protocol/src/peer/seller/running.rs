@@ -203,7 +203,10 @@ impl Seller {
         let here = receipt.body().outputs.iter().map(|output| output.blob.blob);
         let here = here.filter(|blob| !inline.iter().any(|inline| inline.blob == *blob));
         let account = request.account;
-        self.kept.extend(here.map(|blob| ((account, blob), until)));
+        for blob in here {
+            let kept = self.kept.entry((account, blob)).or_insert(until);
+            *kept = until.max(*kept);
+        }
         let name = ReceiptId(receipt.hash());
         ledger.earn(core, deal_parties(&deal.deal), name, due);
         core.tell_after(
