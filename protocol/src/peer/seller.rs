@@ -904,9 +904,9 @@ impl Committed {
     /// Fetches an input from whoever has it.
     fn fetch(&self, blob: BlobRef, now: Wall) -> Output {
         let agreement = self.deal.id();
-        // Its client may have it by now: every other try.
+        // Its client may have it by now: every third try.
         let elsewhere = self.elsewhere.holder_of(blob.blob, now);
-        let elsewhere = elsewhere.filter(|_| self.resends.is_multiple_of(2));
+        let elsewhere = elsewhere.filter(|_| self.resends % 3 != 2);
         let (from, under) = elsewhere.unwrap_or_else(|| (self.deal.client(), agreement));
         Output::Fetch(FetchOrder {
             agreement,

@@ -102,12 +102,12 @@ impl Seller {
         if grant.body().holder == core.me() {
             self.let_read(core, from, grant);
         } else if grant.body().reader == core.me() && grant.signer() == from {
-            self.may_fetch(core, from, grant);
+            self.may_fetch(from, grant);
         }
     }
 
     /// What a client's work reads, somebody else has.
-    fn may_fetch(&mut self, core: &mut Core, client: PeerId, grant: &Verified<Grant>) {
+    fn may_fetch(&mut self, client: PeerId, grant: &Verified<Grant>) {
         let body = grant.body();
         for hold in self.holds.values_mut() {
             let request = hold.request.body();
@@ -122,15 +122,9 @@ impl Seller {
             let is_its = deal.deal.client() == client
                 && matches!(deal.stage, Stage::Fetching | Stage::Interrupted)
                 && reads_all(deal.deal.request().body(), body);
-            if !is_its {
-                continue;
-            }
-            deal.elsewhere.add(grant);
-            let missing = deal.needs().filter(|blob| {
-                deal.missing.contains(&blob.blob) && body.blobs.contains(&blob.blob)
-            });
-            for blob in missing.collect::<BTreeSet<_>>() {
-                core.output(deal.fetch(blob, core.now.wall));
+            // What is being fetched from the client fails there, and is fetched again.
+            if is_its {
+                deal.elsewhere.add(grant);
             }
         }
     }
