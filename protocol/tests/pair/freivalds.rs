@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use suanli_protocol::{
     deal::{UnitRange, Work},
     freivalds::{Freivalds, Numbers, Product},
-    ids::{JobId, PeerId},
+    ids::JobId,
     limits::COMPARISONS_MAX,
     peer::{Command, Event, JobEvent},
     receipt::Verdict,
@@ -77,23 +77,6 @@ fn world(off: &[f32]) -> World {
     world
 }
 
-/// Providers whose results the client calls wrong.
-fn named(world: &World) -> BTreeSet<PeerId> {
-    let events = world.events.iter().filter_map(|(_, event)| match event {
-        Event::Job {
-            event: JobEvent::Disputed { peer, reason },
-            ..
-        } => Some((*peer, *reason)),
-        _ => None,
-    });
-    let wrong = events.filter(|(_, reason)| *reason == Reason::WRONG_RESULT);
-    wrong.map(|(peer, _)| peer).collect()
-}
-
-fn peers(world: &World, nodes: &[usize]) -> BTreeSet<PeerId> {
-    nodes.iter().map(|&node| world.id(node)).collect()
-}
-
 fn assert_unpaid(world: &World, node: usize) {
     let channels = world.peer(0).channels();
     let mut paid = channels
@@ -128,7 +111,7 @@ fn a_wrong_product_is_named_not_paid_and_made_elsewhere() {
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
     assert_eq!((world.executed.len(), world.checked.len()), (2, 2));
-    assert_eq!(named(&world), peers(&world, &[1]));
+    assert_eq!(world.named(), world.peers(&[1]));
     assert_eq!(world.words(0), [Verification::FREIVALDS]);
     assert_unpaid(&world, 1);
     world.assert_conserved();
@@ -141,7 +124,7 @@ fn each_unit_of_an_array_is_checked_with_its_own_files() {
     world.submit(order);
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert_eq!(named(&world), peers(&world, &[2]));
+    assert_eq!(world.named(), world.peers(&[2]));
     assert_eq!(world.words(0), vec![Verification::FREIVALDS; 12]);
     let units: BTreeSet<u32> = world.checked.iter().map(|check| check.id.unit).collect();
     assert_eq!(units, (0..12).collect());
@@ -164,7 +147,7 @@ fn what_has_another_shape_is_wrong_without_a_look_at_its_bytes() {
         world.submit(order);
         world.run_until_settled();
         assert_eq!(world.job(1).end, Some(JobEnd::Done));
-        assert_eq!(named(&world), peers(&world, &[1]));
+        assert_eq!(world.named(), world.peers(&[1]));
         assert_eq!(world.checked.len(), 1);
         assert_unpaid(&world, 1);
     }
@@ -178,7 +161,7 @@ fn liars_that_agree_are_all_found() {
     world.submit(order);
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert_eq!(named(&world), peers(&world, &[1, 2]));
+    assert_eq!(world.named(), world.peers(&[1, 2]));
     assert_eq!(world.words(0), vec![Verification::REPLICAS; 8]);
     world.assert_conserved_with(2);
 }
@@ -191,7 +174,7 @@ fn audited_units_are_checked_as_well() {
     world.submit(order);
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert_eq!(named(&world), peers(&world, &[1]));
+    assert_eq!(world.named(), world.peers(&[1]));
     assert_eq!(world.words(0), vec![Verification::AUDIT; 12]);
     world.assert_conserved_with(2);
 }
@@ -203,7 +186,7 @@ fn a_disk_that_cannot_be_read_is_nobodys_fault() {
     let order = product(&mut world, checked(1));
     world.submit(order);
     world.run_until_settled();
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     assert_eq!(world.words(0), [Verification::UNDECIDED; 5]);
     let failed = Some(JobEnd::Failed(Reason::RESULTS_DIFFER));
     assert_eq!(world.job(1).end, failed);
@@ -223,7 +206,7 @@ fn another_provider_is_asked_for_what_could_not_be_read() {
     world.unreadable = false;
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     assert_eq!(
         world.words(0),
         [Verification::HASHES, Verification::FREIVALDS]
@@ -254,7 +237,7 @@ fn of_two_right_ones_the_first_is_paid_and_nobody_is_named() {
     });
     assert_eq!(late.count(), 1);
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     assert_eq!(world.words(0), [Verification::FREIVALDS; 2]);
     world.assert_conserved();
 }
@@ -297,7 +280,7 @@ fn an_answer_that_comes_late_changes_nothing() {
         let end = [JobEnd::Expired, JobEnd::Cancelled][usize::from(cancelled)];
         assert_eq!(world.job(1).end, Some(end));
         assert!(!checking(&world), "the answer is here");
-        assert!(named(&world).is_empty());
+        assert!(world.named().is_empty());
         assert_eq!(world.words(0), [Verification::HASHES]);
         world.run_until_settled();
         world.assert_conserved();
@@ -320,7 +303,7 @@ fn checks_begin_anew_after_the_clients_restart() {
         world.pass(Duration::from_millis(400));
         world.run_until_settled();
         assert_eq!(world.job(1).end, Some(JobEnd::Done), "{after_ms} ms");
-        assert_eq!(named(&world), peers(&world, &[1]), "{after_ms} ms");
+        assert_eq!(world.named(), world.peers(&[1]), "{after_ms} ms");
         assert_eq!(world.words(0), vec![Verification::FREIVALDS; 6]);
         assert_unpaid(&world, 1);
         world.assert_conserved();
@@ -376,7 +359,7 @@ fn what_is_proven_is_not_called_wrong_by_those_who_fail() {
     world.submit(order);
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Failed(Reason::TRAPPED)));
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     let mut words = world.words(0);
     words.sort();
     let replicas = Verification::REPLICAS;

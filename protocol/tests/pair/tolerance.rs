@@ -1,11 +1,11 @@
 //! Results that are compared within a tolerance.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use suanli_protocol::{
     deal::{UnitRange, Work},
-    ids::{JobId, PeerId},
-    peer::{Command, Event, JobEvent},
+    ids::JobId,
+    peer::Command,
     record::{JobEnd, JobOrder, Verify},
     registry::{Reason, Verification},
     tolerance::{Tolerance, Within},
@@ -49,23 +49,6 @@ fn world(values: &[f32]) -> World {
     world
 }
 
-/// Providers whose results the client calls wrong.
-fn named(world: &World) -> BTreeSet<PeerId> {
-    let events = world.events.iter().filter_map(|(_, event)| match event {
-        Event::Job {
-            event: JobEvent::Disputed { peer, reason },
-            ..
-        } => Some((*peer, *reason)),
-        _ => None,
-    });
-    let wrong = events.filter(|(_, reason)| *reason == Reason::WRONG_RESULT);
-    wrong.map(|(peer, _)| peer).collect()
-}
-
-fn peers(world: &World, nodes: &[usize]) -> BTreeSet<PeerId> {
-    nodes.iter().map(|&node| world.id(node)).collect()
-}
-
 #[test]
 fn floats_that_are_near_are_equal_and_all_are_paid() {
     let mut world = world(&[1.0, 1.0001, 1.0002, 1.0003]);
@@ -74,7 +57,7 @@ fn floats_that_are_near_are_equal_and_all_are_paid() {
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
     assert_eq!(world.words(0), vec![Verification::REPLICAS_WITHIN; 16]);
     assert_eq!(world.compared.len(), 8);
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     world.assert_conserved_with(2);
 }
 
@@ -91,7 +74,7 @@ fn large_results_are_compared_where_they_are_stored() {
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
     let mut outputs = world.compared.iter().flat_map(|of| of.pairs.as_flattened());
     assert!(outputs.all(|output| output.inline.is_none()));
-    assert_eq!(named(&world), peers(&world, &[3]));
+    assert_eq!(world.named(), world.peers(&[3]));
     world.assert_conserved_with(2);
 }
 
@@ -113,7 +96,7 @@ fn one_that_is_too_far_off_is_outvoted_named_and_not_paid() {
         world.submit(array(12, tolerant(replicas)));
         world.run_until_settled();
         assert_eq!(world.job(1).end, Some(JobEnd::Done));
-        assert_eq!(named(&world), peers(&world, &[1]));
+        assert_eq!(world.named(), world.peers(&[1]));
         let channels = world.peer(0).channels();
         let mut paid = channels
             .iter()
@@ -139,7 +122,7 @@ fn another_length_is_wrong_without_a_look_at_the_bytes() {
     world.submit(array(6, tolerant(2)));
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert_eq!(named(&world), peers(&world, &[1]));
+    assert_eq!(world.named(), world.peers(&[1]));
     assert!(world.compared.is_empty());
 }
 
@@ -151,7 +134,7 @@ fn outputs_that_are_no_floats_are_compared_to_the_last_bit() {
     world.submit(array(6, verify));
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert_eq!(named(&world), peers(&world, &[2]));
+    assert_eq!(world.named(), world.peers(&[2]));
     assert!(world.compared.is_empty());
 }
 
@@ -163,7 +146,7 @@ fn the_one_to_which_most_are_equal_stands_for_all() {
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
     assert_eq!(world.words(0), vec![Verification::REPLICAS_WITHIN; 3]);
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
 }
 
 /// One that is equal to some of those that agree, and not to the one that stands for
@@ -174,7 +157,7 @@ fn what_lies_between_is_neither_counted_nor_named() {
     world.submit(array(1, tolerant(4)));
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     let mut words = world.words(0);
     words.sort();
     let within = Verification::REPLICAS_WITHIN;
@@ -185,7 +168,7 @@ fn what_lies_between_is_neither_counted_nor_named() {
     let mut world = self::world(&[0.998, 1.0, 1.0008, 1.0016, 1.0008]);
     world.submit(array(1, tolerant(4)));
     world.run_until_settled();
-    assert_eq!(named(&world), peers(&world, &[1]));
+    assert_eq!(world.named(), world.peers(&[1]));
 }
 
 #[test]
@@ -196,7 +179,7 @@ fn where_none_is_near_another_the_job_is_at_fault_and_all_are_paid() {
     let failed = Some(JobEnd::Failed(Reason::RESULTS_DIFFER));
     assert_eq!(world.job(1).end, failed);
     assert_eq!(world.words(0), vec![Verification::UNDECIDED; 7]);
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     assert_eq!(world.compared.len(), 21, "each pair once");
 }
 
@@ -206,7 +189,7 @@ fn a_disk_that_cannot_be_read_is_nobodys_fault() {
     world.unreadable = true;
     world.submit(array(1, tolerant(2)));
     world.run_until_settled();
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     assert_eq!(world.words(0), vec![Verification::UNDECIDED; 7]);
     // Two are the same; the third can't be compared with them.
     let mut world = self::world(&[1.0, 1.1, 1.1]);
@@ -214,7 +197,7 @@ fn a_disk_that_cannot_be_read_is_nobodys_fault() {
     world.submit(array(1, tolerant(2)));
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert!(named(&world).is_empty());
+    assert!(world.named().is_empty());
     assert_eq!(world.job(1).receipts.len(), 3);
 }
 
@@ -226,7 +209,7 @@ fn audits_compare_within_the_tolerance() {
     world.submit(order);
     world.run_until_settled();
     assert_eq!(world.job(1).end, Some(JobEnd::Done));
-    assert_eq!(named(&world), peers(&world, &[1]));
+    assert_eq!(world.named(), world.peers(&[1]));
     assert!(world.words(0).contains(&Verification::AUDIT_WITHIN));
     world.assert_conserved_with(3);
 }
@@ -286,7 +269,7 @@ fn an_answer_that_comes_late_changes_nothing() {
         let end = [JobEnd::Expired, JobEnd::Cancelled][usize::from(cancelled)];
         assert_eq!(world.job(1).end, Some(end));
         assert!(!comparing(&world), "the answer is here");
-        assert!(named(&world).is_empty());
+        assert!(world.named().is_empty());
         assert_eq!(world.words(0), vec![Verification::HASHES; 2]);
         world.run_until_settled();
         world.assert_conserved_with(2);
@@ -308,9 +291,9 @@ fn comparisons_begin_anew_after_the_clients_restart() {
         world.pass(Duration::from_millis(400));
         world.run_until_settled();
         assert_eq!(world.job(1).end, Some(JobEnd::Done), "{after_ms} ms");
-        let wrong = named(&world);
+        let wrong = world.named();
         assert!(
-            wrong.is_subset(&peers(&world, &[1])),
+            wrong.is_subset(&world.peers(&[1])),
             "{after_ms} ms: {wrong:?}"
         );
         world.assert_conserved_with(3);

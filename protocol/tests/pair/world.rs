@@ -21,7 +21,7 @@ use suanli_protocol::{
     offer::{Charge, Device, Name, Offer, RuntimeOffer, Speed, Terms},
     peer::{
         Command, ComparedOutput, Comparison, Config, Event, ExecutionEvent, ExecutionId,
-        ExecutionOrder, FetchOrder, Input, JobView, Kept, Output, Peer, ProductsCheck,
+        ExecutionOrder, FetchOrder, Input, JobEvent, JobView, Kept, Output, Peer, ProductsCheck,
         ProvidedOutput, ProviderConfig, Timing,
     },
     rank::Policy,
@@ -552,8 +552,6 @@ impl World {
         self.sent.iter().filter(|sent| is(&sent.frame)).count()
     }
 
-    /// Accounts that two nodes have in common, seen from both: equal when all
-    /// is said.
     /// What verification was done, for each receipt that a client's disk has accepted.
     pub(crate) fn words(&self, node: usize) -> Vec<Verification> {
         let words = self.records(node).into_iter();
@@ -565,6 +563,26 @@ impl World {
         accepted.map(|word| word.body().verification).collect()
     }
 
+    /// Providers whose results the client calls wrong.
+    pub(crate) fn named(&self) -> BTreeSet<PeerId> {
+        let events = self.events.iter().filter_map(|(_, event)| match event {
+            Event::Job {
+                event: JobEvent::Disputed { peer, reason },
+                ..
+            } => Some((*peer, *reason)),
+            _ => None,
+        });
+        let wrong = events.filter(|(_, reason)| *reason == Reason::WRONG_RESULT);
+        wrong.map(|(peer, _)| peer).collect()
+    }
+
+    /// Who these nodes are.
+    pub(crate) fn peers(&self, nodes: &[usize]) -> BTreeSet<PeerId> {
+        nodes.iter().map(|&node| self.id(node)).collect()
+    }
+
+    /// Accounts that two nodes have in common, seen from both: equal when all
+    /// is said.
     pub(crate) fn assert_conserved(&self) {
         self.assert_conserved_with(1);
     }

@@ -740,10 +740,10 @@ fn build_request(
     }
 }
 
-/// The best quote of a job's round that still has time to be taken: before all else one
-/// that is in time however long it waits for its turn. One that allows less than the
-/// work is expected to take comes after all that allow more: its low cap is the
-/// price of half a job.
+/// The best quote of a job's round that still has time to be taken. One that allows less
+/// than the work is expected to take comes after all that allow more: its low cap is the
+/// price of half a job. Then those come first that are in time however long they wait for
+/// their turn.
 ///
 /// Beside it, whether it begins at once, or is worth the wait.
 pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
