@@ -38,6 +38,10 @@ use crate::{
     handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
     measured::Measured,
+    models::{
+        entry,
+        serving::{Said, Serving, ServingError},
+    },
     neighbours::{self, Neighbours, Source},
     pause::Pauses,
     pricing, records,
@@ -90,6 +94,9 @@ pub enum DaemonError {
         /// What is wrong.
         why: String,
     },
+    /// A model can't be served.
+    #[error(transparent)]
+    Models(#[from] ServingError),
     /// Something else of the machine.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
@@ -115,19 +122,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let facts = facts(&config, &identity, provider.as_ref());
     let (handle, asks) = handle::open(facts, store.clone(), transport.clone());
     let neighbours = neighbours_of(&config, &devices);
-    let listener = TcpListener::bind(config.api)
-        .await
-        .map_err(|source| DaemonError::ApiBusy {
-            address: config.api,
-            source,
-        })?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| DaemonError::Io("the API's address", error))?;
+    let (listener, address) = bind(config.api).await?;
     let keeper = keeper_of(&config, &identity, store.clone());
+    let models = serving_of(&config, provider.as_ref())?;
     let parts = Parts {
         config: keeper.config.clone(),
         provider,
+        models,
         signer: identity.node.clone(),
         seed: *random_secret()?,
         store,
@@ -171,6 +172,17 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     dir.remove_api_address()?;
     tracing::info!("stopped");
     Ok(ended.map_err(|died| DaemonError::Io("the driver", died.into()))??)
+}
+
+/// Takes the API's address.
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), DaemonError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| DaemonError::ApiBusy { address, source })?;
+    let bound = listener
+        .local_addr()
+        .map_err(|error| DaemonError::Io("the API's address", error))?;
+    Ok((listener, bound))
 }
 
 /// What may pause it, if it sells.
@@ -252,7 +264,8 @@ async fn start_selling(
     dir: &Path,
 ) -> Result<(ProviderConfig, Started), DaemonError> {
     let (devices, mut events) = Devices::start(config, provide).await?;
-    if devices.adapters().next().is_none() {
+    let wasm = devices.slots() > 0;
+    if wasm && devices.adapters().next().is_none() {
         tracing::info!("no adapter serves: wasm is sold, on the processor");
     }
     let measured = devices.measure(&mut events, dir).await;
@@ -271,17 +284,21 @@ fn offer_of(
         value: config.region.clone(),
         why: error.to_string(),
     })?;
+    let mut all = devices.offered(measured);
+    all.extend(entry::offered(&provide.model, all.len()).0);
+    let slots = all.iter().map(|device| device.slots).sum();
     Ok(Offer {
         account: suanli_protocol::ids::AccountId::from_bytes([0; 32]),
         delegation: Raw::default(),
         sequence: 0,
         region,
         addresses: List::default(),
-        devices: List::truncated(devices.offered(measured)),
+        devices: List::truncated(all),
+        // Those that answer come when they do.
         models: List::default(),
         prices: List::truncated(provide.prices()),
-        slots: devices.slots(),
-        slots_free: devices.slots(),
+        slots,
+        slots_free: slots,
         storage_bytes: provide.storage.0,
         bandwidth_in: 0,
         bandwidth_out: 0,
@@ -300,6 +317,23 @@ fn offer_of(
         firm: provide.firm,
         extensions: Extensions::default(),
     })
+}
+
+/// What serves models, if there are any.
+fn serving_of(
+    config: &Config,
+    provider: Option<&ProviderConfig>,
+) -> Result<Option<(Serving, mpsc::Receiver<Said>)>, ServingError> {
+    let (Some(provide), Some(provider)) = (&config.provide, provider) else {
+        return Ok(None);
+    };
+    if provide.model.is_empty() {
+        return Ok(None);
+    }
+    let (added, _) = entry::offered(&provide.model, 0);
+    let own = provider.offer.devices.len().saturating_sub(added.len());
+    let (_, offers) = entry::offered(&provide.model, own);
+    Serving::start(&provide.model, offers).map(Some)
 }
 
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {

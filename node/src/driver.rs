@@ -64,11 +64,12 @@ use self::{
 use crate::{
     devices::Devices,
     handle::{Ask, AskQueue, Challenged, Look, NotTaken, Shown, Snapshot},
+    models::serving::{Said, Serving},
     pause::Pauses,
     store::{AppendError, Durability, Health, Lsn, Store, blobs::Blobs},
     transport::{
-        BlobFailure, BlobSize, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure, ServeBlob,
-        TransportCommand, TransportEvent, TransportHandle, Verdict,
+        BlobFailure, BlobSize, CallStream, FetchBlob, FetchId, GossipId, PeerKey, PublishFailure,
+        ServeBlob, TransportCommand, TransportEvent, TransportHandle, Verdict,
     },
     wall::wall,
 };
@@ -123,6 +124,8 @@ pub struct Parts {
     pub devices: Devices,
     /// and what that says.
     pub executions: Option<mpsc::Receiver<suanli_executor::ExecutionEvent>>,
+    /// What serves models, and what that says.
+    pub models: Option<(Serving, mpsc::Receiver<Said>)>,
     /// Questions and orders.
     pub asks: AskQueue,
     /// What may pause it, if it sells.
@@ -160,6 +163,7 @@ pub struct Driver {
     store: Store,
     transport: TransportHandle,
     devices: Devices,
+    serving: Option<Serving>,
     hands: Hands,
     provider: Option<ProviderConfig>,
     /// The fastest that a large blob has come here, in bytes per second.
@@ -256,6 +260,7 @@ impl Unwritten {
 struct Ears {
     intake: mpsc::Receiver<Intake>,
     executor: Option<mpsc::Receiver<suanli_executor::ExecutionEvent>>,
+    models: Option<mpsc::Receiver<Said>>,
     hands: mpsc::Receiver<Input>,
     durability: tokio_watch::Receiver<Durability>,
     asks: mpsc::Receiver<Ask>,
@@ -266,6 +271,7 @@ impl Ears {
     fn hear_nothing(&self) -> bool {
         self.intake.is_empty()
             && self.executor.as_ref().is_none_or(mpsc::Receiver::is_empty)
+            && self.models.as_ref().is_none_or(mpsc::Receiver::is_empty)
             && self.hands.is_empty()
             && self.asks.is_empty()
     }
@@ -275,6 +281,7 @@ impl Ears {
 enum Wake {
     Intake(Option<Intake>),
     Executor(suanli_executor::ExecutionEvent),
+    Models(Said),
     Hands(Input),
     Durable,
     Ask(Ask),
@@ -310,9 +317,11 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         parts.devices.clone(),
         inputs,
     )?;
+    let (serving, models) = parts.models.unzip();
     let mut ears = Ears {
         intake: intake::start(parts.events, network),
         executor: parts.executions,
+        models,
         hands: hands_events,
         durability: parts.store.durability(),
         asks: parts.asks.0,
@@ -323,6 +332,7 @@ pub async fn run(parts: Parts) -> Result<(), DriverError> {
         store: parts.store,
         transport: parts.transport,
         devices: parts.devices,
+        serving,
         hands,
         provider: parts.provider,
         bandwidth_in: 0,
@@ -379,6 +389,7 @@ impl Driver {
                 Wake::Intake(None) => break,
                 Wake::Intake(Some(intake)) => self.on_intake(intake).await,
                 Wake::Executor(event) => self.on_executor(event).await,
+                Wake::Models(said) => self.on_models(said).await,
                 Wake::Hands(input) => self.on_hands(input).await,
                 Wake::Durable => self.on_durable(ears).await,
                 Wake::Ask(ask) => self.on_ask(ask).await,
@@ -402,6 +413,7 @@ impl Driver {
             },
             Some(input) = ears.hands.recv() => Wake::Hands(input),
             Some(event) = next(&mut ears.executor) => Wake::Executor(event),
+            Some(said) = next(&mut ears.models) => Wake::Models(said),
             // What would begin something new waits while nothing can be written.
             intake = ears.intake.recv(), if !stuck => Wake::Intake(intake),
             Some(ask) = ears.asks.recv() => Wake::Ask(ask),
@@ -522,6 +534,36 @@ impl Driver {
             .await;
     }
 
+    fn called(&self, from: &PeerKey, call: CallStream) {
+        if let Some(serving) = &self.serving {
+            serving.called(peer_of(from), call);
+        }
+    }
+
+    async fn counted(&mut self, agreement: AgreementId, (read, written): (u64, u64)) {
+        let counted = Input::Counted {
+            agreement,
+            read,
+            written,
+        };
+        self.step(counted).await;
+    }
+
+    /// Models are told of in the offer while they answer.
+    async fn on_models(&mut self, said: Said) {
+        match said {
+            Said::Input(input) => self.step(*input).await,
+            Said::Models(models) => {
+                if let Some(provider) = &mut self.provider {
+                    provider.offer.models = List::truncated(models);
+                }
+                if self.stopping.is_none() && self.listen_changed.is_none() {
+                    self.provide().await;
+                }
+            }
+        }
+    }
+
     /// A blob came: one that is large enough says how fast bytes come here, at least.
     /// The offer says it anew when it has grown by half.
     async fn learn_bandwidth(&mut self, bytes: u64, took: Duration) {
@@ -619,7 +661,7 @@ impl Driver {
                 }
             }
             Output::Execute(order) => self.execute(order).await,
-            Output::Stop(id) => self.stop_execution(id),
+            Output::Stop(id) => self.stop_execution(id).await,
             Output::Fetch(wanted) => self.fetch(wanted).await,
             Output::Store { blob, bytes, kept } => {
                 self.hands.give(Chore::Store { blob, bytes, kept }).await;
@@ -637,6 +679,11 @@ impl Driver {
     }
 
     async fn execute(&mut self, order: Box<ExecutionOrder>) {
+        if order.model.is_some()
+            && let Some(serving) = &self.serving
+        {
+            return serving.open(order).await;
+        }
         self.next_number += 1;
         let (id, device) = (order.id, order.device);
         self.executions
@@ -730,8 +777,13 @@ impl Driver {
         }
     }
 
-    fn stop_execution(&self, id: ExecutionId) {
+    async fn stop_execution(&self, id: ExecutionId) {
         let found = self.executions.iter().find(|(_, known)| known.id == id);
+        if found.is_none()
+            && let Some(serving) = &self.serving
+        {
+            return serving.close(id).await;
+        }
         if let Some((number, running)) = found
             && let Err(refusal) =
                 (self.devices).cancel(running.device, suanli_executor::ExecutionId(*number))
@@ -1007,6 +1059,7 @@ impl Driver {
                 }
             }
             TransportEvent::BlobFailed { id, why } => self.fetch_failed(id, &why).await,
+            TransportEvent::Called { from, call } => self.called(&from, call),
             TransportEvent::DialFailed { peer, why } => {
                 tracing::debug!(?peer, %why, "dial failed");
             }
@@ -1189,6 +1242,7 @@ impl Driver {
             Ask::Settle(declaration, reply) => {
                 let _ = reply.send(self.settle(declaration).await);
             }
+            Ask::Counted(agreement, tokens) => self.counted(agreement, tokens).await,
             Ask::Announce(reply) => {
                 if self.pausing.now.is_none() {
                     self.step(Input::Command(Command::Announce)).await;
@@ -1196,12 +1250,8 @@ impl Driver {
                 let _ = reply.send(());
             }
             Ask::Sequence(provider, reply) => {
-                let _ = reply.send(
-                    self.peer
-                        .book()
-                        .of(provider)
-                        .map(|offer| offer.body().sequence),
-                );
+                let offer = self.peer.book().of(provider);
+                let _ = reply.send(offer.map(|offer| offer.body().sequence));
             }
             Ask::Reached(provider, sequence, reply) => {
                 self.awaited.add(provider, sequence, reply);

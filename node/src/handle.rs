@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use suanli_protocol::{
     challenge::Wrong,
     envelope::Verified,
-    ids::{AccountId, BlobId, JobId, PeerId},
+    ids::{AccountId, AgreementId, BlobId, JobId, PeerId},
     message::Decline,
     offer::{Name, Offer},
     peer::{
@@ -28,7 +28,7 @@ use crate::{
     api::types::JobLine,
     pause::Pause,
     store::Store,
-    transport::{PeerStatus, TransportCommand, TransportHandle},
+    transport::{CallStream, PeerKey, PeerStatus, SendFailure, TransportCommand, TransportHandle},
 };
 
 /// Questions that may wait for the driver.
@@ -179,6 +179,7 @@ pub(crate) enum Ask {
     Sequence(PeerId, oneshot::Sender<Option<u64>>),
     Reached(PeerId, u64, oneshot::Sender<()>),
     Written(oneshot::Sender<bool>),
+    Counted(AgreementId, (u64, u64)),
     Pause {
         until: Option<Wall>,
         now: bool,
@@ -276,6 +277,32 @@ impl NodeHandle {
     /// [`Gone`].
     pub async fn cancel(&self, job: JobId) -> Result<bool, Gone> {
         self.ask(|reply| Ask::Cancel(job, reply)).await
+    }
+
+    /// Tells how many more tokens of a lease were read and written: receipts are held
+    /// against that. Nothing, once before the first question, begins the count.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn counted(
+        &self,
+        agreement: AgreementId,
+        (read, written): (u64, u64),
+    ) -> Result<(), Gone> {
+        let counted = Ask::Counted(agreement, (read, written));
+        self.asks.send(counted).await.map_err(|_| Gone)
+    }
+
+    /// Calls a peer, for a lease.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, why it can't be called.
+    pub async fn call(&self, peer: PeerId) -> Result<Result<CallStream, SendFailure>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        let to = PeerKey::new(*peer.as_bytes());
+        let call = TransportCommand::Call { to, reply };
+        self.transport.send(call).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
     }
 
     /// Has a provider show its speed, and returns when it has, or has not.

@@ -48,6 +48,7 @@ mod addresses;
 mod blob;
 mod bootstrap;
 mod budget;
+mod call;
 mod engine;
 mod frames;
 mod gate;
@@ -59,6 +60,7 @@ mod streams;
 
 pub use self::{
     blob::{BlobFailure, BlobSize, ServeBlob},
+    call::{CallReader, CallStream, CallWriter},
     key::{KeyRefused, PeerKey},
     limits::{FrameBytes, TransportLimits},
 };
@@ -314,6 +316,13 @@ pub enum TransportCommand {
         /// Which.
         id: FetchId,
     },
+    /// Open a call.
+    Call {
+        /// With whom.
+        to: PeerKey,
+        /// Where it goes, once it is open.
+        reply: oneshot::Sender<Result<CallStream, SendFailure>>,
+    },
     /// List the connected peers.
     Peers {
         /// Where the list goes.
@@ -418,6 +427,13 @@ pub enum TransportEvent {
         under: [u8; 32],
         /// `None` and a missing file look the same to the peer.
         reply: oneshot::Sender<Option<ServeBlob>>,
+    },
+    /// A peer calls.
+    Called {
+        /// The peer.
+        from: PeerKey,
+        /// The call.
+        call: CallStream,
     },
     /// A fetch goes on; a few times a second at most.
     BlobProgress {

@@ -28,7 +28,7 @@ use crate::{
         CHECKPOINT_BUFFERS_MAX, CHECKPOINT_BYTES_MAX, CHECKPOINTS_MAX, DEVICES_MAX, FEATURES_MAX,
         HOLD_MAX, INPUTS_MAX, RUN_MAX, UNIT_RANGES_MAX, UNITS_MAX, WAIT_MAX,
     },
-    offer::{Name, Offer, Prices, Terms, check_prices},
+    offer::{ModelRef, Name, Offer, Prices, Terms, check_prices},
     rank,
     receipt::OutputRef,
     registry::{Confidentiality, DeviceKind, Feature, Runtime, SandboxLevel, Verification, kind},
@@ -242,14 +242,17 @@ pub struct Needs {
     pub output_bytes_max: u64,
     /// Units of fuel of one execution, where its runtime counts them; else 0.
     pub fuel_max: u64,
+    /// A model that is served, for a lease of it.
+    pub model: Option<ModelRef>,
 }
 
 impl Needs {
     /// What one execution uses at most of its runtime's own meter: milliseconds
-    /// of a device, or units of fuel.
+    /// of a device, or units of fuel. Tokens are bounded by what they cost.
     pub fn quantity_max(&self) -> u64 {
         match Meter::of(self.runtime) {
             Meter::WASM_FUEL => self.fuel_max,
+            Meter::TOKEN_OUT => u64::MAX,
             _ => self.run_max.get(),
         }
     }
@@ -321,8 +324,9 @@ pub struct Request {
     pub devices: List<u16, DEVICES_MAX>,
     /// The most that the client pays for it all.
     pub budget: Amount,
-    /// Start not before this.
-    pub start: Option<Wall>,
+    /// How long after the agreement the work may wait for its turn; none for as long as the
+    /// provider likes.
+    pub wait_max: Option<Millis>,
     /// Verification that the provider must bear with.
     pub verification: Verification,
     /// What must keep the inputs from the provider's eyes.
@@ -427,9 +431,16 @@ impl Quote {
     pub fn quantity_max(&self, runtime: Runtime) -> u64 {
         match Meter::of(runtime) {
             Meter::WASM_FUEL => self.fuel_max,
+            Meter::TOKEN_OUT => u64::MAX,
             _ => self.run_max.get(),
         }
     }
+}
+
+/// Whether work waits for its turn only as long as its client wants it to: by itself the
+/// provider would have let it wait longer.
+pub(crate) fn is_wait_bounded(request: &Request, quote: &Quote) -> bool {
+    (request.wait_max).is_some_and(|most| quote.wait_max >= most)
 }
 
 impl Body for Quote {
@@ -644,6 +655,7 @@ pub fn check_quote(
         || quoted.work != asked.work
         || quoted.run_max > asked.needs.run_max
         || quoted.fuel_max > asked.needs.fuel_max
+        || asked.wait_max.is_some_and(|most| quoted.wait_max > most)
         || !can_run(offer.body(), asked, quoted.device)
         || quoted.missing.iter().any(|&n| usize::from(n) >= blobs)
     {
@@ -652,13 +664,14 @@ pub fn check_quote(
     if quoted.cap > asked.budget {
         return Err(Mismatch::OverBudget);
     }
-    if is_dearer(&quoted.prices, &offer.body().prices) {
+    let prices = offer.body().prices_for(&asked.needs);
+    if is_dearer(&quoted.prices, prices) {
         return Err(Mismatch::Dearer);
     }
     if quoted.quantity_max(asked.needs.runtime) < least_quantity(asked, quoted) {
         return Err(Mismatch::TooLittle);
     }
-    if asked.take && (quoted.prices != offer.body().prices || quoted.terms != offer.body().terms) {
+    if asked.take && (quoted.prices != *prices || quoted.terms != offer.body().terms) {
         return Err(Mismatch::NotAsOffered);
     }
     Ok(())

@@ -23,6 +23,7 @@
 
 pub mod book;
 pub mod bundle;
+pub mod call;
 pub mod challenge;
 pub mod deal;
 pub mod delegation;

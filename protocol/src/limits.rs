@@ -88,6 +88,10 @@ pub const RUNTIMES_MAX: usize = 8;
 pub const FEATURES_MAX: usize = 32;
 /// Models in an offer.
 pub const MODELS_MAX: usize = 64;
+/// Bytes of a question to a model: a context of a hundred thousand tokens, as JSON.
+pub const CALL_QUESTION_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one event of an answer, or of one piece of an answer that comes as one.
+pub const CALL_EVENT_BYTES_MAX: usize = 64 << 10;
 /// Extensions at the end of a body.
 pub const EXTENSIONS_MAX: usize = 8;
 /// Bytes in one extension.

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 pub use self::figures::{Figures, Speeds};
 use crate::{
+    deal::Needs,
     delegation::{RawDelegation, Role, check_delegation},
     envelope::{Body, EnvelopeError, Extensions, Header, Kind},
     expression::Expression,
@@ -76,6 +77,20 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// A model of a name, with those weights if they matter.
+    pub fn model(&self, wanted: &ModelRef) -> Option<&ModelOffer> {
+        let is_it = |model: &&ModelOffer| {
+            model.name == wanted.name && wanted.weights.is_none_or(|it| model.weights == it)
+        };
+        self.models.iter().find(is_it)
+    }
+
+    /// The price list for work that needs this: a model has one of its own.
+    pub fn prices_for(&self, needs: &Needs) -> &Prices {
+        let model = needs.model.as_ref().and_then(|model| self.model(model));
+        model.map_or(&self.prices, |model| &model.prices)
+    }
+
     /// What it asks for a meter; what has no price is free.
     pub fn price(&self, meter: Meter) -> Option<Price> {
         let mut prices = self.prices.iter();
@@ -106,7 +121,33 @@ impl Body for Offer {
                 "a device with more slots than the offer, or none",
             ));
         }
+        self.check_models()?;
         self.extensions.check()
+    }
+}
+
+impl Offer {
+    fn check_models(&self) -> Result<(), EnvelopeError> {
+        for (n, model) in self.models.iter().enumerate() {
+            check_prices(&model.prices)?;
+            if self.models[..n]
+                .iter()
+                .any(|other| other.name == model.name)
+            {
+                return Err(EnvelopeError::OutOfRange("two models of one name"));
+            }
+            if self.devices.get(usize::from(model.device)).is_none() {
+                return Err(EnvelopeError::OutOfRange(
+                    "a model on a device that is not there",
+                ));
+            }
+            if model.places == 0 || model.places_free > model.places {
+                return Err(EnvelopeError::OutOfRange(
+                    "a model with more free places than places, or none",
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -129,8 +170,15 @@ pub fn check_prices(prices: &[Price]) -> Result<(), EnvelopeError> {
     Ok(())
 }
 
+/// Tokens that a model reads for each one that it writes, where nobody knows better:
+/// instructions and a conversation are longer than an answer.
+pub const TOKENS_IN_PER_OUT: u64 = 4;
+
 /// The usage of one execution that takes so much of its runtime's own meter.
 pub fn usage_of(runtime: Runtime, quantity: u64) -> [Usage; 2] {
+    if runtime == Runtime::MODEL {
+        return tokens(quantity.saturating_mul(TOKENS_IN_PER_OUT), quantity);
+    }
     [
         Usage {
             meter: Meter::JOB,
@@ -139,6 +187,20 @@ pub fn usage_of(runtime: Runtime, quantity: u64) -> [Usage; 2] {
         Usage {
             meter: Meter::of(runtime),
             quantity,
+        },
+    ]
+}
+
+/// The usage of a model that has read and written so many tokens.
+pub const fn tokens(read: u64, written: u64) -> [Usage; 2] {
+    [
+        Usage {
+            meter: Meter::TOKEN_IN,
+            quantity: read,
+        },
+        Usage {
+            meter: Meter::TOKEN_OUT,
+            quantity: written,
         },
     ]
 }
@@ -210,16 +272,31 @@ pub struct ModelOffer {
     pub name: Name,
     /// The hash of its weights.
     pub weights: BlobId,
-    /// How its weights are stored.
+    /// How its weights are stored; empty where the operator doesn't say.
     pub quantisation: Text<16>,
     /// Tokens of context.
     pub context: u32,
-    /// Measured tokens read per second.
+    /// What serves it, by position in the offer.
+    pub device: u16,
+    /// What tokens cost that it reads, and that it writes.
+    pub prices: Prices,
+    /// Measured tokens read per second, of one conversation; 0 where not measured.
     pub prefill_per_second: u32,
-    /// Measured tokens written per second.
+    /// Measured tokens written per second, in one conversation; 0 where not measured.
     pub decode_per_second: u32,
-    /// Free places.
-    pub slots_free: u16,
+    /// Conversations that it serves at once.
+    pub places: u16,
+    /// Of these, free when the offer was made. Stale by nature.
+    pub places_free: u16,
+}
+
+/// A language model that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize)]
+pub struct ModelRef {
+    /// What clients call it.
+    pub name: Name,
+    /// The hash of its weights, if it has to be just these.
+    pub weights: Option<BlobId>,
 }
 
 /// What the power is like.

@@ -65,7 +65,7 @@ use crate::{
     ids::{AccountId, AgreementId, BlobId, ChannelId, Hash, JobId, PeerId, ReceiptId},
     limits::{OFFER_TTL_MAX, OFFERS_PER_PAGE, OUTPUTS_WAITING_MAX, PULL_IDLE_MAX, PULL_TRIES},
     message::{Decline, Frame, Gossip, LogLine, Message, Progress, Pull, Verdict},
-    offer::{Name, Offer},
+    offer::{ModelRef, Name, Offer},
     pricing::Pricing,
     rank::{Plan, Way},
     receipt,
@@ -253,6 +253,10 @@ pub struct ExecutionOrder {
     pub output_bytes_max: u64,
     /// Which device of the offer.
     pub device: u16,
+    /// Who may call on it, for a lease.
+    pub client: PeerId,
+    /// The model, for a lease of one.
+    pub model: Option<ModelRef>,
     /// For a lease: until when, and how often usage is reported.
     pub lease: Option<(Wall, Millis)>,
     /// How long after a checkpoint the next is told; none if none is wanted.
@@ -394,6 +398,16 @@ pub enum Input {
         id: ResultId,
         /// Whether all are right; none if one can't be read, or what it is made of.
         right: Option<bool>,
+    },
+    /// The user of a lease has counted so many more tokens, read and written. Nothing,
+    /// once before the first, says that they are counted.
+    Counted {
+        /// Of which lease.
+        agreement: AgreementId,
+        /// Tokens read,
+        read: u64,
+        /// and written.
+        written: u64,
     },
     /// A person wants something.
     Command(Command),
@@ -987,6 +1001,15 @@ impl Peer {
             Input::ProductsChecked { id, right } => {
                 self.buyer
                     .on_products_checked(&mut self.core, &mut self.ledger, id, right);
+            }
+            Input::Counted {
+                agreement,
+                read,
+                written,
+            } => {
+                let tokens = (read, written);
+                self.buyer
+                    .on_counted(&mut self.core, &mut self.ledger, agreement, tokens);
             }
             Input::Command(command) => self.on_command(command),
         }

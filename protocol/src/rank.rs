@@ -29,7 +29,7 @@ pub use self::{
     matching::rank_book,
 };
 use self::{
-    expect::{believed_speed, expectation},
+    expect::{believed_speed, expectation, expected_of_model},
     fit::fitting_devices,
 };
 use crate::{
@@ -336,10 +336,14 @@ fn fields<'a>(
     slowest: u64,
 ) -> OfferFields<'a> {
     let figures = Figures::of(offer, device);
+    let model = want.needs.model.as_ref();
     OfferFields {
         figures,
         believed: view.believed,
-        expected: expectation(&figures, view, want, slowest),
+        expected: match model.and_then(|model| offer.model(model)) {
+            Some(model) => expected_of_model((&figures, model), view, want),
+            None => expectation(&figures, view, want, slowest),
+        },
     }
 }
 
@@ -382,7 +386,8 @@ fn candidate(
     let best = met.first()?;
     let (runtime, units) = (want.needs.runtime, want.work.unit_count());
     let most = want.needs.quantity_max();
-    let cap = expected_price(&offer.body().prices, runtime, most, units);
+    let prices = offer.body().prices_for(want.needs);
+    let cap = expected_price(prices, runtime, most, units);
     Some(Candidate {
         peer: offer.signer(),
         offer: OfferId(offer.hash()),

@@ -121,6 +121,18 @@ registered! {
 }
 
 registered! {
+    /// What a model can be asked for.
+    Endpoint("endpoint") {
+        /// The next message of a conversation.
+        CHAT_COMPLETIONS = 1, "chat/completions";
+        /// How a text goes on.
+        COMPLETIONS = 2, "completions";
+        /// What texts mean, as vectors.
+        EMBEDDINGS = 3, "embeddings";
+    }
+}
+
+registered! {
     /// What a speed is a speed of.
     SpeedKind("speed") {
         /// 32-bit floating-point operations per second.
@@ -261,6 +273,10 @@ registered! {
         CONDITION = 30, "condition";
         /// The provider's condition rules the job or its client out.
         NOT_ACCEPTED = 31, "not-accepted";
+        /// The model is not served.
+        NO_MODEL = 32, "no-model";
+        /// The model's server does not answer.
+        MODEL_DOWN = 33, "model-down";
 
         /// The job's program is wrong.
         INVALID_PROGRAM = 40, "invalid-program";
@@ -356,6 +372,8 @@ impl Reason {
             }
             Self::NOT_ALLOWED => "it does not serve your account; ask the operator to allow it",
             Self::NO_RUNTIME => "it does not run this kind of job",
+            Self::NO_MODEL => "it does not serve this model",
+            Self::MODEL_DOWN => "the model's server does not answer; another provider may serve it",
             Self::NO_FEATURE => "it lacks a feature that the job asks for",
             Self::NO_DEVICE => "it has no device of the kind that the job asks for",
             Self::TOO_LITTLE_MEMORY => {

@@ -310,6 +310,7 @@ impl Meter {
     pub fn of(runtime: Runtime) -> Self {
         match runtime {
             Runtime::WASM => Self::WASM_FUEL,
+            Runtime::MODEL => Self::TOKEN_OUT,
             _ => Self::GPU_MS,
         }
     }

@@ -289,6 +289,7 @@ proptest! {
             run_max: Millis::new(20_000),
             output_bytes_max: 1 << 10,
             fuel_max: 0,
+            model: None,
         };
         let regions = if wish.here { vec![Text::lossy("CN-NX"), Text::lossy("attic")] } else { vec![] };
         let work = if wish.units {

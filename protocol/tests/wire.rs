@@ -100,7 +100,7 @@ fn sample_request() -> Verified<Request> {
             needs: order.needs,
             devices: List::truncated(vec![0]),
             budget: order.budget,
-            start: Some(at(5)),
+            wait_max: Some(Millis::new(5_000)),
             verification: order.verify.told(),
             confidentiality: order.confidentiality,
             retention: order.retention,

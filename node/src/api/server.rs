@@ -22,6 +22,7 @@ mod gates;
 mod guard;
 mod input;
 mod jobs;
+mod models;
 mod problem;
 mod standings;
 #[cfg(test)]
@@ -31,12 +32,13 @@ use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use suanli_protocol::limits::CALL_QUESTION_BYTES_MAX;
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 
 use self::{
@@ -46,6 +48,7 @@ use self::{
 };
 use super::token::Token;
 use crate::{
+    gateway::Gateway,
     handle::{Gone, NodeHandle},
     records::Archive,
 };
@@ -77,6 +80,7 @@ async fn serve_through(
     let (stopping, stopped) = watch::channel(false);
     let api = Arc::new(Api {
         archive: Archive::new(handle.store().clone(), &handle.facts().network),
+        gateway: Gateway::start(handle.clone()),
         handle,
         gates,
         guard: Guard::new(bound, token),
@@ -99,6 +103,7 @@ async fn serve_through(
 #[derive(Debug)]
 struct Api {
     handle: NodeHandle,
+    gateway: Gateway,
     archive: Archive,
     gates: Gates,
     guard: Guard,
@@ -164,10 +169,21 @@ fn router(api: Arc<Api>) -> Router {
             "/v1/receipts/{id}/outputs/{name}",
             get(jobs::receipt_output),
         );
+    let models = Router::new()
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::show));
+    // They enter their gate themselves as well.
+    let questions = Router::new()
+        .route("/v1/chat/completions", post(models::chat))
+        .route("/v1/completions", post(models::complete))
+        .route("/v1/embeddings", post(models::embed))
+        .layer(DefaultBodyLimit::max(CALL_QUESTION_BYTES_MAX));
     gated(stops, Gate::Stop)
         .merge(gated(controls, Gate::Control))
         .merge(gated(lookups, Gate::Lookup))
         .merge(gated(uploads, Gate::Upload))
+        .merge(gated(models, Gate::Control))
+        .merge(questions)
         .merge(streams)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

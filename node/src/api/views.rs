@@ -820,6 +820,7 @@ fn needs(submission: &Submission) -> Result<Needs, Refused> {
         run_max: Millis::new(submission.run_ms),
         output_bytes_max: submission.output_bytes_max,
         fuel_max: submission.fuel_max,
+        model: None,
     })
 }
 

@@ -16,6 +16,7 @@ use suanli_protocol::{
 use super::{Hours, UtcOffset};
 use crate::{
     document::allowed,
+    models::entry::{self, ModelEntry},
     pricing::{self, PricingEntry},
 };
 
@@ -84,6 +85,8 @@ pub struct Provide {
     pub utc_offset: UtcOffset,
     /// The price list.
     pub price: Vec<PriceEntry>,
+    /// Models of servers of its own.
+    pub model: Vec<ModelEntry>,
 }
 
 /// A condition on jobs; none for all.
@@ -187,6 +190,7 @@ impl Default for Provide {
             utc_offset: UtcOffset::default(),
             yields: Yield::default(),
             price: Vec::new(),
+            model: Vec::new(),
         }
     }
 }
@@ -243,6 +247,7 @@ impl Provide {
                            devices take under load";
             return Err(("provide.power_price", message.to_owned()));
         }
+        entry::check(&self.model).map_err(|message| ("provide.model", message))?;
         pricing::check(&self.pricing).map_err(|message| ("provide.pricing", message))?;
         self.check_prices()
     }
@@ -258,9 +263,13 @@ impl Provide {
     fn check_prices(&self) -> Result<(), (&'static str, String)> {
         let prices = self.prices();
         let sold = [Runtime::WGSL, Runtime::WASM].map(Meter::of);
-        let message = if prices.is_empty() {
+        let sells_models = prices.is_empty() && !self.model.is_empty();
+        let message = if sells_models {
+            return Ok(());
+        } else if prices.is_empty() {
             "a provider needs a price: add [[provide.price]] with meter = \"gpu.ms\", \
-             amount = \"0.50\", per = 3600000 (an hour); amount = \"0\" gives it away"
+             amount = \"0.50\", per = 3600000 (an hour); amount = \"0\" gives it away; or a \
+             [[provide.model]]"
                 .to_owned()
         } else if !sold
             .iter()

@@ -24,7 +24,9 @@ use super::{
     Accept, BudgetEntry, Config, DeviceSelection, Hours, IdleAfter, KnownAccount, LogFormat,
     PriceEntry, UtcOffset, Yield,
 };
-use crate::{document::with_suggestion, expression, pricing::PricingEntry};
+use crate::{
+    document::with_suggestion, expression, models::entry::ModelEntry, pricing::PricingEntry,
+};
 
 /// A key.
 #[derive(Debug)]
@@ -111,7 +113,7 @@ static TOP: [Setting; 18] = top![
     history,
 ];
 
-static PROVIDE: [Setting; 28] = provide![
+static PROVIDE: [Setting; 29] = provide![
     slots,
     workers,
     device,
@@ -140,6 +142,7 @@ static PROVIDE: [Setting; 28] = provide![
     utc_offset,
     yields as "yield",
     price,
+    model,
 ];
 
 static TIMING: [Setting; 19] = timing![
@@ -205,6 +208,7 @@ read_by_serde!(
     KnownAccount,
     PriceEntry,
     PricingEntry,
+    ModelEntry,
     AccountId
 );
 

@@ -22,7 +22,7 @@ use libp2p::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::AbortHandle,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -39,6 +39,7 @@ use super::{
         serve::{ServeSetup, serve},
     },
     bootstrap::Bootstrap,
+    call::{CallId, CallStream, Calling},
     frames::{Outgoing, ReaderSetup, read_frames, write_frames},
     network::{Network, NetworkEvent, identity_of, topic_of},
     peers::{Connection, Outbox, OutboxState, Peer},
@@ -118,6 +119,9 @@ struct Engine {
     book: AddressBook,
     bootstrap: Bootstrap,
     fetches: HashMap<FetchId, Fetch>,
+    calls: HashMap<CallId, Calling>,
+    /// Places for calls that others make.
+    called: Arc<Semaphore>,
     serves: usize,
     trees: OutboardCache,
     /// Numbers for sessions and outboxes.
@@ -157,6 +161,8 @@ impl Engine {
             book: AddressBook::new(config.lan, limits.known_peers, limits.addresses_per_peer),
             bootstrap: Bootstrap::new(own, config.bootstrap.clone()),
             fetches: HashMap::new(),
+            calls: HashMap::new(),
+            called: Arc::new(Semaphore::new(limits.calls)),
             serves: 0,
             trees: OutboardCache::new(limits.outboard_cache_bytes),
             serial: 0,
@@ -342,6 +348,7 @@ impl Engine {
             }
             TransportCommand::FetchBlob(wanted) => self.start_fetch(wanted),
             TransportCommand::CancelFetch { id } => self.cancel_fetch(id),
+            TransportCommand::Call { to, reply } => self.call(to, reply),
             TransportCommand::Peers { reply } => {
                 let _ = reply.send(self.peer_list());
             }
@@ -615,6 +622,64 @@ impl Engine {
     }
 }
 
+// Calls.
+impl Engine {
+    fn call(&mut self, to: PeerKey, reply: oneshot::Sender<Result<CallStream, SendFailure>>) {
+        let peer = to.peer_id();
+        if self.calls.len() >= self.config.limits.calls_opening {
+            let _ = reply.send(Err(SendFailure::QueueFull));
+            return;
+        }
+        if let Err(why) = self.reach(to, peer) {
+            let _ = reply.send(Err(why));
+            return;
+        }
+        let id = CallId(self.next_serial());
+        let on = None;
+        self.calls.insert(id, Calling { to, on, reply });
+        self.open_calls(&peer);
+    }
+
+    /// Asks for the streams of all calls that wait for this peer, if it is announced.
+    fn open_calls(&mut self, id: &PeerId) {
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.announced) else {
+            return;
+        };
+        let Some(connection) = peer.connections.first().map(|first| first.id) else {
+            return;
+        };
+        for (call, calling) in &mut self.calls {
+            if calling.to == peer.key && calling.on.is_none() {
+                calling.on = Some(connection);
+                let streams = &mut self.swarm.behaviour_mut().streams;
+                streams.open(*id, connection, Purpose::Call(*call));
+            }
+        }
+    }
+
+    fn fail_calls(&mut self, why: SendFailure, which: impl Fn(CallId, &Calling) -> bool) {
+        let failed = self.calls.extract_if(|id, calling| which(*id, calling));
+        for (_, calling) in failed {
+            let _ = calling.reply.send(Err(why));
+        }
+    }
+
+    /// A peer has opened a call. Dropping the stream unread says that there is no place.
+    fn called(&mut self, id: PeerId, stream: Stream) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let places = [&peer.calls, &self.called].map(Arc::clone);
+        let [Ok(place), Ok(of_all)] = places.map(Semaphore::try_acquire_owned) else {
+            return;
+        };
+        let from = peer.key;
+        let stall = self.config.limits.write_stall;
+        let call = CallStream::new(stream, stall, Some([place, of_all]));
+        self.emit(TransportEvent::Called { from, call });
+    }
+}
+
 // Reports of the stream tasks.
 impl Engine {
     fn on_report(&mut self, report: Report) {
@@ -839,6 +904,9 @@ impl Engine {
             FetchState::Waiting => is_last && fetch.wanted.from == key,
             FetchState::Running(_) => false,
         });
+        self.fail_calls(SendFailure::Lost, |_, calling| {
+            calling.is_lost(id, connection, is_last)
+        });
         if !is_last {
             return;
         }
@@ -897,6 +965,9 @@ impl Engine {
         }
         let why = BlobFailure::Unreachable(SendFailure::Unreachable);
         self.fail_fetches(&why, |fetch| fetch.wanted.from == peer.key);
+        self.fail_calls(SendFailure::Unreachable, |_, calling| {
+            calling.to == peer.key
+        });
     }
 }
 
@@ -963,6 +1034,7 @@ impl Engine {
             self.open_outbox(&id, channel);
         }
         self.open_fetches(&id);
+        self.open_calls(&id);
     }
 
     fn pinged(&mut self, event: &ping::Event) {
@@ -1016,6 +1088,25 @@ impl Engine {
                 purpose: Purpose::Fetch(fetch),
                 stream,
             } => self.run_fetch(fetch, stream),
+            StreamEvent::Opened {
+                purpose: Purpose::Call(call),
+                stream,
+            } => {
+                if let Some(calling) = self.calls.remove(&call) {
+                    let stall = self.config.limits.write_stall;
+                    let _ = calling.reply.send(Ok(CallStream::new(stream, stall, None)));
+                }
+            }
+            StreamEvent::Failed {
+                purpose: Purpose::Call(call),
+                why,
+            } => {
+                let why = match why {
+                    OpenError::Unsupported => SendFailure::Unsupported,
+                    OpenError::Timeout | OpenError::Lost => SendFailure::Lost,
+                };
+                self.fail_calls(why, |id, _| id == call);
+            }
             StreamEvent::Failed {
                 purpose: Purpose::Frames(channel),
                 why,
@@ -1045,9 +1136,10 @@ impl Engine {
             }
             return;
         }
-        let Inbound::Frames(channel) = purpose else {
-            self.start_serve(id, stream);
-            return;
+        let channel = match purpose {
+            Inbound::Frames(channel) => channel,
+            Inbound::Blob => return self.start_serve(id, stream),
+            Inbound::Call => return self.called(id, stream),
         };
         if !peer.reader_begins(channel) {
             if peer.refuses_stream() {

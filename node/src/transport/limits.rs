@@ -78,6 +78,12 @@ pub struct TransportLimits {
     pub serves: usize,
     /// Blobs fetched or waiting to be, at once.
     pub fetches: usize,
+    /// Calls that one peer has open with us: a gateway that serves a firm.
+    pub calls_per_peer: usize,
+    /// Calls that others have open with us. At a stream's buffers each, a few hundred MB.
+    pub calls: usize,
+    /// Calls of ours whose stream is not open yet.
+    pub calls_opening: usize,
     /// A transfer that moves no whole piece for this long ends.
     pub blob_stall: Duration,
     /// Hash trees kept in memory, in bytes, so that a blob served twice is hashed once.
@@ -118,6 +124,9 @@ impl Default for TransportLimits {
             serves_per_peer: 4,
             serves: 16,
             fetches: 64,
+            calls_per_peer: 256,
+            calls: 1024,
+            calls_opening: 256,
             blob_stall: Duration::from_secs(10),
             outboard_cache_bytes: 4 << 20,
         }

@@ -50,6 +50,8 @@ pub(super) struct Peer {
     /// Streams that came before the peer was announced.
     pub(super) parked: Vec<(Inbound, Stream)>,
     pub(super) serves: usize,
+    /// Places for calls that it makes.
+    pub(super) calls: Arc<Semaphore>,
     since: SystemTime,
     readers: [u8; Channel::COUNT],
     refused_streams: u32,
@@ -116,6 +118,7 @@ impl Peer {
             key,
             session,
             connections: Vec::new(),
+            calls: Arc::new(Semaphore::new(limits.calls_per_peer)),
             announced: false,
             process: None,
             wrong_network: false,

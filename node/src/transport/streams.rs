@@ -26,13 +26,14 @@ use libp2p::{
     },
 };
 
-use super::{Channel, FetchId};
+use super::{Channel, FetchId, call::CallId};
 
 /// What a substream that we open is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Frames(Channel),
     Fetch(FetchId),
+    Call(CallId),
 }
 
 /// What a substream that a peer opened is for.
@@ -40,6 +41,7 @@ pub(super) enum Purpose {
 pub(super) enum Inbound {
     Frames(Channel),
     Blob,
+    Call,
 }
 
 /// What the behaviour tells the engine.
@@ -67,6 +69,7 @@ pub(super) enum OpenError {
 pub(super) struct Protocols {
     channels: [StreamProtocol; Channel::COUNT],
     blob: StreamProtocol,
+    call: StreamProtocol,
 }
 
 impl Protocols {
@@ -78,6 +81,7 @@ impl Protocols {
         Some(Self {
             channels: [a?, b?, c?, d?, e?],
             blob: name("blob")?,
+            call: name("call")?,
         })
     }
 
@@ -85,6 +89,7 @@ impl Protocols {
         match purpose {
             Purpose::Frames(channel) => self.channels[channel.index()].clone(),
             Purpose::Fetch(_) => self.blob.clone(),
+            Purpose::Call(_) => self.call.clone(),
         }
     }
 
@@ -95,10 +100,16 @@ impl Protocols {
                 name: self.channels[channel.index()].clone(),
                 purpose: Inbound::Frames(channel),
             })
-            .chain([Accept {
-                name: self.blob.clone(),
-                purpose: Inbound::Blob,
-            }])
+            .chain([
+                Accept {
+                    name: self.blob.clone(),
+                    purpose: Inbound::Blob,
+                },
+                Accept {
+                    name: self.call.clone(),
+                    purpose: Inbound::Call,
+                },
+            ])
             .collect()
     }
 }

@@ -29,6 +29,7 @@ mod active;
 mod asking;
 mod budgets;
 mod checkpoints;
+mod counting;
 mod likeness;
 mod products;
 mod restore;
@@ -48,6 +49,7 @@ use self::{
     asking::longest,
     budgets::Spending,
     checkpoints::{Arriving, Reached},
+    counting::Counted,
     likeness::{Comparisons, Likeness},
     products::Proof,
     spread::{Share, Wanted},
@@ -62,7 +64,7 @@ use super::{
 use crate::{
     book::Book,
     deal::{
-        Agreement, BlobRef, Checkpoint, Deal, Quote, Request, UnitRange, UnitRanges, Work,
+        self, Agreement, BlobRef, Checkpoint, Deal, Quote, Request, UnitRange, UnitRanges, Work,
         check_quote,
     },
     envelope::{Body as _, Extensions, Verified},
@@ -350,6 +352,8 @@ struct Active {
     arriving: Option<Arriving>,
     /// and when all of the last one was.
     reached_at: Option<Mono>,
+    /// What of a lease was counted here, if anybody counts.
+    counted: Option<Counted>,
 }
 
 /// A result that waits for others of the same unit.

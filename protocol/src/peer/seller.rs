@@ -656,6 +656,8 @@ impl Seller {
             memory_bytes: request.needs.memory_bytes,
             output_bytes_max: request.needs.output_bytes_max,
             device: quote.device,
+            client: quote.client,
+            model: request.needs.model.clone(),
             lease,
             checkpoint_every: request.checkpoint_every,
             resume: deal.resume.get(&unit).cloned(),

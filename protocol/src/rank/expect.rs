@@ -18,7 +18,7 @@ use super::{OfferFields, Policy, View, Want};
 use crate::{
     deal::Needs,
     expression::{Answer, Expression, Number, Value},
-    offer::{Energy, Figures},
+    offer::{Energy, Figures, ModelOffer, TOKENS_IN_PER_OUT},
     registry::{Runtime, SpeedKind},
     units::{Amount, Meter, Millis, Price, cost},
 };
@@ -275,6 +275,43 @@ pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u
     }
 }
 
+/// Tokens that a typical request to a model asks for, by which models are compared.
+const TYPICAL_TOKENS_OUT: u64 = 250;
+
+/// What a client expects of a model that an offer has: how long a typical request takes,
+/// and what it costs.
+pub(super) fn expected_of_model(
+    (figures, model): (&Figures<'_>, &ModelOffer),
+    view: View,
+    want: &Want<'_>,
+) -> Expected {
+    let link = Stated::of(figures, want).way(view);
+    let (written, read) = (TYPICAL_TOKENS_OUT, TYPICAL_TOKENS_OUT * TOKENS_IN_PER_OUT);
+    let millis = |tokens: u64, per_second: u32| match per_second {
+        // Nobody knows: slower than most.
+        0 => tokens.saturating_mul(200),
+        _ => (tokens * 1000).div_ceil(per_second.into()),
+    };
+    let prefill = millis(read, model.prefill_per_second);
+    let run = prefill.saturating_add(millis(written, model.decode_per_second));
+    let wait = match model.places_free {
+        0 => run / u64::from(model.places.max(1)),
+        _ => 0,
+    };
+    let transfer = link.time_for(0).get();
+    let price = expected_price(&model.prices, want.needs.runtime, written, 1);
+    Expected {
+        wait: Millis::new(wait),
+        transfer: Millis::new(transfer),
+        run: Millis::new(run),
+        finish: Millis::new(wait.max(transfer).saturating_add(run)),
+        price: price.min(want.budget),
+        traffic: Amount::ZERO,
+        carbon_mg: figures.energy.map(|energy| carbon(energy, run, 1)),
+        rtt_us: link.rtt_us,
+    }
+}
+
 /// Milligrams of carbon dioxide of so many executions.
 fn carbon(energy: Energy, run_ms: u64, units: u32) -> u64 {
     // W · ms · g/kWh = mg / 3,600,000.
@@ -335,6 +372,7 @@ pub fn expected_price(prices: &[Price], runtime: Runtime, quantity: u64, units: 
 pub fn expected_quantity(needs: &Needs, expected: Millis) -> u64 {
     match Meter::of(needs.runtime) {
         Meter::WASM_FUEL => needs.fuel_max,
+        Meter::TOKEN_OUT => TYPICAL_TOKENS_OUT,
         _ => expected.get(),
     }
 }

@@ -55,7 +55,8 @@ pub(super) fn fitting_devices<'a>(
             have: offer.storage_bytes,
         });
     }
-    let least = expected_price(&offer.prices, needs.runtime, 0, work.unit_count());
+    let prices = offer.prices_for(needs);
+    let least = expected_price(prices, needs.runtime, 0, work.unit_count());
     if least > budget {
         return Err(Decline {
             reason: Reason::OVER_BUDGET,
@@ -115,6 +116,10 @@ pub fn devices_for(offer: &Offer, needs: &Needs) -> Result<Vec<u16>, Decline> {
 
 fn able_devices<'a>(offer: &'a Offer, needs: &Needs) -> Result<Vec<(u16, &'a Device)>, Decline> {
     let mut able: Vec<(u16, &Device)> = (0..).zip(offer.devices.iter()).collect();
+    if let Some(wanted) = &needs.model {
+        let model = offer.model(wanted).ok_or(Reason::NO_MODEL)?;
+        able.retain(|(n, _)| *n == model.device);
+    }
     able.retain(|(_, device)| device.runtime(needs.runtime).is_some());
     if able.is_empty() {
         return Err(Reason::NO_RUNTIME.into());

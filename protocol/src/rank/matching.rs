@@ -16,7 +16,7 @@ use std::collections::BinaryHeap;
 use super::{
     Candidate, Misfits, OfferFields, PLAN_MAX, Plan, View, Want, asker, candidate,
     expect::{Link, Score, Stated, believed_speed, by_policy, expected_of, score, speed_of},
-    judge, times,
+    judge, rank, times,
 };
 use crate::{
     book::{Book, Class, Head, Index, Row},
@@ -107,6 +107,13 @@ pub fn rank_book(
     skip: impl Fn(PeerId) -> bool,
     view: impl Fn(PeerId) -> Result<View, Reason>,
 ) -> Plan {
+    if want.needs.model.is_some() {
+        // A model is few offers' and not in the index.
+        let live = book
+            .iter()
+            .filter(|offer| offer.expires() > now && !skip(offer.signer()));
+        return rank(live, want, view);
+    }
     let parts = Parts::of(want);
     let classes = book.index().classes().iter();
     let query = Query {

@@ -9,6 +9,7 @@ mod challenges;
 mod checkpoints;
 mod crashes;
 mod freivalds;
+mod models;
 mod negotiation;
 mod puppet;
 mod queue;

@@ -123,7 +123,7 @@ impl Client {
             needs: order.needs,
             devices: List::default(),
             budget: order.budget,
-            start: None,
+            wait_max: None,
             verification: order.verify.told(),
             confidentiality: order.confidentiality,
             retention: order.retention,

@@ -296,6 +296,46 @@ fn a_turn_that_does_not_come_in_time_costs_nothing() {
 }
 
 #[test]
+fn a_turn_that_is_of_no_use_any_more_is_left_without_blame() {
+    let mut world = world(4, 0);
+    // The first never ends by itself.
+    world.nodes[1].run = Run::Hangs;
+    let mut world = world.start(&[]);
+    let mut long = order(1);
+    long.needs.run_max = Millis::new(39_000);
+    world.submit(long);
+    assert!(world.run_until(MINUTE, |world| world.executed.len() == 1));
+    // Its own run may take half a minute.
+    let mut hurried = order(2);
+    hurried.total = Millis::new(65_000);
+    world.submit(hurried);
+    assert!(world.run_until(MINUTE, |world| waiting(world) == 1));
+    let taken = (world.records(0).into_iter().rev()).find_map(|record| match record {
+        Record::Took { quote, request, .. } => Some((quote, request)),
+        _ => None,
+    });
+    let (quote, request) = taken.unwrap();
+    // By itself the provider would have let it wait for longer.
+    assert_eq!(Some(quote.body().wait_max), request.body().wait_max);
+    assert!(quote.body().wait_max < Millis::new(30_000));
+    let left = |world: &World| {
+        world.records(0).iter().any(|record| {
+            matches!(
+                record,
+                Record::GaveUp {
+                    reason: Reason::WAITED_TOO_LONG,
+                    ..
+                }
+            )
+        })
+    };
+    assert!(world.run_until(MINUTE, left));
+    let standing = world.peer(0).standing(world.id(1));
+    assert_eq!(standing.map_or(0, |seen| seen.results().lost.count), 0);
+    assert_eq!(waiting(&world), 0);
+}
+
+#[test]
 fn a_job_is_cancelled_while_it_waits() {
     let mut world = world(4, 20_000).start(&[]);
     world.submit(order(1));

@@ -450,6 +450,7 @@ pub(crate) fn order(number: u8) -> JobOrder {
             run_max: Millis::new(1000),
             output_bytes_max: 1 << 20,
             fuel_max: 0,
+            model: None,
         },
         budget: micros(100_000),
         regions: List::default(),

@@ -113,6 +113,7 @@ fn matched(
         run_max: Millis::new(60_000),
         output_bytes_max: 1 << 20,
         fuel_max: 0,
+        model: None,
     };
     let want = Want {
         needs: &needs,

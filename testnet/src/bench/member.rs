@@ -88,6 +88,7 @@ impl Member {
             events,
             devices: Devices::default(),
             executions: None,
+            models: None,
             asks,
             pauses: None,
         };

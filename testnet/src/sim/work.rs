@@ -160,6 +160,7 @@ pub(crate) fn needs(run_max_ms: u64) -> Needs {
         run_max: Millis::new(run_max_ms),
         output_bytes_max: 1 << 20,
         fuel_max: 0,
+        model: None,
     }
 }
 

@@ -20,6 +20,7 @@ mod hostile;
 mod jobs;
 mod kills;
 mod market;
+mod models;
 mod network;
 mod pausing;
 mod products;

@@ -26,6 +26,8 @@ const LOOKUPS: usize = 32;
 const UPLOADS: usize = 8;
 /// Event streams and downloads.
 const STREAMS: usize = 128;
+/// Questions to models: a firm's developers, each of whom waits for one or two.
+const ASKS: usize = 512;
 
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,7 @@ pub(super) enum Gate {
     Lookup,
     Upload,
     Stream,
+    Ask,
 }
 
 /// The gates of one server.
@@ -45,6 +48,7 @@ pub(super) struct Gates {
     lookups: Bound,
     uploads: Bound,
     streams: Bound,
+    asks: Bound,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,7 @@ impl Gates {
             lookups: bound(LOOKUPS),
             uploads: bound(UPLOADS),
             streams: bound(STREAMS),
+            asks: bound(ASKS),
         }
     }
 
@@ -81,6 +86,7 @@ impl Gates {
             Gate::Lookup => (&self.lookups, "questions to the store"),
             Gate::Upload => (&self.uploads, "uploads"),
             Gate::Stream => (&self.streams, "streams"),
+            Gate::Ask => (&self.asks, "questions"),
         };
         // Who waits is told a second, which is the longest that a burst takes to be paid off.
         bound.rate.admit(1).map_err(|_| Problem::too_many(what))?;

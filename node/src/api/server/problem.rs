@@ -41,6 +41,11 @@ impl Problem {
         Self::new(status, USAGE, sentence)
     }
 
+    /// What is wrong, in words.
+    pub(crate) fn sentence(&self) -> &str {
+        &self.error.error
+    }
+
     /// There is nothing by that name.
     pub(crate) fn unknown(what: &str, name: &str) -> Self {
         let name: String = name.chars().take(80).collect();

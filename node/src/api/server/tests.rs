@@ -672,7 +672,7 @@ async fn play(
             Ask::Pause { reply, .. } | Ask::Resume(reply) => {
                 drop(reply.send(Err(NotPaused::SellsNothing)));
             }
-            Ask::Neighbour(_) => {}
+            Ask::Neighbour(_) | Ask::Counted(..) => {}
             Ask::Stop(reply) => {
                 let _ = reply.send(());
                 drop(stop);

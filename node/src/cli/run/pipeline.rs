@@ -5,7 +5,7 @@
 //! that the jobs that read them are read like any other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     path::{Path, PathBuf},
 };
@@ -234,6 +234,9 @@ fn place(
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
+    let stays: HashMap<(u32, &str), &OutputInfo> = (staying.iter())
+        .map(|(unit, output)| ((*unit, output.name.as_str()), output))
+        .collect();
     for output in &job.outputs {
         for unit in 0..job.units() {
             let Some(file) = output.file(unit) else {
@@ -243,8 +246,7 @@ fn place(
             if let Some(parent) = link.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            let is_it = |(of, stays): &&(u32, OutputInfo)| *of == unit && stays.name == output.name;
-            if let Some((_, stays)) = staying.iter().find(is_it) {
+            if let Some(stays) = stays.get(&(unit, output.name.as_str())) {
                 File::create(&link)?.set_len(stays.bytes)?;
                 let (blob, bytes) = (stays.blob, stays.bytes);
                 away.insert(std::path::absolute(&link)?, BlobInfo { blob, bytes });

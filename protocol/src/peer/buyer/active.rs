@@ -64,6 +64,7 @@ impl Active {
             fetch_tries: 0,
             arriving: None,
             reached_at: None,
+            counted: None,
             deal,
         }
     }
@@ -148,6 +149,9 @@ impl Buyer {
     /// Looks after a live agreement: repeats what was not answered, asks a
     /// silent provider, and gives it up when it stays silent.
     pub(crate) fn watch(&mut self, core: &mut Core, ledger: &mut Ledger, agreement: AgreementId) {
+        if self.dispute_uncounted(core, ledger, agreement) {
+            return;
+        }
         let Some(&id) = self.by_agreement.get(&agreement) else {
             return;
         };
@@ -280,6 +284,10 @@ impl Buyer {
             self.dispute(core, id, &receipt, Reason::SUPERSEDED);
             return;
         }
+        if !self.may_judge(core, agreement, &receipt) {
+            return;
+        }
+        self.claim(receipt.body());
         self.rate(core, id, &receipt);
         self.collect(core, id, receipt, inline);
         self.accept_collected(core, ledger, id, (agreement, receipt_id));
@@ -530,12 +538,27 @@ impl Buyer {
             {
                 self.give_up(core, ledger, id, (agreement, Reason::INPUTS_MISSING));
             }
+            // Its turn did not come while it was of use.
+            Outcome::ProviderFault(reason) if last && self.has_left_queue(agreement, reason) => {
+                self.leave_for(core, id, agreement, reason);
+            }
             Outcome::ProviderFault(reason) if last => {
                 self.lose(core, ledger, id, (agreement, reason));
             }
             Outcome::Cancelled if last => self.was_cancelled(core, ledger, id, agreement),
             _ => {}
         }
+    }
+
+    /// Whether an agreement ended because its turn had not come by when we wanted it to: the
+    /// provider would have let it wait longer.
+    fn has_left_queue(&self, agreement: AgreementId, reason: Reason) -> bool {
+        let job = self.by_agreement.get(&agreement);
+        let job = job.and_then(|id| self.jobs.get(id));
+        reason == Reason::WAITED_TOO_LONG
+            && job.and_then(|job| job.deal(agreement)).is_some_and(|deal| {
+                deal::is_wait_bounded(deal.request().body(), deal.quote().body())
+            })
     }
 
     /// A provider has stopped, as it was told.

@@ -20,7 +20,10 @@ impl Buyer {
         if !job.coming.is_empty() {
             // What it reads is on its way here.
             wake(core, job, core.config.timing.retry);
-            return self.fetch_home(core, id);
+            if !self.fetch_home(core, id) {
+                self.end(core, ledger, id, JobEnd::Failed(Reason::INPUTS_MISSING));
+            }
+            return;
         }
         let wanted = job.wanted(core);
         if wanted.is_empty() || job.room() == 0 {
@@ -704,6 +707,14 @@ impl Buyer {
     }
 }
 
+/// How long a job can wait for a turn and still be done in time, if nothing but the wait is
+/// in its way: a quarter is added to what it is expected to take.
+fn wait_max(job: &Job, expected: &rank::Expected, now: Mono) -> Millis {
+    let within = Millis::from(job.deadline.since(now)).get();
+    let run = expected.run.get();
+    Millis::new(within.saturating_sub(run.saturating_add(run / 4)))
+}
+
 fn build_request(
     core: &Core,
     job: &Job,
@@ -730,7 +741,7 @@ fn build_request(
         needs: order.needs.clone(),
         devices: share.candidate.devices.clone(),
         budget: share.budget,
-        start: None,
+        wait_max: Some(wait_max(job, &share.candidate.expected, core.now.mono)),
         verification: order.verify.told(),
         confidentiality: order.confidentiality,
         retention: order.retention,
@@ -763,7 +774,8 @@ pub(super) fn best_quote(job: &Job, now: Now) -> Option<(usize, bool)> {
         let longest = quote.wait_max.get().saturating_sub(wait.get());
         let longest = longest.saturating_add(expected.run.get() / 4);
         let may_be_late = quote.wait_max > Millis::default()
-            && expected.finish.get().saturating_add(longest) > within.get();
+            && (expected.finish.get().saturating_add(longest) > within.get()
+                || deal::is_wait_bounded(request, quote));
         let lacking = quantity.saturating_sub(quote.quantity_max(needs.runtime));
         let found = (ask.offer.body(), quote.device, ask.candidate.believed);
         let score = score_on(order, within, found, expected);

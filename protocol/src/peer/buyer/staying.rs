@@ -219,11 +219,13 @@ impl Buyer {
         comes
     }
 
-    /// Fetches what a job waits for, a few at once from each provider.
-    pub(super) fn fetch_home(&mut self, core: &mut Core, id: JobId) {
+    /// Fetches what a job waits for, a few at once from each provider. Whether all of it
+    /// can still come: nobody keeps a result for ever.
+    pub(super) fn fetch_home(&mut self, core: &mut Core, id: JobId) -> bool {
         let Some(job) = self.jobs.get(&id) else {
-            return;
+            return true;
         };
+        let mut lost = Vec::new();
         let mut busy = BTreeMap::<PeerId, usize>::new();
         for from in self
             .staying
@@ -236,10 +238,11 @@ impl Buyer {
         for &blob in &job.coming {
             let holder = self.staying.holders(core.now.wall, blob).next().copied();
             let coming = self.staying.coming.get_mut(&blob);
-            let Some(coming) = coming.filter(|coming| coming.from.is_none()) else {
+            if coming.as_ref().is_some_and(|coming| coming.from.is_some()) {
                 continue;
-            };
-            let Some(holder) = holder else {
+            }
+            let (Some(coming), Some(holder)) = (coming, holder) else {
+                lost.push(blob);
                 continue;
             };
             let busy = busy.entry(holder.peer).or_default();
@@ -249,6 +252,10 @@ impl Buyer {
                 core.output(holder.fetch(coming.blob));
             }
         }
+        for &blob in &lost {
+            self.staying.is_over(blob);
+        }
+        lost.is_empty()
     }
 
     /// What was to come home is here, or did not come. Whether it was.

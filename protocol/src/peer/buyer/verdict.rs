@@ -262,7 +262,13 @@ impl Buyer {
     }
 
     /// Gives an agreement up without a loss to the job.
-    fn leave_for(&mut self, core: &mut Core, id: JobId, agreement: AgreementId, reason: Reason) {
+    pub(super) fn leave_for(
+        &mut self,
+        core: &mut Core,
+        id: JobId,
+        agreement: AgreementId,
+        reason: Reason,
+    ) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };

@@ -4,6 +4,11 @@ use std::cell::OnceCell;
 
 use super::*;
 
+/// Whether a client lets its work wait so long; not at all is no place in a queue.
+fn bears(request: &Request, wait: Millis) -> bool {
+    (request.wait_max).is_none_or(|most| wait <= most && most > Millis::default())
+}
+
 /// Requests.
 impl Seller {
     pub(crate) fn on_ask(
@@ -75,7 +80,8 @@ impl Seller {
         quote.held = wait.is_none() && provider.holds_for(body.account);
         if let Some(wait) = wait {
             quote.start_expected = core.now.wall.after(wait.duration());
-            quote.wait_max = Self::wait_max(core, wait);
+            let most = Self::wait_max(core, wait);
+            quote.wait_max = body.wait_max.map_or(most, |wanted| most.min(wanted));
         }
         self.check_credit(provider, ledger, body.account, quote.cap)?;
         Ok((offer.clone(), quote))
@@ -112,6 +118,7 @@ impl Seller {
             Some(device) => Some((device, None)),
             None if !may_wait => None,
             None => (self.queue_on(core, provider, (request.account, &able)))
+                .filter(|(_, wait)| bears(request, *wait))
                 .map(|(device, wait)| (device, Some(wait))),
         };
         let place = place.filter(|_| self.deals.len() < AGREEMENTS_MAX);
@@ -209,8 +216,8 @@ impl Seller {
         let asked = request.body();
         let prices = match countered {
             Some(hold) => counter_prices(provider, hold.quote.body(), asked.budget)?,
-            None if asked.take => offer.body().prices.clone(),
-            None => self.prices_for(core, provider, offer.body(), asked.account),
+            None if asked.take => offer.body().prices_for(&asked.needs).clone(),
+            None => self.prices_for(core, provider, offer.body(), asked),
         };
         let units = asked.work.unit_count().max(1);
         let unit_budget = asked.unit_budget();
@@ -224,6 +231,7 @@ impl Seller {
         };
         let (run_max, fuel_max) = match Meter::of(asked.needs.runtime) {
             Meter::WASM_FUEL => (asked.needs.run_max, quantity),
+            Meter::TOKEN_OUT => (asked.needs.run_max, asked.needs.fuel_max),
             _ => (Millis::new(quantity), asked.needs.fuel_max),
         };
         let timing = &core.config.timing;
@@ -261,14 +269,15 @@ impl Seller {
         core: &Core,
         provider: &ProviderConfig,
         offer: &Offer,
-        account: AccountId,
+        asked: &Request,
     ) -> Prices {
         let moment = self.moment(core, provider);
-        let rate = provider.pricing.of_client(account, &moment);
+        let rate = provider.pricing.of_client(asked.account, &moment);
         let rate = rate.min(pricing::WHOLE);
-        let prices = pricing::priced(&offer.prices, rate, provider.pricing.floor());
+        let offered = offer.prices_for(&asked.needs);
+        let prices = pricing::priced(offered, rate, provider.pricing.floor());
         // A floor that was lifted after the offer does not make it dearer.
-        let offered = offer.prices.iter().zip(prices.iter());
+        let offered = offered.iter().zip(prices.iter());
         let prices = offered.map(|(offered, asked)| Price {
             amount: offered.amount.min(asked.amount),
             ..*asked

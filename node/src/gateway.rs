@@ -1,0 +1,206 @@
+//! The gateway: questions of this node's own people to models that others serve.
+//!
+//! ```text
+//! HTTP (api) ─ question ─▶ Gateway ─ which lease? ─▶ leases ─ jobs ─▶ driver
+//!                             │                        ▲ lines of these jobs
+//!                             └─ call ─▶ provider ─ events ─▶ answer ─▶ HTTP
+//!                                              tokens ─▶ driver (receipts are held against them)
+//! ```
+//!
+//! A [`leases`] desk keeps leases of models, one job each, made when somebody asks and left
+//! when nobody does. A question takes a place in one, is sent to its provider on a stream of
+//! its own, and [`answer`] passes on what comes, counts it, and tells the driver. A provider
+//! that fails before the first word is left for another; the person who asked sees nothing
+//! of it.
+//!
+//! Absent: HTTP, keys and their rights (the API's), and going on elsewhere in the middle of
+//! an answer: that ends with an error that says so.
+
+pub mod answer;
+pub mod leases;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use suanli_protocol::{
+    call::Question,
+    ids::PeerId,
+    offer::{ModelOffer, Name},
+    registry::{Endpoint, Reason},
+    wire::{Bytes, Text},
+};
+
+use self::{
+    answer::Answer,
+    leases::{Leases, NoLease},
+};
+use crate::{
+    handle::{Gone, NodeHandle},
+    wall::wall,
+};
+
+/// Providers that are tried for one question.
+const TRIES: u32 = 4;
+/// How long a lease whose provider says that it does not know it is given to begin there.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Asks models.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    handle: NodeHandle,
+    leases: Leases,
+}
+
+/// A question.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// For whom.
+    pub principal: Name,
+    /// Which model.
+    pub model: Name,
+    /// What is asked for.
+    pub endpoint: Endpoint,
+    /// Whether the answer is wanted event by event.
+    pub streams: bool,
+    /// The question, as JSON.
+    pub body: Vec<u8>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayError {
+    /// Nobody serves the model.
+    #[error("nobody serves the model {0:?} now")]
+    NoSuchModel(String),
+    /// Nobody who does could answer.
+    #[error("no provider could answer: {0}")]
+    NoProvider(String),
+    /// Whom it is for may not spend more.
+    #[error("{0}")]
+    OverBudget(String),
+    /// The question is too long.
+    #[error(
+        "the question is longer than {} bytes",
+        suanli_protocol::limits::CALL_QUESTION_BYTES_MAX
+    )]
+    TooLong,
+    /// The model's server refuses the question: its status, and its words.
+    #[error("the model's server refuses the question ({0})")]
+    Refused(u16, Vec<u8>),
+    /// The node is stopping.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+}
+
+/// A model that somebody serves.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// By whom.
+    pub provider: PeerId,
+    /// Where that is.
+    pub region: Name,
+    /// What the offer says of it.
+    pub model: ModelOffer,
+}
+
+impl Gateway {
+    /// Starts the desk of leases on the current tokio runtime. It ends with the gateway.
+    pub fn start(handle: NodeHandle) -> Self {
+        let leases = Leases::start(handle.clone());
+        Self { handle, leases }
+    }
+
+    /// All models that others serve, by name; of each the providers.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn served(&self) -> Result<Vec<Served>, Gone> {
+        served(&self.handle).await
+    }
+
+    /// Asks, until somebody begins to answer.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub async fn ask(&self, asked: Asked) -> Result<Answer, GatewayError> {
+        let body = Bytes::new(asked.body.clone()).map_err(|_| GatewayError::TooLong)?;
+        let mut avoid = BTreeSet::new();
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            let taken = self
+                .leases
+                .take(&asked.principal, &asked.model, &avoid)
+                .await;
+            let place = match taken {
+                Ok(place) => place,
+                Err(NoLease::NoSuchModel) if avoid.is_empty() => {
+                    return Err(GatewayError::NoSuchModel(asked.model.to_string()));
+                }
+                Err(NoLease::NoSuchModel) => break,
+                Err(NoLease::OverBudget(words)) => return Err(GatewayError::OverBudget(words)),
+                Err(NoLease::Failed(words)) => return Err(GatewayError::NoProvider(words)),
+                Err(NoLease::Gone) => return Err(Gone.into()),
+            };
+            let question = Question {
+                agreement: place.agreement,
+                endpoint: asked.endpoint,
+                streams: asked.streams,
+                body: body.clone(),
+            };
+            let provider = place.provider;
+            match Answer::begin(&self.handle, place, question).await {
+                Ok(answer) => return Ok(answer),
+                Err(answer::NoAnswer::Refused(status, words)) => {
+                    return Err(GatewayError::Refused(status, words));
+                }
+                // The lease has not begun there, or has just ended.
+                Err(answer::NoAnswer::Declined(Reason::QUOTE_UNKNOWN)) => {
+                    last = Reason::QUOTE_UNKNOWN.sentence().to_owned();
+                    tokio::time::sleep(SETTLE).await;
+                }
+                Err(answer::NoAnswer::Declined(reason)) => {
+                    last = reason.sentence().to_owned();
+                    avoid.insert(provider);
+                }
+                Err(answer::NoAnswer::Lost(words)) => {
+                    last = words;
+                    avoid.insert(provider);
+                }
+                Err(answer::NoAnswer::Gone) => return Err(Gone.into()),
+            }
+        }
+        // It may have left the list while leases of it still stood.
+        let served = self.served().await?;
+        if served.iter().any(|served| served.model.name == asked.model) {
+            Err(GatewayError::NoProvider(last))
+        } else {
+            Err(GatewayError::NoSuchModel(asked.model.to_string()))
+        }
+    }
+}
+
+/// All models in the book, of others.
+async fn served(handle: &NodeHandle) -> Result<Vec<Served>, Gone> {
+    let now = wall();
+    let me = handle.facts().peer;
+    let offers = handle.offers().await?;
+    let live = offers
+        .iter()
+        .filter(|offer| offer.expires() > now && offer.signer() != me);
+    let mut served: Vec<Served> = live
+        .flat_map(|offer| {
+            let of = |model: &ModelOffer| Served {
+                provider: offer.signer(),
+                region: offer.body().region.clone(),
+                model: model.clone(),
+            };
+            offer.body().models.iter().map(of)
+        })
+        .collect();
+    served.sort_by(|a, b| (&a.model.name, a.provider).cmp(&(&b.model.name, b.provider)));
+    Ok(served)
+}
+
+/// A model's name, if it can be one.
+pub fn model_name(text: &str) -> Option<Name> {
+    (!text.is_empty()).then(|| Text::new(text).ok()).flatten()
+}

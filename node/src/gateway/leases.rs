@@ -1,0 +1,586 @@
+//! Leases of models, kept for those who ask.
+//!
+//! ```text
+//! take ─▶ a lease with room? ──▶ a place in it
+//!             └─ none: a job is handed in ─▶ (agreed) ─▶ all who wait for it get places
+//! lease:  Asked ──agreed──▶ Stands ──its provider failed somebody──▶ Left
+//!                             ├─ nobody has asked for a while ─────▶ Left
+//!                             └─ its time is nearly over ──────────▶ no new places, ends
+//! ```
+//!
+//! A lease is a job like any other: the core finds the provider, pays by receipts, and goes
+//! elsewhere when the provider is lost. Each principal has leases of its own, so that what
+//! was used stands in receipts by principal.
+//!
+//! Absent: questions and answers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use suanli_protocol::{
+    deal::{BlobRef, Needs, Work},
+    ids::{AgreementId, BlobId, Hash, JobId, PeerId},
+    message::InlineBlob,
+    offer::{ModelRef, Name, tokens},
+    rank::Policy,
+    record::{JobOrder, Verify},
+    registry::{Confidentiality, Runtime, SandboxLevel},
+    units::{Amount, Millis, Wall, cost},
+    wire::{Bytes, List},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    api::types::JobEventInfo,
+    data_dir::random_secret,
+    handle::{NodeHandle, NotTaken},
+    store::blobs::WallMs,
+    wall::{wall, wall_ms},
+};
+
+/// How long a lease is made for.
+const LASTS: Duration = Duration::from_secs(600);
+/// How often its usage is receipted: what a client may lose.
+const RECEIPTED: Duration = Duration::from_secs(10);
+/// Time that a lease must have left to take one more question.
+const LEFT_MIN: Duration = Duration::from_secs(20);
+/// How long a lease is kept that nobody uses.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+/// Questions at once in one lease, while another provider could have some.
+const CALLS_MAX: usize = 8;
+/// How long whoever asks waits for a lease.
+const AGREE_WAIT: Duration = Duration::from_secs(20);
+/// How often leases are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Orders that may wait for the desk.
+const ORDERS: usize = 1024;
+/// Tokens that a lease pays for, read and written: what a provider lends is bounded, and a
+/// lease that is half used takes no more questions.
+const PAYS_FOR: (u64, u64) = (400_000, 100_000);
+/// How long what a lease is called is kept.
+const SPEC_MS: u64 = 3_600_000;
+/// Leases at once.
+const LEASES_MAX: usize = 4096;
+
+/// Asks the desk.
+#[derive(Debug, Clone)]
+pub struct Leases(mpsc::Sender<Order>);
+
+/// A place in a lease. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    /// The agreement,
+    pub agreement: AgreementId,
+    /// and with whom.
+    pub provider: PeerId,
+    job: JobId,
+    /// Whether the provider has failed.
+    failed: bool,
+    /// Tokens that were read and written.
+    used: (u64, u64),
+    back: mpsc::WeakSender<Order>,
+}
+
+impl Place {
+    /// The provider did not do what it should: nobody is sent there for a while.
+    pub fn fails(&mut self) {
+        self.failed = true;
+    }
+}
+
+impl Place {
+    /// So many tokens were read and written.
+    pub const fn uses(&mut self, tokens: (u64, u64)) {
+        self.used = tokens;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(orders) = self.back.upgrade() else {
+            return;
+        };
+        let back = Order::Back {
+            job: self.job,
+            agreement: self.agreement,
+            failed: self.failed,
+            used: self.used,
+        };
+        if let Err(mpsc::error::TrySendError::Full(back)) = orders.try_send(back) {
+            tokio::spawn(async move { drop(orders.send(back).await) });
+        }
+    }
+}
+
+/// Why there is no lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoLease {
+    /// Nobody serves the model, or nobody else.
+    NoSuchModel,
+    /// Whom it is for may not spend that much.
+    OverBudget(String),
+    /// Nobody agreed.
+    Failed(String),
+    /// The node is stopping.
+    Gone,
+}
+
+#[derive(Debug)]
+enum Order {
+    Take {
+        principal: Name,
+        model: Name,
+        avoid: BTreeSet<PeerId>,
+        reply: oneshot::Sender<Result<Place, NoLease>>,
+    },
+    Back {
+        job: JobId,
+        agreement: AgreementId,
+        failed: bool,
+        used: (u64, u64),
+    },
+    Happened {
+        job: JobId,
+        event: JobEventInfo,
+    },
+    /// A job's lines have ended.
+    Over(JobId),
+    NotTaken(JobId, NotTaken),
+}
+
+impl Leases {
+    /// Starts the desk.
+    pub fn start(handle: NodeHandle) -> Self {
+        let (orders, queue) = mpsc::channel(ORDERS);
+        let desk = Desk {
+            handle,
+            orders: orders.downgrade(),
+            leases: BTreeMap::new(),
+        };
+        tokio::spawn(desk.run(queue));
+        Self(orders)
+    }
+
+    /// A place in a lease of a model, with none of those.
+    ///
+    /// # Errors
+    /// [`NoLease`].
+    pub async fn take(
+        &self,
+        principal: &Name,
+        model: &Name,
+        avoid: &BTreeSet<PeerId>,
+    ) -> Result<Place, NoLease> {
+        let (reply, answer) = oneshot::channel();
+        let take = Order::Take {
+            principal: principal.clone(),
+            model: model.clone(),
+            avoid: avoid.clone(),
+            reply,
+        };
+        self.0.send(take).await.map_err(|_| NoLease::Gone)?;
+        match timeout(AGREE_WAIT, answer).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(_)) => Err(NoLease::Gone),
+            Err(_) => Err(NoLease::Failed("nobody has agreed in time".to_owned())),
+        }
+    }
+}
+
+/// A lease.
+#[derive(Debug)]
+struct Lease {
+    principal: Name,
+    model: Name,
+    until: Wall,
+    /// The last agreement, and with whom.
+    agreed: Option<(PeerId, AgreementId)>,
+    /// Whether it stands.
+    stands: bool,
+    /// Those who are not asked.
+    avoid: BTreeSet<PeerId>,
+    calls: usize,
+    waiting: VecDeque<oneshot::Sender<Result<Place, NoLease>>>,
+    used: Instant,
+    /// Tokens read and written.
+    tokens: (u64, u64),
+    /// No new places are given.
+    left: bool,
+    /// What its providers said last.
+    words: String,
+}
+
+impl Lease {
+    /// Whether it may be used, or will be.
+    fn serves(&self, (principal, model): (&Name, &Name), avoid: &BTreeSet<PeerId>) -> bool {
+        let is_avoided = match self.agreed {
+            Some((provider, _)) => avoid.contains(&provider),
+            // It may come to one of these.
+            None => !avoid.is_subset(&self.avoid),
+        };
+        !self.left
+            && !is_avoided
+            && self.principal == *principal
+            && self.model == *model
+            && self.until > wall().after(LEFT_MIN)
+    }
+
+    fn load(&self) -> usize {
+        self.calls + self.waiting.len()
+    }
+}
+
+/// The task that keeps the leases.
+struct Desk {
+    handle: NodeHandle,
+    orders: mpsc::WeakSender<Order>,
+    leases: BTreeMap<JobId, Lease>,
+}
+
+impl Desk {
+    async fn run(mut self, mut queue: mpsc::Receiver<Order>) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = queue.recv() => match order {
+                    Some(order) => self.on_order(order).await,
+                    None => break,
+                },
+                _ = look.tick() => self.look().await,
+            }
+        }
+    }
+
+    async fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Take {
+                principal,
+                model,
+                avoid,
+                reply,
+            } => self.take((principal, model), avoid, reply).await,
+            Order::Back {
+                job,
+                agreement,
+                failed,
+                used,
+            } => self.back(job, (agreement, failed), used).await,
+            Order::Happened { job, event } => self.happened(job, event).await,
+            Order::Over(job) => self.over(job, None),
+            Order::NotTaken(job, why) => self.over(job, Some(why)),
+        }
+    }
+
+    async fn take(
+        &mut self,
+        (principal, model): (Name, Name),
+        avoid: BTreeSet<PeerId>,
+        reply: oneshot::Sender<Result<Place, NoLease>>,
+    ) {
+        let wanted = (&principal, &model);
+        let serving = (self.leases.iter_mut()).filter(|(_, lease)| lease.serves(wanted, &avoid));
+        let least = serving.min_by_key(|(_, lease)| lease.load());
+        let mut avoid_too = avoid.clone();
+        if let Some((job, lease)) = least {
+            if lease.load() < CALLS_MAX {
+                return give(&self.orders, *job, lease, reply);
+            }
+            avoid_too.extend(lease.agreed.map(|(provider, _)| provider));
+        }
+        let Ok(served) = super::served(&self.handle).await else {
+            let _ = reply.send(Err(NoLease::Gone));
+            return;
+        };
+        let all: BTreeSet<PeerId> = served
+            .iter()
+            .filter(|served| served.model.name == model)
+            .map(|served| served.provider)
+            .collect();
+        let others: Vec<PeerId> = all.difference(&avoid_too).copied().collect();
+        if others.is_empty() || self.leases.len() >= LEASES_MAX {
+            // Better a full one than none.
+            let wanted = (&principal, &model);
+            let serving =
+                (self.leases.iter_mut()).filter(|(_, lease)| lease.serves(wanted, &avoid));
+            match serving.min_by_key(|(_, lease)| lease.load()) {
+                Some((job, lease)) => give(&self.orders, *job, lease, reply),
+                None => drop(reply.send(Err(NoLease::NoSuchModel))),
+            }
+            return;
+        }
+        let budget = served
+            .iter()
+            .filter(|served| served.model.name == model && others.contains(&served.provider))
+            .filter_map(|served| cost(&tokens(PAYS_FOR.0, PAYS_FOR.1), &served.model.prices))
+            .max();
+        let most = self.handle.facts().max_price;
+        let budget = budget.map_or(most, |budget| budget.min(most));
+        self.begin((principal, model, budget), (avoid_too, others), reply);
+    }
+
+    /// Hands in a job for a lease, with one of these.
+    fn begin(
+        &mut self,
+        (principal, model, budget): (Name, Name, Amount),
+        (avoid, others): (BTreeSet<PeerId>, Vec<PeerId>),
+        reply: oneshot::Sender<Result<Place, NoLease>>,
+    ) {
+        let until = wall().after(LASTS);
+        let Some(order) = order((&principal, &model), (until, budget), others) else {
+            let _ = reply.send(Err(NoLease::Failed("there is no randomness".to_owned())));
+            return;
+        };
+        let job = order.job;
+        self.leases.insert(
+            job,
+            Lease {
+                principal,
+                model,
+                until,
+                agreed: None,
+                stands: false,
+                avoid,
+                calls: 0,
+                waiting: VecDeque::from([reply]),
+                used: Instant::now(),
+                tokens: (0, 0),
+                left: false,
+                words: String::new(),
+            },
+        );
+        let (handle, orders) = (self.handle.clone(), self.orders.clone());
+        tokio::spawn(follow(handle, orders, order));
+    }
+
+    async fn happened(&mut self, job: JobId, event: JobEventInfo) {
+        let Some(lease) = self.leases.get_mut(&job) else {
+            return;
+        };
+        match event {
+            JobEventInfo::Agreed {
+                peer, agreement, ..
+            } => {
+                lease.agreed = Some((peer, agreement));
+                lease.stands = false;
+            }
+            JobEventInfo::Started => {
+                let Some((_, agreement)) = lease.agreed else {
+                    return;
+                };
+                lease.stands = true;
+                lease.used = Instant::now();
+                // From here on receipts are held against what is counted.
+                let _ = self.handle.counted(agreement, (0, 0)).await;
+                for reply in std::mem::take(&mut lease.waiting) {
+                    give(&self.orders, job, lease, reply);
+                }
+            }
+            JobEventInfo::GaveUp { sentence, .. } => {
+                lease.stands = false;
+                lease.agreed = None;
+                lease.words = sentence;
+            }
+            JobEventInfo::Declined { sentence, .. } => lease.words = sentence,
+            JobEventInfo::Ended { reason, .. } => {
+                if let Some((_, sentence)) = reason {
+                    lease.words = sentence;
+                }
+                self.over(job, None);
+            }
+            _ => {}
+        }
+    }
+
+    async fn back(
+        &mut self,
+        job: JobId,
+        (agreement, failed): (AgreementId, bool),
+        (read, written): (u64, u64),
+    ) {
+        let Some(lease) = self.leases.get_mut(&job) else {
+            return;
+        };
+        lease.calls = lease.calls.saturating_sub(1);
+        lease.used = Instant::now();
+        let tokens = &mut lease.tokens;
+        *tokens = (
+            tokens.0.saturating_add(read),
+            tokens.1.saturating_add(written),
+        );
+        if tokens.0 >= PAYS_FOR.0 / 2 || tokens.1 >= PAYS_FOR.1 / 2 {
+            lease.left = true;
+        }
+        // The core may have gone elsewhere with it already.
+        if failed && lease.agreed.is_some_and(|(_, now)| now == agreement) {
+            lease.left = true;
+        }
+        self.leave(job).await;
+    }
+
+    /// Ends a lease that is left, once nobody is in it.
+    async fn leave(&self, job: JobId) {
+        let is_empty = (self.leases.get(&job)).is_some_and(|lease| lease.left && lease.load() == 0);
+        if is_empty {
+            let _ = self.handle.cancel(job).await;
+        }
+    }
+
+    fn over(&mut self, job: JobId, why: Option<NotTaken>) {
+        let Some(lease) = self.leases.remove(&job) else {
+            return;
+        };
+        let no = match why {
+            Some(NotTaken::OverBudget { .. }) => {
+                NoLease::OverBudget(why.map(|why| why.to_string()).unwrap_or_default())
+            }
+            Some(why) => NoLease::Failed(why.to_string()),
+            None => NoLease::Failed(lease.words),
+        };
+        for reply in lease.waiting {
+            let _ = reply.send(Err(no.clone()));
+        }
+    }
+
+    async fn look(&mut self) {
+        let mut idle = Vec::new();
+        for (job, lease) in &mut self.leases {
+            lease.waiting.retain(|reply| !reply.is_closed());
+            if lease.load() == 0 && lease.used.elapsed() >= IDLE_MAX {
+                lease.left = true;
+                idle.push(*job);
+            }
+        }
+        for job in idle {
+            self.leave(job).await;
+        }
+    }
+}
+
+/// The job that a lease is.
+fn order(
+    (principal, model): (&Name, &Name),
+    (until, budget): (Wall, Amount),
+    providers: Vec<PeerId>,
+) -> Option<JobOrder> {
+    let mut job = [0; 16];
+    job.copy_from_slice(&random_secret().ok()?[..16]);
+    // What stands in receipts for the program: which model it was.
+    let spec = format!("model {model}\n").into_bytes();
+    let blob = BlobId(Hash::of(&spec));
+    let bytes = u64::try_from(spec.len()).ok()?;
+    let wanted = ModelRef {
+        name: model.clone(),
+        weights: None,
+    };
+    Some(JobOrder {
+        job: JobId::from_bytes(job),
+        name: model.clone(),
+        principal: principal.clone(),
+        work: Work::Lease {
+            until,
+            interval: Millis::from(RECEIPTED),
+        },
+        spec: BlobRef { blob, bytes },
+        inputs: List::default(),
+        needs: Needs {
+            runtime: Runtime::MODEL,
+            features: List::default(),
+            device: None,
+            memory_bytes: 0,
+            sandbox: SandboxLevel::default(),
+            run_max: Millis::new(1000),
+            output_bytes_max: 0,
+            fuel_max: 0,
+            model: Some(wanted),
+        },
+        budget,
+        regions: List::default(),
+        providers: List::truncated(providers),
+        condition: None,
+        rank: None,
+        policy: Policy::Balanced,
+        flops: 0,
+        confidentiality: Confidentiality::NONE,
+        retention: Millis::default(),
+        total: Millis::from(LASTS + LEFT_MIN),
+        take: false,
+        parallel: 1,
+        max_failures: 0,
+        verify: Verify::NONE,
+        counter_percent: 0,
+        checkpoint_every: None,
+        staying: List::default(),
+        inline: List::truncated(vec![InlineBlob {
+            blob,
+            bytes: Bytes::new(spec).ok()?,
+        }]),
+    })
+}
+
+/// Gives a place in a lease, now or once it stands.
+fn give(
+    orders: &mpsc::WeakSender<Order>,
+    job: JobId,
+    lease: &mut Lease,
+    reply: oneshot::Sender<Result<Place, NoLease>>,
+) {
+    let Some((provider, agreement)) = lease.agreed.filter(|_| lease.stands) else {
+        lease.waiting.push_back(reply);
+        return;
+    };
+    let place = Place {
+        agreement,
+        provider,
+        job,
+        failed: false,
+        used: (0, 0),
+        back: orders.clone(),
+    };
+    lease.calls += 1;
+    // Who no longer waits gives it back by dropping it.
+    let _ = reply.send(Ok(place));
+}
+
+/// Hands a job in, and tells the desk what becomes of it.
+async fn follow(handle: NodeHandle, orders: mpsc::WeakSender<Order>, order: JobOrder) {
+    let job = order.job;
+    let tell = async |order| {
+        if let Some(orders) = orders.upgrade() {
+            drop(orders.send(order).await);
+        }
+    };
+    let specs = order.inline.iter().map(|spec| spec.bytes.to_vec());
+    let specs: Vec<Vec<u8>> = specs.collect();
+    let blobs = handle.store().blobs().clone();
+    let keeping = move || {
+        let until = Some(WallMs(wall_ms().saturating_add(SPEC_MS)));
+        specs
+            .iter()
+            .try_for_each(|spec| blobs.put_bytes(spec, until).map(drop))
+    };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(keeping).await {
+        return tell(Order::NotTaken(job, NotTaken::Store(error.to_string()))).await;
+    }
+    match handle.submit(Box::new(order)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => return tell(Order::NotTaken(job, why)).await,
+        Err(_) => return tell(Order::Over(job)).await,
+    }
+    if let Ok(Some(mut watch)) = handle.watch(job).await {
+        for line in watch.past {
+            let event = line.event;
+            tell(Order::Happened { job, event }).await;
+        }
+        while let Some(line) = watch.lines.recv().await {
+            let event = line.event;
+            tell(Order::Happened { job, event }).await;
+        }
+    }
+    tell(Order::Over(job)).await;
+}

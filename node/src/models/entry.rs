@@ -1,0 +1,217 @@
+//! `[[provide.model]]`: what an operator says of a model.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use suanli_protocol::{
+    ids::{BlobId, Hash},
+    limits::{MODELS_MAX, NAME_BYTES_MAX},
+    offer::{Device, ModelOffer, Name, Prices, RuntimeOffer},
+    registry::{DeviceKind, Runtime},
+    units::{Amount, Meter, Price},
+    wire::{List, Text},
+};
+
+use super::upstream::Base;
+
+/// Tokens that prices are for.
+pub const PER_TOKENS: u64 = 1_000_000;
+/// Conversations at once, and leases, that one model may have.
+const PLACES_MAX: u16 = 4096;
+
+/// A model, as in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelEntry {
+    /// What clients call it.
+    pub name: String,
+    /// Its server: `http://HOST:PORT`, below which its `/v1` is.
+    pub upstream: String,
+    /// What the server calls it, if not the same.
+    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// A file with the server's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// What a million tokens cost that it reads,
+    pub price_in: Amount,
+    /// and that it writes.
+    pub price_out: Amount,
+    /// Tokens of context.
+    pub context: u32,
+    /// Conversations at once.
+    #[serde(default = "four")]
+    pub places: u16,
+    /// Leases at once.
+    #[serde(default = "sixteen")]
+    pub leases: u16,
+    /// The hash of its weights, as 64 hex digits: providers that say the same can go on
+    /// with each other's answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
+    /// How its weights are stored.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub quantisation: String,
+    /// What computes: a name,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub device: String,
+    /// and a kind: `cpu`, `gpu` or `npu`.
+    #[serde(default = "gpu")]
+    pub kind: String,
+}
+
+const fn four() -> u16 {
+    4
+}
+
+const fn sixteen() -> u16 {
+    16
+}
+
+fn gpu() -> String {
+    "gpu".to_owned()
+}
+
+impl ModelEntry {
+    /// What its server calls it.
+    pub fn alias(&self) -> &str {
+        self.alias.as_deref().unwrap_or(&self.name)
+    }
+
+    fn kind(&self) -> Option<DeviceKind> {
+        DeviceKind::named(&self.kind)
+    }
+
+    /// The hash that it goes by. Who does not say has weights that are nobody else's.
+    pub fn weights(&self) -> BlobId {
+        let said = self.weights.as_deref().and_then(|hex| hex.parse().ok());
+        said.unwrap_or_else(|| {
+            let own = format!("{} at {}", self.alias(), self.upstream);
+            BlobId(Hash::of(own.as_bytes()))
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        let says = |what: &str| Err(format!("model {name:?}: {what}"));
+        if name.is_empty() || Name::new(name.as_str()).is_err() {
+            return says(&format!(
+                "a name has 1 to {NAME_BYTES_MAX} bytes of visible text"
+            ));
+        }
+        if let Err(why) = Base::parse(&self.upstream) {
+            return says(&format!("upstream = {:?}: {why}", self.upstream));
+        }
+        if self.context == 0 {
+            return says("context is the number of tokens that it can hold, above 0");
+        }
+        let allowed = 1..=PLACES_MAX;
+        if !allowed.contains(&self.places) || !allowed.contains(&self.leases) {
+            return says(&format!("places and leases are 1 to {PLACES_MAX}"));
+        }
+        let is_hash = |hex: &String| hex.parse::<BlobId>().is_ok();
+        if !self.weights.as_ref().is_none_or(is_hash) {
+            return says("weights is a BLAKE3 hash: 64 hex digits, as `b3sum FILE` prints them");
+        }
+        if Text::<16>::new(self.quantisation.as_str()).is_err() {
+            return says("quantisation has at most 16 bytes, such as \"Q4_K_M\"");
+        }
+        if Name::new(self.device.as_str()).is_err() {
+            return says(&format!(
+                "device has at most {NAME_BYTES_MAX} bytes of visible text"
+            ));
+        }
+        if self.kind().is_none() {
+            let known: Vec<_> = DeviceKind::names().collect();
+            return says(&format!(
+                "kind = {:?}: one of {}",
+                self.kind,
+                known.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    fn device(&self) -> Device {
+        let runtime = RuntimeOffer {
+            runtime: Runtime::MODEL,
+            version: 1,
+            features: List::default(),
+        };
+        let name = match self.device.as_str() {
+            "" => "model server",
+            name => name,
+        };
+        Device {
+            kind: self.kind().unwrap_or_default(),
+            maker: Name::default(),
+            model: Text::lossy(name),
+            driver: Name::default(),
+            memory_bytes: 0,
+            slots: 0,
+            runtimes: List::truncated(vec![runtime]),
+            speeds: List::default(),
+        }
+    }
+
+    fn offer(&self, device: u16) -> ModelOffer {
+        let price = |meter, amount| Price {
+            meter,
+            amount,
+            per: PER_TOKENS,
+        };
+        ModelOffer {
+            name: Text::lossy(&self.name),
+            weights: self.weights(),
+            quantisation: Text::lossy(&self.quantisation),
+            context: self.context,
+            device,
+            prices: Prices::truncated(vec![
+                price(Meter::TOKEN_IN, self.price_in),
+                price(Meter::TOKEN_OUT, self.price_out),
+            ]),
+            prefill_per_second: 0,
+            decode_per_second: 0,
+            places: self.places,
+            places_free: self.places,
+        }
+    }
+}
+
+/// What is wrong with a list of models.
+pub fn check(models: &[ModelEntry]) -> Result<(), String> {
+    if models.len() > MODELS_MAX {
+        return Err(format!(
+            "{} models, at most {MODELS_MAX} are allowed",
+            models.len()
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for model in models {
+        model.check()?;
+        if !names.insert(&model.name) {
+            return Err(format!("model {:?} is there twice", model.name));
+        }
+    }
+    Ok(())
+}
+
+/// The models as an offer has them, with the devices that it has beside so many: models
+/// that say the same of theirs share one.
+pub fn offered(models: &[ModelEntry], devices: usize) -> (Vec<Device>, Vec<ModelOffer>) {
+    let mut added: Vec<Device> = Vec::new();
+    let offers = models.iter().map(|model| {
+        let device = model.device();
+        let is_it = |known: &Device| known.kind == device.kind && known.model == device.model;
+        let place = added.iter().position(is_it).unwrap_or_else(|| {
+            added.push(device);
+            added.len() - 1
+        });
+        if let Some(device) = added.get_mut(place) {
+            device.slots = device.slots.saturating_add(model.leases.into());
+        }
+        model.offer(u16::try_from(devices + place).unwrap_or(u16::MAX))
+    });
+    let offers = offers.collect();
+    (added, offers)
+}

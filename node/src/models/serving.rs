@@ -1,0 +1,682 @@
+//! Serving: leases, and the questions that are asked under them.
+//!
+//! ```text
+//!  driver ── Open, Close ──▶ ┌──────┐ ◀── Asked ── a task reads each call's question
+//!                            │ desk │ ── a task answers it, in its place ──▶ upstream
+//!  driver ◀── Interim, Finished, Failed ── ▲ ◀── Ended (tokens) ──┘
+//!         ◀── models that answer ──────────┘ probes
+//! ```
+//!
+//! One task, the desk, knows the leases. A call names its lease, and is served if the peer
+//! is the lease's client and the lease has not ended. A model has so many places; who finds
+//! none waits in line, and the line has an end. Tokens count when the call is over, by the
+//! server's own count; if it is given up in the middle, by what has been sent.
+//!
+//! Absent: turns that are fair between leases (the line is by time of coming), and going on
+//! with another's answer.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use suanli_protocol::{
+    call::{Part, QUESTION_FRAME_BYTES_MAX, Question},
+    ids::{AgreementId, PeerId},
+    limits::CALL_EVENT_BYTES_MAX,
+    offer::{ModelOffer, ModelRef, tokens},
+    peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input},
+    registry::{Endpoint, Reason},
+    units::{Usage, Wall},
+    wire::Bytes,
+};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    entry::ModelEntry,
+    upstream::{Answer, Base, Tokens, Upstream, UpstreamError},
+};
+use crate::{
+    transport::{CallReader, CallStream, CallWriter},
+    wall::wall,
+};
+
+/// Orders that may wait for the desk.
+const ORDERS: usize = 256;
+/// How long a caller may take to say its question.
+const QUESTION_WAIT: Duration = Duration::from_secs(10);
+/// Questions that wait for a place, for each place that there is.
+const LINE_PER_PLACE: usize = 8;
+/// How often leases are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often servers are asked whether they are there.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How long after its end a lease's last answers may go on.
+const LAST_ANSWERS: Duration = Duration::from_secs(60);
+/// Answers of which it is remembered how fast they came.
+const SPEEDS_KEPT: usize = 32;
+
+/// Why the models can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingError {
+    /// A key can't be read.
+    #[error("the key of model {model:?} can't be read from {path}: {source}")]
+    Key {
+        /// Of which model.
+        model: String,
+        /// Where it should be.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Its server's address is none.
+    #[error("model {model:?}: {why}")]
+    Address {
+        /// Of which model.
+        model: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+}
+
+/// Tells the desk.
+#[derive(Debug, Clone)]
+pub struct Serving(mpsc::Sender<Order>);
+
+#[derive(Debug)]
+enum Order {
+    Open(Box<ExecutionOrder>),
+    Close(ExecutionId),
+    Asked {
+        from: PeerId,
+        question: Box<Question>,
+        reader: CallReader,
+        writer: CallWriter,
+    },
+    Ended {
+        agreement: AgreementId,
+        tokens: Tokens,
+        /// How fast it was, if that says anything.
+        speed: Option<(usize, Speed)>,
+    },
+    Probed {
+        model: usize,
+        answers: bool,
+    },
+}
+
+/// How fast an answer came.
+#[derive(Debug, Clone, Copy)]
+struct Speed {
+    prefill_per_second: u32,
+    decode_per_second: u32,
+}
+
+/// What the desk says to the driver.
+#[derive(Debug)]
+pub enum Said {
+    /// Of an execution, for the core.
+    Input(Box<Input>),
+    /// These models are served now.
+    Models(Vec<ModelOffer>),
+}
+
+impl Serving {
+    /// Starts the desk on the current tokio runtime. It ends with the last of its tellers.
+    ///
+    /// # Errors
+    /// [`ServingError`].
+    pub fn start(
+        entries: &[ModelEntry],
+        offers: Vec<ModelOffer>,
+    ) -> Result<(Self, mpsc::Receiver<Said>), ServingError> {
+        let mut models = Vec::new();
+        for (entry, offer) in entries.iter().zip(offers) {
+            models.push(Model::new(entry, offer)?);
+        }
+        let (orders, queue) = mpsc::channel(ORDERS);
+        let (said, hears) = mpsc::channel(ORDERS);
+        let desk = Desk {
+            orders: orders.downgrade(),
+            said,
+            models,
+            leases: BTreeMap::new(),
+        };
+        tokio::spawn(desk.run(queue));
+        Ok((Self(orders), hears))
+    }
+
+    /// A lease begins.
+    pub async fn open(&self, order: Box<ExecutionOrder>) {
+        let _ = self.0.send(Order::Open(order)).await;
+    }
+
+    /// A lease ends before its time.
+    pub async fn close(&self, id: ExecutionId) {
+        let _ = self.0.send(Order::Close(id)).await;
+    }
+
+    /// A peer calls: its question is read, and answered.
+    pub fn called(&self, from: PeerId, call: CallStream) {
+        let orders = self.0.clone();
+        tokio::spawn(async move {
+            let (mut reader, writer) = call.split();
+            let reading = reader.receive(QUESTION_FRAME_BYTES_MAX);
+            let Ok(Ok(Some(frame))) = timeout(QUESTION_WAIT, reading).await else {
+                return;
+            };
+            let Ok(question) = Question::decode(&frame) else {
+                return;
+            };
+            let asked = Order::Asked {
+                from,
+                question: Box::new(question),
+                reader,
+                writer,
+            };
+            let _ = orders.send(asked).await;
+        });
+    }
+}
+
+/// A model that may be served.
+#[derive(Debug)]
+struct Model {
+    offer: ModelOffer,
+    upstream: Upstream,
+    answers: bool,
+    places: Arc<Semaphore>,
+    line: Arc<Semaphore>,
+    speeds: VecDeque<Speed>,
+}
+
+impl Model {
+    fn new(entry: &ModelEntry, offer: ModelOffer) -> Result<Self, ServingError> {
+        let base = Base::parse(&entry.upstream).map_err(|why| ServingError::Address {
+            model: entry.name.clone(),
+            why,
+        })?;
+        let key = match &entry.key_file {
+            None => None,
+            Some(path) => {
+                let key = std::fs::read_to_string(path).map_err(|source| ServingError::Key {
+                    model: entry.name.clone(),
+                    path: path.display().to_string(),
+                    source,
+                })?;
+                Some(key.trim().to_owned())
+            }
+        };
+        let places = usize::from(entry.places);
+        Ok(Self {
+            offer,
+            upstream: Upstream::new(base, (entry.alias(), &entry.name), key.as_deref()),
+            answers: false,
+            places: Arc::new(Semaphore::new(places)),
+            line: Arc::new(Semaphore::new(places.saturating_mul(1 + LINE_PER_PLACE))),
+            speeds: VecDeque::new(),
+        })
+    }
+
+    fn is(&self, wanted: &ModelRef) -> bool {
+        let weights = wanted.weights.is_none_or(|it| it == self.offer.weights);
+        self.offer.name == wanted.name && weights
+    }
+
+    /// As it is now: the middle of the speeds that were seen last.
+    fn offer(&self) -> ModelOffer {
+        let middle = |of: fn(&Speed) -> u32| {
+            let mut all: Vec<u32> = self.speeds.iter().map(of).collect();
+            all.sort_unstable();
+            all.get(all.len() / 2).copied().unwrap_or(0)
+        };
+        ModelOffer {
+            prefill_per_second: middle(|speed| speed.prefill_per_second),
+            decode_per_second: middle(|speed| speed.decode_per_second),
+            places_free: u16::try_from(self.places.available_permits()).unwrap_or(u16::MAX),
+            ..self.offer.clone()
+        }
+    }
+}
+
+/// A lease that has begun.
+#[derive(Debug)]
+struct Lease {
+    id: ExecutionId,
+    client: PeerId,
+    model: usize,
+    until: Wall,
+    interval: Duration,
+    reported: Instant,
+    /// Tokens that no receipt has yet.
+    used: Tokens,
+    /// Calls under way.
+    calls: usize,
+    /// Tells them to stop.
+    stop: watch::Sender<bool>,
+    closing: bool,
+}
+
+impl Lease {
+    fn is_open(&self, now: Wall) -> bool {
+        !self.closing && now < self.until
+    }
+
+    fn take_usage(&mut self) -> Vec<Usage> {
+        let used = std::mem::take(&mut self.used);
+        tokens(used.read, used.written).to_vec()
+    }
+}
+
+/// The task that knows the leases.
+struct Desk {
+    orders: mpsc::WeakSender<Order>,
+    said: mpsc::Sender<Said>,
+    models: Vec<Model>,
+    leases: BTreeMap<AgreementId, Lease>,
+}
+
+impl Desk {
+    async fn run(mut self, mut queue: mpsc::Receiver<Order>) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probe = interval(PROBE_EVERY);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = queue.recv() => match order {
+                    Some(order) => self.on_order(order).await,
+                    None => return,
+                },
+                _ = look.tick() => self.look().await,
+                _ = probe.tick() => self.probe(),
+            }
+        }
+    }
+
+    async fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Open(order) => self.open(*order).await,
+            Order::Close(id) => {
+                if let Some(lease) = self.leases.get_mut(&id.agreement) {
+                    lease.closing = true;
+                    lease.stop.send_replace(true);
+                }
+            }
+            Order::Asked {
+                from,
+                question,
+                reader,
+                writer,
+            } => self.asked(from, *question, (reader, writer)),
+            Order::Ended {
+                agreement,
+                tokens,
+                speed,
+            } => self.ended(agreement, tokens, speed),
+            Order::Probed { model, answers } => self.probed(model, answers).await,
+        }
+    }
+
+    async fn open(&mut self, order: ExecutionOrder) {
+        let id = order.id;
+        let wanted = order.model.as_ref();
+        let model = wanted.and_then(|wanted| self.models.iter().position(|model| model.is(wanted)));
+        let (Some(model), Some((until, every))) = (model, order.lease) else {
+            let (reason, usage) = (Reason::NO_MODEL, Vec::new());
+            return self.say(id, ExecutionEvent::Failed { reason, usage }).await;
+        };
+        let (stop, _) = watch::channel(false);
+        let lease = Lease {
+            id,
+            client: order.client,
+            model,
+            until,
+            interval: every.duration().max(Duration::from_secs(1)),
+            reported: Instant::now(),
+            used: Tokens::default(),
+            calls: 0,
+            stop,
+            closing: false,
+        };
+        self.leases.insert(id.agreement, lease);
+        let progress = ExecutionEvent::Progress { done: 0, total: 1 };
+        self.say(id, progress).await;
+    }
+
+    async fn say(&self, id: ExecutionId, event: ExecutionEvent) {
+        let input = Box::new(Input::Execution { id, event });
+        let _ = self.said.send(Said::Input(input)).await;
+    }
+
+    /// Reports what was used, and ends what is over.
+    async fn look(&mut self) {
+        let now = wall();
+        let mut said = Vec::new();
+        let mut over = Vec::new();
+        for (agreement, lease) in &mut self.leases {
+            let is_late = now >= lease.until.after(LAST_ANSWERS);
+            if is_late {
+                lease.stop.send_replace(true);
+            }
+            if !lease.is_open(now) && lease.calls == 0 {
+                let usage = lease.take_usage();
+                let event = if lease.closing {
+                    let reason = Reason::CANCELLED;
+                    ExecutionEvent::Failed { reason, usage }
+                } else {
+                    let outputs = Vec::new();
+                    ExecutionEvent::Finished { outputs, usage }
+                };
+                said.push((lease.id, event));
+                over.push(*agreement);
+            } else if lease.used != Tokens::default() && lease.reported.elapsed() >= lease.interval
+            {
+                lease.reported = Instant::now();
+                said.push((lease.id, ExecutionEvent::Interim(lease.take_usage())));
+            }
+        }
+        for agreement in over {
+            self.leases.remove(&agreement);
+        }
+        for (id, event) in said {
+            self.say(id, event).await;
+        }
+    }
+
+    fn probe(&self) {
+        for (n, model) in self.models.iter().enumerate() {
+            let Some(orders) = self.orders.upgrade() else {
+                return;
+            };
+            let upstream = model.upstream.clone();
+            tokio::spawn(async move {
+                let result = upstream.probe().await;
+                if let Err(why) = &result {
+                    tracing::debug!(%why, "a model does not answer");
+                }
+                let answers = result.is_ok();
+                let _ = orders.send(Order::Probed { model: n, answers }).await;
+            });
+        }
+    }
+
+    async fn probed(&mut self, model: usize, answers: bool) {
+        let Some(model) = self.models.get_mut(model) else {
+            return;
+        };
+        if model.answers == answers {
+            return;
+        }
+        model.answers = answers;
+        if answers {
+            tracing::info!(model = %model.offer.name, "a model is served");
+        } else {
+            tracing::warn!(
+                model = %model.offer.name,
+                "a model's server does not answer: it is not offered until it does"
+            );
+        }
+        let live = self.models.iter().filter(|model| model.answers);
+        let offers = live.map(Model::offer).collect();
+        let _ = self.said.send(Said::Models(offers)).await;
+    }
+
+    fn asked(&mut self, from: PeerId, question: Question, call: (CallReader, CallWriter)) {
+        let agreement = question.agreement;
+        let lease = self.leases.get_mut(&agreement);
+        // Whose it is not learns no more than that.
+        let Some(lease) = lease.filter(|lease| lease.client == from) else {
+            return decline(call, Reason::QUOTE_UNKNOWN);
+        };
+        if !lease.is_open(wall()) {
+            return decline(call, Reason::QUOTE_EXPIRED);
+        }
+        let Some(model) = self.models.get(lease.model) else {
+            return decline(call, Reason::NO_MODEL);
+        };
+        if !model.answers {
+            return decline(call, Reason::MODEL_DOWN);
+        }
+        let Ok(in_line) = Arc::clone(&model.line).try_acquire_owned() else {
+            return decline(call, Reason::BUSY);
+        };
+        let Some(orders) = self.orders.upgrade() else {
+            return;
+        };
+        lease.calls += 1;
+        let work = Work {
+            upstream: model.upstream.clone(),
+            places: Arc::clone(&model.places),
+            question,
+            stop: lease.stop.subscribe(),
+        };
+        let number = lease.model;
+        tokio::spawn(async move {
+            let (tokens, speed) = work.answer(call).await;
+            drop(in_line);
+            let ended = Order::Ended {
+                agreement,
+                tokens,
+                speed: speed.map(|speed| (number, speed)),
+            };
+            let _ = orders.send(ended).await;
+        });
+    }
+
+    fn ended(&mut self, agreement: AgreementId, tokens: Tokens, speed: Option<(usize, Speed)>) {
+        if let Some(lease) = self.leases.get_mut(&agreement) {
+            lease.calls = lease.calls.saturating_sub(1);
+            lease.used.read = lease.used.read.saturating_add(tokens.read);
+            lease.used.written = lease.used.written.saturating_add(tokens.written);
+        }
+        let Some((model, speed)) = speed else {
+            return;
+        };
+        if let Some(model) = self.models.get_mut(model) {
+            model.speeds.push_back(speed);
+            if model.speeds.len() > SPEEDS_KEPT {
+                model.speeds.pop_front();
+            }
+        }
+    }
+}
+
+fn decline((_reader, mut writer): (CallReader, CallWriter), reason: Reason) {
+    tokio::spawn(async move {
+        let _ = writer.send(&Part::Declined(reason.into()).encode()).await;
+        let _ = writer.close().await;
+    });
+}
+
+/// A question, with all that its answer takes.
+struct Work {
+    upstream: Upstream,
+    places: Arc<Semaphore>,
+    question: Question,
+    stop: watch::Receiver<bool>,
+}
+
+/// How an answer ended.
+enum Ending {
+    /// It is whole, or was stopped.
+    Done(Tokens),
+    /// The last word says why not, and costs nothing.
+    No(Part),
+    /// Nobody hears it any more: so much was sent.
+    Lost(Tokens),
+}
+
+impl Work {
+    /// Answers, and says what that took.
+    async fn answer(
+        self,
+        (mut reader, mut writer): (CallReader, CallWriter),
+    ) -> (Tokens, Option<Speed>) {
+        let mut stop = self.stop.clone();
+        let stopped = std::pin::pin!(async move {
+            tokio::select! {
+                // The client says nothing more: that it ends its half says stop.
+                _ = reader.receive(0) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+        let (ending, speed) = self.serve(&mut writer, stopped).await;
+        let (tokens, last) = match ending {
+            Ending::Done(tokens) => (tokens, Some(done(tokens))),
+            Ending::No(part) => (Tokens::default(), Some(part)),
+            Ending::Lost(tokens) => (tokens, None),
+        };
+        if let Some(last) = last {
+            let _ = writer.send(&last.encode()).await;
+        }
+        let _ = writer.close().await;
+        (tokens, speed)
+    }
+
+    async fn serve(
+        &self,
+        writer: &mut CallWriter,
+        mut stopped: std::pin::Pin<&mut impl Future<Output = ()>>,
+    ) -> (Ending, Option<Speed>) {
+        let nothing = Ending::Done(Tokens::default());
+        let place = tokio::select! {
+            place = Arc::clone(&self.places).acquire_owned() => place,
+            () = &mut stopped => return (nothing, None),
+        };
+        let Ok(_place) = place else {
+            return (Ending::No(Part::Declined(Reason::MODEL_DOWN.into())), None);
+        };
+        let began = Instant::now();
+        let Question {
+            endpoint, streams, ..
+        } = self.question;
+        let streams = streams && endpoint != Endpoint::EMBEDDINGS;
+        let asking = self.upstream.ask(endpoint, streams, &self.question.body);
+        let answer = tokio::select! {
+            answer = asking => answer,
+            () = &mut stopped => return (nothing, None),
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => return (Ending::No(no(error)), None),
+        };
+        if streams {
+            return self.stream(writer, stopped, (answer, began)).await;
+        }
+        let whole = tokio::select! {
+            whole = answer.whole() => whole,
+            () = &mut stopped => return (nothing, None),
+        };
+        let (bytes, tokens) = match whole {
+            Ok(whole) => whole,
+            Err(error) => return (Ending::No(no(error)), None),
+        };
+        for piece in bytes.chunks(CALL_EVENT_BYTES_MAX) {
+            if !send(writer, piece).await {
+                return (Ending::Lost(tokens), None);
+            }
+        }
+        (Ending::Done(tokens), None)
+    }
+
+    async fn stream(
+        &self,
+        writer: &mut CallWriter,
+        mut stopped: std::pin::Pin<&mut impl Future<Output = ()>>,
+        (mut answer, began): (Answer, Instant),
+    ) -> (Ending, Option<Speed>) {
+        let mut first = None;
+        loop {
+            let event = tokio::select! {
+                event = answer.next_event() => event,
+                () = &mut stopped => return (Ending::Done(self.so_far(&answer)), None),
+            };
+            let event = match event {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                // What has been sent was good.
+                Err(error) => {
+                    tracing::info!(%error, "an answer broke off");
+                    let tokens = self.so_far(&answer);
+                    let last = Part::Declined(Reason::MODEL_DOWN.into());
+                    let _ = writer.send(&last.encode()).await;
+                    return (Ending::Lost(tokens), None);
+                }
+            };
+            if !send(writer, &event).await {
+                return (Ending::Lost(self.so_far(&answer)), None);
+            }
+            if answer.tokens().written > 0 {
+                first.get_or_insert_with(Instant::now);
+            }
+        }
+        let tokens = answer.tokens();
+        let speed = first.and_then(|first| speed_of(tokens, began, first));
+        (Ending::Done(tokens), speed)
+    }
+
+    /// What an answer costs that was not brought to its end. Until the server has counted
+    /// the question, an eighth of its bytes stand for its tokens: fewer than there are.
+    fn so_far(&self, answer: &Answer) -> Tokens {
+        let tokens = answer.tokens();
+        let asked = u64::try_from(self.question.body.len() / 8).unwrap_or(u64::MAX);
+        Tokens {
+            read: match (tokens.read, tokens.written) {
+                (0, 1..) => asked,
+                (read, _) => read,
+            },
+            ..tokens
+        }
+    }
+}
+
+/// Whether a piece of an answer has left.
+async fn send(writer: &mut CallWriter, piece: &[u8]) -> bool {
+    let Ok(bytes) = Bytes::new(piece.to_vec()) else {
+        return false;
+    };
+    writer.send(&Part::Event(bytes).encode()).await.is_ok()
+}
+
+const fn done(tokens: Tokens) -> Part {
+    Part::Done {
+        read: tokens.read,
+        written: tokens.written,
+    }
+}
+
+/// What a client is told of a server's no.
+fn no(error: UpstreamError) -> Part {
+    match error {
+        UpstreamError::Refused(status, words) if (400..500).contains(&status) => Part::Refused {
+            status,
+            body: Bytes::new(words).unwrap_or_default(),
+        },
+        UpstreamError::NoQuestion => Part::Refused {
+            status: 400,
+            body: Bytes::default(),
+        },
+        // What is wrong with a server is its operator's business.
+        error => {
+            tracing::warn!(%error, "a question was not answered");
+            Part::Declined(Reason::MODEL_DOWN.into())
+        }
+    }
+}
+
+/// How fast an answer was that had a few tokens.
+fn speed_of(tokens: Tokens, began: Instant, first: Instant) -> Option<Speed> {
+    let rate = |count: u64, took: Duration| {
+        let micros = took.as_micros().max(1);
+        u32::try_from(u128::from(count) * 1_000_000 / micros).unwrap_or(u32::MAX)
+    };
+    (tokens.written >= 8 && tokens.read > 0).then(|| Speed {
+        prefill_per_second: rate(tokens.read, first.duration_since(began)),
+        decode_per_second: rate(tokens.written - 1, first.elapsed()),
+    })
+}

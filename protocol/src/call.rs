@@ -1,0 +1,143 @@
+//! Calls: one use of a lease, on a stream of its own.
+//!
+//! ```text
+//! client   Question ─────────────────▶ │ ── closes its half: stop ─▶
+//! provider          ◀─ Event … Event ─ │ ◀─ Done (tokens read and written)
+//!                   ◀─ Declined, or the server's own Refusal
+//! ```
+//!
+//! A lease is agreed once and serves many calls, so that each costs one round trip and
+//! nobody signs anything for it. Each call ends by the provider's word on its tokens, as
+//! long as the stream stands; both sides add them up, and the receipts of the lease must
+//! come to no more.
+//!
+//! What is asked and answered is the text that people's own clients speak, and no business
+//! of the exchange: it travels as it is.
+//!
+//! Absent: signatures (the connection names the peer, the lease what it may), and anything
+//! that is kept.
+
+use bincode::{Decode, Encode};
+
+use crate::{
+    ids::AgreementId,
+    limits::{CALL_EVENT_BYTES_MAX, CALL_QUESTION_BYTES_MAX},
+    message::Decline,
+    registry::Endpoint,
+    wire::{self, Bytes, WireError},
+};
+
+/// What the client says, once.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Question {
+    /// The lease that it is for.
+    pub agreement: AgreementId,
+    /// What is asked for.
+    pub endpoint: Endpoint,
+    /// Whether the answer comes event by event; else as one.
+    pub streams: bool,
+    /// The question itself, as JSON.
+    pub body: Bytes<CALL_QUESTION_BYTES_MAX>,
+}
+
+/// What the provider says.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Part {
+    /// A piece of the answer: the next event, or the next bytes of an answer that comes as
+    /// one.
+    Event(Bytes<CALL_EVENT_BYTES_MAX>),
+    /// The answer is whole, or was stopped: so many tokens were read and written.
+    Done {
+        /// Read,
+        read: u64,
+        /// and written.
+        written: u64,
+    },
+    /// The model's server refuses the question: its status, and its own words.
+    Refused {
+        /// An HTTP status of 400 to 599.
+        status: u16,
+        /// JSON, as it came.
+        body: Bytes<CALL_EVENT_BYTES_MAX>,
+    },
+    /// The provider can't answer.
+    Declined(Decline),
+}
+
+impl Question {
+    /// As it travels.
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// From a client.
+    ///
+    /// # Errors
+    /// [`WireError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(bytes, QUESTION_FRAME_BYTES_MAX)
+    }
+}
+
+impl Part {
+    /// As it travels.
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// From a provider.
+    ///
+    /// # Errors
+    /// [`WireError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(bytes, PART_FRAME_BYTES_MAX)
+    }
+}
+
+/// Bytes beside the text itself.
+const BESIDE_TEXT: usize = 256;
+/// Bytes of a [`Question`] as it travels.
+pub const QUESTION_FRAME_BYTES_MAX: usize = CALL_QUESTION_BYTES_MAX + BESIDE_TEXT;
+/// Bytes of a [`Part`] as it travels.
+pub const PART_FRAME_BYTES_MAX: usize = CALL_EVENT_BYTES_MAX + BESIDE_TEXT;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::Hash, registry::Reason};
+
+    #[test]
+    fn the_largest_of_each_travels() {
+        let question = Question {
+            agreement: AgreementId(Hash::of(b"lease")),
+            endpoint: Endpoint::CHAT_COMPLETIONS,
+            streams: true,
+            body: Bytes::new(vec![b' '; CALL_QUESTION_BYTES_MAX]).unwrap(),
+        };
+        assert_eq!(Question::decode(&question.encode()), Ok(question));
+        let text = Bytes::new(vec![b'x'; CALL_EVENT_BYTES_MAX]).unwrap();
+        for part in [
+            Part::Event(text.clone()),
+            Part::Refused {
+                status: 400,
+                body: text,
+            },
+            Part::Done {
+                read: u64::MAX,
+                written: 0,
+            },
+            Part::Declined(Reason::BUSY.into()),
+        ] {
+            assert_eq!(Part::decode(&part.encode()), Ok(part));
+        }
+    }
+
+    #[test]
+    fn what_is_longer_is_refused_unread() {
+        let bytes = vec![0; PART_FRAME_BYTES_MAX + 1];
+        assert!(matches!(
+            Part::decode(&bytes),
+            Err(WireError::TooLong { .. })
+        ));
+    }
+}
