@@ -27,6 +27,8 @@ pub mod ipc;
 pub mod kernels;
 pub mod limits;
 pub mod machine;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod policy;
 mod pool;
 pub mod program;

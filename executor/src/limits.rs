@@ -184,3 +184,49 @@ pub const REAP_TIME_MAX: Duration = Duration::from_secs(5);
 /// After a cancel frame a worker has this long to stop between dispatches
 /// before it is killed.
 pub const CANCEL_GRACE: Duration = Duration::from_millis(200);
+
+/// Entries of a model file's metadata. Models have some forty.
+pub const GGUF_ENTRIES_MAX: u64 = 4096;
+/// Tensors of a model file. The largest models have some two thousand.
+pub const GGUF_TENSORS_MAX: u64 = 1 << 16;
+/// Bytes of a name in a model file. Its format gives tensors 64.
+pub const GGUF_KEY_BYTES_MAX: u64 = 256;
+/// Bytes of a text in a model file. Templates of chats are the longest, with some
+/// ten thousand.
+pub const GGUF_TEXT_BYTES_MAX: u64 = 1 << 20;
+/// Elements of an array in a model file. The merges of the largest vocabularies are
+/// half a million.
+pub const GGUF_ARRAY_ELEMENTS_MAX: u64 = 1 << 21;
+/// Bytes that tensors are aligned to in a model file: a large page of the usual sizes.
+/// What writes such files uses 32.
+pub const GGUF_ALIGNMENT_MAX: u32 = 1 << 16;
+
+/// Layers of a model. The largest of its family have 126.
+pub const MODEL_LAYERS_MAX: usize = 256;
+/// Numbers of a token within a model. The largest have 16,384 between layers, and
+/// 53,248 in the middle of one.
+pub const MODEL_WIDTH_MAX: usize = 1 << 17;
+/// Heads of a model. The largest have 128.
+pub const MODEL_HEADS_MAX: usize = 1024;
+/// Numbers of a head. Models have 64 or 128.
+pub const MODEL_HEAD_WIDTH_MAX: usize = 1024;
+/// Tokens of a vocabulary. The largest have 262,144.
+pub const MODEL_VOCABULARY_MAX: usize = 1 << 20;
+/// Positions that a model was made for: ten million is the most that one claims.
+pub const MODEL_CONTEXT_MAX: usize = 1 << 24;
+/// Steps of one call of a model. More give no more speed, and take memory.
+pub const MODEL_STEPS_MAX: usize = 512;
+/// Threads of a model. Each product is shared among them; more than these only wait.
+pub const MODEL_THREADS_MAX: usize = 64;
+/// Control tokens of a vocabulary. The largest have a thousand; each is searched for in
+/// a prompt.
+pub const MODEL_CONTROLS_MAX: usize = 4096;
+/// Bytes of a text that becomes tokens at once: some two million of them, which is more
+/// than models were made for.
+pub const MODEL_TEXT_BYTES_MAX: usize = 4 << 20;
+/// Messages of a conversation.
+pub const CHAT_MESSAGES_MAX: usize = 4096;
+/// Bytes of a template for conversations. Those with tools have some ten thousand.
+pub const CHAT_TEMPLATE_BYTES_MAX: usize = 256 << 10;
+/// Steps of a template. The longest conversation takes some twenty for each message.
+pub const CHAT_FUEL: u64 = 500_000;

@@ -1,0 +1,31 @@
+//! Language models: from the bytes of a file to tokens.
+//!
+//! ```text
+//!   bytes ─▶ gguf ─┬─▶ llama (configuration, weights) ─▶ cpu::Engine ─▶ logits
+//!                  ├─▶ tokenizer ◀─ chat ◀─ messages                      │
+//!                  └─  text ◀─ tokenizer::TextStream ◀──── sampler ◀──────┘
+//! ```
+//!
+//! A file comes from a stranger, so [`gguf`] checks all of it before anyone looks
+//! at a part, and [`llama`] checks each shape against the configuration: what comes
+//! after that indexes without fear. A prompt comes from another stranger: its text
+//! never becomes a control token, whatever it contains ([`tokenizer`]).
+//!
+//! The same steps give the same logits, bit for bit, whatever else is computed beside
+//! them, with any number of threads, and on any processor that has one of the
+//! instruction sets that [`cpu`] knows, or none of them. So whoever doubts an answer
+//! can compute it again.
+//!
+//! Absent: files, sockets, clocks, and a source of chance (the caller has the bytes
+//! of the file and a seed); models other than Llama's family; other devices than the
+//! processor.
+
+pub mod chat;
+pub mod cpu;
+pub mod gguf;
+pub mod llama;
+pub mod sampler;
+pub mod tokenizer;
+
+#[cfg(test)]
+mod testing;

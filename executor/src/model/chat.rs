@@ -1,0 +1,228 @@
+//! A conversation as the text that a model was trained to go on from.
+//!
+//! Each model has its own form of it, as a template in its file. [`Chat::prompt`] runs
+//! the template over the messages and gives the tokens. What people wrote goes into the
+//! template with the names of control tokens broken up, so that the only control tokens
+//! are the template's own ([`super::tokenizer`]).
+//!
+//! A template is a program of a stranger. It has no more than so much work and so long
+//! an output; it sees the messages and nothing else. What it may not be kept from here is
+//! doubling a text in its memory again and again: it is to run where memory is limited,
+//! as in a worker.
+//!
+//! Absent: tools, images, and the time of day (some templates write it when they are
+//! given it).
+
+use std::{collections::BTreeSet, io};
+
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, context};
+use serde::Serialize;
+
+use super::{
+    gguf::{Gguf, GgufError},
+    tokenizer::{BREAK, Tokenizer, TokenizerError},
+};
+use crate::limits::{CHAT_FUEL, CHAT_MESSAGES_MAX, CHAT_TEMPLATE_BYTES_MAX, MODEL_TEXT_BYTES_MAX};
+
+const NAME: &str = "chat";
+const KEY: &str = "tokenizer.chat_template";
+/// Takes the place of what can't be kept in a text.
+const REPLACED: &str = "\u{fffd}";
+
+/// Who says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Whoever made the service: how answers should be.
+    System,
+    /// Whoever asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// Something that was said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// By whom.
+    pub role: Role,
+    /// What.
+    pub content: String,
+}
+
+/// A model's template.
+#[derive(Debug)]
+pub struct Chat {
+    environment: Environment<'static>,
+    bos: String,
+    eos: String,
+}
+
+/// Why there is no prompt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChatError {
+    /// The file is at fault.
+    #[error(transparent)]
+    File(#[from] GgufError),
+    /// No template.
+    #[error("the model has no template for conversations; give it a text to complete instead")]
+    None,
+    /// A template that can't be read.
+    #[error("the model's template for conversations can't be used: {0}")]
+    Template(String),
+    /// The template does not take such a conversation.
+    #[error("the model does not take this conversation: {0}")]
+    Refused(String),
+    /// It did too much.
+    #[error("the model's template for conversations does not come to an end; take another model")]
+    Endless,
+    /// A longer prompt than is read.
+    #[error(
+        "the conversation is longer than {MODEL_TEXT_BYTES_MAX} bytes; leave out its beginning"
+    )]
+    TooLong,
+    /// More messages than are read.
+    #[error("the conversation has {0} messages; at most {CHAT_MESSAGES_MAX} are read")]
+    Messages(usize),
+    /// The text could not be made tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenizerError),
+}
+
+impl Chat {
+    /// Reads a file's template.
+    ///
+    /// # Errors
+    ///
+    /// If it has none, or one that can't be used.
+    pub fn read(file: &Gguf<'_>, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
+        let template = file.text(KEY)?.ok_or(ChatError::None)?;
+        if template.len() > CHAT_TEMPLATE_BYTES_MAX {
+            let message = format!("it has more than {CHAT_TEMPLATE_BYTES_MAX} bytes");
+            return Err(ChatError::Template(message));
+        }
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(CHAT_FUEL));
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", refuse);
+        environment
+            .add_template_owned(NAME, template.to_owned())
+            .map_err(|error| ChatError::Template(error.to_string()))?;
+        let name = |token: Option<u32>| {
+            let bytes = token.map_or(&[][..], |token| tokenizer.bytes(token));
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        Ok(Self {
+            environment,
+            bos: name(tokenizer.bos()),
+            eos: name(tokenizer.eos()),
+        })
+    }
+
+    /// The tokens of a conversation; with `asks` those that an answer follows.
+    ///
+    /// # Errors
+    ///
+    /// Why there are none.
+    pub fn prompt(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        asks: bool,
+    ) -> Result<Vec<u32>, ChatError> {
+        if messages.len() > CHAT_MESSAGES_MAX {
+            return Err(ChatError::Messages(messages.len()));
+        }
+        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        if bytes > MODEL_TEXT_BYTES_MAX {
+            return Err(ChatError::TooLong);
+        }
+        let broken = |message: &Message| Message {
+            role: message.role,
+            content: broken(&message.content, tokenizer),
+        };
+        let messages: Vec<Message> = messages.iter().map(broken).collect();
+        let context = context! {
+            messages => messages,
+            add_generation_prompt => asks,
+            bos_token => self.bos,
+            eos_token => self.eos,
+        };
+        let template = self.environment.get_template(NAME).map_err(said)?;
+        let mut text = Bounded::default();
+        match template.render_captured_to(context, &mut text) {
+            Ok(_) => (),
+            Err(_) if text.is_full => return Err(ChatError::TooLong),
+            Err(error) => return Err(said(error)),
+        }
+        let text = String::from_utf8_lossy(&text.bytes);
+        Ok(tokenizer.encode_prompt(&text)?)
+    }
+}
+
+fn refuse(why: String) -> Result<String, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, why))
+}
+
+fn said(error: Error) -> ChatError {
+    match error.kind() {
+        ErrorKind::OutOfFuel => ChatError::Endless,
+        ErrorKind::InvalidOperation => {
+            ChatError::Refused(error.detail().unwrap_or("it says not why").to_owned())
+        }
+        _ => ChatError::Template(error.to_string()),
+    }
+}
+
+/// The text, with a break after the first character of each control token's name.
+fn broken(text: &str, tokenizer: &Tokenizer) -> String {
+    let text = text.replace(BREAK, REPLACED);
+    let mut breaks = BTreeSet::new();
+    for name in tokenizer.controls() {
+        // Also where names overlap: the search goes on one character later.
+        let first = name.chars().next().map_or(1, char::len_utf8);
+        let mut from = 0;
+        while let Some(found) = text[from..].find(name) {
+            from += found + first;
+            breaks.insert(from);
+        }
+    }
+    let mut out = String::with_capacity(text.len() + breaks.len() * BREAK.len_utf8());
+    let mut from = 0;
+    for at in breaks {
+        out.push_str(&text[from..at]);
+        out.push(BREAK);
+        from = at;
+    }
+    out.push_str(&text[from..]);
+    out
+}
+
+/// Text that may not be longer than a prompt.
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MODEL_TEXT_BYTES_MAX {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! Products of a panel of sixteen rows with some rows of activations.
+//!
+//! What is multiplied with small numbers is itself made small, block by block
+//! ([`quantise`]): 8 bits and a scale. The sum of a block is then whole numbers, and
+//! exact; it is scaled and added to the row's sum as a float, in the order of the
+//! blocks. That is all: no other order anywhere, and no fused operation, so that all
+//! kernels here give the same bits. [`Isa::detect`] takes the fastest one that the
+//! processor has.
+//!
+//! Source for the rounding of scales: llama.cpp keeps them, and the sums that a block's
+//! minimum is multiplied with, as 16-bit floats. The same is done here, so that both
+//! speak alike. Absent: processors other than x86-64, which take the plain kernel.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use half::f16;
+
+use super::weights::{BLOCK, PANEL, Panel, SmallPanel};
+
+/// A set of instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Isa {
+    /// What every processor has.
+    Plain,
+    /// 256 bits.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 256 bits, with dot products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// 512 bits, with dot products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// A block of activations, of 8 bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Block {
+    /// Four numbers each, the first in the lowest byte.
+    pub(super) quads: [i32; BLOCK / 4],
+    /// What a number is multiplied with.
+    pub(super) scale: f32,
+    /// All numbers.
+    pub(super) sum: i32,
+    /// The same, scaled: what a minimum counts.
+    pub(super) weight: f32,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn detect() -> Self {
+        Self::available().pop().unwrap_or(Self::Plain)
+    }
+
+    /// The best that this processor has.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) const fn detect() -> Self {
+        Self::Plain
+    }
+
+    /// All that this processor has, the best last.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn available() -> Vec<Self> {
+        let has_avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("fma");
+        let mut all = vec![Self::Plain];
+        if has_avx2 {
+            all.push(Self::Avx2);
+        }
+        if has_avx2 && is_x86_feature_detected!("avxvnni") {
+            all.push(Self::AvxVnni);
+        }
+        if has_avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+        {
+            all.push(Self::Avx512);
+        }
+        all
+    }
+
+    /// Calls a function so that the compiler may use these instructions in it, which
+    /// changes its speed and not its result: nothing is fused or put in another order.
+    #[inline]
+    pub(super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Plain => work(),
+            // SAFETY: such a value is only made where the processor has the features.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::AvxVnni => unsafe { x86::with_avx2(work) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { x86::with_avx512(work) },
+        }
+    }
+}
+
+/// Makes numbers small. Both slices have as many blocks.
+#[inline(always)]
+pub(super) fn quantise(numbers: &[f32], blocks: &mut [Block]) {
+    for (numbers, block) in numbers.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+        *block = quantised(numbers);
+    }
+}
+
+#[inline(always)]
+fn quantised(numbers: &[f32; BLOCK]) -> Block {
+    const LARGEST: f32 = 127.0;
+    /// Added to a number, leaves it rounded to whole (ties to even) in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let mut largest: f32 = 0.0;
+    for number in numbers {
+        largest = largest.max(number.abs());
+    }
+    let inverse = if largest > 0.0 {
+        LARGEST / largest
+    } else {
+        0.0
+    };
+    let scale = largest / LARGEST;
+    let (mut quads, mut sum) = ([0; BLOCK / 4], 0);
+    for (quad, numbers) in quads.iter_mut().zip(numbers.as_chunks::<4>().0) {
+        let bytes = numbers.map(|number| {
+            let bits = (number * inverse + ROUND).to_bits();
+            bits.to_le_bytes()[0].cast_signed()
+        });
+        sum += bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>();
+        *quad = i32::from_le_bytes(bytes.map(i8::cast_unsigned));
+    }
+    #[allow(clippy::cast_precision_loss, reason = "at most 4064")]
+    let weight = scale * sum as f32;
+    Block {
+        quads,
+        scale: f16::from_f32(scale).to_f32(),
+        sum,
+        weight: f16::from_f32(weight).to_f32(),
+    }
+}
+
+/// The products of a panel with rows of small activations, each `columns / 32` blocks:
+/// sixteen numbers for each row.
+pub(super) fn small_product(
+    isa: Isa,
+    panel: &SmallPanel<'_>,
+    activations: &[Block],
+    out: &mut [[f32; PANEL]],
+) {
+    match isa {
+        Isa::Plain => plain(panel, activations, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86::small_product(isa, panel, activations, out),
+    }
+}
+
+fn plain(panel: &SmallPanel<'_>, activations: &[Block], out: &mut [[f32; PANEL]]) {
+    let rows = activations.chunks_exact(panel.scales.len().max(1));
+    for (row, out) in rows.zip(out) {
+        *out = [0.0; PANEL];
+        for (index, block) in row.iter().enumerate() {
+            for (lane, out) in out.iter_mut().enumerate() {
+                let scale = f16::from_bits(panel.scales[index][lane]).to_f32();
+                let dot = plain_dot(panel, index, lane, block);
+                #[allow(clippy::cast_precision_loss, reason = "below 2^24")]
+                let dot = dot as f32;
+                *out += (scale * block.scale) * dot;
+                if let Some(mins) = panel.mins.get(index) {
+                    *out += f16::from_bits(mins[lane]).to_f32() * block.weight;
+                }
+            }
+        }
+    }
+}
+
+fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -> i32 {
+    let mut dot = -panel.form.zero * block.sum;
+    for (quad, numbers) in block.quads.iter().enumerate() {
+        for (place, byte) in numbers.to_le_bytes().into_iter().enumerate() {
+            let weight = i32::from(panel.quant(index, lane, 4 * quad + place));
+            dot += weight * i32::from(byte.cast_signed());
+        }
+    }
+    dot
+}
+
+/// The products of a panel of floats with rows of activations.
+#[inline(always)]
+fn float_product(panel: &[[f32; PANEL]], activations: &[f32], out: &mut [[f32; PANEL]]) {
+    for (row, out) in activations.chunks_exact(panel.len()).zip(out) {
+        let mut sums = [0.0; PANEL];
+        for (line, number) in panel.iter().zip(row) {
+            for (sum, weight) in sums.iter_mut().zip(line) {
+                *sum += weight * number;
+            }
+        }
+        *out = sums;
+    }
+}
+
+/// Rows of activations, in the forms that matrices want.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Activations<'a> {
+    pub(super) columns: usize,
+    pub(super) numbers: &'a [f32],
+    /// Empty if no matrix of small numbers is to be multiplied.
+    pub(super) blocks: &'a [Block],
+}
+
+/// The products of a panel with the activations from row `first` on, as many as `out`
+/// has room for.
+pub(super) fn product(
+    isa: Isa,
+    panel: &Panel<'_>,
+    activations: &Activations<'_>,
+    first: usize,
+    out: &mut [[f32; PANEL]],
+) {
+    let (columns, rows) = (activations.columns, out.len());
+    match panel {
+        Panel::Small(panel) => {
+            let blocks = columns / BLOCK;
+            let activations = &activations.blocks[first * blocks..][..rows * blocks];
+            small_product(isa, panel, activations, out);
+        }
+        Panel::Float(panel) => {
+            let activations = &activations.numbers[first * columns..][..rows * columns];
+            isa.run(|| float_product(panel, activations, out));
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Small random models, computed in every way that there is.
+
+#![allow(clippy::cast_precision_loss, reason = "a reference in 64 bits")]
+
+use super::*;
+use crate::model::{
+    gguf::{Gguf, TensorType},
+    testing::tiny,
+};
+
+const TYPES: [TensorType; 6] = [
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::Bf16,
+    TensorType::Q8_0,
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+];
+const TOKENS: [u32; 45] = {
+    let mut tokens = [0; 45];
+    let mut at = 0;
+    while at < 45 {
+        tokens[at] = (at as u32 * 37 + 11) % 262;
+        at += 1;
+    }
+    tokens
+};
+
+fn weights(kind: TensorType, has_output: bool) -> Arc<Weights> {
+    let bytes = tiny(kind, has_output).file();
+    let file = Gguf::parse(&bytes).unwrap();
+    Arc::new(Weights::new(&Llama::read(&file).unwrap()))
+}
+
+fn engine(weights: &Arc<Weights>, threads: usize, isa: Isa) -> Engine {
+    let options = EngineOptions {
+        threads,
+        cache_bytes_max: 1 << 20,
+    };
+    Engine::with_isa(Arc::clone(weights), options, isa).unwrap()
+}
+
+fn step(sequence: u64, position: usize, token: u32) -> Step {
+    Step {
+        sequence: SequenceId(sequence),
+        token,
+        position: u32::try_from(position).unwrap(),
+        wants_logits: true,
+    }
+}
+
+fn steps(sequence: u64, tokens: &[u32]) -> Vec<Step> {
+    let tokens = tokens.iter().enumerate();
+    tokens
+        .map(|(position, token)| step(sequence, position, *token))
+        .collect()
+}
+
+fn bits(logits: &Logits<'_>) -> Vec<Vec<u32>> {
+    logits
+        .rows()
+        .map(|row| row.iter().map(|number| number.to_bits()).collect())
+        .collect()
+}
+
+fn one_by_one(engine: &mut Engine, tokens: &[u32]) -> Vec<Vec<u32>> {
+    let steps = steps(9, tokens);
+    let rows = steps
+        .iter()
+        .flat_map(|step| bits(&engine.forward(&[*step]).unwrap()))
+        .collect();
+    engine.end(SequenceId(9));
+    rows
+}
+
+#[test]
+fn a_row_is_the_same_in_any_batch_with_any_threads() {
+    for kind in TYPES {
+        let weights = weights(kind, false);
+        let alone = one_by_one(&mut engine(&weights, 1, Isa::detect()), &TOKENS);
+        for threads in [1, 3] {
+            let mut engine = engine(&weights, threads, Isa::detect());
+            let prompt = bits(&engine.forward(&steps(1, &TOKENS)).unwrap());
+            assert_eq!(prompt, alone, "{kind:?}, {threads} threads");
+            // A prompt in two parts, and five other sequences in between and beside it.
+            let first = steps(2, &TOKENS[..20]);
+            let mut rows = bits(&engine.forward(&first).unwrap());
+            let mut mixed = Vec::new();
+            for (number, step) in steps(2, &TOKENS)[20..].iter().enumerate() {
+                mixed.push(*step);
+                mixed.extend((number < 13).then(|| self::step(3, number, TOKENS[number])));
+                mixed.extend((number == 2).then(|| self::step(4, 0, 5)));
+            }
+            let results = bits(&engine.forward(&mixed).unwrap());
+            for (step, row) in mixed.iter().zip(results) {
+                match step.sequence.0 {
+                    2 => rows.push(row),
+                    3 => assert_eq!(row, alone[usize::try_from(step.position).unwrap()]),
+                    _ => (),
+                }
+            }
+            assert_eq!(rows, alone, "{kind:?}, {threads} threads");
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for kind in TYPES {
+        let weights = weights(kind, true);
+        let plain = bits(
+            &engine(&weights, 1, Isa::Plain)
+                .forward(&steps(0, &TOKENS))
+                .unwrap(),
+        );
+        for isa in Isa::available() {
+            let rows = bits(
+                &engine(&weights, 2, isa)
+                    .forward(&steps(0, &TOKENS))
+                    .unwrap(),
+            );
+            assert_eq!(rows, plain, "{kind:?}, {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn every_type_gives_what_the_formulas_say() {
+    for kind in TYPES {
+        for has_output in [false, true] {
+            let weights = weights(kind, has_output);
+            let mut engine = engine(&weights, 2, Isa::detect());
+            let logits = engine.forward(&steps(0, &TOKENS)).unwrap();
+            let truth = by_the_formulas(&weights, &TOKENS);
+            let (mut error, mut size) = (0.0, 0.0);
+            for (row, truth) in logits.rows().zip(&truth) {
+                for (number, truth) in row.iter().zip(truth) {
+                    error += (f64::from(*number) - truth).powi(2);
+                    size += truth.powi(2);
+                }
+            }
+            let error = (error / size).sqrt();
+            // Of floats only the cache is narrow; else activations have 8 bits.
+            let allowed = if weights.embedding.is_small() {
+                0.03
+            } else {
+                0.002
+            };
+            assert!(error < allowed, "{kind:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_computed_changes_nothing() {
+    let weights = weights(TensorType::Q4_1, false);
+    let mut engine = engine(&weights, 1, Isa::detect());
+    engine.forward(&steps(1, &TOKENS[..3])).unwrap();
+    let left = engine.positions_left();
+    let cases = [
+        (vec![], EngineError::Steps(0)),
+        (
+            vec![step(1, 3, 262)],
+            EngineError::Token {
+                token: 262,
+                vocabulary: 262,
+            },
+        ),
+        (
+            vec![step(1, 2, 1)],
+            EngineError::Position {
+                position: 2,
+                next: 3,
+            },
+        ),
+        (
+            vec![step(2, 0, 1), step(2, 0, 1)],
+            EngineError::Position {
+                position: 0,
+                next: 1,
+            },
+        ),
+        (
+            vec![step(1, 3, 1), step(3, 1, 1)],
+            EngineError::Position {
+                position: 1,
+                next: 0,
+            },
+        ),
+    ];
+    for (steps, error) in cases {
+        assert_eq!(engine.forward(&steps).unwrap_err(), error);
+    }
+    let long: Vec<Step> = (0..101).map(|position| step(5, position, 1)).collect();
+    assert_eq!(
+        engine.forward(&long).unwrap_err(),
+        EngineError::Context(100)
+    );
+    assert_eq!(
+        (engine.positions_left(), engine.length(SequenceId(1))),
+        (left, 3)
+    );
+    assert_eq!(engine.length(SequenceId(2)), 0);
+}
+
+#[test]
+fn pages_are_taken_as_needed_and_come_back() {
+    let weights = weights(TensorType::Q8_0, false);
+    let page = 2 * 2 * 32 * PAGE * 2;
+    let options = EngineOptions {
+        threads: 1,
+        cache_bytes_max: 3 * page + 1,
+    };
+    let mut engine = Engine::new(Arc::clone(&weights), options).unwrap();
+    let alone = bits(&engine.forward(&steps(1, &TOKENS)).unwrap());
+    assert_eq!(engine.positions_left(), PAGE);
+    let refused = engine.forward(&steps(2, &TOKENS)).unwrap_err();
+    assert_eq!(refused, EngineError::CacheFull { wanted: 2, left: 1 });
+    engine.truncate(SequenceId(1), PAGE);
+    assert_eq!(engine.positions_left(), 2 * PAGE);
+    assert_eq!(bits(&engine.forward(&steps(2, &TOKENS)).unwrap()), alone);
+    engine.end(SequenceId(2));
+    // What was taken back is written again, on pages that others had.
+    let again = &steps(1, &TOKENS)[PAGE..];
+    assert_eq!(bits(&engine.forward(again).unwrap()), alone[PAGE..]);
+    engine.truncate(SequenceId(1), 0);
+    assert_eq!(
+        (engine.positions_left(), engine.length(SequenceId(1))),
+        (3 * PAGE, 0)
+    );
+}
+
+#[test]
+fn only_wanted_logits_are_made() {
+    let weights = weights(TensorType::Q4_0, false);
+    let mut engine = engine(&weights, 1, Isa::detect());
+    let all = bits(&engine.forward(&steps(1, &TOKENS)).unwrap());
+    let mut some = steps(2, &TOKENS);
+    for (number, step) in some.iter_mut().enumerate() {
+        step.wants_logits = number % 7 == 3;
+    }
+    let logits = engine.forward(&some).unwrap();
+    assert_eq!(logits.len(), 6);
+    let wanted: Vec<_> = all.into_iter().skip(3).step_by(7).collect();
+    assert_eq!(bits(&logits), wanted);
+    some = vec![Step {
+        wants_logits: false,
+        ..step(2, TOKENS.len(), 1)
+    }];
+    assert!(engine.forward(&some).unwrap().is_empty());
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn kernels_agree_also_where_numbers_are_largest() {
+    use crate::model::testing;
+    let mut random = testing::random(5);
+    for kind in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0] {
+        for fill in [None, Some(0), Some(0x7f), Some(0x80), Some(0xff)] {
+            let mut bytes = testing::bytes_of(kind, 19 * 96, 1.0, &mut random);
+            if let Some(fill) = fill {
+                let head = if kind == TensorType::Q4_1 { 4 } else { 2 };
+                bytes
+                    .chunks_mut(kind.block().1)
+                    .for_each(|block| block[head..].fill(fill));
+            }
+            let mut file = testing::Writer::default();
+            file.tensor("token_embd.weight", &[96, 19], kind.number(), bytes);
+            let file = file.file();
+            let file = Gguf::parse(&file).unwrap();
+            let packed = Packed::new(&crate::model::llama::matrix_for_tests(&file, 19, 96));
+            let numbers: Vec<f32> = (0..23 * 96)
+                .map(|at| match fill {
+                    Some(_) if at % 5 < 3 => 1.0,
+                    Some(_) => -1.0,
+                    None => testing::unit(&mut random),
+                })
+                .collect();
+            let mut blocks = vec![Block::default(); 23 * 3];
+            kernels::quantise(&numbers, &mut blocks);
+            let of = Activations {
+                columns: 96,
+                numbers: &numbers,
+                blocks: &blocks,
+            };
+            for panel in 0..packed.panels() {
+                let product = |isa, rows: usize| {
+                    let mut out = vec![[0.0; PANEL]; rows];
+                    kernels::product(isa, &packed.panel(panel), &of, 23 - rows, &mut out);
+                    out.into_iter()
+                        .map(|row| row.map(f32::to_bits))
+                        .collect::<Vec<_>>()
+                };
+                for rows in [1, 2, 3, 4, 7, 8, 15, 23] {
+                    let plain = product(Isa::Plain, rows);
+                    for isa in Isa::available() {
+                        assert_eq!(
+                            product(isa, rows),
+                            plain,
+                            "{kind:?} {fill:?} {isa:?} {rows}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The model as it is written in books, one token after the other, in 64 bits.
+fn by_the_formulas(weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let config = &weights.config;
+    let (width, group) = (config.head_width, config.heads / config.kv_heads);
+    let mut keys = vec![Vec::new(); weights.layers.len()];
+    let mut values = keys.clone();
+    let mut logits = Vec::new();
+    for (position, token) in tokens.iter().enumerate() {
+        let mut state = row(&weights.embedding, usize::try_from(*token).unwrap());
+        for (index, layer) in weights.layers.iter().enumerate() {
+            let normed = norm(&state, &layer.attention_norm, config.epsilon);
+            let query = rotated(times(&layer.query, &normed), config, position);
+            keys[index].push(rotated(times(&layer.key, &normed), config, position));
+            values[index].push(times(&layer.value, &normed));
+            let mut mixed = vec![0.0; config.query_width()];
+            for head in 0..config.heads {
+                let own = &query[head * width..][..width];
+                let from = head / group * width;
+                let scores = keys[index].iter().map(|key: &Vec<f64>| {
+                    let key = &key[from..][..width];
+                    let dot: f64 = own.iter().zip(key).map(|(a, b)| a * b).sum();
+                    (dot / (width as f64).sqrt()).exp()
+                });
+                let scores: Vec<f64> = scores.collect();
+                let all: f64 = scores.iter().sum();
+                for (score, value) in scores.iter().zip(&values[index]) {
+                    for (number, value) in mixed[head * width..][..width]
+                        .iter_mut()
+                        .zip(&value[from..])
+                    {
+                        *number += score / all * value;
+                    }
+                }
+            }
+            plus(&mut state, times(&layer.attention_output, &mixed));
+            let normed = norm(&state, &layer.feed_norm, config.epsilon);
+            let gate = times(&layer.gate, &normed).into_iter();
+            let gated = gate
+                .zip(times(&layer.up, &normed))
+                .map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up);
+            plus(&mut state, times(&layer.down, &gated.collect::<Vec<_>>()));
+        }
+        let normed = norm(&state, &weights.norm, config.epsilon);
+        logits.push(times(
+            weights.output.as_ref().unwrap_or(&weights.embedding),
+            &normed,
+        ));
+    }
+    logits
+}
+
+fn row(matrix: &Packed, row: usize) -> Vec<f64> {
+    let mut numbers = vec![0.0; matrix.columns()];
+    matrix.row(row, &mut numbers);
+    numbers.into_iter().map(f64::from).collect()
+}
+
+fn times(matrix: &Packed, numbers: &[f64]) -> Vec<f64> {
+    let dot = |of: Vec<f64>| of.iter().zip(numbers).map(|(a, b)| a * b).sum();
+    (0..matrix.rows())
+        .map(|index| dot(row(matrix, index)))
+        .collect()
+}
+
+fn norm(numbers: &[f64], weights: &[f32], epsilon: f32) -> Vec<f64> {
+    let mean = numbers.iter().map(|number| number * number).sum::<f64>() / numbers.len() as f64;
+    let scale = 1.0 / (mean + f64::from(epsilon)).sqrt();
+    numbers
+        .iter()
+        .zip(weights)
+        .map(|(number, weight)| number * scale * f64::from(*weight))
+        .collect()
+}
+
+fn rotated(mut numbers: Vec<f64>, config: &Config, position: usize) -> Vec<f64> {
+    for head in numbers.chunks_exact_mut(config.head_width) {
+        for pair in 0..config.rotated / 2 {
+            let speed = config
+                .rope_base
+                .powf(-2.0 * pair as f64 / config.rotated as f64);
+            let (sine, cosine) = (position as f64 * speed).sin_cos();
+            let (x, y) = (head[2 * pair], head[2 * pair + 1]);
+            head[2 * pair] = x * cosine - y * sine;
+            head[2 * pair + 1] = x * sine + y * cosine;
+        }
+    }
+    numbers
+}
+
+fn plus(to: &mut [f64], numbers: Vec<f64>) {
+    to.iter_mut()
+        .zip(numbers)
+        .for_each(|(to, number)| *to += number);
+}

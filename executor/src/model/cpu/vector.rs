@@ -1,0 +1,147 @@
+//! What is done with rows of floats, in a fixed order.
+//!
+//! Sums are made in sixteen parts, number by number in turn, which are then added in
+//! pairs; the exponential is a polynomial. So a compiler can use registers of any width,
+//! and the bits are the same with each, and on each system: its own functions differ.
+
+/// Parts of a sum.
+const PARTS: usize = 16;
+
+/// The sum of what `of` makes of each number.
+#[inline(always)]
+fn sum(numbers: &[f32], of: impl Fn(f32) -> f32) -> f32 {
+    let mut parts = [0.0; PARTS];
+    let (wholes, rest) = numbers.as_chunks::<PARTS>();
+    for numbers in wholes {
+        for (part, number) in parts.iter_mut().zip(numbers) {
+            *part += of(*number);
+        }
+    }
+    for (part, number) in parts.iter_mut().zip(rest) {
+        *part += of(*number);
+    }
+    let mut width = PARTS / 2;
+    while width > 0 {
+        for index in 0..width {
+            parts[index] += parts[index + width];
+        }
+        width /= 2;
+    }
+    parts[0]
+}
+
+/// Scales a row so that its mean square is 1, and each number by its weight.
+#[inline(always)]
+pub(super) fn normalise(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+    #[allow(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+    let mean = sum(row, |number| number * number) / row.len() as f32;
+    let scale = 1.0 / (mean + epsilon).sqrt();
+    for ((out, number), weight) in out.iter_mut().zip(row).zip(weights) {
+        *out = number * scale * weight;
+    }
+}
+
+/// Adds one row to another.
+#[inline(always)]
+pub(super) fn add(to: &mut [f32], row: &[f32]) {
+    for (to, number) in to.iter_mut().zip(row) {
+        *to += number;
+    }
+}
+
+/// `silu(gate) · up`, into `gate`.
+#[inline(always)]
+pub(super) fn gated(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exponential(-*gate)) * up;
+    }
+}
+
+/// Makes scores into shares of 1.
+#[inline(always)]
+pub(super) fn softmax(scores: &mut [f32]) {
+    let mut largest = f32::NEG_INFINITY;
+    for score in scores.iter() {
+        largest = if *score > largest { *score } else { largest };
+    }
+    for score in scores.iter_mut() {
+        *score = exponential(*score - largest);
+    }
+    let inverse = 1.0 / sum(scores, |score| score);
+    for score in scores.iter_mut() {
+        *score *= inverse;
+    }
+}
+
+/// e to the power of a number, with an error of two in the last place; no more than
+/// about 2^127, no less than about 2^-126.
+#[inline(always)]
+pub(in crate::model) fn exponential(number: f32) -> f32 {
+    /// Added to a number, leaves it rounded to whole in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    /// The natural logarithm of 2 in two parts, the first of which is short, so that its
+    /// products are exact.
+    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let number = number.clamp(-87.0, 88.0);
+    let shifted = number * std::f32::consts::LOG2_E + ROUND;
+    let whole = shifted - ROUND;
+    let rest = number - whole * LN_2_HIGH - whole * LN_2_LOW;
+    // The series of the exponential: what is left out is below 1e-7 for |rest| < 0.35.
+    let mut power = 1.0 / 720.0;
+    for factor in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        power = power * rest + factor;
+    }
+    // The exponent of a float with 8 bits, 127 being 2^0.
+    let two = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    power * two
+}
+
+/// Turns the pairs of a head by the angles of a position.
+#[inline(always)]
+pub(super) fn rotate(head: &mut [f32], turns: &[[f32; 2]]) {
+    for ([x, y], [cosine, sine]) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+        (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
+    }
+}
+
+/// The cosines and sines of a position's angles.
+pub(super) fn turns(position: u32, base: f64, rotated: usize, factors: &[f32]) -> Vec<[f32; 2]> {
+    let mut turns = Vec::with_capacity(factors.len());
+    for (pair, factor) in factors.iter().enumerate() {
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let power = -2.0 * pair as f64 / rotated as f64;
+        let angle = f64::from(position) * base.powf(power) / f64::from(*factor);
+        let (sine, cosine) = angle.sin_cos();
+        // Systems differ in the last place of 64 bits, which is not seen in 32.
+        #[allow(clippy::cast_possible_truncation, reason = "it is to be rounded")]
+        turns.push([cosine as f32, sine as f32]);
+    }
+    turns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_near_the_true_one() {
+        for step in -8_700..8_800_i16 {
+            let number = f32::from(step) / 100.0;
+            let truth = f64::from(number).exp();
+            let error = (f64::from(exponential(number)) - truth).abs() / truth;
+            assert!(error < 3e-7, "{number}: {error}");
+        }
+        assert!(exponential(-1e9) < 1e-37);
+        assert!(exponential(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn shares_add_up_to_one_whatever_the_scores() {
+        for length in 1..70_u8 {
+            let mut scores: Vec<f32> = (0..length).map(|n| f32::from(n % 7) * 90.0).collect();
+            softmax(&mut scores);
+            assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Chooses the next token by logits.
+//!
+//! Without temperature it is the best one, the first of equals. With it, a token is
+//! drawn: each is as likely as its logit divided by the temperature says, those below
+//! [`min_p`](SamplerOptions::min_p) of the best one's likelihood are left out, and of
+//! the rest the likeliest that make up [`top_p`](SamplerOptions::top_p).
+//!
+//! Chance is ChaCha8 from a seed, one 64-bit number a draw. A sampler is known by its
+//! options, its seed and how many draws it has made: with these another machine goes on
+//! where this one stopped, and equal logits give equal tokens everywhere, because only
+//! additions, multiplications and comparisons are used, in a fixed order.
+//!
+//! Absent: penalties for repetition, biases, and grammars.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng as _, SeedableRng as _},
+};
+
+use super::cpu::exponential;
+
+/// Words of the generator that a draw takes.
+const WORDS: u128 = 2;
+/// A token so much less likely than the best one is never drawn: it would be once in
+/// centuries, and without them there is little to sort.
+const NEGLIGIBLE: f32 = 1.0 / 16_777_216.0;
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SamplerOptions {
+    /// Above 1 is more surprising, below is less; 0 takes the best token always.
+    pub temperature: f32,
+    /// The likeliest tokens that make up this share are drawn from; 1 is all.
+    pub top_p: f32,
+    /// Tokens less likely than this share of the best one's likelihood are left out; 0
+    /// leaves out none.
+    pub min_p: f32,
+}
+
+/// Options that can't be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SamplerError {
+    /// A temperature that is none.
+    #[error("the temperature must be from 0 to 100; 0 takes the best token always")]
+    Temperature,
+    /// A share that is none.
+    #[error("top_p must be above 0, and at most 1")]
+    TopP,
+    /// A share that is none.
+    #[error("min_p must be from 0 to 1")]
+    MinP,
+}
+
+/// Chooses tokens, one after the other.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    options: SamplerOptions,
+    random: ChaCha8Rng,
+    draws: u64,
+    /// Kept for its room.
+    candidates: Vec<(f32, u32)>,
+}
+
+impl SamplerOptions {
+    /// The best token always.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        min_p: 0.0,
+    };
+
+    fn check(&self) -> Result<(), SamplerError> {
+        if !(0.0..=100.0).contains(&self.temperature) {
+            return Err(SamplerError::Temperature);
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(SamplerError::TopP);
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return Err(SamplerError::MinP);
+        }
+        Ok(())
+    }
+}
+
+impl Sampler {
+    /// One that has made no draw yet.
+    ///
+    /// # Errors
+    ///
+    /// If the options can't be.
+    pub fn new(options: SamplerOptions, seed: [u8; 32]) -> Result<Self, SamplerError> {
+        Self::resume(options, seed, 0)
+    }
+
+    /// One that has made so many draws.
+    ///
+    /// # Errors
+    ///
+    /// If the options can't be.
+    pub fn resume(
+        options: SamplerOptions,
+        seed: [u8; 32],
+        draws: u64,
+    ) -> Result<Self, SamplerError> {
+        options.check()?;
+        let mut random = ChaCha8Rng::from_seed(seed);
+        random.set_word_pos(u128::from(draws) * WORDS);
+        Ok(Self {
+            options,
+            random,
+            draws,
+            candidates: Vec::new(),
+        })
+    }
+
+    /// The draws so far. Choosing the best token is none.
+    pub const fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// The next token. Logits that are no numbers are never chosen, unless all are: then
+    /// it is token 0.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        let (best, largest) = best(logits);
+        if self.options.temperature == 0.0 || !largest.is_finite() {
+            return best;
+        }
+        let inverse = 1.0 / self.options.temperature;
+        let least = self.options.min_p.max(NEGLIGIBLE);
+        self.candidates.clear();
+        for (token, logit) in (0..).zip(logits) {
+            let likelihood = exponential((logit - largest) * inverse);
+            if likelihood >= least {
+                self.candidates.push((likelihood, token));
+            }
+        }
+        self.candidates
+            .sort_unstable_by(|(a, first), (b, second)| b.total_cmp(a).then(first.cmp(second)));
+        let all: f64 = self
+            .candidates
+            .iter()
+            .map(|(share, _)| f64::from(*share))
+            .sum();
+        let wanted = all * f64::from(self.options.top_p);
+        let (mut kept, mut count) = (0.0, 0);
+        while count < self.candidates.len() && kept < wanted {
+            kept += f64::from(self.candidates[count].0);
+            count += 1;
+        }
+        let mut left = self.draw() * kept;
+        for (share, token) in &self.candidates[..count] {
+            left -= f64::from(*share);
+            if left < 0.0 {
+                return *token;
+            }
+        }
+        // Only rounding leads here.
+        self.candidates[..count]
+            .last()
+            .map_or(best, |(_, token)| *token)
+    }
+
+    /// From 0 to 1, without 1.
+    fn draw(&mut self) -> f64 {
+        const UNIT: f64 = 1.0 / 9_007_199_254_740_992.0;
+        self.draws += 1;
+        #[allow(clippy::cast_precision_loss, reason = "53 bits are exact")]
+        let whole = (self.random.next_u64() >> 11) as f64;
+        whole * UNIT
+    }
+}
+
+/// The first of the largest logits, and it.
+fn best(logits: &[f32]) -> (u32, f32) {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (token, logit) in (0..).zip(logits) {
+        if *logit > best.1 {
+            best = (token, *logit);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 6] = [1.0, 3.0, 2.5, f32::NAN, 3.0, -40.0];
+
+    fn options(temperature: f32, top_p: f32, min_p: f32) -> SamplerOptions {
+        SamplerOptions {
+            temperature,
+            top_p,
+            min_p,
+        }
+    }
+
+    fn counts(options: SamplerOptions) -> [u32; 6] {
+        let mut sampler = Sampler::new(options, [7; 32]).unwrap();
+        let mut counts = [0; 6];
+        for _ in 0..4000 {
+            counts[usize::try_from(sampler.sample(&LOGITS)).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn without_temperature_the_first_of_the_best_is_taken_and_nothing_drawn() {
+        let mut sampler = Sampler::new(SamplerOptions::GREEDY, [0; 32]).unwrap();
+        assert_eq!(sampler.sample(&LOGITS), 1);
+        assert_eq!(sampler.sample(&[f32::NAN; 3]), 0);
+        assert_eq!(sampler.sample(&[]), 0);
+        assert_eq!(sampler.draws(), 0);
+    }
+
+    #[test]
+    fn tokens_come_as_often_as_they_are_likely() {
+        let all = counts(options(1.0, 1.0, 0.0));
+        // e^-2, 1, e^-0.5 and 1 of their sum.
+        for (count, wanted) in all.iter().zip([197.0, 1459.0, 885.0, 0.0, 1459.0, 0.0]) {
+            assert!((f64::from(*count) - wanted).abs() < 120.0, "{all:?}");
+        }
+        assert_eq!(counts(options(1.0, 0.7, 0.0))[0], 0);
+        assert_eq!(counts(options(1.0, 1.0, 0.9))[2], 0);
+        let few = counts(options(1.0, 0.1, 0.0));
+        assert_eq!(few, [0, 4000, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn another_machine_goes_on_where_one_stopped() {
+        let options = options(1.5, 0.95, 0.0);
+        let mut first = Sampler::new(options, [3; 32]).unwrap();
+        for _ in 0..100 {
+            first.sample(&LOGITS);
+        }
+        let mut second = Sampler::resume(options, [3; 32], first.draws()).unwrap();
+        for _ in 0..100 {
+            assert_eq!(first.sample(&LOGITS), second.sample(&LOGITS));
+        }
+    }
+
+    #[test]
+    fn draws_are_the_same_on_every_machine() {
+        let mut sampler = Sampler::new(options(1.0, 1.0, 0.0), [9; 32]).unwrap();
+        let tokens: Vec<u32> = (0..12).map(|_| sampler.sample(&LOGITS)).collect();
+        assert_eq!(tokens, [0; 12]);
+    }
+
+    #[test]
+    fn options_that_cannot_be_are_refused() {
+        for (wrong, error) in [
+            (options(-1.0, 1.0, 0.0), SamplerError::Temperature),
+            (options(f32::NAN, 1.0, 0.0), SamplerError::Temperature),
+            (options(1.0, 0.0, 0.0), SamplerError::TopP),
+            (options(1.0, 1.1, 0.0), SamplerError::TopP),
+            (options(1.0, 1.0, f32::NAN), SamplerError::MinP),
+        ] {
+            assert_eq!(Sampler::new(wrong, [0; 32]).unwrap_err(), error);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Model files that tests write themselves, and small random models in them.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "sizes are small here"
+)]
+
+use half::{bf16, f16};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng as _, SeedableRng as _},
+};
+
+use super::gguf::TensorType;
+
+const ALIGNMENT: usize = 32;
+
+/// Writes a model file.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Writer {
+    entries: Vec<(String, Vec<u8>)>,
+    tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
+}
+
+impl Writer {
+    pub(super) fn entry(&mut self, key: &str, kind: u32, value: &[u8]) -> &mut Self {
+        let bytes = [&kind.to_le_bytes(), value].concat();
+        self.entries.retain(|(name, _)| name != key);
+        self.entries.push((key.to_owned(), bytes));
+        self
+    }
+
+    pub(super) fn number(&mut self, key: &str, number: u32) -> &mut Self {
+        self.entry(key, 4, &number.to_le_bytes())
+    }
+
+    pub(super) fn float(&mut self, key: &str, number: f32) -> &mut Self {
+        self.entry(key, 6, &number.to_le_bytes())
+    }
+
+    pub(super) fn flag(&mut self, key: &str, flag: bool) -> &mut Self {
+        self.entry(key, 7, &[u8::from(flag)])
+    }
+
+    pub(super) fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        self.entry(key, 8, &text(value))
+    }
+
+    pub(super) fn texts(&mut self, key: &str, values: &[String]) -> &mut Self {
+        let values: Vec<u8> = values.iter().flat_map(|value| text(value)).collect();
+        let count = values_count(&values);
+        self.entry(
+            key,
+            9,
+            &[&8_u32.to_le_bytes()[..], &count.to_le_bytes(), &values].concat(),
+        )
+    }
+
+    pub(super) fn numbers(&mut self, key: &str, values: &[i32]) -> &mut Self {
+        let count = values.len() as u64;
+        let values: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        self.entry(
+            key,
+            9,
+            &[&5_u32.to_le_bytes()[..], &count.to_le_bytes(), &values].concat(),
+        )
+    }
+
+    pub(super) fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[u64],
+        kind: u32,
+        bytes: Vec<u8>,
+    ) -> &mut Self {
+        self.tensors.retain(|(other, ..)| other != name);
+        self.tensors
+            .push((name.to_owned(), shape.to_vec(), kind, bytes));
+        self
+    }
+
+    pub(super) fn without_tensor(&mut self, name: &str) -> &mut Self {
+        self.tensors.retain(|(other, ..)| other != name);
+        self
+    }
+
+    pub(super) fn without(&mut self, key: &str) -> &mut Self {
+        self.entries.retain(|(other, _)| other != key);
+        self
+    }
+
+    pub(super) fn file(&self) -> Vec<u8> {
+        let mut file = b"GGUF\x03\0\0\0".to_vec();
+        file.extend((self.tensors.len() as u64).to_le_bytes());
+        file.extend((self.entries.len() as u64).to_le_bytes());
+        for (key, value) in &self.entries {
+            file.extend(text(key));
+            file.extend(value);
+        }
+        let mut offset = 0;
+        for (name, shape, kind, bytes) in &self.tensors {
+            file.extend(text(name));
+            file.extend((shape.len() as u32).to_le_bytes());
+            shape
+                .iter()
+                .for_each(|dimension| file.extend(dimension.to_le_bytes()));
+            file.extend(kind.to_le_bytes());
+            file.extend((offset as u64).to_le_bytes());
+            offset += bytes.len().next_multiple_of(ALIGNMENT);
+        }
+        for (_, _, _, bytes) in &self.tensors {
+            file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+            file.extend(bytes);
+        }
+        file
+    }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+fn values_count(mut texts: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some((length, rest)) = texts.split_first_chunk::<8>() {
+        texts = &rest[u64::from_le_bytes(*length) as usize..];
+        count += 1;
+    }
+    count
+}
+
+/// Random numbers that are the same each time.
+pub(super) fn random(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+/// From -1 to 1.
+pub(super) fn unit(random: &mut ChaCha8Rng) -> f32 {
+    (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0
+}
+
+/// The bytes of so many random numbers around 0, none much larger than `scale`.
+pub(super) fn bytes_of(
+    kind: TensorType,
+    count: usize,
+    scale: f32,
+    random: &mut ChaCha8Rng,
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (elements, block_bytes) = kind.block();
+    for _ in 0..count / elements {
+        let number = unit(random) * scale;
+        let half = |number: f32| f16::from_f32(number).to_le_bytes();
+        let size = (0.5 + unit(random).abs() / 2.0) * scale;
+        match kind {
+            TensorType::F32 => bytes.extend(number.to_le_bytes()),
+            TensorType::F16 => bytes.extend(half(number)),
+            TensorType::Bf16 => bytes.extend(bf16::from_f32(number).to_le_bytes()),
+            TensorType::Q4_0 => bytes.extend(half(size / 8.0)),
+            TensorType::Q4_1 => {
+                bytes.extend(half(size / 8.0));
+                bytes.extend(half(-size));
+            }
+            TensorType::Q8_0 => bytes.extend(half(size / 128.0)),
+            other => panic!("{other:?} is not made here"),
+        }
+        if elements > 1 {
+            let end = bytes.len().next_multiple_of(block_bytes);
+            while bytes.len() < end {
+                bytes.push(random.next_u32() as u8);
+            }
+        }
+    }
+    bytes
+}
+
+/// The sizes of [`tiny`]. None is a multiple of what kernels do at once, where it may be.
+pub(super) const WIDTH: u64 = 96;
+pub(super) const HIDDEN: u64 = 160;
+const LAYERS: u32 = 2;
+const HEADS: u32 = 6;
+const KV_HEADS: u32 = 2;
+
+/// A random model of two layers, its matrices of this type.
+pub(super) fn tiny(kind: TensorType, has_output: bool) -> Writer {
+    let mut random = random(1);
+    let mut file = Writer::default();
+    vocabulary(&mut file);
+    let vocabulary = VOCABULARY as u64;
+    file.text("general.architecture", "llama")
+        .number("llama.block_count", LAYERS)
+        .number("llama.context_length", 100)
+        .number("llama.embedding_length", WIDTH as u32)
+        .number("llama.feed_forward_length", HIDDEN as u32)
+        .number("llama.attention.head_count", HEADS)
+        .number("llama.attention.head_count_kv", KV_HEADS)
+        .number("llama.rope.dimension_count", WIDTH as u32 / HEADS)
+        .float("llama.rope.freq_base", 10_000.0)
+        .float("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let mut matrix = |file: &mut Writer, name: &str, columns: u64, rows: u64, scale: f32| {
+        let bytes = bytes_of(kind, (rows * columns) as usize, scale, &mut random);
+        file.tensor(name, &[columns, rows], kind.number(), bytes);
+    };
+    let kv = WIDTH * u64::from(KV_HEADS) / u64::from(HEADS);
+    matrix(&mut file, "token_embd.weight", WIDTH, vocabulary, 1.0);
+    if has_output {
+        matrix(&mut file, "output.weight", WIDTH, vocabulary, 0.3);
+    }
+    let norm: Vec<u8> = (0..WIDTH)
+        .flat_map(|n| (0.8 + n as f32 / 200.0).to_le_bytes())
+        .collect();
+    file.tensor("output_norm.weight", &[WIDTH], 0, norm.clone());
+    for layer in 0..LAYERS {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        file.tensor(&name("attn_norm"), &[WIDTH], 0, norm.clone());
+        file.tensor(&name("ffn_norm"), &[WIDTH], 0, norm.clone());
+        matrix(&mut file, &name("attn_q"), WIDTH, WIDTH, 0.4);
+        matrix(&mut file, &name("attn_k"), WIDTH, kv, 0.4);
+        matrix(&mut file, &name("attn_v"), WIDTH, kv, 0.4);
+        matrix(&mut file, &name("attn_output"), WIDTH, WIDTH, 0.4);
+        matrix(&mut file, &name("ffn_gate"), WIDTH, HIDDEN, 0.3);
+        matrix(&mut file, &name("ffn_up"), WIDTH, HIDDEN, 0.3);
+        matrix(&mut file, &name("ffn_down"), HIDDEN, WIDTH, 0.3);
+    }
+    file
+}
+
+/// Tokens of [`vocabulary`]: control, bytes, two merges, and one to be kept whole.
+pub(super) const VOCABULARY: usize = 3 + 256 + 2 + 1;
+
+/// A small vocabulary: token 0 to 2 are `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`.
+pub(super) fn vocabulary(file: &mut Writer) {
+    let mut others = (256..).map(|code| char::from_u32(code).unwrap());
+    let byte = |byte: u8| match byte {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte).to_string(),
+        _ => others.next().unwrap().to_string(),
+    };
+    let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        .map(str::to_owned)
+        .to_vec();
+    tokens.extend((0..=u8::MAX).map(byte));
+    tokens.extend(["he", "Ġhe", "[whole]"].map(str::to_owned));
+    let mut kinds = vec![1; tokens.len()];
+    kinds[..3].fill(3);
+    kinds[tokens.len() - 1] = 4;
+    let template = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    file.text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", "smollm")
+        .texts("tokenizer.ggml.tokens", &tokens)
+        .numbers("tokenizer.ggml.token_type", &kinds)
+        .texts(
+            "tokenizer.ggml.merges",
+            &["h e".to_owned(), "Ġ he".to_owned()],
+        )
+        .number("tokenizer.ggml.bos_token_id", 1)
+        .number("tokenizer.ggml.eos_token_id", 2)
+        .flag("tokenizer.ggml.add_bos_token", false)
+        .text("tokenizer.chat_template", template);
+}
