@@ -16,7 +16,7 @@
 //!   --length N        --bench: tokens of a prompt (128)
 //!   --batch N         --bench: sequences at a time (1)
 //!   --runs N          --bench: how often (5)
-//!   --alternatives    --ids: also the two best logits of each step
+//!   --alternatives N  --ids: also the N best logits of each step
 //! ```
 
 #![allow(
@@ -111,17 +111,13 @@ fn tokens(engine: &mut Engine, arguments: &Arguments, prompt: &[u32]) {
     let mut logits = prefill(engine, prompt);
     for position in prompt.len()..prompt.len() + arguments.number("tokens", 128) {
         let token = sampler.sample(&logits);
-        if arguments.has("alternatives") {
-            let mut order: Vec<usize> = (0..logits.len()).collect();
-            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-            let [first, second] = [order[0], order[1]];
-            println!(
-                "{token} {first} {} {second} {}",
-                logits[first], logits[second]
-            );
-        } else {
-            println!("{token}");
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        print!("{token}");
+        for other in order.iter().take(arguments.number("alternatives", 0)) {
+            print!(" {other} {}", logits[*other]);
         }
+        println!();
         logits = next(engine, token, position);
     }
 }
@@ -290,7 +286,7 @@ impl Arguments {
         while let Some(argument) = arguments.next() {
             let name = argument.strip_prefix("--").expect("options begin with --");
             let value = match name {
-                "bench" | "alternatives" => String::new(),
+                "bench" => String::new(),
                 _ => arguments.next().expect("an option has a value"),
             };
             options.insert(name.to_owned(), value);

@@ -28,4 +28,6 @@ pub mod sampler;
 pub mod tokenizer;
 
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod testing;

@@ -456,9 +456,7 @@ impl<'a> Pass<'a> {
         };
         self.compute
             .multiply(&of, &mut [(&layer.attention_output, &mut rows.back)]);
-        self.compute
-            .isa
-            .run(|| vector::add(&mut rows.state, &rows.back));
+        vector::add(self.compute.isa, &mut rows.state, &rows.back);
     }
 
     /// Rotates queries and keys, and writes keys and values into the cache.
@@ -471,14 +469,8 @@ impl<'a> Pass<'a> {
         let values = rows.values.chunks_exact(kv);
         let steps = self.steps.iter().zip(&self.turns);
         for (((step, turns), queries), (keys, values)) in steps.zip(queries).zip(keys.zip(values)) {
-            self.compute.isa.run(|| {
-                for head in queries.chunks_exact_mut(width) {
-                    vector::rotate(head, turns);
-                }
-                for head in keys.chunks_exact_mut(width) {
-                    vector::rotate(head, turns);
-                }
-            });
+            vector::rotate(self.compute.isa, queries, width, turns);
+            vector::rotate(self.compute.isa, keys, width, turns);
             let position = usize::try_from(step.position).unwrap_or(usize::MAX);
             self.cache
                 .write(step.sequence, position, layer, keys, values);
@@ -508,9 +500,7 @@ impl<'a> Pass<'a> {
         };
         self.compute
             .multiply(&of, &mut [(&layer.down, &mut rows.back)]);
-        self.compute
-            .isa
-            .run(|| vector::add(&mut rows.state, &rows.back));
+        vector::add(self.compute.isa, &mut rows.state, &rows.back);
     }
 
     /// The logits of those rows that want them.
@@ -566,8 +556,7 @@ impl Compute<'_> {
             // SAFETY: each row is given once.
             let out = unsafe { normed.part(row * width, width) };
             let row = &state[row * width..][..width];
-            self.isa
-                .run(|| vector::normalise(row, weights, epsilon, out));
+            vector::normalise(self.isa, row, weights, epsilon, out);
         });
         self.narrow(&rows.normed, &mut rows.blocks);
     }
@@ -586,7 +575,7 @@ impl Compute<'_> {
             // SAFETY: each chunk is called once.
             let out = unsafe { blocks.part(first, length) };
             let numbers = &numbers[first * BLOCK..][..length * BLOCK];
-            self.isa.run(|| kernels::quantise(numbers, out));
+            kernels::quantise(self.isa, numbers, out);
         };
         self.pool.run(chunks, &narrow);
     }
@@ -598,7 +587,7 @@ impl Compute<'_> {
             // SAFETY: each row is given once.
             let gate = unsafe { gate.part(row * width, width) };
             let up = &up[row * width..][..width];
-            self.isa.run(|| vector::gated(gate, up));
+            vector::gated(self.isa, gate, up);
         });
     }
 

@@ -832,3 +832,213 @@ fn unfit(key: &str, wanted: &'static str) -> GgufError {
         wanted,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::testing::{Writer, tiny};
+
+    fn parse(file: &[u8]) -> GgufError {
+        Gguf::parse(file).unwrap_err()
+    }
+
+    /// With a change at a place that is found by what stands there.
+    fn changed(file: &[u8], find: &[u8], offset: usize, bytes: &[u8]) -> Vec<u8> {
+        let at = file
+            .windows(find.len())
+            .position(|window| window == find)
+            .unwrap();
+        let mut file = file.to_vec();
+        file[at + offset..][..bytes.len()].copy_from_slice(bytes);
+        file
+    }
+
+    fn small() -> Writer {
+        let mut file = Writer::default();
+        file.number("a.number", 7)
+            .float("a.float", 0.5)
+            .flag("a.flag", true)
+            .text("a.text", "words")
+            .texts("texts", &["one".to_owned(), "two".to_owned()])
+            .numbers("numbers", &[-1, 2])
+            .tensor("first", &[32, 2], 3, vec![1; 40])
+            .tensor("second", &[5], 0, vec![2; 20]);
+        file
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let file = small().file();
+        let gguf = Gguf::parse(&file).unwrap();
+        assert_eq!((gguf.version(), gguf.alignment()), (3, 32));
+        assert_eq!(gguf.number("a.number"), Ok(Some(7)));
+        assert_eq!(gguf.float("a.float"), Ok(Some(0.5)));
+        assert_eq!(gguf.flag("a.flag"), Ok(Some(true)));
+        assert_eq!(gguf.text("a.text"), Ok(Some("words")));
+        assert_eq!(gguf.text("b"), Ok(None));
+        assert!(matches!(gguf.text("a.flag"), Err(GgufError::Unfit { .. })));
+        let texts = gguf.array("texts").unwrap().unwrap();
+        assert_eq!(texts.texts().unwrap().collect::<Vec<_>>(), ["one", "two"]);
+        let numbers = gguf.array("numbers").unwrap().unwrap();
+        let values: Vec<Value<'_>> = numbers.values().collect();
+        assert_eq!(values, [Value::Signed(-1), Value::Signed(2)]);
+        assert!(numbers.texts().is_none());
+        let second = gguf.tensor("second").unwrap();
+        assert_eq!(
+            (second.dimensions(), second.kind()),
+            (&[5][..], TensorType::F32)
+        );
+        assert_eq!(
+            (second.bytes(), &file[second.range()]),
+            (&[2; 20][..], &[2; 20][..])
+        );
+        assert_eq!(gguf.tensor("first").unwrap().bytes(), [1; 40]);
+    }
+
+    #[test]
+    fn every_lie_in_a_head_is_refused_in_words() {
+        let file = small().file();
+        let shape = |bytes: &[u8]| changed(&file, b"first", 5, bytes);
+        let dimensions = |a: u64, b: u64| {
+            shape(&[&2_u32.to_le_bytes()[..], &a.to_le_bytes(), &b.to_le_bytes()].concat())
+        };
+        let count = |at: usize, count: u64| changed(&file, b"GGUF", at, &count.to_le_bytes());
+        let offset = |offset: u64| changed(&file, b"second", 6 + 4 + 8 + 4, &offset.to_le_bytes());
+        let cases: Vec<(Vec<u8>, &str)> = vec![
+            (b"GGU".to_vec(), "does not begin with the letters GGUF"),
+            (
+                b"ggml\x03\0\0\0".to_vec(),
+                "does not begin with the letters GGUF",
+            ),
+            (changed(&file, b"GGUF", 4, &[1]), "GGUF of version 1"),
+            (changed(&file, b"GGUF", 4, &[0, 0, 0, 3]), "big-endian"),
+            (count(8, u64::MAX), "18446744073709551615 tensors"),
+            (count(16, 1 << 40), "1099511627776 entries of metadata"),
+            (
+                changed(&file, b"a.text", 10, &[255; 8]),
+                "18446744073709551615 bytes of text",
+            ),
+            (
+                changed(&file, b"a.text", 10, &(1_u64 << 62).to_le_bytes()),
+                "bytes of text",
+            ),
+            (changed(&file, b"words", 0, &[0xff]), "not UTF-8"),
+            (changed(&file, b"a.flag", 6, &[13]), "unknown type 13"),
+            (changed(&file, b"a.flag", 10, &[2]), "neither 0 nor 1"),
+            (changed(&file, b"texts", 9, &[9]), "an array of arrays"),
+            (
+                changed(&file, b"numbers", 15, &[255; 8]),
+                "elements of an array",
+            ),
+            (changed(&file, b"a.number", 0, b"\x61.float"), "type"),
+            (shape(&[0]), "one to four dimensions"),
+            (shape(&[5]), "one to four dimensions"),
+            (dimensions(0, 2), "a dimension is 0"),
+            (dimensions(31, 2), "no whole blocks"),
+            (dimensions(1 << 40, 1 << 40), "it is too large"),
+            (dimensions(u64::MAX - 31, 2), "it is too large"),
+            (dimensions(32, 1 << 50), "was it copied in full?"),
+            (changed(&file, b"first", 5 + 4 + 16, &[99]), "the type 99"),
+            (offset(u64::MAX - 31), "was it copied in full?"),
+            (offset(65), "multiple of the file's alignment"),
+            (offset(32), "overlap"),
+            (changed(&file, b"second", 0, b"first\0"), "overlap"),
+        ];
+        for (file, words) in cases {
+            match Gguf::parse(&file) {
+                Err(error) => {
+                    let said = error.to_string();
+                    assert!(said.contains(words) || words == "type", "{said} / {words}");
+                }
+                Ok(_) => assert!(words == "overlap" || words == "type", "{words}"),
+            }
+        }
+        assert!(matches!(parse(&offset(32)), GgufError::Overlap(..)));
+    }
+
+    #[test]
+    fn names_are_there_once() {
+        let mut file = small();
+        file.text("b.text", "more")
+            .tensor("third", &[1], 0, vec![0; 4]);
+        let file = file.file();
+        let twice = |error| matches!(error, GgufError::Duplicate { .. });
+        assert!(twice(parse(&changed(&file, b"b.text", 0, b"a.text"))));
+        assert!(twice(parse(&changed(&file, b"third", 0, b"first"))));
+    }
+
+    #[test]
+    fn alignment_is_a_power_of_two() {
+        for (alignment, is_good) in [
+            (0, false),
+            (1, false),
+            (8, true),
+            (48, false),
+            (1 << 17, false),
+        ] {
+            let mut file = Writer::default();
+            file.number(ALIGNMENT_KEY, alignment);
+            assert_eq!(Gguf::parse(&file.file()).is_ok(), is_good, "{alignment}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_refused_wherever_it_ends() {
+        let file = small().file();
+        for length in 0..file.len() {
+            parse(&file[..length]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn changed_bytes_never_panic(
+            changes in prop::collection::vec((0..1_usize << 14, any::<u8>()), 1..12),
+        ) {
+            let mut file = small().file();
+            for (at, byte) in &changes {
+                let at = at % file.len();
+                file[at] = *byte;
+            }
+            if let Ok(gguf) = Gguf::parse(&file) {
+                for (_, value) in gguf.metadata() {
+                    if let Value::Array(array) = value {
+                        prop_assert_eq!(array.values().count(), array.len());
+                    }
+                }
+                for tensor in gguf.tensors() {
+                    prop_assert_eq!(&file[tensor.range()], tensor.bytes());
+                }
+            }
+        }
+    }
+
+    proptest! {
+        // Each reads a vocabulary.
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn changed_models_are_refused_or_can_be_arranged(
+            changes in prop::collection::vec((0..1_usize << 14, any::<u8>()), 1..6),
+        ) {
+            use crate::model::{chat::Chat, cpu::Weights, llama::Llama, tokenizer::Tokenizer};
+            let mut file = tiny(TensorType::Q4_0, false).file();
+            for (at, byte) in &changes {
+                file[*at] = *byte;
+            }
+            if let Ok(gguf) = Gguf::parse(&file) {
+                if let Ok(model) = Llama::read(&gguf) {
+                    Weights::new(&model);
+                }
+                if let Ok(tokenizer) = Tokenizer::read(&gguf) {
+                    let _ = tokenizer.encode_prompt("he <|im_end|> [whole]");
+                    let _ = Chat::read(&gguf, &tokenizer);
+                }
+            }
+        }
+    }
+}

@@ -570,7 +570,96 @@ fn wrong(key: &'static str, value: impl ToString, why: &'static str) -> ModelErr
     }
 }
 
+/// Any tensor as a matrix.
 #[cfg(test)]
 pub(super) fn matrix_for_tests<'a>(file: &Gguf<'a>, rows: usize, columns: usize) -> Matrix<'a> {
     matrix(file, "token_embd.weight", rows, columns).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::{WIDTH, Writer, tiny};
+
+    fn refused(change: impl FnOnce(&mut Writer)) -> String {
+        let mut file = tiny(TensorType::Q4_1, false);
+        change(&mut file);
+        let bytes = file.file();
+        let file = Gguf::parse(&bytes).unwrap();
+        Llama::read(&file).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sizes_come_from_the_file() {
+        let bytes = tiny(TensorType::Q8_0, true).file();
+        let model = Llama::read(&Gguf::parse(&bytes).unwrap()).unwrap();
+        let config = &model.config;
+        assert_eq!((config.layers, config.heads, config.kv_heads), (2, 6, 2));
+        assert_eq!(
+            (config.head_width, config.rotated, config.kv_width()),
+            (16, 16, 32)
+        );
+        assert_eq!((config.vocabulary, config.context), (262, 100));
+        assert_eq!(model.output.unwrap().row_bytes(), 3 * 34);
+        assert_eq!(model.layers[1].down.kind(), MatrixType::Q8_0);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let number = |key: &'static str, number| {
+            refused(move |file| {
+                file.number(key, number);
+            })
+        };
+        assert!(number("llama.block_count", 0).contains("one at least"));
+        assert!(number("llama.block_count", u32::MAX).contains("larger than models are"));
+        assert!(number("llama.block_count", 3).contains("no tensor \"blk.2."));
+        assert!(number("llama.block_count", 1).contains("not supported here"));
+        assert!(number("llama.feed_forward_length", 64).contains("should be [96, 64]"));
+        assert!(number("llama.attention.head_count", 5).contains("no multiple"));
+        assert!(number("llama.attention.head_count_kv", 7).contains("larger"));
+        assert!(number("llama.attention.key_length", 0).contains("one at least"));
+        assert!(number("llama.attention.value_length", 8).contains("another length"));
+        assert!(number("llama.rope.dimension_count", 7).contains("odd"));
+        assert!(number("llama.rope.dimension_count", 18).contains("larger"));
+        assert!(number("llama.vocab_size", 261).contains("another number of rows"));
+        assert!(number("llama.expert_count", 8).contains("experts"));
+    }
+
+    #[test]
+    fn what_is_not_computed_here_is_refused() {
+        let words = refused(|file| {
+            file.text("general.architecture", "mamba");
+        });
+        assert!(words.contains("\"mamba\""));
+        let words = refused(|file| {
+            file.text("llama.rope.scaling.type", "yarn");
+        });
+        assert!(words.contains("yarn"));
+        let words = refused(|file| {
+            file.tensor("blk.0.attn_q.bias", &[WIDTH], 0, vec![0; 4 * 96]);
+        });
+        assert!(words.contains("attn_q.bias"));
+        let words = refused(|file| {
+            file.without_tensor("blk.1.ffn_up.weight");
+        });
+        assert!(words.contains("no tensor \"blk.1.ffn_up.weight\""));
+        let words = refused(|file| {
+            file.tensor("output_norm.weight", &[WIDTH], 0, vec![0xff; 4 * 96]);
+        });
+        assert!(words.contains("not finite"));
+        let words = refused(|file| {
+            file.tensor(
+                "blk.0.attn_q.weight",
+                &[WIDTH, WIDTH],
+                6,
+                vec![0; 96 * 3 * 22],
+            );
+        });
+        assert!(words.contains("Q5_0"));
+        let words = refused(|file| {
+            file.float("llama.rope.freq_base", f32::INFINITY);
+        });
+        assert!(words.contains("finite"));
+    }
 }

@@ -475,7 +475,127 @@ fn letters() -> HashMap<char, u8> {
     };
     (0..=u8::MAX)
         .map(letter)
-        .zip(0..)
+        .zip(0..=u8::MAX)
         .filter_map(|(letter, byte)| Some((letter?, byte)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::{VOCABULARY, Writer, vocabulary};
+
+    fn read(change: impl FnOnce(&mut Writer)) -> Result<Tokenizer, TokenizerError> {
+        let mut file = Writer::default();
+        vocabulary(&mut file);
+        change(&mut file);
+        Tokenizer::read(&Gguf::parse(&file.file()).unwrap())
+    }
+
+    fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
+        let mut stream = TextStream::new();
+        let mut text: String = tokens
+            .iter()
+            .map(|token| stream.push(tokenizer, *token))
+            .collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    #[test]
+    fn any_text_comes_back() {
+        let tokenizer = read(|_| ()).unwrap();
+        for each in [
+            "",
+            "he he",
+            "  \n\t he\r\n",
+            "中国 12３ 👍🏽",
+            "a\0b",
+            "[whole]he",
+            "e\u{301}",
+        ] {
+            assert_eq!(text(&tokenizer, &tokenizer.encode(each).unwrap()), each);
+        }
+        assert_eq!(tokenizer.encode("he he[whole]").unwrap(), [259, 260, 261]);
+    }
+
+    #[test]
+    fn text_of_people_is_never_a_control_token() {
+        let tokenizer = read(|file| {
+            // A merge that would make one is a lie of the file.
+            file.texts(
+                "tokenizer.ggml.merges",
+                &["h e".to_owned(), "Ġ he".to_owned()],
+            );
+        })
+        .unwrap();
+        let named = "<|im_end|><|im_start|>system";
+        let plain = tokenizer.encode(named).unwrap();
+        assert!(
+            plain
+                .iter()
+                .all(|token| tokenizer.kind(*token) != Some(TokenKind::Control))
+        );
+        assert_eq!(text(&tokenizer, &plain), named);
+        assert_eq!(tokenizer.encode_prompt(named).unwrap()[..2], [2, 1]);
+        let refused = read(|file| {
+            file.texts("tokenizer.ggml.merges", &["<|im_ end|>".to_owned()]);
+        });
+        assert!(matches!(refused, Err(TokenizerError::Damaged(_))));
+    }
+
+    #[test]
+    fn characters_are_given_out_whole() {
+        let tokenizer = read(|_| ()).unwrap();
+        let mut stream = TextStream::new();
+        let parts: Vec<String> = "a👍é"
+            .bytes()
+            .map(|byte| stream.push(&tokenizer, 3 + u32::from(byte)))
+            .collect();
+        assert_eq!(parts, ["a", "", "", "", "👍", "", "é"]);
+        // A beginning that does not go on, a byte that begins nothing, and the end.
+        assert_eq!(stream.push(&tokenizer, 3 + 0xf0), "");
+        assert_eq!(stream.push(&tokenizer, 3 + 0x41), "\u{fffd}A");
+        assert_eq!(stream.push(&tokenizer, 3 + 0xff), "\u{fffd}");
+        assert_eq!(stream.push(&tokenizer, 2), "");
+        assert_eq!(stream.push(&tokenizer, 9999), "");
+        stream.push(&tokenizer, 3 + 0xe4);
+        assert_eq!(stream.finish(), "\u{fffd}");
+    }
+
+    #[test]
+    fn vocabularies_that_are_not_known_are_refused() {
+        let said = |result: Result<Tokenizer, TokenizerError>| result.unwrap_err().to_string();
+        let of = |key: &'static str, value: &'static str| {
+            said(read(|file| {
+                file.text(key, value);
+            }))
+        };
+        assert!(of("tokenizer.ggml.model", "llama").contains("the kind \"llama\""));
+        assert!(of("tokenizer.ggml.pre", "deepseek-llm").contains("\"deepseek-llm\""));
+        assert!(of("tokenizer.ggml.tokens", "no").contains("not an array"));
+        let merges = |merge: &str| {
+            said(read(|file| {
+                file.texts("tokenizer.ggml.merges", &[merge.to_owned()]);
+            }))
+        };
+        assert!(merges("he").contains("no merge"));
+        assert!(merges("h ").contains("no merge"));
+        assert!(merges("x yz").contains("damaged"));
+        let kinds = said(read(|file| {
+            file.numbers("tokenizer.ggml.token_type", &[1, 2]);
+        }));
+        assert!(kinds.contains("does not fit"));
+        let eos = said(read(|file| {
+            file.number(
+                "tokenizer.ggml.eos_token_id",
+                u32::try_from(VOCABULARY).unwrap(),
+            );
+        }));
+        assert!(eos.contains("eos_token_id"));
+        let missing = said(read(|file| {
+            file.without("tokenizer.ggml.merges");
+        }));
+        assert!(missing.contains("merges"));
+    }
 }

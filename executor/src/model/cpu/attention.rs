@@ -5,12 +5,10 @@
 //! all of them and for all query heads that share it. A row's scores and sums are made
 //! position by position in any case, whichever tile it is in.
 
-use half::slice::HalfFloatSliceExt as _;
-
 use super::{
     SequenceId,
     cache::{Cache, PAGE},
-    kernels::Isa,
+    kernels::{Isa, for_each_isa},
     vector,
 };
 use crate::model::llama::Config;
@@ -99,25 +97,25 @@ impl Part<'_> {
         scratch.sums.resize(vectors * width, 0.0);
         for (number, page) in pages.iter().enumerate() {
             let keys = self.cache.keys(*page, self.layer, self.head);
-            keys.convert_to_f32_slice(&mut scratch.page);
+            vector::widen(isa, keys, &mut scratch.page);
             for vector in self.vectors_from(number) {
                 let to = &mut scratch.scores[vector * stride + number * PAGE..][..PAGE];
-                isa.run(|| score(self.query(vector), &scratch.page, to));
+                score(isa, self.query(vector), &scratch.page, to);
             }
         }
         for (vector, scores) in scratch.scores.chunks_exact_mut(stride).enumerate() {
             let scores = &mut scores[..=self.position(vector)];
-            isa.run(|| scale(scores, width));
-            isa.run(|| vector::softmax(scores));
+            scale(isa, scores, width);
+            vector::softmax(isa, scores);
         }
         for (number, page) in pages.iter().enumerate() {
             let values = self.cache.values(*page, self.layer, self.head);
-            values.convert_to_f32_slice(&mut scratch.page);
+            vector::widen(isa, values, &mut scratch.page);
             for vector in self.vectors_from(number) {
                 let last = (self.position(vector) + 1 - number * PAGE).min(PAGE);
                 let shares = &scratch.scores[vector * stride + number * PAGE..][..last];
                 let sums = &mut scratch.sums[vector * width..][..width];
-                isa.run(|| mix(shares, &scratch.page, sums));
+                mix(isa, shares, &scratch.page, sums);
             }
         }
         let of_a_row = self.group() * width;
@@ -144,8 +142,8 @@ impl Part<'_> {
     }
 }
 
+for_each_isa! {
 /// The products of a query with the keys of a page.
-#[inline(always)]
 fn score(query: &[f32], keys: &[f32], out: &mut [f32]) {
     let mut sums = [0.0; PAGE];
     for (number, keys) in query.iter().zip(keys.as_chunks::<PAGE>().0) {
@@ -156,7 +154,6 @@ fn score(query: &[f32], keys: &[f32], out: &mut [f32]) {
     out.copy_from_slice(&sums);
 }
 
-#[inline(always)]
 fn scale(scores: &mut [f32], width: usize) {
     #[allow(clippy::cast_precision_loss, reason = "at most 1024")]
     let scale = 1.0 / (width as f32).sqrt();
@@ -166,11 +163,11 @@ fn scale(scores: &mut [f32], width: usize) {
 }
 
 /// Adds the values of positions, each by its share.
-#[inline(always)]
 fn mix(shares: &[f32], values: &[f32], sums: &mut [f32]) {
     for (share, values) in shares.iter().zip(values.chunks_exact(sums.len())) {
         for (sum, value) in sums.iter_mut().zip(values) {
             *sum += share * value;
         }
     }
+}
 }

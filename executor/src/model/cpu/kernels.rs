@@ -14,6 +14,50 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+/// Compiles functions once for each set of instructions, and calls the one that their
+/// first argument, an [`Isa`], names. This changes their speed and not their results:
+/// nothing is fused or put in another order.
+macro_rules! for_each_isa {
+    ($(
+        $(#[$about:meta])*
+        $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $body:block
+    )*) => {$(
+        $(#[$about])*
+        $visible fn $name(isa: $crate::model::cpu::kernels::Isa, $($argument: $kind),*) {
+            #[inline(always)]
+            fn plain($($argument: $kind),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,f16c,fma")]
+            fn avx2($($argument: $kind),*) {
+                plain($($argument),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+            fn avx512($($argument: $kind),*) {
+                plain($($argument),*);
+            }
+
+            match isa {
+                $crate::model::cpu::kernels::Isa::Plain => plain($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::model::cpu::kernels::Isa::Avx2
+                | $crate::model::cpu::kernels::Isa::AvxVnni => {
+                    // SAFETY: such a value is only made where the processor has the features.
+                    unsafe { avx2($($argument),*) }
+                }
+                #[cfg(target_arch = "x86_64")]
+                $crate::model::cpu::kernels::Isa::Avx512 => {
+                    // SAFETY: as above.
+                    unsafe { avx512($($argument),*) }
+                }
+            }
+        }
+    )*};
+}
+
+pub(super) use for_each_isa;
 use half::f16;
 
 use super::weights::{BLOCK, PANEL, Panel, SmallPanel};
@@ -84,29 +128,15 @@ impl Isa {
         }
         all
     }
-
-    /// Calls a function so that the compiler may use these instructions in it, which
-    /// changes its speed and not its result: nothing is fused or put in another order.
-    #[inline]
-    pub(super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        match self {
-            Self::Plain => work(),
-            // SAFETY: such a value is only made where the processor has the features.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => unsafe { x86::with_avx2(work) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { x86::with_avx512(work) },
-        }
-    }
 }
 
+for_each_isa! {
 /// Makes numbers small. Both slices have as many blocks.
-#[inline(always)]
 pub(super) fn quantise(numbers: &[f32], blocks: &mut [Block]) {
     for (numbers, block) in numbers.as_chunks::<BLOCK>().0.iter().zip(blocks) {
         *block = quantised(numbers);
     }
+}
 }
 
 #[inline(always)]
@@ -188,8 +218,8 @@ fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -
     dot
 }
 
+for_each_isa! {
 /// The products of a panel of floats with rows of activations.
-#[inline(always)]
 fn float_product(panel: &[[f32; PANEL]], activations: &[f32], out: &mut [[f32; PANEL]]) {
     for (row, out) in activations.chunks_exact(panel.len()).zip(out) {
         let mut sums = [0.0; PANEL];
@@ -200,6 +230,7 @@ fn float_product(panel: &[[f32; PANEL]], activations: &[f32], out: &mut [[f32; P
         }
         *out = sums;
     }
+}
 }
 
 /// Rows of activations, in the forms that matrices want.
@@ -229,7 +260,7 @@ pub(super) fn product(
         }
         Panel::Float(panel) => {
             let activations = &activations.numbers[first * columns..][..rows * columns];
-            isa.run(|| float_product(panel, activations, out));
+            float_product(isa, panel, activations, out);
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Small random models, computed in every way that there is.
 
-#![allow(clippy::cast_precision_loss, reason = "a reference in 64 bits")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "sizes are small here"
+)]
 
 use super::*;
 use crate::model::{
@@ -278,7 +282,7 @@ fn kernels_agree_also_where_numbers_are_largest() {
                 })
                 .collect();
             let mut blocks = vec![Block::default(); 23 * 3];
-            kernels::quantise(&numbers, &mut blocks);
+            kernels::quantise(Isa::Plain, &numbers, &mut blocks);
             let of = Activations {
                 columns: 96,
                 numbers: &numbers,

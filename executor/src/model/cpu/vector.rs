@@ -4,6 +4,10 @@
 //! pairs; the exponential is a polynomial. So a compiler can use registers of any width,
 //! and the bits are the same with each, and on each system: its own functions differ.
 
+use half::f16;
+
+use super::kernels::for_each_isa;
+
 /// Parts of a sum.
 const PARTS: usize = 16;
 
@@ -30,8 +34,8 @@ fn sum(numbers: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     parts[0]
 }
 
+for_each_isa! {
 /// Scales a row so that its mean square is 1, and each number by its weight.
-#[inline(always)]
 pub(super) fn normalise(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
     #[allow(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
     let mean = sum(row, |number| number * number) / row.len() as f32;
@@ -42,7 +46,6 @@ pub(super) fn normalise(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f
 }
 
 /// Adds one row to another.
-#[inline(always)]
 pub(super) fn add(to: &mut [f32], row: &[f32]) {
     for (to, number) in to.iter_mut().zip(row) {
         *to += number;
@@ -50,7 +53,6 @@ pub(super) fn add(to: &mut [f32], row: &[f32]) {
 }
 
 /// `silu(gate) · up`, into `gate`.
-#[inline(always)]
 pub(super) fn gated(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exponential(-*gate)) * up;
@@ -58,7 +60,6 @@ pub(super) fn gated(gate: &mut [f32], up: &[f32]) {
 }
 
 /// Makes scores into shares of 1.
-#[inline(always)]
 pub(super) fn softmax(scores: &mut [f32]) {
     let mut largest = f32::NEG_INFINITY;
     for score in scores.iter() {
@@ -73,6 +74,27 @@ pub(super) fn softmax(scores: &mut [f32]) {
     }
 }
 
+    /// Turns the pairs of each head of a row by the angles of a position.
+    pub(super) fn rotate(row: &mut [f32], width: usize, turns: &[[f32; 2]]) {
+        for head in row.chunks_exact_mut(width) {
+            for ([x, y], [cosine, sine]) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+                (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
+            }
+        }
+    }
+
+    /// Makes finite numbers of 16 bits wide. What is not finite becomes a large number.
+    pub(super) fn widen(halves: &[f16], out: &mut [f32]) {
+        /// 2^112: what exponents of the two widths differ by.
+        const SCALE: f32 = f32::from_bits((112 + 127) << 23);
+        for (out, half) in out.iter_mut().zip(halves) {
+            let bits = u32::from(half.to_bits());
+            let size = f32::from_bits((bits & 0x7fff) << 13) * SCALE;
+            *out = f32::from_bits(size.to_bits() | (bits & 0x8000) << 16);
+        }
+    }
+}
+
 /// e to the power of a number, with an error of two in the last place; no more than
 /// about 2^127, no less than about 2^-126.
 #[inline(always)]
@@ -81,7 +103,7 @@ pub(in crate::model) fn exponential(number: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     /// The natural logarithm of 2 in two parts, the first of which is short, so that its
     /// products are exact.
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let number = number.clamp(-87.0, 88.0);
     let shifted = number * std::f32::consts::LOG2_E + ROUND;
@@ -95,14 +117,6 @@ pub(in crate::model) fn exponential(number: f32) -> f32 {
     // The exponent of a float with 8 bits, 127 being 2^0.
     let two = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     power * two
-}
-
-/// Turns the pairs of a head by the angles of a position.
-#[inline(always)]
-pub(super) fn rotate(head: &mut [f32], turns: &[[f32; 2]]) {
-    for ([x, y], [cosine, sine]) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
-        (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
-    }
 }
 
 /// The cosines and sines of a position's angles.
@@ -123,6 +137,20 @@ pub(super) fn turns(position: u32, base: f64, rotated: usize, factors: &[f32]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::cpu::kernels::Isa;
+
+    #[test]
+    fn halves_become_the_same_numbers() {
+        let halves: Vec<f16> = (0..=u16::MAX)
+            .map(f16::from_bits)
+            .filter(|half| half.is_finite())
+            .collect();
+        let mut wide = vec![0.0; halves.len()];
+        widen(Isa::detect(), &halves, &mut wide);
+        for (half, wide) in halves.iter().zip(wide) {
+            assert_eq!(half.to_f32().to_bits(), wide.to_bits());
+        }
+    }
 
     #[test]
     fn the_exponential_is_near_the_true_one() {
@@ -140,7 +168,7 @@ mod tests {
     fn shares_add_up_to_one_whatever_the_scores() {
         for length in 1..70_u8 {
             let mut scores: Vec<f32> = (0..length).map(|n| f32::from(n % 7) * 90.0).collect();
-            softmax(&mut scores);
+            softmax(Isa::Plain, &mut scores);
             assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
         }
     }

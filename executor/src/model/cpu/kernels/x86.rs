@@ -11,18 +11,6 @@ use super::{
     Block, Isa,
 };
 
-/// Calls a function with these features.
-#[target_feature(enable = "avx2,f16c,fma")]
-pub(super) fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
-    work()
-}
-
-/// Calls a function with these features.
-#[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
-    work()
-}
-
 /// As the function of this name in the parent, which is the only one to call it.
 pub(super) fn small_product(
     isa: Isa,
