@@ -44,7 +44,7 @@ const ENCODED: [(&str, &[u32]); 8] = [
     ("naïve e\u{301}", &[3546, 46_494, 297, 151, 219]),
 ];
 
-/// What llama.cpp answers as well, and the model's best two tokens are never close.
+/// What llama.cpp answers as well.
 const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "L'Étoile, la Marseillaise, la femme";
 
