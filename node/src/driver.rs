@@ -661,7 +661,7 @@ impl Driver {
                 }
             }
             Output::Execute(order) => self.execute(order).await,
-            Output::Stop(id) => self.stop_execution(id).await,
+            Output::Stop(id) => self.stop_execution(id),
             Output::Fetch(wanted) => self.fetch(wanted).await,
             Output::Store { blob, bytes, kept } => {
                 self.hands.give(Chore::Store { blob, bytes, kept }).await;
@@ -682,7 +682,7 @@ impl Driver {
         if order.model.is_some()
             && let Some(serving) = &self.serving
         {
-            return serving.open(order).await;
+            return serving.open(order);
         }
         self.next_number += 1;
         let (id, device) = (order.id, order.device);
@@ -777,12 +777,12 @@ impl Driver {
         }
     }
 
-    async fn stop_execution(&self, id: ExecutionId) {
+    fn stop_execution(&self, id: ExecutionId) {
         let found = self.executions.iter().find(|(_, known)| known.id == id);
         if found.is_none()
             && let Some(serving) = &self.serving
         {
-            return serving.close(id).await;
+            return serving.close(id);
         }
         if let Some((number, running)) = found
             && let Err(refusal) =

@@ -24,7 +24,10 @@ use suanli_protocol::{
     ids::AgreementId,
     registry::Reason,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::leases::Place;
 use crate::{
@@ -93,32 +96,23 @@ impl Answer {
             Ok(Err(why)) => return lost(&mut place, &why.to_string()),
             Err(_) => return Err(NoAnswer::Gone),
         };
-        let (mut reader, mut writer) = call.split();
+        let (reader, mut writer) = call.split();
         if let Err(error) = writer.send(&question.encode()).await {
             return lost(&mut place, &error.to_string());
         }
         let count = Count::of(&question, place.agreement);
-        let mut hears = Hears {
+        let hears = Hears {
             handle: handle.clone(),
             place,
             count,
         };
-        let Ok(Some(first)) = timeout(FIRST_WAIT, next(&mut reader)).await else {
-            return lost(&mut hears.place, "the provider ended the call");
-        };
-        match first {
-            Part::Refused { status, body } => Err(NoAnswer::Refused(status, body.into_vec())),
-            Part::Declined(decline) => {
-                if decline.reason != Reason::BUSY && decline.reason != Reason::QUOTE_UNKNOWN {
-                    hears.place.fails();
-                }
-                Err(NoAnswer::Declined(decline.reason))
-            }
-            first @ (Part::Event(_) | Part::Done { .. }) => {
-                let (pieces, answer) = mpsc::channel(PIECES_MAX);
-                tokio::spawn(hears.pass(first, (reader, writer), pieces));
-                Ok(Self { pieces: answer })
-            }
+        let (begins, begun) = oneshot::channel();
+        let (pieces, answer) = mpsc::channel(PIECES_MAX);
+        tokio::spawn(hears.hear((reader, writer), begins, pieces));
+        match begun.await {
+            Ok(Ok(())) => Ok(Self { pieces: answer }),
+            Ok(Err(no)) => Err(no),
+            Err(_) => Err(NoAnswer::Gone),
         }
     }
 
@@ -189,6 +183,47 @@ struct Hears {
 }
 
 impl Hears {
+    /// Waits for the first word, for as long as somebody wants to hear it.
+    async fn hear(
+        mut self,
+        (mut reader, mut writer): (CallReader, CallWriter),
+        mut begins: oneshot::Sender<Result<(), NoAnswer>>,
+        pieces: mpsc::Sender<Piece>,
+    ) {
+        let first = tokio::select! {
+            first = timeout(FIRST_WAIT, next(&mut reader)) => first.ok().flatten(),
+            () = begins.closed() => {
+                let tokens = self.stop((&mut reader, &mut writer)).await;
+                return self.tell(tokens).await;
+            }
+        };
+        let no = match first {
+            Some(first @ (Part::Event(_) | Part::Done { .. })) => {
+                let _ = begins.send(Ok(()));
+                return self.pass(first, (reader, writer), pieces).await;
+            }
+            Some(Part::Refused { status, body }) => NoAnswer::Refused(status, body.into_vec()),
+            Some(Part::Declined(decline)) => {
+                if decline.reason != Reason::BUSY && decline.reason != Reason::QUOTE_UNKNOWN {
+                    self.place.fails();
+                }
+                NoAnswer::Declined(decline.reason)
+            }
+            None => {
+                self.place.fails();
+                NoAnswer::Lost("the provider ended the call".to_owned())
+            }
+        };
+        // The place is given back before somebody asks for the next.
+        drop(self);
+        let _ = begins.send(Err(no));
+    }
+
+    async fn tell(mut self, tokens: (u64, u64)) {
+        self.place.uses(tokens);
+        let _ = self.handle.counted(self.count.agreement, tokens).await;
+    }
+
     async fn pass(
         mut self,
         first: Part,
@@ -219,8 +254,7 @@ impl Hears {
                 () = pieces.closed() => break self.stop((&mut reader, &mut writer)).await,
             };
         };
-        self.place.uses(tokens);
-        let _ = self.handle.counted(self.count.agreement, tokens).await;
+        self.tell(tokens).await;
     }
 
     /// Nobody wants the rest: the provider is told, and says what it came to.
@@ -243,5 +277,49 @@ impl Hears {
                 self.count.broken()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use suanli_protocol::{ids::Hash, registry::Endpoint, wire::Bytes};
+
+    use super::*;
+
+    fn count(streams: bool) -> Count {
+        let question = Question {
+            agreement: AgreementId(Hash::of(b"lease")),
+            endpoint: Endpoint::CHAT_COMPLETIONS,
+            streams,
+            body: Bytes::new(vec![b'x'; 100]).unwrap(),
+        };
+        Count::of(&question, question.agreement)
+    }
+
+    #[test]
+    fn no_more_tokens_are_believed_than_there_can_be() {
+        let mut count = count(true);
+        assert_eq!(count.believe((5, 5)), (5, 0));
+        count.add(&[b'x'; 1000]);
+        assert_eq!(count.believe((5, 5)), (5, 5));
+        assert_eq!(
+            count.believe((u64::MAX, u64::MAX)),
+            (100 + AROUND_QUESTION, PER_EVENT)
+        );
+        for _ in 0..9 {
+            count.add(b"y");
+        }
+        assert_eq!(count.believe((0, 2000)).1, 640);
+        let mut whole = self::count(false);
+        whole.add(&[b'x'; 1000]);
+        assert_eq!(whole.believe((0, 2000)).1, 1000);
+    }
+
+    #[test]
+    fn of_what_broke_off_a_little_more_than_came_may_be_claimed() {
+        let mut count = count(true);
+        assert_eq!(count.broken(), (0, 0));
+        count.add(&[b'x'; 100]);
+        assert_eq!(count.broken(), (100 + AROUND_QUESTION, 64));
     }
 }

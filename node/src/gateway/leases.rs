@@ -582,5 +582,7 @@ async fn follow(handle: NodeHandle, orders: mpsc::WeakSender<Order>, order: JobO
             tell(Order::Happened { job, event }).await;
         }
     }
+    // Of one that is followed no longer nobody would know that it goes on.
+    let _ = handle.cancel(job).await;
     tell(Order::Over(job)).await;
 }

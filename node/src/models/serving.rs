@@ -16,7 +16,7 @@
 //! with another's answer.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ use std::{
 use suanli_protocol::{
     call::{Part, QUESTION_FRAME_BYTES_MAX, Question},
     ids::{AgreementId, PeerId},
-    limits::CALL_EVENT_BYTES_MAX,
+    limits::{AGREEMENTS_MAX, CALL_EVENT_BYTES_MAX},
     offer::{ModelOffer, ModelRef, tokens},
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input},
     registry::{Endpoint, Reason},
@@ -45,8 +45,11 @@ use crate::{
     wall::wall,
 };
 
-/// Orders that may wait for the desk.
+/// What callers want that may wait for the desk.
 const ORDERS: usize = 256;
+/// Orders of the driver that may wait for it: more than there can be leases, for the driver
+/// does not wait for the desk, which waits for the driver.
+const CONTROLS: usize = 4 * AGREEMENTS_MAX;
 /// How long a caller may take to say its question.
 const QUESTION_WAIT: Duration = Duration::from_secs(10);
 /// Questions that wait for a place, for each place that there is.
@@ -85,12 +88,23 @@ pub enum ServingError {
 
 /// Tells the desk.
 #[derive(Debug, Clone)]
-pub struct Serving(mpsc::Sender<Order>);
+pub struct Serving {
+    controls: mpsc::Sender<Control>,
+    orders: mpsc::Sender<Order>,
+    /// Whose questions are read at all: those who have a lease.
+    clients: watch::Receiver<BTreeSet<PeerId>>,
+}
 
+/// What the driver wants.
 #[derive(Debug)]
-enum Order {
+enum Control {
     Open(Box<ExecutionOrder>),
     Close(ExecutionId),
+}
+
+/// What callers want, and what tasks have found.
+#[derive(Debug)]
+enum Order {
     Asked {
         from: PeerId,
         question: Box<Question>,
@@ -138,33 +152,51 @@ impl Serving {
         for (entry, offer) in entries.iter().zip(offers) {
             models.push(Model::new(entry, offer)?);
         }
+        let (controls, control) = mpsc::channel(CONTROLS);
         let (orders, queue) = mpsc::channel(ORDERS);
         let (said, hears) = mpsc::channel(ORDERS);
+        let (clients, known) = watch::channel(BTreeSet::new());
         let desk = Desk {
             orders: orders.downgrade(),
             said,
             models,
             leases: BTreeMap::new(),
+            clients,
         };
-        tokio::spawn(desk.run(queue));
-        Ok((Self(orders), hears))
+        tokio::spawn(desk.run(control, queue));
+        let serving = Self {
+            controls,
+            orders,
+            clients: known,
+        };
+        Ok((serving, hears))
     }
 
     /// A lease begins.
-    pub async fn open(&self, order: Box<ExecutionOrder>) {
-        let _ = self.0.send(Order::Open(order)).await;
+    pub fn open(&self, order: Box<ExecutionOrder>) {
+        self.control(Control::Open(order));
     }
 
     /// A lease ends before its time.
-    pub async fn close(&self, id: ExecutionId) {
-        let _ = self.0.send(Order::Close(id)).await;
+    pub fn close(&self, id: ExecutionId) {
+        self.control(Control::Close(id));
     }
 
-    /// A peer calls: its question is read, and answered.
+    fn control(&self, control: Control) {
+        if self.controls.try_send(control).is_err() {
+            tracing::error!("an order about a lease was lost; please report this");
+        }
+    }
+
+    /// A peer calls: its question is read, and answered. Of who has no lease nothing is read.
     pub fn called(&self, from: PeerId, call: CallStream) {
-        let orders = self.0.clone();
+        let (reader, writer) = call.split();
+        if !self.clients.borrow().contains(&from) {
+            return decline((reader, writer), Reason::QUOTE_UNKNOWN);
+        }
+        let orders = self.orders.clone();
         tokio::spawn(async move {
-            let (mut reader, writer) = call.split();
+            let mut reader = reader;
             let reading = reader.receive(QUESTION_FRAME_BYTES_MAX);
             let Ok(Ok(Some(frame))) = timeout(QUESTION_WAIT, reading).await else {
                 return;
@@ -278,35 +310,48 @@ struct Desk {
     said: mpsc::Sender<Said>,
     models: Vec<Model>,
     leases: BTreeMap<AgreementId, Lease>,
+    clients: watch::Sender<BTreeSet<PeerId>>,
 }
 
 impl Desk {
-    async fn run(mut self, mut queue: mpsc::Receiver<Order>) {
+    async fn run(mut self, mut control: mpsc::Receiver<Control>, mut queue: mpsc::Receiver<Order>) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probe = interval(PROBE_EVERY);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                order = queue.recv() => match order {
-                    Some(order) => self.on_order(order).await,
+                control = control.recv() => match control {
+                    Some(control) => self.on_control(control).await,
                     None => return,
                 },
+                Some(order) = queue.recv() => self.on_order(order).await,
                 _ = look.tick() => self.look().await,
                 _ = probe.tick() => self.probe(),
             }
         }
     }
 
-    async fn on_order(&mut self, order: Order) {
-        match order {
-            Order::Open(order) => self.open(*order).await,
-            Order::Close(id) => {
+    async fn on_control(&mut self, control: Control) {
+        match control {
+            Control::Open(order) => self.open(*order).await,
+            Control::Close(id) => {
                 if let Some(lease) = self.leases.get_mut(&id.agreement) {
                     lease.closing = true;
                     lease.stop.send_replace(true);
                 }
             }
+        }
+    }
+
+    /// Those who have a lease now.
+    fn tell_clients(&self) {
+        let clients = self.leases.values().map(|lease| lease.client);
+        self.clients.send_replace(clients.collect());
+    }
+
+    async fn on_order(&mut self, order: Order) {
+        match order {
             Order::Asked {
                 from,
                 question,
@@ -344,6 +389,7 @@ impl Desk {
             closing: false,
         };
         self.leases.insert(id.agreement, lease);
+        self.tell_clients();
         let progress = ExecutionEvent::Progress { done: 0, total: 1 };
         self.say(id, progress).await;
     }
@@ -380,8 +426,12 @@ impl Desk {
                 said.push((lease.id, ExecutionEvent::Interim(lease.take_usage())));
             }
         }
+        let are_over = !over.is_empty();
         for agreement in over {
             self.leases.remove(&agreement);
+        }
+        if are_over {
+            self.tell_clients();
         }
         for (id, event) in said {
             self.say(id, event).await;
