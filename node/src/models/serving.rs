@@ -703,7 +703,8 @@ const fn done(tokens: Tokens) -> Part {
 /// What a client is told of a server's no.
 fn no(error: UpstreamError) -> Part {
     match error {
-        UpstreamError::Refused(status, words) if (400..500).contains(&status) => Part::Refused {
+        // 501: the server does not do that, whoever asks.
+        UpstreamError::Refused(status @ (400..=499 | 501), words) => Part::Refused {
             status,
             body: Bytes::new(words).unwrap_or_default(),
         },

@@ -7,7 +7,7 @@ use suanli_protocol::{
     deal::BlobRef,
     ids::{BlobId, Hash},
     limits::JUDGED_BYTES_MAX,
-    offer::Name,
+    offer::{self, Name},
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input, ProvidedOutput},
     record::Record,
     registry::Reason,
@@ -354,16 +354,7 @@ impl World<'_> {
 
     fn tokens(&mut self) -> Vec<Usage> {
         let (read, written) = (self.dice.within([10, 4000]), self.dice.within([1, 1000]));
-        vec![
-            Usage {
-                meter: Meter::TOKEN_IN,
-                quantity: read,
-            },
-            Usage {
-                meter: Meter::TOKEN_OUT,
-                quantity: written,
-            },
-        ]
+        offer::tokens(read, written).to_vec()
     }
 
     fn end_run(&mut self, ix: Ix, id: ExecutionId, usage: Vec<Usage>) {
