@@ -645,7 +645,8 @@ impl Engine {
         let Some(peer) = self.peers.get(id).filter(|peer| peer.announced) else {
             return;
         };
-        let Some(connection) = peer.connections.first().map(|first| first.id) else {
+        // Of several the oldest makes room first, and what is on it is lost.
+        let Some(connection) = peer.connections.last().map(|newest| newest.id) else {
             return;
         };
         for (call, calling) in &mut self.calls {
