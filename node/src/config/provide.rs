@@ -263,10 +263,10 @@ impl Provide {
     fn check_prices(&self) -> Result<(), (&'static str, String)> {
         let prices = self.prices();
         let sold = [Runtime::WGSL, Runtime::WASM].map(Meter::of);
-        let sells_models = prices.is_empty() && !self.model.is_empty();
-        let message = if sells_models {
+        if prices.is_empty() && !self.model.is_empty() {
             return Ok(());
-        } else if prices.is_empty() {
+        }
+        let message = if prices.is_empty() {
             "a provider needs a price: add [[provide.price]] with meter = \"gpu.ms\", \
              amount = \"0.50\", per = 3600000 (an hour); amount = \"0\" gives it away; or a \
              [[provide.model]]"

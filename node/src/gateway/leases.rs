@@ -284,14 +284,15 @@ impl Desk {
         reply: oneshot::Sender<Result<Place, NoLease>>,
     ) {
         let wanted = (&principal, &model);
-        let serving = (self.leases.iter_mut()).filter(|(_, lease)| lease.serves(wanted, &avoid));
+        let serving = (self.leases.iter()).filter(|(_, lease)| lease.serves(wanted, &avoid));
         let least = serving.min_by_key(|(_, lease)| lease.load());
-        let mut avoid_too = avoid.clone();
-        if let Some((job, lease)) = least {
-            if lease.load() < CALLS_MAX {
-                return give(&self.orders, *job, lease, reply);
+        let least = least.map(|(job, lease)| (*job, lease.load(), lease.agreed));
+        let mut avoid_too = avoid;
+        if let Some((job, load, agreed)) = least {
+            if load < CALLS_MAX {
+                return self.give(job, reply);
             }
-            avoid_too.extend(lease.agreed.map(|(provider, _)| provider));
+            avoid_too.extend(agreed.map(|(provider, _)| provider));
         }
         let Ok(served) = super::served(&self.handle).await else {
             let _ = reply.send(Err(NoLease::Gone));
@@ -305,11 +306,8 @@ impl Desk {
         let others: Vec<PeerId> = all.difference(&avoid_too).copied().collect();
         if others.is_empty() || self.leases.len() >= LEASES_MAX {
             // Better a full one than none.
-            let wanted = (&principal, &model);
-            let serving =
-                (self.leases.iter_mut()).filter(|(_, lease)| lease.serves(wanted, &avoid));
-            match serving.min_by_key(|(_, lease)| lease.load()) {
-                Some((job, lease)) => give(&self.orders, *job, lease, reply),
+            match least {
+                Some((job, ..)) => self.give(job, reply),
                 None => drop(reply.send(Err(NoLease::NoSuchModel))),
             }
             return;
@@ -322,6 +320,13 @@ impl Desk {
         let most = self.handle.facts().max_price;
         let budget = budget.map_or(most, |budget| budget.min(most));
         self.begin((principal, model, budget), (avoid_too, others), reply);
+    }
+
+    /// Gives a place in a lease that there is.
+    fn give(&mut self, job: JobId, reply: oneshot::Sender<Result<Place, NoLease>>) {
+        if let Some(lease) = self.leases.get_mut(&job) {
+            give(&self.orders, job, lease, reply);
+        }
     }
 
     /// Hands in a job for a lease, with one of these.

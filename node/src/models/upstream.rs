@@ -140,7 +140,7 @@ impl Upstream {
     pub async fn probe(&self) -> Result<(), UpstreamError> {
         let asking = async {
             let (answer, _line) = self.send(Method::GET, "models", Bytes::new()).await?;
-            let body = whole(answer).await?;
+            let body = whole(&mut answer.into_body()).await?;
             let list: Value =
                 serde_json::from_slice(&body).map_err(|_| UpstreamError::NotTaken("no JSON"))?;
             let models = list["data"]
@@ -232,7 +232,7 @@ impl Upstream {
             return Err(UpstreamError::NotTaken("it wants to be asked elsewhere"));
         }
         if !status.is_success() {
-            let mut words = whole(answer).await.unwrap_or_default();
+            let mut words = whole(&mut answer.into_body()).await.unwrap_or_default();
             words.truncate(CALL_EVENT_BYTES_MAX);
             return Err(UpstreamError::Refused(status.as_u16(), words));
         }
@@ -265,10 +265,10 @@ impl Drop for Line {
     }
 }
 
-async fn whole(answer: Response<Incoming>) -> Result<Vec<u8>, UpstreamError> {
-    let mut body = answer.into_body();
+/// All of a body, if it is not too long.
+async fn whole(body: &mut Incoming) -> Result<Vec<u8>, UpstreamError> {
     let mut bytes = Vec::new();
-    while let Some(piece) = next_piece(&mut body).await? {
+    while let Some(piece) = next_piece(body).await? {
         if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
             return Err(UpstreamError::NotTaken("it is too long"));
         }
@@ -350,13 +350,7 @@ impl Answer {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn whole(mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
-        let mut bytes = Vec::new();
-        while let Some(piece) = next_piece(&mut self.body).await? {
-            if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(UpstreamError::NotTaken("it is too long"));
-            }
-            bytes.extend_from_slice(&piece);
-        }
+        let bytes = whole(&mut self.body).await?;
         let bytes = self.note(bytes);
         Ok((bytes, self.tokens))
     }
