@@ -29,7 +29,10 @@ use crate::{
     cgroup::{Group, Groups},
     command::Command,
     file::InputFile,
-    ipc::{Adapter, Confinement, Failure, IpcError, Measurement, ParentEnd, Reply, Request, Start},
+    ipc::{
+        Adapter, Confinement, Failure, IpcError, Measurement, ParentEnd, Reply, Request, Speaker,
+        Start,
+    },
     limits::{CHECK_TIME_MAX, MEASURE_TIME_MAX, REAP_TIME_MAX, START_TIME_MAX},
     program::Program,
 };
@@ -341,6 +344,11 @@ impl Child {
     ) -> Result<(), IpcError> {
         self.introduce().await?;
         self.end.send(request, descriptors).await
+    }
+
+    /// What to speak through while something else listens, once it is introduced.
+    pub(crate) const fn speaker(&self) -> &Speaker {
+        self.end.speaker()
     }
 
     /// The next frame.

@@ -503,7 +503,8 @@ impl Watch {
             | Reply::Adapters { .. }
             | Reply::Measured(_)
             | Reply::Checkpoint { .. }
-            | Reply::Checked) => {
+            | Reply::Checked
+            | Reply::Model(_)) => {
                 return Err(Fault::new(
                     Failure::WorkerCrashed,
                     format!("the worker said something out of place: {other:?}"),

@@ -13,6 +13,8 @@
 //!
 //! Absent: names of files. A worker never opens a path for a job.
 
+pub mod model;
+
 use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
@@ -20,6 +22,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
 };
 
 use bincode::{Decode, Encode};
@@ -35,7 +38,7 @@ use suanli_protocol::{
     registry::{Feature, Runtime, SandboxLevel},
     wire::{self, List, Utf8, Wire, WireError},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::Interest;
 
 use crate::limits::{
     ADAPTERS_MAX, CHECKPOINT_BUFFERS_MAX, DETAIL_BYTES_MAX, FEATURES_MAX, INPUTS_MAX,
@@ -49,7 +52,7 @@ pub const DESCRIPTORS_MAX: usize = INPUTS_MAX + OUTPUTS_MAX + CHECKPOINT_BUFFERS
 pub type Detail = Utf8<DETAIL_BYTES_MAX>;
 
 /// What a parent says.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Request {
     /// First frame to every worker: what it is for and how far it may go.
     Start(Start),
@@ -88,6 +91,8 @@ pub enum Request {
         /// An encoded [`crate::program::Program`].
         spec: List<u8, SPEC_BYTES_MAX>,
     },
+    /// To a worker that serves a model.
+    Model(model::Order),
 }
 
 /// What a worker learns before it confines itself.
@@ -188,6 +193,8 @@ pub enum Reply {
         /// What it took until then.
         used: Used,
     },
+    /// Of a worker that serves a model.
+    Model(model::Word),
 }
 
 /// What an execution took, as its worker says.
@@ -455,17 +462,55 @@ pub enum IpcError {
 /// The parent's end, asynchronous.
 #[derive(Debug)]
 pub(crate) struct ParentEnd {
-    socket: tokio::net::UnixStream,
+    speaker: Speaker,
     received: Vec<u8>,
+}
+
+/// What a parent speaks through, while something else listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Speaker(Arc<tokio::net::UnixStream>);
+
+impl Speaker {
+    /// Sends one frame, with descriptors on its first bytes. One speaks at a time.
+    pub(crate) async fn send(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), IpcError> {
+        let frame = frame(request, REQUEST_FRAME_BYTES_MAX)?;
+        let mut rest = &frame[..];
+        while !rest.is_empty() {
+            self.0.writable().await?;
+            // They go once, with the first bytes.
+            let descriptors = if rest.len() == frame.len() {
+                descriptors
+            } else {
+                &[]
+            };
+            let attempt = self.0.try_io(Interest::WRITABLE, || {
+                Ok(send_with_descriptors(self.0.as_fd(), rest, descriptors)?)
+            });
+            match attempt {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => rest = rest.get(sent?..).unwrap_or_default(),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl ParentEnd {
     pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        let socket = tokio::net::UnixStream::from_std(socket)?;
         Ok(Self {
-            socket: tokio::net::UnixStream::from_std(socket)?,
+            speaker: Speaker(Arc::new(socket)),
             received: Vec::new(),
         })
+    }
+
+    pub(crate) const fn speaker(&self) -> &Speaker {
+        &self.speaker
     }
 
     /// Sends one frame, with descriptors on its first bytes.
@@ -474,25 +519,7 @@ impl ParentEnd {
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), IpcError> {
-        let frame = frame(request, REQUEST_FRAME_BYTES_MAX)?;
-        let sent = loop {
-            self.socket.writable().await?;
-            let attempt = self.socket.try_io(Interest::WRITABLE, || {
-                Ok(send_with_descriptors(
-                    self.socket.as_fd(),
-                    &frame,
-                    descriptors,
-                )?)
-            });
-            match attempt {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => break other?,
-            }
-        };
-        self.socket
-            .write_all(frame.get(sent..).unwrap_or_default())
-            .await?;
-        Ok(())
+        self.speaker.send(request, descriptors).await
     }
 
     /// The next frame. Safe to drop and call again: nothing is lost.
@@ -501,8 +528,12 @@ impl ParentEnd {
             if let Some(reply) = take_reply(&mut self.received)? {
                 return Ok(reply);
             }
-            if self.socket.read_buf(&mut self.received).await? == 0 {
-                return Err(IpcError::Closed);
+            self.speaker.0.readable().await?;
+            match self.speaker.0.try_read_buf(&mut self.received) {
+                Ok(0) => return Err(IpcError::Closed),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -12,6 +12,8 @@
 //!        ◀───── ExecutionEvent (bounded) ─────────────────┘
 //! ```
 //!
+//! A [`ModelServer`] keeps a worker that serves a language model.
+//!
 //! Absent: the network, prices, accounts. A tenant is 32 bytes here; two of
 //! them never share a worker. This library never opens a device and never
 //! compiles a shader: both happen in worker processes only.
@@ -33,6 +35,7 @@ pub mod policy;
 mod pool;
 pub mod program;
 pub mod quantity;
+mod serving;
 pub mod spec;
 pub mod units;
 
@@ -43,4 +46,5 @@ pub use executor::{
 };
 pub use ipc::{Adapter, AdapterKind, Confinement, Failure, Measurement};
 pub use program::Program;
+pub use serving::{ModelAnswer, ModelConfig, ModelServer, ModelState};
 pub use units::Template;

@@ -230,3 +230,25 @@ pub const CHAT_MESSAGES_MAX: usize = 4096;
 pub const CHAT_TEMPLATE_BYTES_MAX: usize = 256 << 10;
 /// Steps of a template. The longest conversation takes some twenty for each message.
 pub const CHAT_FUEL: u64 = 500_000;
+
+/// Tokens of a text that is given as tokens, or of an answer that was begun elsewhere: as
+/// long as most models go.
+pub const BEGUN_TOKENS_MAX: usize = 1 << 16;
+/// Bytes of a text in a question to a model: more than a question as it travels.
+pub const ASK_TEXT_BYTES_MAX: usize = 2 << 20;
+/// Messages of a question.
+pub const TURNS_MAX: usize = CHAT_MESSAGES_MAX;
+/// Texts before which an answer ends. The usual interface has four; some clients give more.
+pub const STOPS_MAX: usize = 16;
+/// Bytes of such a text: a line.
+pub const STOP_BYTES_MAX: usize = 256;
+/// Questions that a model's worker computes at once. More give hardly more speed, and each
+/// is slower.
+pub const ANSWERS_MAX: usize = 64;
+/// Questions that wait for a turn in a model's worker: its parent gives no more.
+pub const ASKS_MAX: usize = 4096;
+/// Steps of prompts in one call while answers are written: so many hold them up by less
+/// than a reader notices.
+pub const PROMPT_STEPS_BESIDE: usize = 64;
+/// A model is read within this time, from a slow disk.
+pub const MODEL_LOAD_TIME_MAX: Duration = Duration::from_secs(600);

@@ -6,6 +6,8 @@
 //!                  └─  text ◀─ tokenizer::TextStream ◀──── sampler ◀──────┘
 //! ```
 //!
+//! [`answers`] puts it all together: many questions at once, word by word.
+//!
 //! A file comes from a stranger, so [`gguf`] checks all of it before anyone looks
 //! at a part, and [`llama`] checks each shape against the configuration: what comes
 //! after that indexes without fear. A prompt comes from another stranger: its text
@@ -20,14 +22,14 @@
 //! of the file and a seed); models other than Llama's family; other devices than the
 //! processor.
 
+pub mod answers;
 pub mod chat;
 pub mod cpu;
 pub mod gguf;
 pub mod llama;
 pub mod sampler;
+pub mod testing;
 pub mod tokenizer;
 
 #[cfg(test)]
 mod real;
-#[cfg(test)]
-mod testing;

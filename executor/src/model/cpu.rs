@@ -240,10 +240,15 @@ impl Engine {
         }
         pass.finish();
         drop(pass);
-        Ok(Logits {
+        Ok(self.logits())
+    }
+
+    /// The logits of the last steps that were computed.
+    pub fn logits(&self) -> Logits<'_> {
+        Logits {
             numbers: &self.logits,
             vocabulary: self.weights.config.vocabulary,
-        })
+        }
     }
 
     /// How long a sequence is; 0 for one that is not known.

@@ -7,6 +7,7 @@
 //!
 //! - `serve` opens its device, if it is to have one, says [`Reply::Ready`], and runs programs of one
 //!   tenant until its parent ends it;
+//! - `model` serves a language model to many who ask, until its parent ends it;
 //! - `check` parses and validates one program, with no device;
 //! - `probe` lists adapters; `measure` measures one, or the processor.
 //!
@@ -27,6 +28,8 @@ mod clock;
 mod confine;
 mod device;
 mod measure;
+#[cfg(feature = "model")]
+mod model;
 mod recent;
 mod root;
 mod run;
@@ -73,6 +76,8 @@ impl From<IpcError> for Fault {
 #[derive(Debug, Clone, Copy)]
 enum Role {
     Serve,
+    #[cfg(feature = "model")]
+    Model,
     Check,
     Probe,
     Measure,
@@ -81,6 +86,8 @@ enum Role {
 fn main() -> ExitCode {
     let role = match std::env::args().nth(1).as_deref() {
         Some("serve") => Role::Serve,
+        #[cfg(feature = "model")]
+        Some("model") => Role::Model,
         Some("check") => Role::Check,
         Some("probe") => Role::Probe,
         Some("measure") => Role::Measure,
@@ -118,6 +125,14 @@ fn work(
     report_panics(parent)?;
     match role {
         Role::Serve => serve(start, confinement, parent),
+        #[cfg(feature = "model")]
+        Role::Model => {
+            parent.send(&Reply::Ready {
+                adapter: None,
+                confinement,
+            })?;
+            model::serve(parent)
+        }
         Role::Check => {
             let (request, descriptors) = parent.receive()?;
             parent.send(&check(&request, descriptors).unwrap_or_else(Fault::into_reply))
@@ -208,7 +223,7 @@ fn serve(start: &Start, confinement: Confinement, parent: &mut WorkerEnd) -> Res
                 let checked = self::check(&check, descriptors);
                 parent.send(&checked.unwrap_or_else(Fault::into_reply))?;
             }
-            Request::Start(_) => return Ok(()),
+            Request::Start(_) | Request::Model(_) => return Ok(()),
         }
     }
 }
@@ -328,10 +343,12 @@ pub(crate) fn word(parent: &WorkerEnd) -> Result<Option<Word>, Fault> {
     match parent.receive()?.0 {
         Request::Cancel => Ok(Some(Word::Cancel)),
         Request::Room => Ok(Some(Word::Room)),
-        Request::Start(_) | Request::Execute { .. } | Request::Check { .. } => Err(Fault::new(
-            Failure::Internal,
-            "an order came in the middle of an execution",
-        )),
+        Request::Start(_) | Request::Execute { .. } | Request::Check { .. } | Request::Model(_) => {
+            Err(Fault::new(
+                Failure::Internal,
+                "an order came in the middle of an execution",
+            ))
+        }
     }
 }
 

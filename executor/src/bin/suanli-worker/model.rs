@@ -1,0 +1,117 @@
+//! Serves a model, for as long as its parent wants.
+//!
+//! The file comes as a descriptor and is read as memory; when the weights are arranged it
+//! is let go. Orders are looked for between two steps, and waited for when nothing is
+//! asked. Words are written at once: the parent always listens.
+//!
+//! Absent: who asks, and any limit on how many: the parent's.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::mm::{MapFlags, ProtFlags};
+use suanli_executor::{
+    ipc::{
+        Failure, IpcError, Reply, Request, WorkerEnd,
+        model::{Load, Order, Word},
+    },
+    model::answers::Answers,
+};
+
+use crate::Fault;
+
+/// Reads the model, then answers until the parent ends it.
+pub(crate) fn serve(parent: &WorkerEnd) -> Result<(), IpcError> {
+    let mut answers = match load(parent.receive()?) {
+        Ok(answers) => answers,
+        Err(fault) => return parent.send(&fault.into_reply()),
+    };
+    say(parent, Word::Loaded(answers.facts().clone()))?;
+    loop {
+        while answers.is_idle() || parent.has_word()? {
+            hear(&mut answers, parent)?;
+        }
+        let mut said = Ok(());
+        answers.step(|word| {
+            if said.is_ok() {
+                said = say(parent, word);
+            }
+        });
+        said?;
+    }
+}
+
+fn say(parent: &WorkerEnd, word: Word) -> Result<(), IpcError> {
+    parent.send(&Reply::Model(word))
+}
+
+/// Takes one order.
+fn hear(answers: &mut Answers, parent: &WorkerEnd) -> Result<(), IpcError> {
+    let mut said = Vec::new();
+    match parent.receive()?.0 {
+        Request::Model(Order::Ask { number, ask }) => {
+            answers.ask(number, &ask, |word| said.push(word));
+        }
+        Request::Model(Order::Stop(number)) => answers.stop(number, |word| said.push(word)),
+        _ => return Err(IpcError::Closed),
+    }
+    said.into_iter().try_for_each(|word| say(parent, word))
+}
+
+fn load((request, descriptors): (Request, Vec<OwnedFd>)) -> Result<Answers, Fault> {
+    let internal = |why: &str| Fault::new(Failure::Internal, why);
+    let Request::Model(Order::Load(load)) = request else {
+        return Err(internal("the order to load a model was expected"));
+    };
+    let file = descriptors.into_iter().next();
+    let file = file.ok_or_else(|| internal("no file came"))?;
+    let file = Mapped::new(&file)
+        .map_err(|error| internal(&format!("the model's file can't be read: {error}")))?;
+    read(file.bytes(), &load)
+}
+
+fn read(bytes: &[u8], load: &Load) -> Result<Answers, Fault> {
+    Answers::read(bytes, load).map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))
+}
+
+/// A file as memory.
+struct Mapped {
+    start: *mut std::ffi::c_void,
+    length: usize,
+}
+
+impl Mapped {
+    fn new(file: &impl AsFd) -> Result<Self, String> {
+        let size = rustix::fs::fstat(file).map_err(|error| error.to_string())?;
+        let length = usize::try_from(size.st_size).map_err(|error| error.to_string())?;
+        if length == 0 {
+            return Err("it is empty".to_owned());
+        }
+        // SAFETY: a new mapping, placed by the kernel, which nothing else knows.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ,
+                MapFlags::PRIVATE,
+                file,
+                0,
+            )
+        };
+        let start = start.map_err(|error| error.to_string())?;
+        Ok(Self { start, length })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is this long, readable, and there until this is dropped. Who
+        // owns the file, the operator, does not write into it meanwhile: a model's file is
+        // put in its place whole. If he shortens it, this process ends, and no other.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.length) }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped so, and nobody has a reference any more.
+        let _ = unsafe { rustix::mm::munmap(self.start, self.length) };
+    }
+}
