@@ -59,3 +59,10 @@ pub fn memory_bytes() -> u64 {
     #[allow(clippy::useless_conversion, reason = "narrower on 32-bit machines")]
     u64::from(machine.totalram).saturating_mul(unit)
 }
+
+/// Processors that this process may use.
+#[must_use]
+pub fn cores() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cores).unwrap_or(u32::MAX)
+}

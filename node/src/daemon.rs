@@ -18,8 +18,9 @@ use std::{
 use suanli_protocol::{
     envelope::{Extensions, Raw},
     ids::NetworkId,
-    offer::{Charge, Offer, Terms},
+    offer::{Charge, Device, ModelOffer, Offer, Terms},
     peer::{Config as CoreConfig, ProviderConfig},
+    registry::SandboxLevel,
     units::{Amount, Millis},
     wire::{List, Text},
 };
@@ -37,10 +38,10 @@ use crate::{
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
-    measured::Measured,
     models::{
-        entry,
-        serving::{Said, Serving, ServingError},
+        entry::{self, ModelEntry},
+        serving::{Said, Serving},
+        source::{self, SourceError},
     },
     neighbours::{self, Neighbours, Source},
     pause::Pauses,
@@ -96,7 +97,7 @@ pub enum DaemonError {
     },
     /// A model can't be served.
     #[error(transparent)]
-    Models(#[from] ServingError),
+    Models(#[from] SourceError),
     /// Something else of the machine.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
@@ -111,12 +112,14 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let network = NetworkId::of(&config.network);
     let identity = Identity::open_or_create(&dir, network)?;
     let (store, cache) = open_store(&config, &dir, network)?;
-    let (provider, (devices, executions)) = match &config.provide {
-        Some(provide) => {
-            let (provider, (devices, events)) = start_selling(&config, provide, dir.root()).await?;
-            (Some(provider), (devices, Some(events)))
-        }
-        None => (None, (Devices::default(), None)),
+    let Selling {
+        provider,
+        models,
+        devices,
+        executions,
+    } = match &config.provide {
+        Some(provide) => start_selling(&config, provide, dir.root()).await?,
+        None => Selling::default(),
     };
     let (transport, events) = Transport::start(transport_of(&config, &identity))?;
     let facts = facts(&config, &identity, provider.as_ref());
@@ -124,7 +127,6 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let neighbours = neighbours_of(&config, &devices);
     let (listener, address) = bind(config.api).await?;
     let keeper = keeper_of(&config, &identity, store.clone());
-    let models = serving_of(&config, provider.as_ref())?;
     let parts = Parts {
         config: keeper.config.clone(),
         provider,
@@ -254,46 +256,60 @@ fn open_store(
     Ok((opened.store, cache))
 }
 
-/// Devices, and what they say.
-type Started = (Devices, mpsc::Receiver<suanli_executor::ExecutionEvent>);
+/// What is sold, and what serves it. Nothing, by default.
+#[derive(Default)]
+struct Selling {
+    provider: Option<ProviderConfig>,
+    /// What serves models, if there are any.
+    models: Option<(Serving, mpsc::Receiver<Said>)>,
+    devices: Devices,
+    executions: Option<mpsc::Receiver<suanli_executor::ExecutionEvent>>,
+}
 
-/// Starts what runs jobs, and says what can be sold with it.
+/// Starts what runs jobs and serves models, and says what can be sold with it.
 async fn start_selling(
     config: &Config,
     provide: &Provide,
     dir: &Path,
-) -> Result<(ProviderConfig, Started), DaemonError> {
+) -> Result<Selling, DaemonError> {
+    let entries = source::identify(&provide.model).await?;
     let (devices, mut events) = Devices::start(config, provide).await?;
     let wasm = devices.slots() > 0;
     if wasm && devices.adapters().next().is_none() {
         tracing::info!("no adapter serves: wasm is sold, on the processor");
     }
     let measured = devices.measure(&mut events, dir).await;
-    let offer = offer_of(config, provide, &devices, &measured)?;
-    Ok((provider_of(provide, offer), (devices, events)))
+    let mut sold = devices.offered(&measured);
+    let (added, models) = entry::offered(&entries, sold.len());
+    sold.extend(added);
+    let offer = offer_of(config, provide, sold, devices.sandbox())?;
+    Ok(Selling {
+        provider: Some(provider_of(provide, offer)),
+        models: serving_of(config, &entries, models)?,
+        devices,
+        executions: Some(events),
+    })
 }
 
 fn offer_of(
     config: &Config,
     provide: &Provide,
-    devices: &Devices,
-    measured: &Measured,
+    devices: Vec<Device>,
+    sandbox: Option<SandboxLevel>,
 ) -> Result<Offer, DaemonError> {
     let region = Text::new(&*config.region).map_err(|error| DaemonError::Name {
         key: "region",
         value: config.region.clone(),
         why: error.to_string(),
     })?;
-    let mut all = devices.offered(measured);
-    all.extend(entry::offered(&provide.model, all.len()).0);
-    let slots = all.iter().map(|device| device.slots).sum();
+    let slots = devices.iter().map(|device| device.slots).sum();
     Ok(Offer {
         account: suanli_protocol::ids::AccountId::from_bytes([0; 32]),
         delegation: Raw::default(),
         sequence: 0,
         region,
         addresses: List::default(),
-        devices: List::truncated(all),
+        devices: List::truncated(devices),
         // Those that answer come when they do.
         models: List::default(),
         prices: List::truncated(provide.prices()),
@@ -303,7 +319,7 @@ fn offer_of(
         bandwidth_in: 0,
         bandwidth_out: 0,
         run_max: Millis::from(provide.run_max),
-        sandbox: devices.sandbox().unwrap_or_default(),
+        sandbox: sandbox.unwrap_or_default(),
         energy: provide.energy(),
         terms: Terms {
             strangers: provide.strangers,
@@ -319,21 +335,19 @@ fn offer_of(
     })
 }
 
-/// What serves models, if there are any.
 fn serving_of(
     config: &Config,
-    provider: Option<&ProviderConfig>,
-) -> Result<Option<(Serving, mpsc::Receiver<Said>)>, ServingError> {
-    let (Some(provide), Some(provider)) = (&config.provide, provider) else {
-        return Ok(None);
-    };
-    if provide.model.is_empty() {
-        return Ok(None);
+    entries: &[ModelEntry],
+    offers: Vec<ModelOffer>,
+) -> Result<Option<(Serving, mpsc::Receiver<Said>)>, SourceError> {
+    let mut models = Vec::new();
+    for (entry, offer) in entries.iter().zip(offers) {
+        models.push((
+            offer,
+            source::Source::open(entry, config.worker.as_deref())?,
+        ));
     }
-    let (added, _) = entry::offered(&provide.model, 0);
-    let own = provider.offer.devices.len().saturating_sub(added.len());
-    let (_, offers) = entry::offered(&provide.model, own);
-    Serving::start(&provide.model, offers).map(Some)
+    Ok((!models.is_empty()).then(|| Serving::start(models)))
 }
 
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {

@@ -10,11 +10,11 @@
 //! A [`leases`] desk keeps leases of models, one job each, made when somebody asks and left
 //! when nobody does. A question takes a place in one, is sent to its provider on a stream of
 //! its own, and [`answer`] passes on what comes, counts it, and tells the driver. A provider
-//! that fails before the first word is left for another; the person who asked sees nothing
-//! of it.
+//! that fails before the first word is left for another; one that fails later as well, if
+//! it has said which tokens it wrote and another has the same weights. The person who asked
+//! sees nothing of it.
 //!
-//! Absent: HTTP, keys and their rights (the API's), and going on elsewhere in the middle of
-//! an answer: that ends with an error that says so.
+//! Absent: HTTP, keys and their rights (the API's).
 
 pub mod answer;
 pub mod leases;
@@ -22,8 +22,8 @@ pub mod leases;
 use std::{collections::BTreeSet, time::Duration};
 
 use suanli_protocol::{
-    call::Question,
-    ids::PeerId,
+    call::{Begun, Question},
+    ids::{BlobId, PeerId},
     offer::{ModelOffer, Name},
     registry::{Endpoint, Reason},
     wire::{Bytes, Text},
@@ -34,8 +34,9 @@ use self::{
     leases::{Leases, NoLease},
 };
 use crate::{
+    data_dir::random_secret,
     handle::{Gone, NodeHandle},
-    wall::wall,
+    wall::{wall, wall_ms},
 };
 
 /// Providers that are tried for one question.
@@ -63,6 +64,22 @@ pub struct Asked {
     pub streams: bool,
     /// The question, as JSON.
     pub body: Vec<u8>,
+}
+
+impl Asked {
+    fn asker(&self) -> Asker {
+        Asker {
+            principal: self.principal.clone(),
+            model: self.model.clone(),
+        }
+    }
+}
+
+/// For whom leases are, and of which model.
+#[derive(Debug, Clone)]
+struct Asker {
+    principal: Name,
+    model: Name,
 }
 
 /// Why there is no answer.
@@ -122,18 +139,21 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`].
     pub async fn ask(&self, asked: Asked) -> Result<Answer, GatewayError> {
-        let body = Bytes::new(asked.body.clone()).map_err(|_| GatewayError::TooLong)?;
+        let (asker, body) = (asked.asker(), asked.body);
+        let body = Bytes::new(body).map_err(|_| GatewayError::TooLong)?;
+        let answer = answer_name().ok_or(Gone)?;
+        let asked_s = wall_ms() / 1000;
         let mut avoid = BTreeSet::new();
         let mut last = String::new();
         for _ in 0..TRIES {
             let taken = self
                 .leases
-                .take(&asked.principal, &asked.model, &avoid)
+                .take(&asker.principal, &asker.model, &avoid)
                 .await;
             let place = match taken {
                 Ok(place) => place,
                 Err(NoLease::NoSuchModel) if avoid.is_empty() => {
-                    return Err(GatewayError::NoSuchModel(asked.model.to_string()));
+                    return Err(GatewayError::NoSuchModel(asker.model.to_string()));
                 }
                 Err(NoLease::NoSuchModel) => break,
                 Err(NoLease::OverBudget(words)) => return Err(GatewayError::OverBudget(words)),
@@ -144,10 +164,13 @@ impl Gateway {
                 agreement: place.agreement,
                 endpoint: asked.endpoint,
                 streams: asked.streams,
+                answer,
+                asked_s,
+                begun: Begun::default(),
                 body: body.clone(),
             };
             let provider = place.provider;
-            match Answer::begin(&self.handle, place, question).await {
+            match Answer::begin(self, &asker, place, question).await {
                 Ok(answer) => return Ok(answer),
                 Err(answer::NoAnswer::Refused(status, words)) => {
                     return Err(GatewayError::Refused(status, words));
@@ -170,12 +193,28 @@ impl Gateway {
         }
         // It may have left the list while leases of it still stood.
         let served = self.served().await?;
-        if served.iter().any(|served| served.model.name == asked.model) {
+        if served.iter().any(|served| served.model.name == asker.model) {
             Err(GatewayError::NoProvider(last))
         } else {
-            Err(GatewayError::NoSuchModel(asked.model.to_string()))
+            Err(GatewayError::NoSuchModel(asker.model.to_string()))
         }
     }
+}
+
+impl Gateway {
+    /// Those who serve a model with other weights.
+    async fn others(&self, model: &Name, weights: BlobId) -> Result<BTreeSet<PeerId>, Gone> {
+        let served = self.served().await?;
+        let others = served
+            .iter()
+            .filter(|served| served.model.name == *model && served.model.weights != weights);
+        Ok(others.map(|served| served.provider).collect())
+    }
+}
+
+/// What an answer is called.
+fn answer_name() -> Option<[u8; 16]> {
+    random_secret().ok()?.first_chunk().copied()
 }
 
 /// All models in the book, of others.

@@ -4,18 +4,23 @@
 //! [[provide.model]] ─▶ entry ─▶ offer (models, devices)
 //!                        │          ▲ those that answer
 //!                        ▼          │
-//!   driver ──leases──▶ serving ──questions──▶ upstream ──HTTP──▶ a model's server
-//!   peers  ──calls───▶    └──▶ tokens used, for receipts
+//!   driver ──leases──▶ serving ──questions──▶ source ─┬▶ upstream ──HTTP──▶ a model's server
+//!   peers  ──calls───▶    └──▶ tokens used,           └▶ own ──▶ a worker of this node
+//!                              for receipts
 //! ```
 //!
 //! An operator who runs a server with an OpenAI-compatible interface puts its models on
-//! the exchange: [`entry`] is what he says of them, [`upstream`] speaks with the server, and
-//! nothing that a client says can make it speak with another; [`serving`] holds the leases,
-//! gives each question a place, and counts tokens. A model is offered while its server
-//! answers, and only then.
+//! the exchange, or gives the file of a model to this node's own worker: [`entry`] is what
+//! he says of them. [`upstream`] speaks with the server, and nothing that a client says can
+//! make it speak with another; [`own`] speaks with the worker, in the form that clients
+//! know ([`openai`]). [`serving`] holds the leases, gives each question a place, and counts
+//! tokens. A model is offered while it answers, and only then.
 //!
-//! Absent: prices and credit (the core's), and models that run in this node's own workers.
+//! Absent: prices and credit (the core's), and what a model computes (the executor's).
 
 pub mod entry;
+pub mod openai;
+pub mod own;
 pub mod serving;
+pub mod source;
 pub mod upstream;

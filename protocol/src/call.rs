@@ -21,10 +21,12 @@ use bincode::{Decode, Encode};
 
 use crate::{
     ids::AgreementId,
-    limits::{CALL_EVENT_BYTES_MAX, CALL_QUESTION_BYTES_MAX},
+    limits::{
+        CALL_BEGUN_TOKENS_MAX, CALL_EVENT_BYTES_MAX, CALL_EVENT_TOKENS_MAX, CALL_QUESTION_BYTES_MAX,
+    },
     message::Decline,
     registry::Endpoint,
-    wire::{self, Bytes, WireError},
+    wire::{self, Bytes, List, WireError},
 };
 
 /// What the client says, once.
@@ -36,8 +38,24 @@ pub struct Question {
     pub endpoint: Endpoint,
     /// Whether the answer comes event by event; else as one.
     pub streams: bool,
+    /// What the answer is called, wherever it is written: no two are the same. Where the
+    /// question has no seed of its own, chance is drawn from it.
+    pub answer: [u8; 16],
+    /// When it was asked: seconds since 1970.
+    pub asked_s: u64,
+    /// What is written of it already.
+    pub begun: Begun,
     /// The question itself, as JSON.
     pub body: Bytes<CALL_QUESTION_BYTES_MAX>,
+}
+
+/// What was written of an answer: all that another needs who has the same weights.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Begun {
+    /// Its tokens.
+    pub tokens: List<u32, CALL_BEGUN_TOKENS_MAX>,
+    /// How often chance was asked for them.
+    pub draws: u64,
 }
 
 /// What the provider says.
@@ -46,6 +64,15 @@ pub enum Part {
     /// A piece of the answer: the next event, or the next bytes of an answer that comes as
     /// one.
     Event(Bytes<CALL_EVENT_BYTES_MAX>),
+    /// The next event of an answer that another could go on with after it.
+    Wrote {
+        /// The event.
+        event: Bytes<CALL_EVENT_BYTES_MAX>,
+        /// The tokens since the last such event.
+        tokens: List<u32, CALL_EVENT_TOKENS_MAX>,
+        /// How often chance was asked for the answer so far.
+        draws: u64,
+    },
     /// The answer is whole, or was stopped: so many tokens were read and written.
     Done {
         /// Read,
@@ -94,12 +121,16 @@ impl Part {
     }
 }
 
-/// Bytes beside the text itself.
-const BESIDE_TEXT: usize = 256;
+/// Bytes beside texts and tokens.
+const BESIDE: usize = 256;
+/// Bytes of a token, at most.
+const TOKEN_BYTES: usize = 5;
 /// Bytes of a [`Question`] as it travels.
-pub const QUESTION_FRAME_BYTES_MAX: usize = CALL_QUESTION_BYTES_MAX + BESIDE_TEXT;
+pub const QUESTION_FRAME_BYTES_MAX: usize =
+    CALL_QUESTION_BYTES_MAX + TOKEN_BYTES * CALL_BEGUN_TOKENS_MAX + BESIDE;
 /// Bytes of a [`Part`] as it travels.
-pub const PART_FRAME_BYTES_MAX: usize = CALL_EVENT_BYTES_MAX + BESIDE_TEXT;
+pub const PART_FRAME_BYTES_MAX: usize =
+    CALL_EVENT_BYTES_MAX + TOKEN_BYTES * CALL_EVENT_TOKENS_MAX + BESIDE;
 
 #[cfg(test)]
 mod tests {
@@ -112,12 +143,23 @@ mod tests {
             agreement: AgreementId(Hash::of(b"lease")),
             endpoint: Endpoint::CHAT_COMPLETIONS,
             streams: true,
+            answer: [0xff; 16],
+            asked_s: u64::MAX,
+            begun: Begun {
+                tokens: List::new(vec![u32::MAX; CALL_BEGUN_TOKENS_MAX]).unwrap(),
+                draws: u64::MAX,
+            },
             body: Bytes::new(vec![b' '; CALL_QUESTION_BYTES_MAX]).unwrap(),
         };
         assert_eq!(Question::decode(&question.encode()), Ok(question));
         let text = Bytes::new(vec![b'x'; CALL_EVENT_BYTES_MAX]).unwrap();
         for part in [
             Part::Event(text.clone()),
+            Part::Wrote {
+                event: text.clone(),
+                tokens: List::new(vec![u32::MAX; CALL_EVENT_TOKENS_MAX]).unwrap(),
+                draws: u64::MAX,
+            },
             Part::Refused {
                 status: 400,
                 body: text,

@@ -92,6 +92,11 @@ pub const MODELS_MAX: usize = 64;
 pub const CALL_QUESTION_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one event of an answer, or of one piece of an answer that comes as one.
 pub const CALL_EVENT_BYTES_MAX: usize = 64 << 10;
+/// Tokens of an answer that another goes on with: as long as most models go.
+pub const CALL_BEGUN_TOKENS_MAX: usize = 1 << 16;
+/// Tokens that one event of an answer brings at most. Text that is held back until it is
+/// certain comes with several.
+pub const CALL_EVENT_TOKENS_MAX: usize = 256;
 /// Extensions at the end of a body.
 pub const EXTENSIONS_MAX: usize = 8;
 /// Bytes in one extension.

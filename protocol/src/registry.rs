@@ -277,6 +277,8 @@ registered! {
         NO_MODEL = 32, "no-model";
         /// The model's server does not answer.
         MODEL_DOWN = 33, "model-down";
+        /// It can't go on with an answer that another has begun.
+        NOT_RESUMABLE = 34, "not-resumable";
 
         /// The job's program is wrong.
         INVALID_PROGRAM = 40, "invalid-program";
@@ -374,6 +376,7 @@ impl Reason {
             Self::NO_RUNTIME => "it does not run this kind of job",
             Self::NO_MODEL => "it does not serve this model",
             Self::MODEL_DOWN => "the model's server does not answer; another provider may serve it",
+            Self::NOT_RESUMABLE => "it can't go on with an answer that another has begun",
             Self::NO_FEATURE => "it lacks a feature that the job asks for",
             Self::NO_DEVICE => "it has no device of the kind that the job asks for",
             Self::TOO_LITTLE_MEMORY => {

@@ -89,7 +89,6 @@ impl Writer {
         self
     }
 
-    #[cfg(test)]
     pub(super) fn without(&mut self, key: &str) -> &mut Self {
         self.entries.retain(|(other, _)| other != key);
         self
@@ -188,10 +187,13 @@ const HEADS: u32 = 6;
 const KV_HEADS: u32 = 2;
 
 /// The file of a small random model, another for each seed: it speaks nonsense, always the
-/// same, and does so in a millisecond.
+/// same, a token in a millisecond, and comes to no end by itself.
 pub fn small_model(seed: u64) -> Vec<u8> {
-    random_model(TensorType::Q8_0, true, seed)
-        .number("llama.context_length", 4096)
+    let mut file = random_model(TensorType::Q8_0, true, seed);
+    // No names that mean an end.
+    named_vocabulary(&mut file, ["<|none|>", "<|turn|>", "<|over|>"]);
+    file.number("llama.context_length", 4096)
+        .without("tokenizer.ggml.eos_token_id")
         .file()
 }
 
@@ -247,22 +249,31 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64) -> Writer {
 /// Tokens of [`vocabulary`]: control, bytes, two merges, and one to be kept whole.
 pub(super) const VOCABULARY: usize = 3 + 256 + 2 + 1;
 
-/// A small vocabulary: token 0 to 2 are `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`.
+/// What tokens 0 to 2 of [`tiny`] are called.
+const CONTROLS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+/// A small vocabulary.
 pub(super) fn vocabulary(file: &mut Writer) {
+    named_vocabulary(file, CONTROLS);
+}
+
+/// The same, its control tokens called so.
+fn named_vocabulary(file: &mut Writer, controls: [&str; 3]) {
     let mut others = (256..).filter_map(char::from_u32);
     let byte = |byte: u8| match byte {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte).to_string(),
         _ => others.next().unwrap_or_default().to_string(),
     };
-    let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut tokens: Vec<String> = controls.map(str::to_owned).to_vec();
     tokens.extend((0..=u8::MAX).map(byte));
     tokens.extend(["he", "Ġhe", "[whole]"].map(str::to_owned));
     let mut kinds = vec![1; tokens.len()];
     kinds[..3].fill(3);
     kinds[tokens.len() - 1] = 4;
-    let template = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let [_, begin, end] = controls;
+    let template = format!(
+        "{{% for message in messages %}}{{{{ '{begin}' + message['role'] + '\n' + message['content'] + '{end}\n' }}}}{{% endfor %}}{{% if add_generation_prompt %}}{{{{ '{begin}assistant\n' }}}}{{% endif %}}"
+    );
     file.text("tokenizer.ggml.model", "gpt2")
         .text("tokenizer.ggml.pre", "smollm")
         .texts("tokenizer.ggml.tokens", &tokens)
@@ -274,5 +285,5 @@ pub(super) fn vocabulary(file: &mut Writer) {
         .number("tokenizer.ggml.bos_token_id", 1)
         .number("tokenizer.ggml.eos_token_id", 2)
         .flag("tokenizer.ggml.add_bos_token", false)
-        .text("tokenizer.chat_template", template);
+        .text("tokenizer.chat_template", &template);
 }

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! question ─▶ first word ──▶ pieces … ──▶ Done ─▶ counted, place given back
-//!               └─ a no: somebody else is asked      └─ broke off: an error, the lease is left
+//!     ▲         └─ a no: somebody       └─ broke off: counted, the lease is left
+//!     │             else is asked             │
+//!     └── the same, with what was written ────┤ another with the same weights
+//!                                             └─ nobody: an error
 //! who asked hangs up ─▶ our half ends ─▶ the provider stops, and says Done
 //! ```
 //!
@@ -10,30 +13,28 @@
 //! still brought to its end, counted and paid: it ends at once, but what was written until
 //! then was written.
 //!
-//! What a provider claims is believed as far as it can be: a token is at least a byte of
-//! what was read or written, and of an answer that came event by event there is at least
-//! one event for each few tokens. What goes beyond is not counted, so that the receipt is
-//! disputed.
+//! What a provider claims is believed as far as it can be. One that says which tokens it
+//! wrote is paid for these. Of others a token is at least a byte of what was read or
+//! written, and of an answer that came event by event there is at least one event for each
+//! few tokens. What goes beyond is not counted, so that the receipt is disputed.
 //!
 //! Absent: what the text means.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use suanli_protocol::{
-    call::{PART_FRAME_BYTES_MAX, Part, Question},
-    ids::AgreementId,
+    call::{Begun, PART_FRAME_BYTES_MAX, Part, Question},
+    ids::{AgreementId, PeerId},
     registry::Reason,
+    wire::List,
 };
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 
-use super::leases::Place;
-use crate::{
-    handle::NodeHandle,
-    transport::{CallReader, CallWriter},
-};
+use super::{Asker, Gateway, SETTLE, TRIES, leases::Place};
+use crate::transport::{CallReader, CallWriter};
 
 /// How long the first word may take: a long question in a long line.
 const FIRST_WAIT: Duration = Duration::from_secs(600);
@@ -83,32 +84,24 @@ pub enum Piece {
 impl Answer {
     /// Asks, and waits for the first word.
     pub(super) async fn begin(
-        handle: &NodeHandle,
+        gateway: &Gateway,
+        asker: &Asker,
         mut place: Place,
         question: Question,
     ) -> Result<Self, NoAnswer> {
-        let lost = |place: &mut Place, words: &str| {
-            place.fails();
-            Err(NoAnswer::Lost(words.to_owned()))
-        };
-        let call = match handle.call(place.provider).await {
-            Ok(Ok(call)) => call,
-            Ok(Err(why)) => return lost(&mut place, &why.to_string()),
-            Err(_) => return Err(NoAnswer::Gone),
-        };
-        let (reader, mut writer) = call.split();
-        if let Err(error) = writer.send(&question.encode()).await {
-            return lost(&mut place, &error.to_string());
-        }
-        let count = Count::of(&question, place.agreement);
+        let call = call(gateway, &mut place, &question).await?;
         let hears = Hears {
-            handle: handle.clone(),
+            gateway: gateway.clone(),
+            asker: asker.clone(),
+            count: Count::of(&question, place.agreement),
             place,
-            count,
+            written: Written::default(),
+            question,
+            left: BTreeSet::new(),
         };
         let (begins, begun) = oneshot::channel();
         let (pieces, answer) = mpsc::channel(PIECES_MAX);
-        tokio::spawn(hears.hear((reader, writer), begins, pieces));
+        tokio::spawn(hears.hear(call, begins, pieces));
         match begun.await {
             Ok(Ok(())) => Ok(Self { pieces: answer }),
             Ok(Err(no)) => Err(no),
@@ -122,71 +115,139 @@ impl Answer {
     }
 }
 
+/// Calls a provider, and says the question.
+async fn call(
+    gateway: &Gateway,
+    place: &mut Place,
+    question: &Question,
+) -> Result<Halves, NoAnswer> {
+    let why = match gateway.handle.call(place.provider).await {
+        Ok(Ok(call)) => {
+            let (reader, mut writer) = call.split();
+            match writer.send(&question.encode()).await {
+                Ok(()) => return Ok((reader, writer)),
+                Err(error) => error.to_string(),
+            }
+        }
+        Ok(Err(why)) => why.to_string(),
+        Err(_) => return Err(NoAnswer::Gone),
+    };
+    place.fails();
+    Err(NoAnswer::Lost(why))
+}
+
 async fn next(reader: &mut CallReader) -> Option<Part> {
     let frame = reader.receive(PART_FRAME_BYTES_MAX).await.ok()??;
     Part::decode(&frame).ok()
 }
 
-/// What was seen of an answer.
+/// What was seen of an answer of one provider.
 #[derive(Debug)]
 struct Count {
     agreement: AgreementId,
     streams: bool,
     question_bytes: u64,
+    begun: u64,
     events: u64,
     bytes: u64,
+    /// Tokens that it named; none once an event came without.
+    tokens: Option<u64>,
 }
 
 impl Count {
     fn of(question: &Question, agreement: AgreementId) -> Self {
+        let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         Self {
             agreement,
             streams: question.streams,
-            question_bytes: u64::try_from(question.body.len()).unwrap_or(u64::MAX),
+            question_bytes: length(question.body.len()),
+            begun: length(question.begun.tokens.len()),
             events: 0,
             bytes: 0,
+            tokens: Some(0),
         }
     }
 
-    fn add(&mut self, piece: &[u8]) {
+    fn add(&mut self, piece: &[u8], tokens: Option<usize>) {
         self.events += 1;
         let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
         self.bytes = self.bytes.saturating_add(bytes);
+        let tokens = tokens.and_then(|tokens| u64::try_from(tokens).ok());
+        self.tokens = self.tokens.zip(tokens).map(|(sum, more)| sum + more);
     }
 
     /// Of what is claimed as much as can be.
     fn believe(&self, (read, written): (u64, u64)) -> (u64, u64) {
-        let most = match self.streams {
-            true => self.events.saturating_mul(PER_EVENT),
-            false => u64::MAX,
+        let most = match self.tokens {
+            Some(tokens) if self.events > 0 => tokens,
+            _ if self.streams => (self.events.saturating_mul(PER_EVENT)).min(self.bytes),
+            _ => self.bytes,
         };
+        let asked = self.question_bytes.saturating_add(AROUND_QUESTION);
         (
-            read.min(self.question_bytes.saturating_add(AROUND_QUESTION)),
-            written.min(self.bytes).min(most),
+            read.min(asked.saturating_add(self.begun)),
+            written.min(most),
         )
     }
 
     /// The most that an honest provider can claim of an answer that broke off.
     fn broken(&self) -> (u64, u64) {
-        match self.events {
-            0 => (0, 0),
-            _ => self.believe((u64::MAX, self.events.saturating_add(ON_THE_WAY))),
+        let (read, most) = self.believe((u64::MAX, self.events.saturating_add(ON_THE_WAY)));
+        match (self.events, self.tokens) {
+            (0, _) => (0, 0),
+            (_, Some(tokens)) => (read, tokens.saturating_add(ON_THE_WAY)),
+            (_, None) => (read, most),
         }
     }
 }
 
+/// What is written of an answer, if another could go on with it.
+#[derive(Debug, Default)]
+struct Written {
+    tokens: Vec<u32>,
+    draws: u64,
+    /// Something came that nobody else can go on after.
+    is_plain: bool,
+}
+
+impl Written {
+    fn begun(&self) -> Option<Begun> {
+        let tokens = List::new(self.tokens.clone()).ok()?;
+        (!self.is_plain).then_some(Begun {
+            tokens,
+            draws: self.draws,
+        })
+    }
+}
+
+/// How a provider's part of an answer ended.
+enum Ending {
+    /// The answer is over, or nobody wants the rest; so many tokens were read and written.
+    Over((u64, u64)),
+    /// The provider is lost.
+    Lost,
+}
+
+/// Both halves of a call.
+type Halves = (CallReader, CallWriter);
+
 /// Hears an answer to its end.
 struct Hears {
-    handle: NodeHandle,
+    gateway: Gateway,
+    asker: Asker,
+    question: Question,
     place: Place,
     count: Count,
+    written: Written,
+    /// Providers that were lost on the way.
+    left: BTreeSet<PeerId>,
 }
 
 impl Hears {
     /// Waits for the first word, for as long as somebody wants to hear it.
     async fn hear(
         mut self,
-        (mut reader, mut writer): (CallReader, CallWriter),
+        (mut reader, mut writer): Halves,
         mut begins: oneshot::Sender<Result<(), NoAnswer>>,
         pieces: mpsc::Sender<Piece>,
     ) {
@@ -197,64 +258,154 @@ impl Hears {
                 return self.tell(tokens).await;
             }
         };
-        let no = match first {
-            Some(first @ (Part::Event(_) | Part::Done { .. })) => {
+        match self.begins(first) {
+            Ok(first) => {
                 let _ = begins.send(Ok(()));
-                return self.pass(first, (reader, writer), pieces).await;
+                self.pass_all(first, (reader, writer), pieces).await;
             }
-            Some(Part::Refused { status, body }) => NoAnswer::Refused(status, body.into_vec()),
+            Err(no) => {
+                // The place is given back before somebody asks for the next.
+                drop(self);
+                let _ = begins.send(Err(no));
+            }
+        }
+    }
+
+    /// Whether a first word begins an answer.
+    fn begins(&mut self, first: Option<Part>) -> Result<Part, NoAnswer> {
+        match first {
+            Some(first @ (Part::Event(_) | Part::Wrote { .. } | Part::Done { .. })) => Ok(first),
+            Some(Part::Refused { status, body }) => Err(NoAnswer::Refused(status, body.into_vec())),
             Some(Part::Declined(decline)) => {
-                if decline.reason != Reason::BUSY && decline.reason != Reason::QUOTE_UNKNOWN {
+                let may_be_well = [Reason::BUSY, Reason::QUOTE_UNKNOWN, Reason::NOT_RESUMABLE];
+                if !may_be_well.contains(&decline.reason) {
                     self.place.fails();
                 }
-                NoAnswer::Declined(decline.reason)
+                Err(NoAnswer::Declined(decline.reason))
             }
             None => {
                 self.place.fails();
-                NoAnswer::Lost("the provider ended the call".to_owned())
+                Err(NoAnswer::Lost("the provider ended the call".to_owned()))
             }
-        };
-        // The place is given back before somebody asks for the next.
-        drop(self);
-        let _ = begins.send(Err(no));
+        }
     }
 
-    async fn tell(mut self, tokens: (u64, u64)) {
+    /// Says what a provider's part of the answer took.
+    async fn tell(&mut self, tokens: (u64, u64)) {
         self.place.uses(tokens);
-        let _ = self.handle.counted(self.count.agreement, tokens).await;
+        let counted = self.gateway.handle.counted(self.count.agreement, tokens);
+        let _ = counted.await;
     }
 
-    async fn pass(
-        mut self,
-        first: Part,
-        (mut reader, mut writer): (CallReader, CallWriter),
-        pieces: mpsc::Sender<Piece>,
-    ) {
-        let mut part = Some(first);
-        let tokens = loop {
-            match part {
-                Some(Part::Event(piece)) => {
-                    self.count.add(&piece);
-                    if pieces.send(Piece::Event(piece.into_vec())).await.is_err() {
-                        break self.stop((&mut reader, &mut writer)).await;
-                    }
-                }
-                Some(Part::Done { read, written }) => {
-                    let _ = pieces.send(Piece::Done).await;
-                    break self.count.believe((read, written));
-                }
-                Some(Part::Refused { .. } | Part::Declined(_)) | None => {
+    /// Passes pieces on until the answer is over, from one provider after the other.
+    async fn pass_all(mut self, first: Part, call: Halves, pieces: mpsc::Sender<Piece>) {
+        let mut part = Some((first, call));
+        while let Some((first, call)) = part.take() {
+            match self.pass(first, call, &pieces).await {
+                Ending::Over(tokens) => return self.tell(tokens).await,
+                Ending::Lost => {
                     self.place.fails();
-                    let _ = pieces.send(Piece::Broken).await;
-                    break self.count.broken();
+                    self.tell(self.count.broken()).await;
                 }
             }
             part = tokio::select! {
-                part = timeout(SILENCE_MAX, next(&mut reader)) => part.ok().flatten(),
-                () = pieces.closed() => break self.stop((&mut reader, &mut writer)).await,
+                part = self.go_on() => part,
+                () = pieces.closed() => return,
             };
-        };
-        self.tell(tokens).await;
+        }
+        let _ = pieces.send(Piece::Broken).await;
+    }
+
+    async fn pass(
+        &mut self,
+        first: Part,
+        (mut reader, mut writer): Halves,
+        pieces: &mpsc::Sender<Piece>,
+    ) -> Ending {
+        let mut part = Some(first);
+        loop {
+            match part {
+                Some(Part::Done { read, written }) => {
+                    let _ = pieces.send(Piece::Done).await;
+                    return Ending::Over(self.count.believe((read, written)));
+                }
+                Some(part) => match self.note(part) {
+                    Some(piece) => {
+                        if pieces.send(Piece::Event(piece)).await.is_err() {
+                            return Ending::Over(self.stop((&mut reader, &mut writer)).await);
+                        }
+                    }
+                    None => return Ending::Lost,
+                },
+                None => return Ending::Lost,
+            }
+            part = tokio::select! {
+                part = timeout(SILENCE_MAX, next(&mut reader)) => part.ok().flatten(),
+                () = pieces.closed() => {
+                    return Ending::Over(self.stop((&mut reader, &mut writer)).await);
+                }
+            };
+        }
+    }
+
+    /// Counts a piece; none if it is no piece.
+    fn note(&mut self, part: Part) -> Option<Vec<u8>> {
+        match part {
+            Part::Event(event) => {
+                self.written.is_plain = true;
+                self.count.add(&event, None);
+                Some(event.into_vec())
+            }
+            Part::Wrote {
+                event,
+                tokens,
+                draws,
+            } => {
+                self.count.add(&event, Some(tokens.len()));
+                self.written.tokens.extend_from_slice(&tokens);
+                self.written.draws = draws;
+                Some(event.into_vec())
+            }
+            Part::Done { .. } | Part::Refused { .. } | Part::Declined(_) => None,
+        }
+    }
+
+    /// Another provider that goes on, and its first word.
+    async fn go_on(&mut self) -> Option<(Part, Halves)> {
+        let weights = self.place.weights?;
+        self.question.begun = self.written.begun()?;
+        self.left.insert(self.place.provider);
+        for _ in 0..TRIES {
+            let others = self.gateway.others(&self.asker.model, weights).await;
+            let avoid = others.ok()?.union(&self.left).copied().collect();
+            let taken = (self.gateway.leases)
+                .take(&self.asker.principal, &self.asker.model, &avoid)
+                .await;
+            let place = taken.ok()?;
+            if place.weights != Some(weights) {
+                self.left.insert(place.provider);
+                continue;
+            }
+            self.question.agreement = place.agreement;
+            self.count = Count::of(&self.question, place.agreement);
+            self.place = place;
+            match self.ask_again().await {
+                Ok(begun) => {
+                    tracing::info!(provider = %self.place.provider, "an answer goes on elsewhere");
+                    return Some(begun);
+                }
+                Err(NoAnswer::Declined(Reason::QUOTE_UNKNOWN)) => tokio::time::sleep(SETTLE).await,
+                Err(_) => drop(self.left.insert(self.place.provider)),
+            }
+        }
+        None
+    }
+
+    async fn ask_again(&mut self) -> Result<(Part, Halves), NoAnswer> {
+        let (mut reader, writer) = call(&self.gateway, &mut self.place, &self.question).await?;
+        let first = timeout(FIRST_WAIT, next(&mut reader)).await;
+        let first = self.begins(first.ok().flatten())?;
+        Ok((first, (reader, writer)))
     }
 
     /// Nobody wants the rest: the provider is told, and says what it came to.
@@ -263,9 +414,8 @@ impl Hears {
         let last = async {
             loop {
                 match next(reader).await? {
-                    Part::Event(piece) => self.count.add(&piece),
                     Part::Done { read, written } => return Some((read, written)),
-                    Part::Refused { .. } | Part::Declined(_) => return None,
+                    part => drop(self.note(part)?),
                 }
             }
         };
@@ -291,6 +441,9 @@ mod tests {
             agreement: AgreementId(Hash::of(b"lease")),
             endpoint: Endpoint::CHAT_COMPLETIONS,
             streams,
+            answer: [0; 16],
+            asked_s: 0,
+            begun: Begun::default(),
             body: Bytes::new(vec![b'x'; 100]).unwrap(),
         };
         Count::of(&question, question.agreement)
@@ -300,26 +453,38 @@ mod tests {
     fn no_more_tokens_are_believed_than_there_can_be() {
         let mut count = count(true);
         assert_eq!(count.believe((5, 5)), (5, 0));
-        count.add(&[b'x'; 1000]);
+        count.add(&[b'x'; 1000], None);
         assert_eq!(count.believe((5, 5)), (5, 5));
         assert_eq!(
             count.believe((u64::MAX, u64::MAX)),
             (100 + AROUND_QUESTION, PER_EVENT)
         );
         for _ in 0..9 {
-            count.add(b"y");
+            count.add(b"y", None);
         }
         assert_eq!(count.believe((0, 2000)).1, 640);
         let mut whole = self::count(false);
-        whole.add(&[b'x'; 1000]);
+        whole.add(&[b'x'; 1000], None);
         assert_eq!(whole.believe((0, 2000)).1, 1000);
+    }
+
+    #[test]
+    fn tokens_that_were_named_are_what_is_paid() {
+        let mut count = count(true);
+        count.add(&[b'x'; 1000], Some(0));
+        count.add(&[b'x'; 1000], Some(2));
+        assert_eq!(count.believe((5, 1)), (5, 1));
+        assert_eq!(count.believe((5, 2000)), (5, 2));
+        assert_eq!(count.broken(), (100 + AROUND_QUESTION, 2 + ON_THE_WAY));
+        count.add(&[b'x'; 1000], None);
+        assert_eq!(count.believe((5, 2000)), (5, 3 * PER_EVENT));
     }
 
     #[test]
     fn of_what_broke_off_a_little_more_than_came_may_be_claimed() {
         let mut count = count(true);
         assert_eq!(count.broken(), (0, 0));
-        count.add(&[b'x'; 100]);
+        count.add(&[b'x'; 100], None);
         assert_eq!(count.broken(), (100 + AROUND_QUESTION, 64));
     }
 }

@@ -35,6 +35,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
+use super::Served;
 use crate::{
     api::types::JobEventInfo,
     data_dir::random_secret,
@@ -78,6 +79,8 @@ pub struct Place {
     pub agreement: AgreementId,
     /// and with whom.
     pub provider: PeerId,
+    /// What the provider says of the model's weights, if it is known.
+    pub weights: Option<BlobId>,
     job: JobId,
     /// Whether the provider has failed.
     failed: bool,
@@ -200,6 +203,8 @@ struct Lease {
     until: Wall,
     /// The last agreement, and with whom.
     agreed: Option<(PeerId, AgreementId)>,
+    /// What the provider says of the model's weights.
+    weights: Option<BlobId>,
     /// Whether it stands.
     stands: bool,
     /// Those who are not asked.
@@ -349,6 +354,7 @@ impl Desk {
                 model,
                 until,
                 agreed: None,
+                weights: None,
                 stands: false,
                 avoid,
                 calls: 0,
@@ -373,6 +379,7 @@ impl Desk {
             } => {
                 lease.agreed = Some((peer, agreement));
                 lease.stands = false;
+                lease.weights = weights(&self.handle, peer, &lease.model).await;
             }
             JobEventInfo::Started => {
                 let Some((_, agreement)) = lease.agreed else {
@@ -467,6 +474,14 @@ impl Desk {
     }
 }
 
+/// What a provider's offer says of a model's weights.
+async fn weights(handle: &NodeHandle, provider: PeerId, model: &Name) -> Option<BlobId> {
+    let served = super::served(handle).await.ok()?;
+    let mut served = served.iter();
+    let is_it = |one: &&Served| one.provider == provider && one.model.name == *model;
+    Some(served.find(is_it)?.model.weights)
+}
+
 /// The job that a lease is.
 fn order(
     (principal, model): (&Name, &Name),
@@ -542,6 +557,7 @@ fn give(
     let place = Place {
         agreement,
         provider,
+        weights: lease.weights,
         job,
         failed: false,
         used: (0, 0),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use suanli_executor::{limits::MODEL_THREADS_MAX, quantity::ByteSize};
 use suanli_protocol::{
     ids::{BlobId, Hash},
     limits::{MODELS_MAX, NAME_BYTES_MAX},
@@ -25,8 +26,18 @@ const PLACES_MAX: u16 = 4096;
 pub struct ModelEntry {
     /// What clients call it.
     pub name: String,
-    /// Its server: `http://HOST:PORT`, below which its `/v1` is.
-    pub upstream: String,
+    /// Its server: `http://HOST:PORT`, below which its `/v1` is;
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// or its file, in the form GGUF, for a worker of this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Threads of that worker: as many as the machine has cores, if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Bytes of memory for what its conversations have said so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<ByteSize>,
     /// What the server calls it, if not the same.
     #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
@@ -37,7 +48,8 @@ pub struct ModelEntry {
     pub price_in: Amount,
     /// and that it writes.
     pub price_out: Amount,
-    /// Tokens of context.
+    /// Tokens of context; what a file's model was made for, if it does not say.
+    #[serde(default, skip_serializing_if = "is_unsaid")]
     pub context: u32,
     /// Conversations at once.
     #[serde(default = "four")]
@@ -55,9 +67,14 @@ pub struct ModelEntry {
     /// What computes: a name,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub device: String,
-    /// and a kind: `cpu`, `gpu` or `npu`.
-    #[serde(default = "gpu")]
+    /// and a kind: `cpu`, `gpu` or `npu`. A worker of this node is `cpu`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_unsaid(number: &u32) -> bool {
+    *number == 0
 }
 
 const fn four() -> u16 {
@@ -68,10 +85,6 @@ const fn sixteen() -> u16 {
     16
 }
 
-fn gpu() -> String {
-    "gpu".to_owned()
-}
-
 impl ModelEntry {
     /// What its server calls it.
     pub fn alias(&self) -> &str {
@@ -79,14 +92,19 @@ impl ModelEntry {
     }
 
     fn kind(&self) -> Option<DeviceKind> {
-        DeviceKind::named(&self.kind)
+        match (self.kind.as_str(), &self.file) {
+            ("", Some(_)) => Some(DeviceKind::CPU),
+            ("", None) => Some(DeviceKind::GPU),
+            (name, _) => DeviceKind::named(name),
+        }
     }
 
     /// The hash that it goes by. Who does not say has weights that are nobody else's.
     pub fn weights(&self) -> BlobId {
         let said = self.weights.as_deref().and_then(|hex| hex.parse().ok());
         said.unwrap_or_else(|| {
-            let own = format!("{} at {}", self.alias(), self.upstream);
+            let place = self.upstream.as_deref().unwrap_or_default();
+            let own = format!("{} at {place}", self.alias());
             BlobId(Hash::of(own.as_bytes()))
         })
     }
@@ -99,12 +117,7 @@ impl ModelEntry {
                 "a name has 1 to {NAME_BYTES_MAX} bytes of visible text"
             ));
         }
-        if let Err(why) = Base::parse(&self.upstream) {
-            return says(&format!("upstream = {:?}: {why}", self.upstream));
-        }
-        if self.context == 0 {
-            return says("context is the number of tokens that it can hold, above 0");
-        }
+        self.check_source()?;
         let allowed = 1..=PLACES_MAX;
         if !allowed.contains(&self.places) || !allowed.contains(&self.leases) {
             return says(&format!("places and leases are 1 to {PLACES_MAX}"));
@@ -132,15 +145,51 @@ impl ModelEntry {
         Ok(())
     }
 
+    fn check_source(&self) -> Result<(), String> {
+        let says = |what: &str| Err(format!("model {:?}: {what}", self.name));
+        match (&self.upstream, &self.file) {
+            (Some(_), Some(_)) | (None, None) => {
+                return says("give either `upstream`, the address of its server, or `file`");
+            }
+            (Some(upstream), None) => {
+                if let Err(why) = Base::parse(upstream) {
+                    return says(&format!("upstream = {upstream:?}: {why}"));
+                }
+                if self.context == 0 {
+                    return says("context is the number of tokens that it can hold, above 0");
+                }
+                if self.threads.is_some() || self.cache.is_some() {
+                    return says("`threads` and `cache` are of a model with a `file`");
+                }
+            }
+            (None, Some(_)) => {
+                if self.alias.is_some() || self.key_file.is_some() || self.weights.is_some() {
+                    return says(
+                        "`as`, `key_file` and `weights` are of a model with an `upstream`",
+                    );
+                }
+                let allowed = 1..=MODEL_THREADS_MAX;
+                let threads = self
+                    .threads
+                    .and_then(|threads| usize::try_from(threads).ok());
+                if !threads.is_none_or(|threads| allowed.contains(&threads)) {
+                    return says(&format!("threads are 1 to {MODEL_THREADS_MAX}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn device(&self) -> Device {
         let runtime = RuntimeOffer {
             runtime: Runtime::MODEL,
             version: 1,
             features: List::default(),
         };
-        let name = match self.device.as_str() {
-            "" => "model server",
-            name => name,
+        let name = match (self.device.as_str(), &self.file) {
+            ("", Some(_)) => "processor",
+            ("", None) => "model server",
+            (name, _) => name,
         };
         Device {
             kind: self.kind().unwrap_or_default(),

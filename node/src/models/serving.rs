@@ -12,8 +12,7 @@
 //! none waits in line, and the line has an end. Tokens count when the call is over, by the
 //! server's own count; if it is given up in the middle, by what has been sent.
 //!
-//! Absent: turns that are fair between leases (the line is by time of coming), and going on
-//! with another's answer.
+//! Absent: turns that are fair between leases (the line is by time of coming).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,7 +28,7 @@ use suanli_protocol::{
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input},
     registry::{Endpoint, Reason},
     units::{Usage, Wall},
-    wire::Bytes,
+    wire::{Bytes, List, Text},
 };
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -37,8 +36,8 @@ use tokio::{
 };
 
 use super::{
-    entry::ModelEntry,
-    upstream::{Answer, Base, Tokens, Upstream, UpstreamError},
+    source::{Answer, Event, Source},
+    upstream::{Tokens, UpstreamError},
 };
 use crate::{
     transport::{CallReader, CallStream, CallWriter},
@@ -62,29 +61,6 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const LAST_ANSWERS: Duration = Duration::from_secs(60);
 /// Answers of which it is remembered how fast they came.
 const SPEEDS_KEPT: usize = 32;
-
-/// Why the models can't be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServingError {
-    /// A key can't be read.
-    #[error("the key of model {model:?} can't be read from {path}: {source}")]
-    Key {
-        /// Of which model.
-        model: String,
-        /// Where it should be.
-        path: String,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// Its server's address is none.
-    #[error("model {model:?}: {why}")]
-    Address {
-        /// Of which model.
-        model: String,
-        /// What is wrong.
-        why: &'static str,
-    },
-}
 
 /// Tells the desk.
 #[derive(Debug, Clone)]
@@ -141,17 +117,10 @@ pub enum Said {
 
 impl Serving {
     /// Starts the desk on the current tokio runtime. It ends with the last of its tellers.
-    ///
-    /// # Errors
-    /// [`ServingError`].
-    pub fn start(
-        entries: &[ModelEntry],
-        offers: Vec<ModelOffer>,
-    ) -> Result<(Self, mpsc::Receiver<Said>), ServingError> {
-        let mut models = Vec::new();
-        for (entry, offer) in entries.iter().zip(offers) {
-            models.push(Model::new(entry, offer)?);
-        }
+    pub fn start(models: Vec<(ModelOffer, Source)>) -> (Self, mpsc::Receiver<Said>) {
+        let models = models.into_iter();
+        let models = models.map(|(offer, source)| Model::new(offer, source));
+        let models = models.collect();
         let (controls, control) = mpsc::channel(CONTROLS);
         let (orders, queue) = mpsc::channel(ORDERS);
         let (said, hears) = mpsc::channel(ORDERS);
@@ -169,7 +138,7 @@ impl Serving {
             orders,
             clients: known,
         };
-        Ok((serving, hears))
+        (serving, hears)
     }
 
     /// A lease begins.
@@ -219,7 +188,7 @@ impl Serving {
 #[derive(Debug)]
 struct Model {
     offer: ModelOffer,
-    upstream: Upstream,
+    source: Source,
     answers: bool,
     places: Arc<Semaphore>,
     line: Arc<Semaphore>,
@@ -227,31 +196,16 @@ struct Model {
 }
 
 impl Model {
-    fn new(entry: &ModelEntry, offer: ModelOffer) -> Result<Self, ServingError> {
-        let base = Base::parse(&entry.upstream).map_err(|why| ServingError::Address {
-            model: entry.name.clone(),
-            why,
-        })?;
-        let key = match &entry.key_file {
-            None => None,
-            Some(path) => {
-                let key = std::fs::read_to_string(path).map_err(|source| ServingError::Key {
-                    model: entry.name.clone(),
-                    path: path.display().to_string(),
-                    source,
-                })?;
-                Some(key.trim().to_owned())
-            }
-        };
-        let places = usize::from(entry.places);
-        Ok(Self {
+    fn new(offer: ModelOffer, source: Source) -> Self {
+        let places = usize::from(offer.places);
+        Self {
             offer,
-            upstream: Upstream::new(base, (entry.alias(), &entry.name), key.as_deref()),
+            source,
             answers: false,
             places: Arc::new(Semaphore::new(places)),
             line: Arc::new(Semaphore::new(places.saturating_mul(1 + LINE_PER_PLACE))),
             speeds: VecDeque::new(),
-        })
+        }
     }
 
     fn is(&self, wanted: &ModelRef) -> bool {
@@ -266,11 +220,16 @@ impl Model {
             all.sort_unstable();
             all.get(all.len() / 2).copied().unwrap_or(0)
         };
+        let facts = self.source.facts();
+        let known = self.offer.clone();
         ModelOffer {
+            context: facts.as_ref().map_or(known.context, |facts| facts.context),
+            quantisation: facts
+                .map_or(known.quantisation, |facts| Text::lossy(&facts.quantisation)),
             prefill_per_second: middle(|speed| speed.prefill_per_second),
             decode_per_second: middle(|speed| speed.decode_per_second),
             places_free: u16::try_from(self.places.available_permits()).unwrap_or(u16::MAX),
-            ..self.offer.clone()
+            ..known
         }
     }
 }
@@ -443,9 +402,9 @@ impl Desk {
             let Some(orders) = self.orders.upgrade() else {
                 return;
             };
-            let upstream = model.upstream.clone();
+            let source = model.source.clone();
             tokio::spawn(async move {
-                let result = upstream.probe().await;
+                let result = source.probe().await;
                 if let Err(why) = &result {
                     tracing::debug!(%why, "a model does not answer");
                 }
@@ -468,7 +427,7 @@ impl Desk {
         } else {
             tracing::warn!(
                 model = %model.offer.name,
-                "a model's server does not answer: it is not offered until it does"
+                "a model does not answer: it is not offered until it does"
             );
         }
         let live = self.models.iter().filter(|model| model.answers);
@@ -492,6 +451,9 @@ impl Desk {
         if !model.answers {
             return decline(call, Reason::MODEL_DOWN);
         }
+        if !question.begun.tokens.is_empty() && !model.source.resumes() {
+            return decline(call, Reason::NOT_RESUMABLE);
+        }
         let Ok(in_line) = Arc::clone(&model.line).try_acquire_owned() else {
             return decline(call, Reason::BUSY);
         };
@@ -500,7 +462,7 @@ impl Desk {
         };
         lease.calls += 1;
         let work = Work {
-            upstream: model.upstream.clone(),
+            source: model.source.clone(),
             places: Arc::clone(&model.places),
             question,
             stop: lease.stop.subscribe(),
@@ -545,7 +507,7 @@ fn decline((_reader, mut writer): (CallReader, CallWriter), reason: Reason) {
 
 /// A question, with all that its answer takes.
 struct Work {
-    upstream: Upstream,
+    source: Source,
     places: Arc<Semaphore>,
     question: Question,
     stop: watch::Receiver<bool>,
@@ -606,7 +568,7 @@ impl Work {
             endpoint, streams, ..
         } = self.question;
         let streams = streams && endpoint != Endpoint::EMBEDDINGS;
-        let asking = self.upstream.ask(endpoint, streams, &self.question.body);
+        let asking = self.source.ask(&self.question, streams);
         let answer = tokio::select! {
             answer = asking => answer,
             () = &mut stopped => return (nothing, None),
@@ -627,7 +589,7 @@ impl Work {
             Err(error) => return (Ending::No(no(error)), None),
         };
         for piece in bytes.chunks(CALL_EVENT_BYTES_MAX) {
-            if !send(writer, piece).await {
+            if !tell(writer, Event::Plain(piece.to_vec())).await {
                 return (Ending::Lost(tokens), None);
             }
         }
@@ -658,7 +620,7 @@ impl Work {
                     return (Ending::Lost(tokens), None);
                 }
             };
-            if !send(writer, &event).await {
+            if !tell(writer, event).await {
                 return (Ending::Lost(self.so_far(&answer)), None);
             }
             if answer.tokens().written > 0 {
@@ -686,11 +648,19 @@ impl Work {
 }
 
 /// Whether a piece of an answer has left.
-async fn send(writer: &mut CallWriter, piece: &[u8]) -> bool {
-    let Ok(bytes) = Bytes::new(piece.to_vec()) else {
-        return false;
+async fn tell(writer: &mut CallWriter, event: Event) -> bool {
+    let part = match event {
+        Event::Plain(bytes) => Bytes::new(bytes).map(Part::Event),
+        Event::Resumable(event) => Bytes::new(event.bytes).map(|bytes| Part::Wrote {
+            event: bytes,
+            tokens: List::truncated(event.tokens),
+            draws: event.draws,
+        }),
     };
-    writer.send(&Part::Event(bytes).encode()).await.is_ok()
+    match part {
+        Ok(part) => writer.send(&part.encode()).await.is_ok(),
+        Err(_) => false,
+    }
 }
 
 const fn done(tokens: Tokens) -> Part {

@@ -11,6 +11,7 @@
 
 mod accuracy;
 mod arrays;
+mod asking;
 mod bench;
 mod challenges;
 mod checkpoints;
@@ -22,6 +23,7 @@ mod kills;
 mod market;
 mod models;
 mod network;
+mod own_models;
 mod pausing;
 mod products;
 mod queueing;

@@ -1,0 +1,119 @@
+//! Questions to models, as a program of a node's own people asks them.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use serde_json::Value;
+use suanli_node::api::types::{ChannelInfo, PeerInfo};
+use suanli_protocol::units::Amount;
+use suanli_testnet::live::Node;
+
+use crate::network::{CLIENT, Network, PATIENCE, eventually};
+
+/// A connection that is so old stays.
+const SETTLED_MS: u64 = 4000;
+
+/// An answer to a request of a node's own people: its status, and its body.
+pub(crate) fn request(
+    node: &Node,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (u16, String) {
+    let mut stream = open(node, method, path, body);
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let chunked = head.to_ascii_lowercase().contains("chunked");
+    (
+        status,
+        if chunked {
+            unchunked(body)
+        } else {
+            body.to_owned()
+        },
+    )
+}
+
+pub(crate) fn open(node: &Node, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
+    let address = node.api().unwrap().address();
+    let token = std::fs::read_to_string(node.data_dir().join("api.token")).unwrap();
+    let token = token.trim();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+pub(crate) fn unchunked(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((length, rest)) = body.split_once("\r\n") {
+        let length = usize::from_str_radix(length.trim(), 16).unwrap();
+        if length == 0 {
+            break;
+        }
+        text.push_str(&rest[..length]);
+        body = rest[length..].trim_start_matches("\r\n");
+    }
+    text
+}
+
+pub(crate) fn ask(network: &Network, question: &Value) -> (u16, String) {
+    request(
+        network.node(CLIENT),
+        "POST",
+        "/v1/chat/completions",
+        Some(question),
+    )
+}
+
+/// The events of a stream.
+pub(crate) fn events(text: &str) -> Vec<Value> {
+    let data = text
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: "));
+    data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| data.into()))
+        .collect()
+}
+
+pub(crate) fn models(network: &Network) -> Vec<Value> {
+    let (status, body) = request(network.node(CLIENT), "GET", "/v1/models", None);
+    assert_eq!(status, 200, "{body}");
+    let list: Value = serde_json::from_str(&body).unwrap();
+    list["data"].as_array().unwrap().clone()
+}
+
+pub(crate) fn wait_for_providers(network: &Network, count: usize) {
+    eventually("the model is in the list", || {
+        let models = models(network);
+        let providers = models
+            .first()
+            .and_then(|model| model["providers"].as_array());
+        (providers.map_or(0, Vec::len) == count).then_some(())
+    });
+    // Two that have just met close the connections that they have too many of, and what is
+    // on these is lost.
+    eventually("the connections are as they will be", || {
+        let peers: Vec<PeerInfo> = network.api(CLIENT).get("/v1/peers").unwrap();
+        let are_old = peers.iter().all(|peer| peer.connected_ms >= SETTLED_MS);
+        are_old.then_some(())
+    });
+}
+
+/// What a node pays, or is paid, in all.
+pub(crate) fn total(network: &Network, node: &str) -> Amount {
+    let channels: Vec<ChannelInfo> = network.api(node).get("/v1/channels").unwrap();
+    let paid = channels
+        .iter()
+        .map(|channel| channel.cumulative.parse().unwrap());
+    paid.fold(Amount::ZERO, Amount::saturating_add)
+}

@@ -1,0 +1,145 @@
+//! Models of providers' own workers, asked through a gateway.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+
+use serde_json::{Value, json};
+use suanli_executor::model::testing::small_model;
+use suanli_protocol::units::Amount;
+use suanli_testnet::live::topology::NodeSpec;
+use tempfile::TempDir;
+
+use crate::{
+    asking::{ask, events, models, open, total, wait_for_providers},
+    network::{CLIENT, Network, eventually},
+};
+
+/// A client, and providers of rising prices, each with a worker for a model of this seed.
+fn network(files: &TempDir, providers: &[(&str, u64)]) -> Network {
+    let mut nodes = vec![NodeSpec {
+        name: CLIENT.into(),
+        region: "CN-BJ".into(),
+        provide: None,
+        settings: toml::Table::new(),
+    }];
+    for (rank, (name, seed)) in (1..).zip(providers) {
+        let file = files.path().join(format!("{seed}.gguf"));
+        std::fs::write(&file, small_model(*seed)).unwrap();
+        let settings = format!(
+            "[provide]\nslots = 1\n[[provide.model]]\nname = \"small\"\nfile = \"{}\"\n\
+             price_in = \"{rank}\"\nprice_out = \"{}\"\nthreads = 1\n",
+            file.display(),
+            rank * 10
+        );
+        nodes.push(NodeSpec {
+            name: (*name).into(),
+            region: "CN-NX".into(),
+            provide: None,
+            settings: settings.parse().unwrap(),
+        });
+    }
+    Network::of(nodes)
+}
+
+/// Without a temperature a random model comes to no end by itself.
+fn question(tokens: u32, temperature: f32, streams: bool) -> Value {
+    json!({
+        "model": "small",
+        "stream": streams,
+        "stream_options": { "include_usage": true },
+        "max_tokens": tokens,
+        "temperature": temperature,
+        "seed": 7,
+        "messages": [{ "role": "user", "content": "who are you" }],
+    })
+}
+
+fn text_of(events: &[Value]) -> String {
+    let pieces = events
+        .iter()
+        .map(|event| event["choices"][0]["delta"]["content"].as_str());
+    pieces.map(Option::unwrap_or_default).collect()
+}
+
+#[test]
+fn live_a_model_of_a_providers_own_answers_whole_and_streamed() {
+    let files = TempDir::new().unwrap();
+    let network = network(&files, &[("seller", 1)]);
+    wait_for_providers(&network, 1);
+    let listed = &models(&network)[0]["providers"][0];
+    assert_eq!(listed["context"], 4096);
+    assert_eq!(listed["quantisation"], "Q8_0");
+    let hash = blake3::hash(&small_model(1)).to_hex();
+    assert_eq!(listed["weights"], hash.as_str());
+
+    let (status, body) = ask(&network, &question(40, 1.5, false));
+    assert_eq!(status, 200, "{body}");
+    let whole: Value = serde_json::from_str(&body).unwrap();
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    assert_eq!(whole["choices"][0]["finish_reason"], "length", "{whole}");
+    assert_eq!(whole["usage"]["completion_tokens"], 40);
+
+    let (status, body) = ask(&network, &question(40, 1.5, true));
+    assert_eq!(status, 200);
+    let streamed = events(&body);
+    assert_eq!(text_of(&streamed), text);
+    assert_eq!(streamed[0]["choices"][0]["delta"]["role"], "assistant");
+    assert_eq!(streamed.last(), Some(&json!("[DONE]")));
+    assert_eq!(streamed[streamed.len() - 2]["usage"], whole["usage"]);
+
+    let mut wrong = question(40, 1.5, false);
+    wrong["tools"] = json!([{}]);
+    let (status, body) = ask(&network, &wrong);
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("leave it out"), "{body}");
+
+    let read = whole["usage"]["prompt_tokens"].as_u64().unwrap();
+    let due = Amount::from_micros(2 * (read + 10 * 40));
+    eventually("all is paid, on both sides", || {
+        let totals = [CLIENT, "seller"].map(|node| total(&network, node));
+        (totals == [due, due]).then_some(())
+    });
+}
+
+#[test]
+fn live_an_answer_goes_on_when_its_provider_is_killed() {
+    const TOKENS: u32 = 2500;
+    let files = TempDir::new().unwrap();
+    // The third has another model of the same name, and may not go on.
+    let mut network = network(&files, &[("first", 1), ("other", 2), ("second", 1)]);
+    wait_for_providers(&network, 3);
+    let stream = open(
+        network.node(CLIENT),
+        "POST",
+        "/v1/chat/completions",
+        Some(&question(TOKENS, 0.0, true)),
+    );
+    let mut reader = BufReader::new(stream);
+    let mut body = String::new();
+    while !body.contains("\"content\":\"") || body.lines().count() < 40 {
+        assert!(reader.read_line(&mut body).unwrap() > 0, "{body}");
+    }
+    network.testnet.node_mut("first").unwrap().kill().unwrap();
+    reader.read_to_string(&mut body).unwrap();
+    let (_, body) = body.split_once("\r\n\r\n").unwrap();
+    let events = events(&crate::asking::unchunked(body));
+    let usage = &events[events.len() - 2]["usage"];
+    assert_eq!(usage["completion_tokens"], TOKENS, "{:#?}", events.last_chunk::<4>());
+    let ids: Vec<&Value> = events[..events.len() - 1]
+        .iter()
+        .map(|event| &event["id"])
+        .collect();
+    assert!(ids.iter().all(|id| *id == ids[0]));
+
+    let (_, whole) = ask(&network, &question(TOKENS, 0.0, false));
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(
+        whole["choices"][0]["message"]["content"],
+        text_of(&events),
+        "what went on is not what would have been said"
+    );
+    assert_eq!(total(&network, "other"), Amount::ZERO);
+    eventually("the second is paid for more than the whole answer", || {
+        let whole = Amount::from_micros(30 * u64::from(TOKENS));
+        (total(&network, "second") > whole).then_some(())
+    });
+}
