@@ -18,6 +18,7 @@ mod exit;
 mod explain;
 mod identity;
 mod job;
+mod model;
 mod node;
 mod offer;
 mod pause;
@@ -101,6 +102,9 @@ enum Command {
     /// The offer book: what providers have, and for how much
     #[command(subcommand)]
     Offer(offer::Command),
+    /// Language models: those that this node serves, and those of the network
+    #[command(subcommand)]
+    Model(model::Command),
     Standing(standing::Command),
     /// Receipts, of jobs bought and sold
     #[command(subcommand)]
@@ -189,6 +193,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Explain(command) => command.run(context).await,
         Command::Job(command) => command.run(context).await,
         Command::Offer(command) => command.run(context).await,
+        Command::Model(command) => command.run(context).await,
         Command::Standing(command) => command.run(context).await,
         Command::Receipt(command) => command.run(context).await,
         Command::Channel(command) => command.run(context).await,

@@ -42,7 +42,10 @@ pub use self::{
     hours::{Hours, ParseHoursError, UtcOffset},
     provide::{Accept, DeviceSelection, IdleAfter, KnownAccount, PriceEntry, Provide, Yield},
 };
-use crate::document::{Document, Mistake, Unreadable, allowed, nearest};
+use crate::{
+    document::{Document, Mistake, Unreadable, allowed, nearest},
+    models::shelf::{Shelf, ShelfError},
+};
 
 /// What an operator sets.
 #[derive(Debug, Clone)]
@@ -186,6 +189,9 @@ pub enum ConfigError {
         /// What is wrong and what to do.
         message: String,
     },
+    /// The models that were added can't be read.
+    #[error(transparent)]
+    Models(#[from] ShelfError),
     /// There is no place for data.
     #[error("no HOME and no data_dir: name a folder with --data-dir DIR or SUANLI_DATA_DIR")]
     NoDataDir,
@@ -203,6 +209,17 @@ const OTHER_VARIABLES: [&str; 1] = ["SUANLI_CONFIG"];
 /// # Errors
 /// [`ConfigError`]: the first thing that is wrong, and where it stands.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let loaded = read(sources)?;
+    loaded.check()?;
+    Ok(loaded)
+}
+
+/// The same, unless what is wrong is only that values don't go together: for commands that
+/// mend it.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn read(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded {
         config: Config::with_data_dir(PathBuf::new()),
         origins: BTreeMap::new(),
@@ -217,7 +234,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     if loaded.config.data_dir.as_os_str().is_empty() {
         loaded.config.data_dir = default_data_dir(sources)?;
     }
-    loaded.check()?;
+    loaded.add_models()?;
     Ok(loaded)
 }
 
@@ -336,6 +353,15 @@ impl Loaded {
     /// Where a value came from.
     pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Who sells also serves the models that were added to the data directory.
+    fn add_models(&mut self) -> Result<(), ConfigError> {
+        if let Some(provide) = &mut self.config.provide {
+            let added = Shelf::of(&self.config.data_dir).entries();
+            provide.model.extend(added?);
+        }
+        Ok(())
     }
 
     fn apply_file(&mut self, document: &Document) -> Result<(), Mistake> {

@@ -14,7 +14,7 @@
 //! he says of them. [`upstream`] speaks with the server, and nothing that a client says can
 //! make it speak with another; [`own`] speaks with the worker, in the form that clients
 //! know ([`openai`]). [`serving`] holds the leases, gives each question a place, and counts
-//! tokens. A model is offered while it answers, and only then.
+//! tokens. [`shelf`] keeps models' files. A model is offered while it answers, and only then.
 //!
 //! Absent: prices and credit (the core's), and what a model computes (the executor's).
 
@@ -22,5 +22,6 @@ pub mod entry;
 pub mod openai;
 pub mod own;
 pub mod serving;
+pub mod shelf;
 pub mod source;
 pub mod upstream;

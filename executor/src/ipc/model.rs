@@ -181,6 +181,8 @@ pub enum Finish {
 pub struct Facts {
     /// Tokens of a question and its answer together.
     pub context: u32,
+    /// The same, as the model was made.
+    pub made_for: u32,
     /// Tokens that there are.
     pub vocabulary: u32,
     /// How most of its weights are stored, such as `Q4_1`.

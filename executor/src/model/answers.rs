@@ -158,6 +158,7 @@ impl Answers {
         let number = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
         let facts = Facts {
             context: number(context),
+            made_for: number(made_for),
             vocabulary: number(engine.config().vocabulary),
             quantisation: Utf8::cut(&quantisation(&file)),
             converses: chat.is_some(),

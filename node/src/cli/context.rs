@@ -38,6 +38,15 @@ impl Context {
 
     /// The configuration, with a command's own flags on top.
     pub(super) fn load(&self, flags: Vec<FlagValue>) -> Result<Loaded, Failure> {
+        Ok(config::load(&self.sources(flags)?)?)
+    }
+
+    /// The same, for commands that mend what values that don't go together lack.
+    pub(super) fn read(&self) -> Result<Loaded, Failure> {
+        Ok(config::read(&self.sources(Vec::new())?)?)
+    }
+
+    fn sources(&self, flags: Vec<FlagValue>) -> Result<Sources, Failure> {
         let mut all = Vec::new();
         if let Some(dir) = &self.global.data_dir {
             all.push(flag("data_dir", dir.display().to_string()));
@@ -55,11 +64,11 @@ impl Context {
                 value: value.trim().to_owned(),
             });
         }
-        Ok(config::load(&Sources {
+        Ok(Sources {
             file: self.config_file(),
             environment: self.environment.clone(),
             flags: all,
-        })?)
+        })
     }
 
     /// The configuration file that counts, if there is one.

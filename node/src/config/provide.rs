@@ -269,7 +269,7 @@ impl Provide {
         let message = if prices.is_empty() {
             "a provider needs a price: add [[provide.price]] with meter = \"gpu.ms\", \
              amount = \"0.50\", per = 3600000 (an hour); amount = \"0\" gives it away; or a \
-             [[provide.model]]"
+             model, by [[provide.model]] or `suanli model add`"
                 .to_owned()
         } else if !sold
             .iter()

@@ -20,7 +20,10 @@
 //!
 //! Absent: what the text means.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use suanli_protocol::{
     call::{Begun, PART_FRAME_BYTES_MAX, Part, Question},
@@ -40,6 +43,12 @@ use crate::transport::{CallReader, CallWriter};
 const FIRST_WAIT: Duration = Duration::from_secs(600);
 /// How long a provider may be silent in the middle of an answer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The same where another could go on, for each time of the longest pause until then,
+const PATIENCE: u32 = 10;
+/// but no less than this: other questions hold an answer up.
+const SILENCE_MIN: Duration = Duration::from_secs(2);
+/// Pauses after which it is known how long they are.
+const PAUSES_KNOWN: u64 = 4;
 /// How long the last word may take, once it was asked for.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 /// Pieces that wait for who asked.
@@ -152,6 +161,10 @@ struct Count {
     bytes: u64,
     /// Tokens that it named; none once an event came without.
     tokens: Option<u64>,
+    /// When the last event came,
+    last: Instant,
+    /// and the longest pause between two.
+    pause: Duration,
 }
 
 impl Count {
@@ -165,15 +178,30 @@ impl Count {
             events: 0,
             bytes: 0,
             tokens: Some(0),
+            last: Instant::now(),
+            pause: Duration::ZERO,
         }
     }
 
     fn add(&mut self, piece: &[u8], tokens: Option<usize>) {
+        if self.events > 0 {
+            self.pause = self.pause.max(self.last.elapsed());
+        }
+        self.last = Instant::now();
         self.events += 1;
         let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
         self.bytes = self.bytes.saturating_add(bytes);
         let tokens = tokens.and_then(|tokens| u64::try_from(tokens).ok());
         self.tokens = self.tokens.zip(tokens).map(|(sum, more)| sum + more);
+    }
+
+    /// How long the next event is waited for.
+    fn patience(&self) -> Duration {
+        let is_known = self.tokens.is_some() && self.events > PAUSES_KNOWN;
+        match is_known {
+            true => (self.pause * PATIENCE).clamp(SILENCE_MIN, SILENCE_MAX),
+            false => SILENCE_MAX,
+        }
     }
 
     /// Of what is claimed as much as can be.
@@ -340,7 +368,7 @@ impl Hears {
                 None => return Ending::Lost,
             }
             part = tokio::select! {
-                part = timeout(SILENCE_MAX, next(&mut reader)) => part.ok().flatten(),
+                part = timeout(self.count.patience(), next(&mut reader)) => part.ok().flatten(),
                 () = pieces.closed() => {
                     return Ending::Over(self.stop((&mut reader, &mut writer)).await);
                 }

@@ -86,6 +86,38 @@ const fn sixteen() -> u16 {
 }
 
 impl ModelEntry {
+    /// One that has only prices.
+    pub const fn with_prices(price_in: Amount, price_out: Amount) -> Self {
+        Self {
+            name: String::new(),
+            upstream: None,
+            file: None,
+            threads: None,
+            cache: None,
+            alias: None,
+            key_file: None,
+            price_in,
+            price_out,
+            context: 0,
+            places: four(),
+            leases: sixteen(),
+            weights: None,
+            quantisation: String::new(),
+            device: String::new(),
+            kind: String::new(),
+        }
+    }
+
+    /// The same, for so many at once where that is said.
+    #[must_use]
+    pub fn with_places(self, places: Option<u16>, leases: Option<u16>) -> Self {
+        Self {
+            places: places.unwrap_or(self.places),
+            leases: leases.unwrap_or(self.leases),
+            ..self
+        }
+    }
+
     /// What its server calls it.
     pub fn alias(&self) -> &str {
         self.alias.as_deref().unwrap_or(&self.name)

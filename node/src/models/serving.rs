@@ -59,6 +59,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How long after its end a lease's last answers may go on.
 const LAST_ANSWERS: Duration = Duration::from_secs(60);
+/// How often rates that have changed are told at most: each time a new offer goes out.
+const RATES_EVERY: Duration = Duration::from_secs(30);
 /// Answers of which it is remembered how fast they came.
 const SPEEDS_KEPT: usize = 32;
 
@@ -131,6 +133,7 @@ impl Serving {
             models,
             leases: BTreeMap::new(),
             clients,
+            told: (Instant::now(), Vec::new()),
         };
         tokio::spawn(desk.run(control, queue));
         let serving = Self {
@@ -270,6 +273,8 @@ struct Desk {
     models: Vec<Model>,
     leases: BTreeMap<AgreementId, Lease>,
     clients: watch::Sender<BTreeSet<PeerId>>,
+    /// What was told last of the models, and when.
+    told: (Instant, Vec<ModelOffer>),
 }
 
 impl Desk {
@@ -419,7 +424,7 @@ impl Desk {
             return;
         };
         if model.answers == answers {
-            return;
+            return self.tell_rates().await;
         }
         model.answers = answers;
         if answers {
@@ -430,9 +435,31 @@ impl Desk {
                 "a model does not answer: it is not offered until it does"
             );
         }
+        self.tell_models(self.offers()).await;
+    }
+
+    /// Those that answer.
+    fn offers(&self) -> Vec<ModelOffer> {
         let live = self.models.iter().filter(|model| model.answers);
-        let offers = live.map(Model::offer).collect();
+        live.map(Model::offer).collect()
+    }
+
+    async fn tell_models(&mut self, offers: Vec<ModelOffer>) {
+        self.told = (Instant::now(), offers.clone());
         let _ = self.said.send(Said::Models(offers)).await;
+    }
+
+    /// Tells how fast models are, if that is news.
+    async fn tell_rates(&mut self) {
+        let offers = self.offers();
+        let (when, told) = &self.told;
+        let are_news = (told.iter().zip(&offers)).any(|(old, new)| {
+            is_news(old.decode_per_second, new.decode_per_second)
+                || is_news(old.prefill_per_second, new.prefill_per_second)
+        });
+        if are_news && when.elapsed() >= RATES_EVERY {
+            self.tell_models(offers).await;
+        }
     }
 
     fn asked(&mut self, from: PeerId, question: Question, call: (CallReader, CallWriter)) {
@@ -496,6 +523,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// Whether a rate is another by a quarter.
+const fn is_news(told: u32, now: u32) -> bool {
+    now.abs_diff(told) > told / 4
 }
 
 fn decline((_reader, mut writer): (CallReader, CallWriter), reason: Reason) {

@@ -147,3 +147,42 @@ fn a_file_beside_the_keys_is_the_configuration() {
     assert_eq!(region[0]["value"], "CN-GZ");
     assert_eq!(region[0]["origin"]["file"]["line"], 1);
 }
+
+#[test]
+fn models_are_added_listed_and_removed() {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = home.path().join("Small.gguf");
+    std::fs::write(&file, suanli_executor::model::testing::small_model(1)).expect("written");
+    let data = home.path().join("data").display().to_string();
+    let model = |arguments: &[&str]| {
+        let all = [&["--data-dir", &data, "model"], arguments].concat();
+        let output = suanli(home.path(), &all);
+        (
+            output.status.code(),
+            text(&output.stdout) + &text(&output.stderr),
+        )
+    };
+    let path = file.display().to_string();
+    let add = ["add", &path, "--price-in", "0.10", "--price-out", "0.40"];
+    let (code, said) = model(&add);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("small: Q8_0, context 4096, "), "{said}");
+    assert!(said.contains("write [provide]"), "{said}");
+    let (code, said) = model(&add);
+    assert_eq!(code, Some(2), "{said}");
+    let (_, listed) = model(&["list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed[0]["name"], "small");
+    let kept = listed[0]["source"].as_str().expect("a path");
+    assert!(Path::new(kept).is_file());
+    let (code, said) = model(&["remove", "small"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!Path::new(kept).exists());
+    assert_eq!(model(&["remove", "small"]).0, Some(2));
+    // What is none leaves nothing.
+    std::fs::write(&file, "no model").expect("written");
+    let (code, said) = model(&add);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("no GGUF file"), "{said}");
+    assert!(!Path::new(kept).exists());
+}

@@ -123,7 +123,12 @@ fn live_an_answer_goes_on_when_its_provider_is_killed() {
     let (_, body) = body.split_once("\r\n\r\n").unwrap();
     let events = events(&crate::asking::unchunked(body));
     let usage = &events[events.len() - 2]["usage"];
-    assert_eq!(usage["completion_tokens"], TOKENS, "{:#?}", events.last_chunk::<4>());
+    assert_eq!(
+        usage["completion_tokens"],
+        TOKENS,
+        "{:#?}",
+        events.last_chunk::<4>()
+    );
     let ids: Vec<&Value> = events[..events.len() - 1]
         .iter()
         .map(|event| &event["id"])
