@@ -13,13 +13,13 @@
 //! that fails before the first word is left for another; the person who asked sees nothing
 //! of it.
 //!
-//! Absent: HTTP, keys and their rights (the API's), and going on elsewhere in the middle of
+//! Absent: HTTP, what a key may ask (the API's), and going on elsewhere in the middle of
 //! an answer: that ends with an error that says so.
 
 pub mod answer;
 pub mod leases;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use suanli_protocol::{
     call::Question,
@@ -35,6 +35,7 @@ use self::{
 };
 use crate::{
     handle::{Gone, NodeHandle},
+    keys::Key,
     wall::wall,
 };
 
@@ -55,6 +56,8 @@ pub struct Gateway {
 pub struct Asked {
     /// For whom.
     pub principal: Name,
+    /// The API key that it was asked with, if any: it counts the tokens.
+    pub key: Option<Arc<Key>>,
     /// Which model.
     pub model: Name,
     /// What is asked for.
@@ -131,7 +134,7 @@ impl Gateway {
                 .take(&asked.principal, &asked.model, &avoid)
                 .await;
             let place = match taken {
-                Ok(place) => place,
+                Ok(place) => place.counted_by(asked.key.clone()),
                 Err(NoLease::NoSuchModel) if avoid.is_empty() => {
                     return Err(GatewayError::NoSuchModel(asked.model.to_string()));
                 }

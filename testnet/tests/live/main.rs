@@ -18,6 +18,7 @@ mod devices;
 mod disk;
 mod hostile;
 mod jobs;
+mod keys;
 mod kills;
 mod market;
 mod models;

@@ -28,7 +28,7 @@ const SETTLED_MS: u64 = 4000;
 const READ: u64 = 7;
 
 /// A model's server.
-struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     /// Answers to no question but that for its models.
     silent: Arc<AtomicBool>,
@@ -41,7 +41,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
@@ -181,7 +181,7 @@ fn whole(mut stream: TcpStream, status: u16, body: &Value) {
 }
 
 /// A client, and providers of rising prices, each with a server behind it.
-fn network(servers: &[(&str, &Server)]) -> Network {
+pub(crate) fn network(servers: &[(&str, &Server)]) -> Network {
     let mut nodes = vec![NodeSpec {
         name: CLIENT.into(),
         region: "CN-BJ".into(),
@@ -208,7 +208,11 @@ fn network(servers: &[(&str, &Server)]) -> Network {
 
 /// An answer to a request of a node's own people: its status, and its body.
 fn request(node: &Node, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-    let mut stream = open(node, method, path, body);
+    said(open(node, method, path, body))
+}
+
+/// The whole answer on a connection: its status, and its body.
+pub(crate) fn said(mut stream: TcpStream) -> (u16, String) {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let status = text.split(' ').nth(1).unwrap().parse().unwrap();
@@ -225,9 +229,18 @@ fn request(node: &Node, method: &str, path: &str, body: Option<&Value>) -> (u16,
 }
 
 fn open(node: &Node, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
-    let address = node.api().unwrap().address();
     let token = std::fs::read_to_string(node.data_dir().join("api.token")).unwrap();
-    let token = token.trim();
+    open_by(token.trim(), node, (method, path), body)
+}
+
+/// Asks as whoever shows that token or key.
+pub(crate) fn open_by(
+    token: &str,
+    node: &Node,
+    (method, path): (&str, &str),
+    body: Option<&Value>,
+) -> TcpStream {
+    let address = node.api().unwrap().address();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = body.map(Value::to_string).unwrap_or_default();
@@ -253,7 +266,7 @@ fn unchunked(mut body: &str) -> String {
     text
 }
 
-fn question(said: &str, words: Option<u64>, streams: bool) -> Value {
+pub(crate) fn question(said: &str, words: Option<u64>, streams: bool) -> Value {
     let mut question = json!({
         "model": "small",
         "stream": streams,
@@ -290,7 +303,7 @@ fn models(network: &Network) -> Vec<Value> {
     list["data"].as_array().unwrap().clone()
 }
 
-fn wait_for_providers(network: &Network, count: usize) {
+pub(crate) fn wait_for_providers(network: &Network, count: usize) {
     eventually("the model is in the list", || {
         let models = models(network);
         let providers = models
