@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use suanli_node::api::types::{ChannelInfo, PeerInfo};
+use suanli_node::api::types::ChannelInfo;
 use suanli_protocol::units::Amount;
 use suanli_testnet::live::{Node, topology::NodeSpec};
 
@@ -22,8 +22,6 @@ use crate::network::{CLIENT, Network, PATIENCE, eventually};
 
 /// Words of an answer that has no end of its own.
 const ENDLESS: u64 = 100_000;
-/// A connection that is so old stays.
-const SETTLED_MS: u64 = 4000;
 /// Tokens of each question, as the stand-in counts.
 const READ: u64 = 7;
 
@@ -310,13 +308,6 @@ pub(crate) fn wait_for_providers(network: &Network, count: usize) {
             .first()
             .and_then(|model| model["providers"].as_array());
         (providers.map_or(0, Vec::len) == count).then_some(())
-    });
-    // Two that have just met close the connections that they have too many of, and what is
-    // on these is lost.
-    eventually("the connections are as they will be", || {
-        let peers: Vec<PeerInfo> = network.api(CLIENT).get("/v1/peers").unwrap();
-        let are_old = peers.iter().all(|peer| peer.connected_ms >= SETTLED_MS);
-        are_old.then_some(())
     });
 }
 
