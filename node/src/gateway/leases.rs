@@ -300,7 +300,10 @@ impl Desk {
                 failed,
                 used,
             } => self.back(job, (agreement, failed), used).await,
-            Order::Happened { job, event } => self.happened(job, event).await,
+            Order::Happened { job, event } => {
+                self.is_handed_in(job).await;
+                self.happened(job, event).await;
+            }
             Order::Over(job) => self.over(job, None).await,
             Order::NotTaken(job, why) => self.over(job, Some(why)).await,
         }
@@ -373,13 +376,15 @@ impl Desk {
     /// is in are ended, and it waits for one to be over; where none will be, it is refused.
     async fn falls_short(&mut self, take: Take) {
         let mut ending = Vec::new();
+        // What is set aside for one that is on its way counts twice for a moment.
+        let is_coming = self.of(&take.principal).any(|lease| !lease.handed_in);
         for (job, lease) in &mut self.leases {
             if lease.principal == take.principal && (lease.left || lease.load() == 0) {
                 lease.left = true;
                 ending.push(*job);
             }
         }
-        if ending.is_empty() || self.short.len() >= ORDERS {
+        if (ending.is_empty() && !is_coming) || self.short.len() >= ORDERS {
             let words = format!(
                 "the budget of {:?} is used up, or set aside for what it asks already",
                 &*take.principal
@@ -438,11 +443,21 @@ impl Desk {
         tokio::spawn(follow(handle, orders, order));
     }
 
+    /// What a lease may cost is set aside by the core from now on.
+    async fn is_handed_in(&mut self, job: JobId) {
+        let Some(lease) = self.leases.get_mut(&job) else {
+            return;
+        };
+        if !std::mem::replace(&mut lease.handed_in, true) && !self.short.is_empty() {
+            let principal = lease.principal.clone();
+            self.try_again(&principal).await;
+        }
+    }
+
     async fn happened(&mut self, job: JobId, event: JobEventInfo) {
         let Some(lease) = self.leases.get_mut(&job) else {
             return;
         };
-        lease.handed_in = true;
         match event {
             JobEventInfo::Agreed {
                 peer, agreement, ..
@@ -527,9 +542,14 @@ impl Desk {
             let _ = reply.send(Err(no.clone()));
         }
         // What was set aside for it and not spent is there again.
+        self.try_again(&lease.principal).await;
+    }
+
+    /// Looks again at those whose principal had too little left.
+    async fn try_again(&mut self, principal: &Name) {
         let short = std::mem::take(&mut self.short);
         for take in short.into_iter().filter(|take| !take.reply.is_closed()) {
-            if take.principal == lease.principal {
+            if take.principal == *principal {
                 self.take(take).await;
             } else {
                 self.short.push_back(take);
