@@ -18,6 +18,7 @@ mod exit;
 mod explain;
 mod identity;
 mod job;
+mod key;
 mod model;
 mod node;
 mod offer;
@@ -117,6 +118,9 @@ enum Command {
     /// A principal is whom a job is for: `principal` in the job file, or
     /// `suanli run --principal NAME`. The configuration gives budgets (`budget`).
     Budget,
+    /// API keys, for those who ask models through this node
+    #[command(subcommand)]
+    Key(key::Command),
     /// Connected peers
     #[command(subcommand)]
     Peer(peer::Command),
@@ -198,6 +202,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Receipt(command) => command.run(context).await,
         Command::Channel(command) => command.run(context).await,
         Command::Budget => budget::run(context).await,
+        Command::Key(command) => command.run(context).await,
         Command::Peer(command) => command.run(context).await,
         Command::Identity(command) => command.run(context),
         Command::Bench(command) => command.run(context).await,

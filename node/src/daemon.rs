@@ -38,6 +38,7 @@ use crate::{
     driver::{self, DriverError, Parts},
     handle::{self, NodeFacts, NodeHandle},
     identity::{Identity, IdentityError},
+    keys::KeyFile,
     models::{
         entry::{self, ModelEntry},
         serving::{Said, Serving},
@@ -112,6 +113,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let network = NetworkId::of(&config.network);
     let identity = Identity::open_or_create(&dir, network)?;
     let (store, cache) = open_store(&config, &dir, network)?;
+    let keys = KeyFile::open(&dir)?;
     let Selling {
         provider,
         models,
@@ -145,8 +147,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     };
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let stop = async move { drop(server_stopped.await) };
-    let token = Token::new(identity.token.clone());
-    let server = tokio::spawn(api::server::serve(handle.clone(), listener, token, stop));
+    let secrets = (Token::new(identity.token.clone()), keys);
+    let server = tokio::spawn(api::server::serve(handle.clone(), listener, secrets, stop));
     stop_on_signal(handle.clone());
     if let Some(neighbours) = neighbours {
         tokio::spawn(neighbours::watch(handle.clone(), neighbours));

@@ -5,6 +5,7 @@
 //! account.key   the account's secret, hex, 0600; may be kept elsewhere once there is a delegation
 //! delegation    the account's word for the node key, signed
 //! api.token     what the API's callers show, hex, 0600
+//! gateway.keys  the API keys of those who may ask models, by hash, 0600
 //! api.json      where the running daemon's API listens; gone when it stopped cleanly
 //! pause.json    what the operator said last of selling, unless that was nothing special
 //! ```
@@ -125,6 +126,11 @@ impl DataDir {
     pub fn token(&self) -> PathBuf {
         let own = || self.root.join("api.token");
         self.token.clone().unwrap_or_else(own)
+    }
+
+    /// The API keys.
+    pub fn gateway_keys(&self) -> PathBuf {
+        self.root.join("gateway.keys")
     }
 
     fn api_address(&self) -> PathBuf {
@@ -266,6 +272,11 @@ pub(crate) fn check_private(path: &Path) -> Result<(), DataDirError> {
 
 /// A file's bytes, if it is there; it is small or damaged.
 pub(crate) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
+    read_first(path, SMALL_FILE_BYTES_MAX)
+}
+
+/// The first bytes of a file, if it is there.
+pub(crate) fn read_first(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, DataDirError> {
     let failed = |source| failed(path, source);
     let file = match File::open(path) {
         Ok(file) => file,
@@ -273,7 +284,7 @@ pub(crate) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
-    file.take(SMALL_FILE_BYTES_MAX)
+    file.take(bytes_max)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     Ok(Some(bytes))

@@ -1243,6 +1243,10 @@ impl Driver {
                 let _ = reply.send(self.settle(declaration).await);
             }
             Ask::Counted(agreement, tokens) => self.counted(agreement, tokens).await,
+            Ask::Grant(budgets, reply) => {
+                self.step(Input::Command(Command::Grant(budgets))).await;
+                let _ = reply.send(());
+            }
             Ask::Announce(reply) => {
                 if self.pausing.now.is_none() {
                     self.step(Input::Command(Command::Announce)).await;

@@ -14,12 +14,12 @@
 //! it has said which tokens it wrote and another has the same weights. The person who asked
 //! sees nothing of it.
 //!
-//! Absent: HTTP, keys and their rights (the API's).
+//! Absent: HTTP, and what a key may ask (the API's).
 
 pub mod answer;
 pub mod leases;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use suanli_protocol::{
     call::{Begun, Question},
@@ -36,6 +36,7 @@ use self::{
 use crate::{
     data_dir::random_secret,
     handle::{Gone, NodeHandle},
+    keys::Key,
     wall::{wall, wall_ms},
 };
 
@@ -56,6 +57,8 @@ pub struct Gateway {
 pub struct Asked {
     /// For whom.
     pub principal: Name,
+    /// The API key that it was asked with, if any: it counts the tokens.
+    pub key: Option<Arc<Key>>,
     /// Which model.
     pub model: Name,
     /// What is asked for.
@@ -71,6 +74,7 @@ impl Asked {
         Asker {
             principal: self.principal.clone(),
             model: self.model.clone(),
+            key: self.key.clone(),
         }
     }
 }
@@ -80,6 +84,8 @@ impl Asked {
 struct Asker {
     principal: Name,
     model: Name,
+    /// Whose tokens are counted, where a key asks.
+    key: Option<Arc<Key>>,
 }
 
 /// Why there is no answer.
@@ -151,7 +157,7 @@ impl Gateway {
                 .take(&asker.principal, &asker.model, &avoid)
                 .await;
             let place = match taken {
-                Ok(place) => place,
+                Ok(place) => place.counted_by(asker.key.clone()),
                 Err(NoLease::NoSuchModel) if avoid.is_empty() => {
                     return Err(GatewayError::NoSuchModel(asker.model.to_string()));
                 }

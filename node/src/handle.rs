@@ -4,7 +4,10 @@
 //! the driver answers each question from the state that it owns. Nothing here
 //! shares memory with the driver.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use suanli_protocol::{
     challenge::Wrong,
@@ -13,8 +16,8 @@ use suanli_protocol::{
     message::Decline,
     offer::{Name, Offer},
     peer::{
-        BudgetView, ChannelView, Declaration, JobView, NotSettled, Report, Unanswered, Unreferred,
-        WorkView,
+        Budget, BudgetView, ChannelView, Declaration, JobView, NotSettled, Report, Unanswered,
+        Unreferred, WorkView,
     },
     rank::Plan,
     record::JobOrder,
@@ -180,6 +183,7 @@ pub(crate) enum Ask {
     Reached(PeerId, u64, oneshot::Sender<()>),
     Written(oneshot::Sender<bool>),
     Counted(AgreementId, (u64, u64)),
+    Grant(BTreeMap<Name, Budget>, oneshot::Sender<()>),
     Pause {
         until: Option<Wall>,
         now: bool,
@@ -346,6 +350,15 @@ impl NodeHandle {
     pub async fn budget(&self, principal: Name) -> Result<BudgetView, Gone> {
         self.ask(|reply| Ask::Look(Look::Budget(principal, reply)))
             .await
+    }
+
+    /// Gives principals budgets, beside those of the configuration and instead of all that
+    /// were given before. They hold when this returns, and until the node ends.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn grant(&self, budgets: BTreeMap<Name, Budget>) -> Result<(), Gone> {
+        self.ask(|reply| Ask::Grant(budgets, reply)).await
     }
 
     /// All that this node thinks of an account.

@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod handle;
 pub mod identity;
 pub mod jobfile;
+pub mod keys;
 pub mod measured;
 pub mod models;
 pub mod neighbours;

@@ -128,8 +128,9 @@ pub const BOOK_OFFERS_PER_ACCOUNT: usize = 256;
 /// Jobs that a client's node works on at once.
 pub const JOBS_MAX: usize = 4096;
 
-/// Principals of which a node knows what they have spent.
-pub const PRINCIPALS_MAX: usize = 4096;
+/// Principals of which a node knows what they have spent: more than it has API keys, so that
+/// none of these has its tally forgotten.
+pub const PRINCIPALS_MAX: usize = 16_384;
 
 /// Days that a budget may be for.
 pub const BUDGET_DAYS_MAX: u16 = 366;

@@ -436,6 +436,9 @@ pub enum Command {
     /// Declare something paid; where [`Peer::may_settle`] says that the payer
     /// has to be asked first, ask it.
     Settle(Box<Declaration>),
+    /// Let these principals spend that much, and no more, beside what the configuration says;
+    /// they replace those of the last such command. It is said again after each start.
+    Grant(BTreeMap<Name, Budget>),
 }
 
 /// The operator's word that so much was paid.
@@ -1353,6 +1356,7 @@ impl Peer {
             Command::Withdraw => seller.withdraw(core, book),
             Command::Abandon => seller.abandon(core, ledger),
             Command::Settle(declaration) => ledger.settle(core, &declaration),
+            Command::Grant(budgets) => buyer.grant(budgets),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The HTTP server: every row of [`super::types`].
 //!
 //! ```text
-//! connection ─▶ guard (host, origin, token) ─▶ gate (how much at once) ─▶ handler
+//! connection ─▶ guard (host, origin, who) ─▶ gate (how much at once) ─▶ handler
 //!                                                                          │
 //!                  driver (NodeHandle)  ◀── live state, orders ────────────┤
 //!                  store (Archive)      ◀── what is written down ──────────┤
@@ -22,6 +22,7 @@ mod gates;
 mod guard;
 mod input;
 mod jobs;
+mod keys;
 mod models;
 mod problem;
 mod standings;
@@ -43,13 +44,14 @@ use tokio::{net::TcpListener, sync::watch, time::timeout};
 
 use self::{
     gates::{Gate, Gates},
-    guard::Guard,
+    guard::{Guard, NotServed},
     problem::Problem,
 };
 use super::token::Token;
 use crate::{
     gateway::Gateway,
     handle::{Gone, NodeHandle},
+    keys::{KeyFile, Keys},
     records::Archive,
 };
 
@@ -59,24 +61,26 @@ pub const JSON_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Serves the API until `stop` is done, and then ends what is open.
 ///
 /// # Errors
-/// The listener has no address. Failing connections end by themselves.
+/// The listener has no address, or the node is stopping before it begins. Failing
+/// connections end by themselves.
 pub async fn serve(
     handle: NodeHandle,
     listener: TcpListener,
-    token: Token,
+    secrets: (Token, KeyFile),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_through(Gates::new(), handle, listener, token, stop).await
+    serve_through(Gates::new(), handle, listener, secrets, stop).await
 }
 
 async fn serve_through(
     gates: Gates,
     handle: NodeHandle,
     listener: TcpListener,
-    token: Token,
+    (token, keys): (Token, KeyFile),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let bound = listener.local_addr()?;
+    let keys = keys.start(handle.clone()).await.map_err(io::Error::other)?;
     let (stopping, stopped) = watch::channel(false);
     let api = Arc::new(Api {
         archive: Archive::new(handle.store().clone(), &handle.facts().network),
@@ -84,6 +88,7 @@ async fn serve_through(
         handle,
         gates,
         guard: Guard::new(bound, token),
+        keys,
         stopped: stopped.clone(),
     });
     let serving = connections::serve(listener, router(api), stopped);
@@ -107,6 +112,7 @@ struct Api {
     archive: Archive,
     gates: Gates,
     guard: Guard,
+    keys: Keys,
     stopped: watch::Receiver<bool>,
 }
 
@@ -140,6 +146,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/settlements", post(accounts::settle))
         .route("/v1/work", get(accounts::work))
         .route("/v1/budgets", get(accounts::budgets))
+        .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/plan", post(jobs::plan))
         .route("/v1/explain", post(jobs::explain))
         .route("/v1/jobs", post(jobs::submit));
@@ -147,6 +154,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/shutdown", post(accounts::shutdown))
         .route("/v1/pause", post(accounts::pause))
         .route("/v1/resume", post(accounts::resume))
+        .route("/v1/keys/{name}/revoke", post(keys::revoke))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel));
     let lookups = Router::new()
         .route("/v1/jobs", get(jobs::list))
@@ -191,10 +199,15 @@ fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-async fn pass_guard(State(api): Shared, request: Request, next: Next) -> Response {
-    let mut response = match api.guard.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+async fn pass_guard(State(api): Shared, mut request: Request, next: Next) -> Response {
+    let checked = api.guard.check(request.uri(), request.headers(), &api.keys);
+    let mut response = match checked {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(NotServed::Here(problem)) => problem.into_response(),
+        Err(NotServed::NoKey) => models::Wrong::no_key().into_response(),
     };
     let headers = response.headers_mut();
     for (name, value) in [

@@ -29,6 +29,10 @@
 //! | `GET /v1/channels/{id}/statement?after=` | | [`StatementPart`]s, each from where the last ended |
 //! | `POST /v1/settlements` | [`SettleOrder`] | [`ChannelInfo`], when it is on disk |
 //! | `GET /v1/work` | | list of [`WorkInfo`] |
+//! | `GET /v1/budgets` | | list of [`BudgetInfo`] |
+//! | `GET /v1/keys` | | list of [`KeyInfo`] |
+//! | `POST /v1/keys` | [`KeyOrder`] | [`KeyMade`], with the secret |
+//! | `POST /v1/keys/{name}/revoke` | | [`KeyInfo`] |
 //! | `POST /v1/pause` | [`PauseOrder`] | [`Status`]: nothing new is begun for others |
 //! | `POST /v1/resume` | | [`Status`]: the node sells again |
 //! | `POST /v1/shutdown` | | [`Status`], and the daemon stops cleanly |
@@ -38,6 +42,10 @@
 //! loopback name or the bound address, and an `Origin`, where there is one, is
 //! this server: else 403. JSON bodies say `Content-Type: application/json` and
 //! have at most 4 MiB. An error is an [`ApiError`].
+//!
+//! Models are asked for as OpenAI's clients do (docs/models.md), and by an API key as well:
+//! with one, `/v1/models`, `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`
+//! are answered, and nothing else.
 //!
 //! A prefix is four or more hex digits; of several things: 409, and the
 //! sentence names them; of none: 404. Too much at once or too often: 429 and
@@ -56,6 +64,7 @@
 //! leaves [`JobInfo::outputs`] out. A
 //! job that is no longer in memory has the lines that the store remembers.
 
+mod key;
 mod standing;
 
 use serde::{Deserialize, Serialize};
@@ -65,8 +74,11 @@ use suanli_protocol::{
     units::Amount,
 };
 
-pub use self::standing::{
-    AccountStanding, EvidenceInfo, NodeStanding, ReferenceInfo, ShownReferences, TradeInfo,
+pub use self::{
+    key::{KeyInfo, KeyMade, KeyOrder, ShownSecret},
+    standing::{
+        AccountStanding, EvidenceInfo, NodeStanding, ReferenceInfo, ShownReferences, TradeInfo,
+    },
 };
 use crate::statement::Document;
 

@@ -409,7 +409,7 @@ impl Hears {
             let taken = (self.gateway.leases)
                 .take(&self.asker.principal, &self.asker.model, &avoid)
                 .await;
-            let place = taken.ok()?;
+            let place = taken.ok()?.counted_by(self.asker.key.clone());
             if place.weights != Some(weights) {
                 self.left.insert(place.provider);
                 continue;

@@ -6,16 +6,21 @@
 //! lease:  Asked ──agreed──▶ Stands ──its provider failed somebody──▶ Left
 //!                             ├─ nobody has asked for a while ─────▶ Left
 //!                             └─ its time is nearly over ──────────▶ no new places, ends
+//! none, and its principal has too little left: leases of it that nobody is in are left, and
+//!       whoever asks waits until they are over
 //! ```
 //!
 //! A lease is a job like any other: the core finds the provider, pays by receipts, and goes
 //! elsewhere when the provider is lost. Each principal has leases of its own, so that what
-//! was used stands in receipts by principal.
+//! was used stands in receipts by principal. What a lease may cost is set aside from its
+//! principal's budget while it stands, so that one takes no more than half of what is left,
+//! down to a [`PART_MIN`]th of a whole one, and a principal with little left can use it.
 //!
 //! Absent: questions and answers.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -39,7 +44,8 @@ use super::Served;
 use crate::{
     api::types::JobEventInfo,
     data_dir::random_secret,
-    handle::{NodeHandle, NotTaken},
+    handle::{Gone, NodeHandle, NotTaken},
+    keys::Key,
     store::blobs::WallMs,
     wall::{wall, wall_ms},
 };
@@ -63,6 +69,8 @@ const ORDERS: usize = 1024;
 /// Tokens that a lease pays for, read and written: what a provider lends is bounded, and a
 /// lease that is half used takes no more questions.
 const PAYS_FOR: (u64, u64) = (400_000, 100_000);
+/// Of what a whole lease costs, the part that is taken where there is little left.
+const PART_MIN: u64 = 64;
 /// How long what a lease is called is kept.
 const SPEC_MS: u64 = 3_600_000;
 /// Leases at once.
@@ -86,6 +94,8 @@ pub struct Place {
     failed: bool,
     /// Tokens that were read and written.
     used: (u64, u64),
+    /// The API key that counts them.
+    key: Option<Arc<Key>>,
     back: mpsc::WeakSender<Order>,
 }
 
@@ -97,9 +107,19 @@ impl Place {
 }
 
 impl Place {
+    /// Its tokens count as that key's.
+    #[must_use]
+    pub(super) fn counted_by(mut self, key: Option<Arc<Key>>) -> Self {
+        self.key = key;
+        self
+    }
+
     /// So many tokens were read and written.
-    pub const fn uses(&mut self, tokens: (u64, u64)) {
+    pub fn uses(&mut self, tokens: (u64, u64)) {
         self.used = tokens;
+        if let Some(key) = &self.key {
+            key.uses(tokens, Instant::now());
+        }
     }
 }
 
@@ -135,12 +155,7 @@ pub enum NoLease {
 
 #[derive(Debug)]
 enum Order {
-    Take {
-        principal: Name,
-        model: Name,
-        avoid: BTreeSet<PeerId>,
-        reply: oneshot::Sender<Result<Place, NoLease>>,
-    },
+    Take(Take),
     Back {
         job: JobId,
         agreement: AgreementId,
@@ -156,6 +171,15 @@ enum Order {
     NotTaken(JobId, NotTaken),
 }
 
+/// Somebody asks for a place.
+#[derive(Debug)]
+struct Take {
+    principal: Name,
+    model: Name,
+    avoid: BTreeSet<PeerId>,
+    reply: oneshot::Sender<Result<Place, NoLease>>,
+}
+
 impl Leases {
     /// Starts the desk.
     pub fn start(handle: NodeHandle) -> Self {
@@ -164,6 +188,7 @@ impl Leases {
             handle,
             orders: orders.downgrade(),
             leases: BTreeMap::new(),
+            short: VecDeque::new(),
         };
         tokio::spawn(desk.run(queue));
         Self(orders)
@@ -180,12 +205,12 @@ impl Leases {
         avoid: &BTreeSet<PeerId>,
     ) -> Result<Place, NoLease> {
         let (reply, answer) = oneshot::channel();
-        let take = Order::Take {
+        let take = Order::Take(Take {
             principal: principal.clone(),
             model: model.clone(),
             avoid: avoid.clone(),
             reply,
-        };
+        });
         self.0.send(take).await.map_err(|_| NoLease::Gone)?;
         match timeout(AGREE_WAIT, answer).await {
             Ok(Ok(taken)) => taken,
@@ -212,6 +237,12 @@ struct Lease {
     calls: usize,
     waiting: VecDeque<oneshot::Sender<Result<Place, NoLease>>>,
     used: Instant,
+    /// The most that it costs,
+    budget: Amount,
+    /// and whether that is set aside already.
+    handed_in: bool,
+    /// Tokens that it pays for, read and written.
+    pays_for: (u64, u64),
     /// Tokens read and written.
     tokens: (u64, u64),
     /// No new places are given.
@@ -245,6 +276,8 @@ struct Desk {
     handle: NodeHandle,
     orders: mpsc::WeakSender<Order>,
     leases: BTreeMap<JobId, Lease>,
+    /// Those whose principal has too little left until another lease of it is over.
+    short: VecDeque<Take>,
 }
 
 impl Desk {
@@ -264,67 +297,109 @@ impl Desk {
 
     async fn on_order(&mut self, order: Order) {
         match order {
-            Order::Take {
-                principal,
-                model,
-                avoid,
-                reply,
-            } => self.take((principal, model), avoid, reply).await,
+            Order::Take(take) => self.take(take).await,
             Order::Back {
                 job,
                 agreement,
                 failed,
                 used,
             } => self.back(job, (agreement, failed), used).await,
-            Order::Happened { job, event } => self.happened(job, event).await,
-            Order::Over(job) => self.over(job, None),
-            Order::NotTaken(job, why) => self.over(job, Some(why)),
+            Order::Happened { job, event } => {
+                self.is_handed_in(job).await;
+                self.happened(job, event).await;
+            }
+            Order::Over(job) => self.over(job, None).await,
+            Order::NotTaken(job, why) => self.over(job, Some(why)).await,
         }
     }
 
-    async fn take(
-        &mut self,
-        (principal, model): (Name, Name),
-        avoid: BTreeSet<PeerId>,
-        reply: oneshot::Sender<Result<Place, NoLease>>,
-    ) {
-        let wanted = (&principal, &model);
-        let serving = (self.leases.iter()).filter(|(_, lease)| lease.serves(wanted, &avoid));
+    async fn take(&mut self, take: Take) {
+        let wanted = (&take.principal, &take.model);
+        let serving = (self.leases.iter()).filter(|(_, lease)| lease.serves(wanted, &take.avoid));
         let least = serving.min_by_key(|(_, lease)| lease.load());
         let least = least.map(|(job, lease)| (*job, lease.load(), lease.agreed));
-        let mut avoid_too = avoid;
+        let mut avoid_too = take.avoid.clone();
         if let Some((job, load, agreed)) = least {
             if load < CALLS_MAX {
-                return self.give(job, reply);
+                return self.give(job, take.reply);
             }
             avoid_too.extend(agreed.map(|(provider, _)| provider));
         }
         let Ok(served) = super::served(&self.handle).await else {
-            let _ = reply.send(Err(NoLease::Gone));
+            let _ = take.reply.send(Err(NoLease::Gone));
             return;
         };
-        let all: BTreeSet<PeerId> = served
+        let served = served
             .iter()
-            .filter(|served| served.model.name == model)
-            .map(|served| served.provider)
+            .filter(|served| served.model.name == take.model);
+        let others: Vec<&Served> = served
+            .filter(|served| !avoid_too.contains(&served.provider))
             .collect();
-        let others: Vec<PeerId> = all.difference(&avoid_too).copied().collect();
-        if others.is_empty() || self.leases.len() >= LEASES_MAX {
-            // Better a full one than none.
-            match least {
-                Some((job, ..)) => self.give(job, reply),
-                None => drop(reply.send(Err(NoLease::NoSuchModel))),
+        let part = if others.is_empty() || self.leases.len() >= LEASES_MAX {
+            None
+        } else {
+            let Ok(part) = self.affordable(&take.principal, &others).await else {
+                let _ = take.reply.send(Err(NoLease::Gone));
+                return;
+            };
+            Some(part)
+        };
+        match (part, least) {
+            (Some(Some(part)), _) => {
+                let others = others.iter().map(|served| served.provider).collect();
+                self.begin(take, part, (avoid_too, others));
             }
+            // Better a full one than none.
+            (_, Some((job, ..))) => self.give(job, take.reply),
+            (Some(None), None) => self.falls_short(take).await,
+            (None, None) => drop(take.reply.send(Err(NoLease::NoSuchModel))),
+        }
+    }
+
+    /// What a lease with one of these may cost: what it pays for, or a part of what its
+    /// principal has left; none if that is nothing.
+    async fn affordable(&self, principal: &Name, others: &[&Served]) -> Result<Option<Part>, Gone> {
+        let (read, written) = PAYS_FOR;
+        let prices = others.iter();
+        let whole = prices.filter_map(|one| cost(&tokens(read, written), &one.model.prices));
+        let most = self.handle.facts().max_price;
+        let whole = whole.max().map_or(most, |whole| whole.min(most));
+        let left = self.handle.budget(principal.clone()).await?.left();
+        let coming = self.of(principal).filter(|lease| !lease.handed_in);
+        let coming = coming.fold(Amount::ZERO, |sum, lease| sum.saturating_add(lease.budget));
+        let left = left.map(|left| left.saturating_sub(coming));
+        Ok(Part::of(whole, left))
+    }
+
+    fn of(&self, principal: &Name) -> impl Iterator<Item = &Lease> {
+        let leases = self.leases.values();
+        leases.filter(move |lease| lease.principal == *principal)
+    }
+
+    /// Its principal has nothing left that is not set aside for its leases. Those that nobody
+    /// is in are ended, and it waits for one to be over; where none will be, it is refused.
+    async fn falls_short(&mut self, take: Take) {
+        let mut ending = Vec::new();
+        // What is set aside for one that is on its way counts twice for a moment.
+        let is_coming = self.of(&take.principal).any(|lease| !lease.handed_in);
+        for (job, lease) in &mut self.leases {
+            if lease.principal == take.principal && (lease.left || lease.load() == 0) {
+                lease.left = true;
+                ending.push(*job);
+            }
+        }
+        if (ending.is_empty() && !is_coming) || self.short.len() >= ORDERS {
+            let words = format!(
+                "the budget of {:?} is used up, or set aside for what it asks already",
+                &*take.principal
+            );
+            let _ = take.reply.send(Err(NoLease::OverBudget(words)));
             return;
         }
-        let budget = served
-            .iter()
-            .filter(|served| served.model.name == model && others.contains(&served.provider))
-            .filter_map(|served| cost(&tokens(PAYS_FOR.0, PAYS_FOR.1), &served.model.prices))
-            .max();
-        let most = self.handle.facts().max_price;
-        let budget = budget.map_or(most, |budget| budget.min(most));
-        self.begin((principal, model, budget), (avoid_too, others), reply);
+        self.short.push_back(take);
+        for job in ending {
+            self.leave(job).await;
+        }
     }
 
     /// Gives a place in a lease that there is.
@@ -335,14 +410,15 @@ impl Desk {
     }
 
     /// Hands in a job for a lease, with one of these.
-    fn begin(
-        &mut self,
-        (principal, model, budget): (Name, Name, Amount),
-        (avoid, others): (BTreeSet<PeerId>, Vec<PeerId>),
-        reply: oneshot::Sender<Result<Place, NoLease>>,
-    ) {
+    fn begin(&mut self, take: Take, part: Part, (avoid, others): (BTreeSet<PeerId>, Vec<PeerId>)) {
+        let Take {
+            principal,
+            model,
+            reply,
+            ..
+        } = take;
         let until = wall().after(LASTS);
-        let Some(order) = order((&principal, &model), (until, budget), others) else {
+        let Some(order) = order((&principal, &model), (until, part.budget), others) else {
             let _ = reply.send(Err(NoLease::Failed("there is no randomness".to_owned())));
             return;
         };
@@ -360,6 +436,9 @@ impl Desk {
                 calls: 0,
                 waiting: VecDeque::from([reply]),
                 used: Instant::now(),
+                budget: part.budget,
+                handed_in: false,
+                pays_for: part.pays_for,
                 tokens: (0, 0),
                 left: false,
                 words: String::new(),
@@ -367,6 +446,17 @@ impl Desk {
         );
         let (handle, orders) = (self.handle.clone(), self.orders.clone());
         tokio::spawn(follow(handle, orders, order));
+    }
+
+    /// What a lease may cost is set aside by the core from now on.
+    async fn is_handed_in(&mut self, job: JobId) {
+        let Some(lease) = self.leases.get_mut(&job) else {
+            return;
+        };
+        if !std::mem::replace(&mut lease.handed_in, true) && !self.short.is_empty() {
+            let principal = lease.principal.clone();
+            self.try_again(&principal).await;
+        }
     }
 
     async fn happened(&mut self, job: JobId, event: JobEventInfo) {
@@ -403,7 +493,7 @@ impl Desk {
                 if let Some((_, sentence)) = reason {
                     lease.words = sentence;
                 }
-                self.over(job, None);
+                self.over(job, None).await;
             }
             _ => {}
         }
@@ -425,7 +515,7 @@ impl Desk {
             tokens.0.saturating_add(read),
             tokens.1.saturating_add(written),
         );
-        if tokens.0 >= PAYS_FOR.0 / 2 || tokens.1 >= PAYS_FOR.1 / 2 {
+        if tokens.0 >= lease.pays_for.0 / 2 || tokens.1 >= lease.pays_for.1 / 2 {
             lease.left = true;
         }
         // The core may have gone elsewhere with it already.
@@ -443,7 +533,7 @@ impl Desk {
         }
     }
 
-    fn over(&mut self, job: JobId, why: Option<NotTaken>) {
+    async fn over(&mut self, job: JobId, why: Option<NotTaken>) {
         let Some(lease) = self.leases.remove(&job) else {
             return;
         };
@@ -457,9 +547,24 @@ impl Desk {
         for reply in lease.waiting {
             let _ = reply.send(Err(no.clone()));
         }
+        // What was set aside for it and not spent is there again.
+        self.try_again(&lease.principal).await;
+    }
+
+    /// Looks again at those whose principal had too little left.
+    async fn try_again(&mut self, principal: &Name) {
+        let short = std::mem::take(&mut self.short);
+        for take in short.into_iter().filter(|take| !take.reply.is_closed()) {
+            if take.principal == *principal {
+                self.take(take).await;
+            } else {
+                self.short.push_back(take);
+            }
+        }
     }
 
     async fn look(&mut self) {
+        self.short.retain(|take| !take.reply.is_closed());
         let mut idle = Vec::new();
         for (job, lease) in &mut self.leases {
             lease.waiting.retain(|reply| !reply.is_closed());
@@ -480,6 +585,36 @@ async fn weights(handle: &NodeHandle, provider: PeerId, model: &Name) -> Option<
     let mut served = served.iter();
     let is_it = |one: &&Served| one.provider == provider && one.model.name == *model;
     Some(served.find(is_it)?.model.weights)
+}
+
+/// How large a lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    /// What it costs at most,
+    budget: Amount,
+    /// and for how many tokens that pays, read and written.
+    pays_for: (u64, u64),
+}
+
+impl Part {
+    /// Of a whole lease what a principal can pay that has so much left.
+    fn of(whole: Amount, left: Option<Amount>) -> Option<Self> {
+        let whole = whole.as_micros();
+        let left = left.map_or(u64::MAX, Amount::as_micros);
+        let budget = (left / 2).max(whole / PART_MIN).min(left).min(whole);
+        let part = |tokens: u64| match whole {
+            0 => tokens,
+            _ => {
+                let part = u128::from(tokens) * u128::from(budget) / u128::from(whole);
+                u64::try_from(part).unwrap_or(tokens)
+            }
+        };
+        let is_payable = budget > 0 || whole == 0;
+        is_payable.then(|| Self {
+            budget: Amount::from_micros(budget),
+            pays_for: (part(PAYS_FOR.0), part(PAYS_FOR.1)),
+        })
+    }
 }
 
 /// The job that a lease is.
@@ -561,6 +696,7 @@ fn give(
         job,
         failed: false,
         used: (0, 0),
+        key: None,
         back: orders.clone(),
     };
     lease.calls += 1;
@@ -606,4 +742,26 @@ async fn follow(handle: NodeHandle, orders: mpsc::WeakSender<Order>, order: JobO
     // Of one that is followed no longer nobody would know that it goes on.
     let _ = handle.cancel(job).await;
     tell(Order::Over(job)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(whole: u64, left: Option<u64>) -> Option<(u64, (u64, u64))> {
+        let part = Part::of(Amount::from_micros(whole), left.map(Amount::from_micros));
+        part.map(|part| (part.budget.as_micros(), part.pays_for))
+    }
+
+    #[test]
+    fn a_lease_costs_no_more_than_its_principal_can_pay() {
+        assert_eq!(part(6400, None), Some((6400, PAYS_FOR)));
+        assert_eq!(part(6400, Some(12_800)), Some((6400, PAYS_FOR)));
+        assert_eq!(part(6400, Some(6400)), Some((3200, (200_000, 50_000))));
+        assert_eq!(part(6400, Some(150)), Some((100, (6250, 1562))));
+        assert_eq!(part(6400, Some(70)), Some((70, (4375, 1093))));
+        assert_eq!(part(6400, Some(0)), None);
+        // What costs nothing can be paid with nothing.
+        assert_eq!(part(0, Some(0)), Some((0, PAYS_FOR)));
+    }
 }

@@ -11,7 +11,7 @@
 //!
 //! Absent: retrying, and more than one question on a stream.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{
     AsyncReadExt as _, AsyncWriteExt as _,
@@ -33,6 +33,9 @@ const PIECE_BYTES: usize = 4096;
 /// The engine's number for a call that it makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct CallId(pub(super) u64);
+
+/// One for each half of a call that runs on a connection: it is not closed while there are any.
+pub(super) type OnConnection = Arc<()>;
 
 /// A call that waits for its stream.
 #[derive(Debug)]
@@ -64,6 +67,7 @@ pub struct CallReader {
     stream: ReadHalf<Stream>,
     /// Of the frame that is coming: its length, and what follows.
     came: Vec<u8>,
+    _on: OnConnection,
 }
 
 /// What goes.
@@ -73,6 +77,7 @@ pub struct CallWriter {
     stall: Duration,
     /// Its places among the calls that the peer, and all peers, may have.
     _place: Option<[OwnedSemaphorePermit; 2]>,
+    _on: OnConnection,
 }
 
 impl std::fmt::Debug for CallStream {
@@ -96,6 +101,7 @@ impl std::fmt::Debug for CallWriter {
 impl CallStream {
     pub(super) fn new(
         stream: Stream,
+        on: OnConnection,
         stall: Duration,
         place: Option<[OwnedSemaphorePermit; 2]>,
     ) -> Self {
@@ -104,11 +110,13 @@ impl CallStream {
             reader: CallReader {
                 stream: reader,
                 came: Vec::new(),
+                _on: Arc::clone(&on),
             },
             writer: CallWriter {
                 stream: writer,
                 stall,
                 _place: place,
+                _on: on,
             },
         }
     }

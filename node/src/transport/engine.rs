@@ -108,6 +108,7 @@ pub(super) async fn run(
 }
 
 struct Engine {
+    own: PeerId,
     swarm: Swarm<Network>,
     config: TransportConfig,
     commands: mpsc::Receiver<TransportCommand>,
@@ -151,6 +152,7 @@ impl Engine {
         let (report_to, reports) = mpsc::channel(REPORTS);
         let limits = &config.limits;
         Self {
+            own: own.peer_id(),
             swarm,
             commands,
             events,
@@ -269,6 +271,10 @@ impl Engine {
         let behaviours = self.swarm.behaviour_mut();
         behaviours.gate.sweep();
         self.close_silent();
+        let have_over = self.peers.iter().filter(|(_, peer)| peer.has_over());
+        for id in have_over.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.close_over(id);
+        }
         self.dial_bootstrap();
     }
 
@@ -525,7 +531,7 @@ impl Engine {
         let Some(peer) = self.peers.get(id).filter(|peer| peer.announced) else {
             return;
         };
-        let Some(connection) = peer.connections.first().map(|first| first.id) else {
+        let Some(connection) = peer.used().map(|used| used.id) else {
             return;
         };
         for (fetch_id, fetch) in &mut self.fetches {
@@ -645,8 +651,7 @@ impl Engine {
         let Some(peer) = self.peers.get(id).filter(|peer| peer.announced) else {
             return;
         };
-        // Of several the oldest makes room first, and what is on it is lost.
-        let Some(connection) = peer.connections.last().map(|newest| newest.id) else {
+        let Some(connection) = peer.newest().map(|newest| newest.id) else {
             return;
         };
         for (call, calling) in &mut self.calls {
@@ -658,6 +663,26 @@ impl Engine {
         }
     }
 
+    fn call_opened(
+        &mut self,
+        call: CallId,
+        (id, connection): (PeerId, ConnectionId),
+        stream: Stream,
+    ) {
+        let Some(calling) = self.calls.remove(&call) else {
+            return;
+        };
+        let peer = self.peers.get(&id);
+        let opened = match peer.and_then(|peer| peer.calls_on(connection)) {
+            Some(on) => {
+                let stall = self.config.limits.write_stall;
+                Ok(CallStream::new(stream, on, stall, None))
+            }
+            None => Err(SendFailure::Lost),
+        };
+        let _ = calling.reply.send(opened);
+    }
+
     fn fail_calls(&mut self, why: SendFailure, which: impl Fn(CallId, &Calling) -> bool) {
         let failed = self.calls.extract_if(|id, calling| which(*id, calling));
         for (_, calling) in failed {
@@ -666,8 +691,11 @@ impl Engine {
     }
 
     /// A peer has opened a call. Dropping the stream unread says that there is no place.
-    fn called(&mut self, id: PeerId, stream: Stream) {
+    fn called(&mut self, id: PeerId, connection: ConnectionId, stream: Stream) {
         let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let Some(on) = peer.calls_on(connection) else {
             return;
         };
         let places = [&peer.calls, &self.called].map(Arc::clone);
@@ -676,7 +704,7 @@ impl Engine {
         };
         let from = peer.key;
         let stall = self.config.limits.write_stall;
-        let call = CallStream::new(stream, stall, Some([place, of_all]));
+        let call = CallStream::new(stream, on, stall, Some([place, of_all]));
         self.emit(TransportEvent::Called { from, call });
     }
 }
@@ -836,25 +864,37 @@ impl Engine {
         }
         let session = self.next_serial();
         let limits = &self.config.limits;
-        let kept = limits.connections_per_peer.saturating_sub(1).max(1);
+        let kept = limits.connections_kept.max(1);
         let peer = self
             .peers
             .entry(id)
             .or_insert_with(|| Peer::new(key, session, limits));
-        peer.opened_one(Connection {
-            id: connection,
-            address,
-            inbound,
-            opened: Instant::now(),
-            heard: Instant::now(),
-            rtt: None,
-        });
-        // The gate always has a place for a peer's next call: the oldest makes room.
-        let surplus = peer.oldest_above(kept);
+        peer.opened_one(Connection::new(connection, address, inbound));
+        peer.note_over(kept, Instant::now());
         for channel in peer.move_outboxes() {
             self.open_outbox(&id, channel);
         }
-        for connection in surplus {
+        self.close_over(id);
+    }
+
+    /// Closes connections with a peer of which there are enough newer ones.
+    ///
+    /// Each side sees them open in another order, so that two that close what they have too
+    /// many of at the same time may close all. The one with the higher name does; the other
+    /// waits for that, three times as long, and does it if it must.
+    fn close_over(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let limits = &self.config.limits;
+        let patience = if self.own > id { 1 } else { 3 };
+        // The gate always has a place for a peer's next dial.
+        let most = limits.connections_per_peer.saturating_sub(1);
+        let bounds = (most.max(1), limits.surplus_lingers * patience);
+        let calls = &self.calls;
+        let is_opening = |on| calls.values().any(|calling| calling.on == Some(on));
+        for connection in peer.to_close(bounds, Instant::now(), is_opening) {
+            tracing::debug!(peer = %id, "closing a connection: there are newer ones");
             self.disconnected(id, connection);
             self.swarm.close_connection(connection);
         }
@@ -886,6 +926,8 @@ impl Engine {
             .iter()
             .any(|open| open.id == connection && !open.inbound);
         peer.connections.retain(|open| open.id != connection);
+        let kept = self.config.limits.connections_kept.max(1);
+        peer.note_over(kept, Instant::now());
         let is_last = peer.connections.is_empty();
         let lost: Vec<(Channel, usize)> = Channel::ALL
             .into_iter()
@@ -1019,7 +1061,7 @@ impl Engine {
             return;
         };
         let (key, first) = (peer.key, !peer.announced);
-        let address = peer.connections.first().map(|c| c.address.clone());
+        let address = peer.used().map(|used| used.address.clone());
         self.book.learn(id, info.listen_addrs);
         let Some(address) = address.filter(|_| first) else {
             return;
@@ -1028,8 +1070,8 @@ impl Engine {
         let parked = std::mem::take(&mut peer.parked);
         self.bootstrap.announced(&id);
         self.emit(TransportEvent::Connected { peer: key, address });
-        for (purpose, stream) in parked {
-            self.accept(id, purpose, stream);
+        for (purpose, connection, stream) in parked {
+            self.accept(id, (purpose, connection), stream);
         }
         for channel in Channel::ALL {
             self.open_outbox(&id, channel);
@@ -1080,7 +1122,9 @@ impl Engine {
 
     fn on_stream(&mut self, id: PeerId, connection: ConnectionId, event: StreamEvent) {
         match event {
-            StreamEvent::Accepted { purpose, stream } => self.accept(id, purpose, stream),
+            StreamEvent::Accepted { purpose, stream } => {
+                self.accept(id, (purpose, connection), stream);
+            }
             StreamEvent::Opened {
                 purpose: Purpose::Frames(channel),
                 stream,
@@ -1092,12 +1136,7 @@ impl Engine {
             StreamEvent::Opened {
                 purpose: Purpose::Call(call),
                 stream,
-            } => {
-                if let Some(calling) = self.calls.remove(&call) {
-                    let stall = self.config.limits.write_stall;
-                    let _ = calling.reply.send(Ok(CallStream::new(stream, stall, None)));
-                }
-            }
+            } => self.call_opened(call, (id, connection), stream),
             StreamEvent::Failed {
                 purpose: Purpose::Call(call),
                 why,
@@ -1126,21 +1165,26 @@ impl Engine {
         }
     }
 
-    fn accept(&mut self, id: PeerId, purpose: Inbound, stream: Stream) {
+    fn accept(
+        &mut self,
+        id: PeerId,
+        (purpose, connection): (Inbound, ConnectionId),
+        stream: Stream,
+    ) {
         let limits = &self.config.limits;
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         if !peer.announced {
             if peer.parked.len() < Channel::ALL.len() + limits.serves_per_peer {
-                peer.parked.push((purpose, stream));
+                peer.parked.push((purpose, connection, stream));
             }
             return;
         }
         let channel = match purpose {
             Inbound::Frames(channel) => channel,
             Inbound::Blob => return self.start_serve(id, stream),
-            Inbound::Call => return self.called(id, stream),
+            Inbound::Call => return self.called(id, connection, stream),
         };
         if !peer.reader_begins(channel) {
             if peer.refuses_stream() {
@@ -1177,7 +1221,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.announced) else {
             return;
         };
-        let Some(connection) = peer.connections.first().map(|first| first.id) else {
+        let Some(connection) = peer.used().map(|used| used.id) else {
             return;
         };
         let slot = &mut peer.outboxes[channel.index()];

@@ -16,9 +16,13 @@ pub struct TransportLimits {
     pub connections_in: usize,
     /// Connections that this node opened.
     pub connections_out: usize,
-    /// Two sides that dial each other at once have two; the third place is for a call that comes
-    /// before a broken connection is noticed.
+    /// Two sides that dial each other at once over two transports have four; the fifth place is
+    /// for a dial that comes before a broken connection is noticed.
     pub connections_per_peer: usize,
+    /// How many of them stay. The oldest of the others are closed, once no call runs on them.
+    pub connections_kept: usize,
+    /// How long one that is over is given, so that what is being said on it arrives.
+    pub surplus_lingers: Duration,
     /// Inbound connections from one address (IPv4) or one /64 (IPv6); not applied in LAN mode.
     pub connections_per_ip: usize,
     /// Handshakes under way, inbound.
@@ -95,7 +99,9 @@ impl Default for TransportLimits {
         Self {
             connections_in: 256,
             connections_out: 64,
-            connections_per_peer: 3,
+            connections_per_peer: 5,
+            connections_kept: 2,
+            surplus_lingers: Duration::from_secs(5),
             connections_per_ip: 16,
             pending_in: 64,
             pending_out: 32,

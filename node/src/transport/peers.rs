@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{
     Channel, PeerKey, PeerStatus, TransportLimits,
     budget::{Budget, room},
+    call::OnConnection,
     frames::{Outgoing, drain},
     streams::Inbound,
 };
@@ -36,7 +37,7 @@ pub(super) struct Peer {
     pub(super) key: PeerKey,
     /// Tells this connected time from the next one in reports that come late.
     pub(super) session: u64,
-    /// The first is the one on which streams are opened.
+    /// The first that is not over is the one on which streams are opened.
     pub(super) connections: Vec<Connection>,
     pub(super) announced: bool,
     /// What the process behind the newest identified connection says of itself, and since when
@@ -48,7 +49,7 @@ pub(super) struct Peer {
     pub(super) queue_room: Arc<Semaphore>,
     pub(super) outboxes: [Option<Outbox>; Channel::COUNT],
     /// Streams that came before the peer was announced.
-    pub(super) parked: Vec<(Inbound, Stream)>,
+    pub(super) parked: Vec<(Inbound, ConnectionId, Stream)>,
     pub(super) serves: usize,
     /// Places for calls that it makes.
     pub(super) calls: Arc<Semaphore>,
@@ -60,6 +61,12 @@ pub(super) struct Peer {
 }
 
 /// One connection with a peer.
+///
+/// ```text
+/// kept ── newer ones came ──▶ over ── no call on it, and its time is up ──▶ closed
+///   ▲                          │
+///   └───── newer ones broke ───┘
+/// ```
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
@@ -69,6 +76,30 @@ pub(super) struct Connection {
     /// When the last ping was answered.
     pub(super) heard: Instant,
     pub(super) rtt: Option<Duration>,
+    /// Since when there are enough newer ones.
+    pub(super) over: Option<Instant>,
+    /// Calls that run on it have clones of this.
+    pub(super) calls: OnConnection,
+}
+
+impl Connection {
+    pub(super) fn new(id: ConnectionId, address: Multiaddr, inbound: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            id,
+            address,
+            inbound,
+            opened: now,
+            heard: now,
+            rtt: None,
+            over: None,
+            calls: OnConnection::default(),
+        }
+    }
+
+    fn has_calls(&self) -> bool {
+        Arc::strong_count(&self.calls) > 1
+    }
 }
 
 /// The way out for one channel.
@@ -153,24 +184,73 @@ impl Peer {
         self.connections.insert(at, connection);
     }
 
-    /// The connections that are one too many, longest open first.
-    pub(super) fn oldest_above(&self, kept: usize) -> Vec<ConnectionId> {
-        let mut by_age: Vec<&Connection> = self.connections.iter().collect();
-        by_age.sort_by_key(|open| open.opened);
-        let surplus = by_age.len().saturating_sub(kept);
-        by_age[..surplus].iter().map(|open| open.id).collect()
+    /// The one on which streams are opened.
+    pub(super) fn used(&self) -> Option<&Connection> {
+        let mut all = self.connections.iter();
+        all.find(|open| open.over.is_none())
+            .or_else(|| self.connections.first())
     }
 
-    /// Lets outboxes go that depend on another than the first connection: what a writer has, it
+    /// The one on which calls are opened: it stays the longest, on both sides.
+    pub(super) fn newest(&self) -> Option<&Connection> {
+        self.connections.iter().max_by_key(|open| open.opened)
+    }
+
+    /// What runs on a connection holds on to it by this.
+    pub(super) fn calls_on(&self, connection: ConnectionId) -> Option<OnConnection> {
+        let mut all = self.connections.iter();
+        let on = all.find(|open| open.id == connection)?;
+        Some(Arc::clone(&on.calls))
+    }
+
+    /// Notes which connections are over: those that are longest open, above so many.
+    pub(super) fn note_over(&mut self, kept: usize, now: Instant) {
+        let over = self.connections.len().saturating_sub(kept);
+        let mut by_age: Vec<&mut Connection> = self.connections.iter_mut().collect();
+        by_age.sort_by_key(|open| open.opened);
+        for (nth, open) in by_age.into_iter().enumerate() {
+            open.over = (nth < over).then(|| open.over.unwrap_or(now));
+        }
+    }
+
+    pub(super) fn has_over(&self) -> bool {
+        self.connections.iter().any(|open| open.over.is_some())
+    }
+
+    /// Those to be closed now. Of those that are over, the ones that have been for so long and
+    /// have no calls on them; and as many as there are above `most` in all, with calls or
+    /// without, so that a place is free for the peer's next dial.
+    pub(super) fn to_close(
+        &self,
+        (most, lingers): (usize, Duration),
+        now: Instant,
+        is_opening: impl Fn(ConnectionId) -> bool,
+    ) -> Vec<ConnectionId> {
+        let is_busy = |open: &Connection| open.has_calls() || is_opening(open.id);
+        let over = self.connections.iter();
+        let mut over: Vec<&Connection> = over.filter(|open| open.over.is_some()).collect();
+        over.sort_by_key(|open| (is_busy(open), open.opened));
+        let at_once = self.connections.len().saturating_sub(most);
+        let is_due = |open: &Connection| {
+            let since = open.over.map(|since| now.saturating_duration_since(since));
+            since.is_some_and(|since| since >= lingers) && !is_busy(open)
+        };
+        let all = over.into_iter().enumerate();
+        all.filter(|(nth, open)| *nth < at_once || is_due(open))
+            .map(|(_, open)| open.id)
+            .collect()
+    }
+
+    /// Lets outboxes go that depend on another than the used connection: what a writer has, it
     /// brings to an end there. Returns the channels whose frames wait for a stream again.
     pub(super) fn move_outboxes(&mut self) -> Vec<Channel> {
-        let Some(first) = self.connections.first().map(|first| first.id) else {
+        let Some(used) = self.used().map(|used| used.id) else {
             return Vec::new();
         };
         let mut waiting = Vec::new();
         for channel in Channel::ALL {
             let slot = &mut self.outboxes[channel.index()];
-            let Some(outbox) = slot.take_if(|outbox| outbox.connection() != Some(first)) else {
+            let Some(outbox) = slot.take_if(|outbox| outbox.connection() != Some(used)) else {
                 continue;
             };
             match outbox.state {
@@ -268,7 +348,7 @@ impl Peer {
     }
 
     pub(super) fn status(&self, gossip_score: Option<f64>) -> Option<PeerStatus> {
-        let used = self.connections.first().filter(|_| self.announced)?;
+        let used = self.used().filter(|_| self.announced)?;
         Some(PeerStatus {
             peer: self.key,
             address: used.address.clone(),
@@ -279,5 +359,82 @@ impl Peer {
             gossip_score,
             agent: self.agent.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINGERS: Duration = Duration::from_secs(5);
+
+    fn id(number: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(number)
+    }
+
+    /// A peer with so many connections, opened a second after each other.
+    fn peer(count: usize, start: Instant) -> Peer {
+        let mut peer = Peer::new(PeerKey::new([1; 32]), 0, &TransportLimits::default());
+        for number in 0..count {
+            let mut open = Connection::new(id(number), Multiaddr::empty(), number % 2 == 0);
+            open.opened = start + Duration::from_secs(u64::try_from(number).unwrap());
+            peer.opened_one(open);
+        }
+        peer
+    }
+
+    fn closed(peer: &Peer, now: Instant) -> Vec<ConnectionId> {
+        peer.to_close((4, LINGERS), now, |_| false)
+    }
+
+    #[test]
+    fn the_oldest_connections_linger_and_are_closed() {
+        let start = Instant::now();
+        let mut peer = peer(4, start);
+        peer.note_over(2, start);
+        assert!(closed(&peer, start).is_empty());
+        // Noted again, they are over since they were.
+        peer.note_over(2, start + LINGERS);
+        assert_eq!(closed(&peer, start + LINGERS), [id(0), id(1)]);
+        assert_eq!(peer.used().map(|used| used.id), Some(id(2)));
+        assert_eq!(peer.newest().map(|newest| newest.id), Some(id(3)));
+        // Where the newer ones broke, the older ones stay.
+        peer.connections.retain(|open| open.id < id(2));
+        peer.note_over(2, start + LINGERS);
+        assert!(closed(&peer, start + 2 * LINGERS).is_empty());
+    }
+
+    #[test]
+    fn a_connection_stays_until_the_last_call_on_it_has_ended() {
+        let start = Instant::now();
+        let mut peer = peer(4, start);
+        peer.note_over(2, start);
+        let late = start + 100 * LINGERS;
+        let call = peer.calls_on(id(0)).unwrap();
+        let other = peer.calls_on(id(0)).unwrap();
+        assert_eq!(closed(&peer, late), [id(1)]);
+        let opening = peer.to_close((4, LINGERS), late, |on| on == id(1));
+        assert!(opening.is_empty(), "one is being opened there");
+        drop(call);
+        assert_eq!(closed(&peer, late), [id(1)]);
+        drop(other);
+        assert_eq!(closed(&peer, late), [id(0), id(1)]);
+        assert!(peer.calls_on(id(9)).is_none());
+    }
+
+    #[test]
+    fn abuse_08_calls_hold_no_more_connections_than_a_peer_may_have() {
+        let start = Instant::now();
+        let mut peer = peer(5, start);
+        peer.note_over(2, start);
+        let calls: Vec<_> = [0, 2].map(|on| peer.calls_on(id(on))).into();
+        assert_eq!(
+            closed(&peer, start),
+            [id(1)],
+            "one without calls goes first"
+        );
+        let more = peer.calls_on(id(1));
+        assert_eq!(closed(&peer, start), [id(0)], "and else the oldest");
+        drop((calls, more));
     }
 }

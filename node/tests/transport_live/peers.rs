@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use suanli_node::transport::{
-    Channel, DialFailure, PeerKey, Transport, TransportCommand, TransportConfig, TransportError,
-    TransportEvent,
+    CallReader, CallWriter, Channel, DialFailure, PeerKey, Transport, TransportCommand,
+    TransportConfig, TransportError, TransportEvent,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
+    time::timeout,
 };
 
 use crate::{Node, QUIC, TCP, config, is_connected, is_disconnected, tcp_port};
@@ -169,7 +170,7 @@ async fn restart(config: TransportConfig) -> Node {
             }
         }
     };
-    tokio::time::timeout(crate::PATIENCE, free).await.unwrap()
+    timeout(crate::PATIENCE, free).await.unwrap()
 }
 
 fn peer_id(key: PeerKey) -> libp2p::PeerId {
@@ -295,8 +296,56 @@ async fn a_call_that_crosses_late_leaves_the_first_connection_alone() {
             talk(&mut one, &mut two).await;
         }
     };
-    tokio::time::timeout(crate::PATIENCE, both_stand)
-        .await
-        .unwrap();
+    timeout(crate::PATIENCE, both_stand).await.unwrap();
     talk(&mut one, &mut two).await;
+}
+
+/// A side of a call.
+type Side = (CallReader, CallWriter);
+
+/// One frame each way on a call.
+async fn talk_on((hears, asks): &mut Side, (hears_too, answers): &mut Side) {
+    asks.send(b"one").await.unwrap();
+    assert_eq!(hears_too.receive(10).await.unwrap().unwrap(), b"one");
+    answers.send(b"two").await.unwrap();
+    assert_eq!(hears.receive(10).await.unwrap().unwrap(), b"two");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_goes_on_while_its_connection_is_one_too_many() {
+    let settings = |seed| {
+        let mut settings = config(seed, TCP);
+        settings.limits.connections_kept = 1;
+        settings.limits.surplus_lingers = Duration::ZERO;
+        settings
+    };
+    let mut one = Node::start_with(settings(1)).await;
+    let mut two = Node::start_with(settings(2)).await;
+    let (wire, let_through) = held_wire(&two).await;
+    one.dial_at(two.key(), wire).await;
+    two.connect(&mut one).await;
+    let (to, (reply, call)) = (two.key(), oneshot::channel());
+    one.command(TransportCommand::Call { to, reply }).await;
+    let mut call = call.await.unwrap().unwrap().split();
+    let called = |event| match event {
+        TransportEvent::Called { call, .. } => Some(call.split()),
+        _ => None,
+    };
+    let mut called = two.wait(called).await;
+    talk_on(&mut call, &mut called).await;
+
+    let_through.send(()).unwrap();
+    let counts = async |count: usize| {
+        while connections(&one).await != count || connections(&two).await != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(crate::PATIENCE, counts(2)).await.unwrap();
+    // Long enough that whoever closes has looked a few times.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(2) {
+        talk_on(&mut call, &mut called).await;
+    }
+    drop((call, called));
+    timeout(crate::PATIENCE, counts(1)).await.unwrap();
 }

@@ -56,8 +56,8 @@ use self::{
     staying::Staying,
 };
 use super::{
-    ComparedOutput, Comparison, ComparisonId, Event, FetchOrder, Fetched, JobEvent, Kept, Output,
-    ProductCheck, ProductsCheck, ResultId,
+    Budget, ComparedOutput, Comparison, ComparisonId, Event, FetchOrder, Fetched, JobEvent, Kept,
+    Output, ProductCheck, ProductsCheck, ResultId,
     core::{Core, Timer},
     ledger::Ledger,
 };
@@ -103,6 +103,8 @@ pub(crate) struct Buyer {
     full: LeftOut,
     past: Past,
     spending: Spending,
+    /// What principals may spend by the node's word, beside the configuration's.
+    granted: BTreeMap<Name, Budget>,
     comparisons: Comparisons,
     staying: Staying,
     early: VecDeque<Early>,

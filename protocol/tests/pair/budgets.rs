@@ -149,3 +149,31 @@ fn a_budget_is_for_days_and_outlives_starts() {
     now.wall = now.wall.after(DAY);
     assert_eq!(condensed(&world, now).spent, Amount::ZERO);
 }
+
+fn grant(world: &mut World, budgets: &[(&str, u64)]) {
+    let budgets = budgets.iter().map(|(principal, amount)| {
+        let amount = micros(*amount);
+        (name(principal), Budget { amount, days: 30 })
+    });
+    world.command(0, Command::Grant(budgets.collect()));
+}
+
+/// A key's budget comes and goes while the node runs, and never loosens the configuration's.
+#[test]
+fn what_the_node_grants_holds_beside_the_configuration() {
+    let mut world = world(&[("team", 100_000, 30)]);
+    assert_eq!(budget(&world, "ada").left(), None);
+    grant(&mut world, &[("ada", 50_000), ("team", 900_000)]);
+    let decline = refused(&mut world, of("ada", 1, 50_001)).unwrap();
+    let figures = (decline.reason, decline.have);
+    assert_eq!(figures, (Reason::PRINCIPAL_BUDGET, 50_000));
+    assert!(refused(&mut world, of("team", 2, 100_001)).is_some());
+    let named: Vec<_> = world.peer(0).budgets();
+    let named: Vec<_> = named.iter().map(|view| &*view.principal).collect();
+    assert_eq!(named, ["ada", "team"]);
+
+    grant(&mut world, &[("team", 10_000)]);
+    assert_eq!(budget(&world, "team").left(), Some(micros(10_000)));
+    assert!(refused(&mut world, of("team", 3, 10_001)).is_some());
+    assert_eq!(refused(&mut world, of("ada", 4, 5_000_000)), None);
+}

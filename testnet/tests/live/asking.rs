@@ -6,14 +6,11 @@ use std::{
 };
 
 use serde_json::Value;
-use suanli_node::api::types::{ChannelInfo, PeerInfo};
+use suanli_node::api::types::ChannelInfo;
 use suanli_protocol::units::Amount;
 use suanli_testnet::live::Node;
 
 use crate::network::{CLIENT, Network, PATIENCE, eventually};
-
-/// A connection that is so old stays.
-const SETTLED_MS: u64 = 4000;
 
 /// An answer to a request of a node's own people: its status, and its body.
 pub(crate) fn request(
@@ -22,7 +19,11 @@ pub(crate) fn request(
     path: &str,
     body: Option<&Value>,
 ) -> (u16, String) {
-    let mut stream = open(node, method, path, body);
+    said(open(node, method, path, body))
+}
+
+/// The whole answer on a connection: its status, and its body.
+pub(crate) fn said(mut stream: TcpStream) -> (u16, String) {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let status = text.split(' ').nth(1).unwrap().parse().unwrap();
@@ -39,9 +40,18 @@ pub(crate) fn request(
 }
 
 pub(crate) fn open(node: &Node, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
-    let address = node.api().unwrap().address();
     let token = std::fs::read_to_string(node.data_dir().join("api.token")).unwrap();
-    let token = token.trim();
+    open_by(token.trim(), node, (method, path), body)
+}
+
+/// Asks as whoever shows that token or key.
+pub(crate) fn open_by(
+    token: &str,
+    node: &Node,
+    (method, path): (&str, &str),
+    body: Option<&Value>,
+) -> TcpStream {
+    let address = node.api().unwrap().address();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = body.map(Value::to_string).unwrap_or_default();
@@ -99,13 +109,6 @@ pub(crate) fn wait_for_providers(network: &Network, count: usize) {
             .first()
             .and_then(|model| model["providers"].as_array());
         (providers.map_or(0, Vec::len) == count).then_some(())
-    });
-    // Two that have just met close the connections that they have too many of, and what is
-    // on these is lost.
-    eventually("the connections are as they will be", || {
-        let peers: Vec<PeerInfo> = network.api(CLIENT).get("/v1/peers").unwrap();
-        let are_old = peers.iter().all(|peer| peer.connected_ms >= SETTLED_MS);
-        are_old.then_some(())
     });
 }
 

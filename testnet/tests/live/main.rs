@@ -19,6 +19,7 @@ mod devices;
 mod disk;
 mod hostile;
 mod jobs;
+mod keys;
 mod kills;
 mod market;
 mod models;

@@ -28,7 +28,7 @@ const ENDLESS: u64 = 100_000;
 const READ: u64 = 7;
 
 /// A model's server.
-struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     /// Answers to no question but that for its models.
     silent: Arc<AtomicBool>,
@@ -41,7 +41,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
@@ -181,7 +181,7 @@ fn whole(mut stream: TcpStream, status: u16, body: &Value) {
 }
 
 /// A client, and providers of rising prices, each with a server behind it.
-fn network(servers: &[(&str, &Server)]) -> Network {
+pub(crate) fn network(servers: &[(&str, &Server)]) -> Network {
     let mut nodes = vec![NodeSpec {
         name: CLIENT.into(),
         region: "CN-BJ".into(),
@@ -206,7 +206,7 @@ fn network(servers: &[(&str, &Server)]) -> Network {
     Network::of(nodes)
 }
 
-fn question(said: &str, words: Option<u64>, streams: bool) -> Value {
+pub(crate) fn question(said: &str, words: Option<u64>, streams: bool) -> Value {
     let mut question = json!({
         "model": "small",
         "stream": streams,

@@ -3,17 +3,58 @@
 //! Three checks before any handler, cheapest first. The `Host` must name this
 //! server: a web page that makes its own name resolve to loopback (DNS
 //! rebinding) still sends that name. An `Origin` must be this server: a page
-//! elsewhere has no business here. Then the bearer token, in constant time.
+//! elsewhere has no business here. Then what the caller shows: the node's own
+//! token, in constant time, which opens everything; or an API key, by its hash,
+//! which opens what models are asked through.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
 
 use super::problem::Problem;
-use crate::api::token::Token;
+use crate::{
+    api::token::Token,
+    keys::{Key, Keys},
+    wall::wall,
+};
 
 const BEARER: &[u8] = b"Bearer ";
 const DEFAULT_PORT: u16 = 80;
+
+/// Where models are asked: what an API key opens. Below the first is each model.
+const FOR_KEYS: [&str; 4] = [
+    "/v1/models",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+];
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    /// Whoever has the node's own token.
+    Node,
+    /// Whoever has an API key.
+    Key(Arc<Key>),
+}
+
+/// Why a caller is not served.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotServed {
+    /// In the words of this API.
+    Here(Problem),
+    /// No key, or none that is good, where models are asked: said in the words of clients.
+    NoKey,
+}
+
+impl From<Problem> for NotServed {
+    fn from(problem: Problem) -> Self {
+        Self::Here(problem)
+    }
+}
 
 /// The checks of one server.
 #[derive(Debug)]
@@ -27,11 +68,26 @@ impl Guard {
         Self { bound, token }
     }
 
-    /// Whether a request may go on to its handler.
-    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Whether a request may go on to its handler, and whose it is.
+    pub(super) fn check(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        keys: &Keys,
+    ) -> Result<Caller, NotServed> {
         let host = self.check_host(uri, headers)?;
         check_origin(host, headers)?;
-        self.check_token(headers)
+        let shown = bearer(headers);
+        if shown.is_some_and(|shown| self.token.is(shown)) {
+            return Ok(Caller::Node);
+        }
+        let key = shown.and_then(|shown| keys.find(shown, wall()));
+        match (key, is_for_keys(uri.path())) {
+            (Some(key), true) => Ok(Caller::Key(key)),
+            (Some(_), false) => Err(Problem::not_for_keys().into()),
+            (None, true) => Err(NotServed::NoKey),
+            (None, false) => Err(Problem::unauthorised().into()),
+        }
     }
 
     fn check_host<'a>(&self, uri: &Uri, headers: &'a HeaderMap) -> Result<&'a str, Problem> {
@@ -71,18 +127,19 @@ impl Guard {
         // somebody else could point here.
         address.is_loopback() || address == self.bound.ip() || self.bound.ip().is_unspecified()
     }
+}
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let shown = match (values.next(), values.next()) {
-            (Some(value), None) => value.as_bytes().strip_prefix(BEARER),
-            _ => None,
-        };
-        match shown {
-            Some(shown) if self.token.is(shown) => Ok(()),
-            _ => Err(Problem::unauthorised()),
-        }
+/// What the caller shows, if that is one thing.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.as_bytes().strip_prefix(BEARER),
+        _ => None,
     }
+}
+
+fn is_for_keys(path: &str) -> bool {
+    FOR_KEYS.contains(&path) || path.starts_with("/v1/models/")
 }
 
 fn check_origin(host: &str, headers: &HeaderMap) -> Result<(), Problem> {

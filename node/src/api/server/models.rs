@@ -9,16 +9,24 @@
 //! only where it was asked for, `[DONE]` at the end. An answer that breaks off in the middle
 //! ends with an event that says so, and without `[DONE]`.
 //!
+//! Who asks by an API key sees and uses the models that the key names, at the key's rate. What
+//! it may spend is the core's to say, when a lease is made.
+//!
 //! Absent: what models can do. A question is passed on as it is, and the model's server
 //! says what is wrong with it.
 
-use std::{collections::BTreeMap, convert::Infallible};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::{Body, Bytes},
     extract::{Path, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::stream;
@@ -26,7 +34,7 @@ use serde_json::{Value, json};
 use suanli_protocol::{offer::Name, registry::Endpoint, units::Meter, wire::Text};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Api, Gate, Problem, Shared};
+use super::{Api, Gate, Problem, Shared, guard::Caller};
 use crate::{
     gateway::{
         Asked, GatewayError, Served,
@@ -34,6 +42,8 @@ use crate::{
         model_name,
     },
     handle::Gone,
+    keys::{GATEWAY, Key, TooFast},
+    rate::Left,
 };
 
 /// Bytes of an answer that comes as one.
@@ -81,6 +91,29 @@ impl Wrong {
             code: Some("model_not_found"),
             param: Some("model"),
             ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
+        }
+    }
+
+    /// No API key, or none that opens anything.
+    pub(super) fn no_key() -> Self {
+        let message = "the API key is missing, wrong, revoked or expired; whoever runs this node \
+                       makes one with `suanli key create`";
+        Self {
+            code: Some("invalid_api_key"),
+            ..Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", message)
+        }
+    }
+
+    /// A key's rate is used up.
+    fn too_fast(too_fast: TooFast) -> Self {
+        let seconds = whole_seconds(too_fast.wait).max(1);
+        let TooFast { of, limit, .. } = too_fast;
+        let message =
+            format!("this key may use {limit} {of} a minute; try again in {seconds} seconds");
+        Self {
+            code: Some("rate_limit_exceeded"),
+            retry_after_s: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, of, message)
         }
     }
 
@@ -167,8 +200,12 @@ impl From<GatewayError> for Wrong {
 }
 
 /// `GET /v1/models`.
-pub(super) async fn list(State(api): Shared) -> Result<Json<Value>, Wrong> {
-    let served = api.gateway.served().await?;
+pub(super) async fn list(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, Wrong> {
+    let mut served = api.gateway.served().await?;
+    served.retain(|one| caller.may_use(&one.model.name));
     let mut by_name: BTreeMap<Name, Vec<Served>> = BTreeMap::new();
     for one in served {
         by_name.entry(one.model.name.clone()).or_default().push(one);
@@ -178,9 +215,13 @@ pub(super) async fn list(State(api): Shared) -> Result<Json<Value>, Wrong> {
 }
 
 /// `GET /v1/models/{id}`.
-pub(super) async fn show(State(api): Shared, Path(id): Path<String>) -> Result<Json<Value>, Wrong> {
+pub(super) async fn show(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Wrong> {
     let mut served = api.gateway.served().await?;
-    served.retain(|one| *one.model.name == *id);
+    served.retain(|one| *one.model.name == *id && caller.may_use(&id));
     if served.is_empty() {
         return Err(Wrong::no_model(&id));
     }
@@ -222,16 +263,16 @@ fn described(all: &[Served]) -> Value {
     })
 }
 
-pub(super) async fn chat(api: Shared, body: Bytes) -> Result<Response, Wrong> {
-    ask(api, Endpoint::CHAT_COMPLETIONS, body).await
+pub(super) async fn chat(api: Shared, caller: Extension<Caller>, body: Bytes) -> Response {
+    answer(api, caller, Endpoint::CHAT_COMPLETIONS, &body).await
 }
 
-pub(super) async fn complete(api: Shared, body: Bytes) -> Result<Response, Wrong> {
-    ask(api, Endpoint::COMPLETIONS, body).await
+pub(super) async fn complete(api: Shared, caller: Extension<Caller>, body: Bytes) -> Response {
+    answer(api, caller, Endpoint::COMPLETIONS, &body).await
 }
 
-pub(super) async fn embed(api: Shared, body: Bytes) -> Result<Response, Wrong> {
-    ask(api, Endpoint::EMBEDDINGS, body).await
+pub(super) async fn embed(api: Shared, caller: Extension<Caller>, body: Bytes) -> Response {
+    answer(api, caller, Endpoint::EMBEDDINGS, &body).await
 }
 
 /// What of a question the gateway itself reads.
@@ -242,11 +283,44 @@ struct Question {
     usage: bool,
 }
 
-async fn ask(State(api): Shared, endpoint: Endpoint, body: Bytes) -> Result<Response, Wrong> {
+/// Answers a question, and says how the caller's rates stand.
+async fn answer(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    endpoint: Endpoint,
+    body: &[u8],
+) -> Response {
+    let answered = ask(&api, &caller, endpoint, body).await;
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    if let Caller::Key(key) = &caller {
+        let (requests, tokens) = key.rates(Instant::now());
+        let headers = response.headers_mut();
+        for (names, left) in [(REQUEST_RATE, requests), (TOKEN_RATE, tokens)] {
+            if let Some(left) = left {
+                say_rate(headers, names, left);
+            }
+        }
+    }
+    response
+}
+
+async fn ask(
+    api: &Api,
+    caller: &Caller,
+    endpoint: Endpoint,
+    body: &[u8],
+) -> Result<Response, Wrong> {
     let place = api.gates.enter(Gate::Ask)?;
-    let question = read(endpoint, &body)?;
+    // A wrong question counts: it has to be read, too.
+    caller.admit().map_err(Wrong::too_fast)?;
+    let question = read(endpoint, body)?;
+    if !caller.may_use(&question.model) {
+        return Err(Wrong::no_model(&question.model));
+    }
+    let (principal, key) = caller.principal();
     let asked = Asked {
-        principal: principal(&api),
+        principal,
+        key,
         model: question.model,
         endpoint,
         streams: question.streams,
@@ -260,9 +334,57 @@ async fn ask(State(api): Shared, endpoint: Endpoint, body: Bytes) -> Result<Resp
     }
 }
 
-/// For whom a question is.
-fn principal(_api: &Api) -> Name {
-    Text::lossy("gateway")
+impl Caller {
+    /// For whom it asks, and the key that counts it.
+    fn principal(&self) -> (Name, Option<Arc<Key>>) {
+        match self {
+            Self::Node => (Text::lossy(GATEWAY), None),
+            Self::Key(key) => (key.principal().clone(), Some(Arc::clone(key))),
+        }
+    }
+
+    /// Whether a model is there for it.
+    fn may_use(&self, model: &str) -> bool {
+        match self {
+            Self::Node => true,
+            Self::Key(key) => key.may_use(model),
+        }
+    }
+
+    fn admit(&self) -> Result<(), TooFast> {
+        match self {
+            Self::Node => Ok(()),
+            Self::Key(key) => key.admit(Instant::now()),
+        }
+    }
+}
+
+/// What clients read of a rate: a minute's, what is left, and when that is a minute's again.
+type RateHeaders = [HeaderName; 3];
+
+const REQUEST_RATE: RateHeaders = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const TOKEN_RATE: RateHeaders = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
+fn say_rate(headers: &mut HeaderMap, [limit, remaining, reset]: RateHeaders, left: Left) {
+    headers.insert(limit, left.limit.into());
+    headers.insert(remaining, left.remaining.into());
+    let reset_in = format!("{}s", whole_seconds(left.full_in));
+    if let Ok(reset_in) = HeaderValue::try_from(reset_in) {
+        headers.insert(reset, reset_in);
+    }
+}
+
+/// So many seconds, or a little less.
+const fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + if time.subsec_nanos() > 0 { 1 } else { 0 }
 }
 
 fn read(endpoint: Endpoint, body: &[u8]) -> Result<Question, Wrong> {

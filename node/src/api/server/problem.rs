@@ -64,6 +64,15 @@ impl Problem {
         )
     }
 
+    /// An API key where only the token counts.
+    pub(crate) fn not_for_keys() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            DATA,
+            "an API key asks models and nothing else (/v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings); all other paths want the token in the data directory of this daemon",
+        )
+    }
+
     /// Too much at once.
     pub(crate) fn too_many(what: &str) -> Self {
         Self::new(

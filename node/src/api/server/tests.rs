@@ -1,14 +1,22 @@
 //! The server as its callers see it, on a real socket, over a driver that is
 //! played: it answers from a peer that has made two deals.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use suanli_protocol::{
     bundle::Bundle,
-    peer::{Peer, Unanswered, Unreferred},
+    envelope::Verified,
+    offer::{ModelOffer, Name, Offer},
+    peer::{Budget, Command, Input, Peer, Unanswered, Unreferred},
     rank::Plan,
     record::JobOrder,
+    units::{Amount, Meter, Mono, Now, Price},
+    wire::{List, Text},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,9 +28,10 @@ use tokio::{
 use super::*;
 use crate::{
     api::types::{
-        ApiError, BlobInfo, ChannelInfo, JobEventInfo, JobInfo, JobLine, OfferInfo, PlanInfo,
-        ReceiptInfo, Status, Submitted,
+        ApiError, BlobInfo, ChannelInfo, JobEventInfo, JobInfo, JobLine, KeyInfo, KeyMade,
+        OfferInfo, PlanInfo, ReceiptInfo, Status, Submitted,
     },
+    data_dir::DataDir,
     handle::{self, Ask, AskQueue, Look, NodeFacts, NotPaused, Snapshot, Watch},
     records::{
         dealt::{self, Dealt, OUTPUT, submission},
@@ -448,13 +457,304 @@ async fn a_stop_is_answered_and_then_nothing_listens() {
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
+#[tokio::test]
+async fn abuse_65_without_a_good_key_no_model_is_asked() {
+    let server = Server::start().await;
+    let made = server.create("{\"name\":\"alice\"}").await;
+    let secret = made.secret.tell();
+    for (method, path) in [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/small"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/embeddings"),
+    ] {
+        for shown in [
+            String::new(),
+            "Authorization: Bearer sk-suanli-0\r\n".to_owned(),
+            format!("Authorization: {secret}\r\n"),
+            format!("Authorization: Bearer {secret}0\r\n"),
+            format!("Authorization: Bearer {secret}\r\nAuthorization: Bearer {secret}\r\n"),
+        ] {
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nHost: {}\r\n{shown}",
+                server.address
+            );
+            let answer = server.raw(&head, b"").await;
+            assert_eq!(answer.status, 401, "{path} {shown}");
+            let said: Value = answer.json();
+            assert_eq!(said["error"]["code"], "invalid_api_key", "{path}");
+            assert!(!said.to_string().contains(secret));
+        }
+    }
+    // In the address it is no key, and no error repeats it.
+    let in_path = format!("/v1/models?api_key={secret}");
+    let head = format!("GET {in_path} HTTP/1.1\r\nHost: {}\r\n", server.address);
+    assert_eq!(server.raw(&head, b"").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_key_asks_models_and_nothing_else() {
+    let server = Server::start().await;
+    let made = server.create("{\"name\":\"alice\"}").await;
+    let secret = made.secret.tell();
+    assert_eq!(made.base_url, format!("http://{}/v1", server.address));
+    assert_eq!(server.by_key(secret, "/v1/models", None).await.status, 200);
+    for path in [
+        "/v1/status",
+        "/v1/keys",
+        "/v1/jobs",
+        "/v1/budgets",
+        "/v1/%6dodels",
+        "/v1/chat/completions/",
+        "/v1/models/../status/",
+        "/v1/nothing",
+        "/",
+    ] {
+        let answer = server.by_key(secret, path, None).await;
+        if path.starts_with("/v1/models/") {
+            // All below it is a model's name.
+            assert_eq!(answer.status, 404, "{path}");
+            continue;
+        }
+        assert_eq!(answer.status, 403, "{path}");
+        let error: ApiError = answer.json();
+        assert!(error.error.contains("asks models and nothing else"));
+        assert!(!error.error.contains(secret));
+    }
+    for path in ["/v1/keys", "/v1/shutdown", "/v1/keys/alice/revoke"] {
+        assert_eq!(server.by_key(secret, path, Some("{}")).await.status, 403);
+    }
+    // Another site may not use it either, nor a name that was pointed here.
+    let shown = format!("Authorization: Bearer {secret}\r\n");
+    let foreign = format!(
+        "GET /v1/models HTTP/1.1\r\nHost: {}\r\n{shown}Origin: http://evil.example\r\n",
+        server.address
+    );
+    assert_eq!(server.raw(&foreign, b"").await.status, 403);
+    let pointed = format!("GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n{shown}");
+    assert_eq!(server.raw(&pointed, b"").await.status, 403);
+    // The node's own token still opens everything.
+    for path in ["/v1/models", "/v1/keys", "/v1/status"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn abuse_63_a_revoked_key_is_refused_at_once_and_its_name_is_free() {
+    let server = Server::start().await;
+    let first = server.create("{\"name\":\"alice\"}").await;
+    let again = server.post_json("/v1/keys", b"{\"name\":\"alice\"}").await;
+    assert_eq!(again.status, 409);
+    let error: ApiError = again.json();
+    assert!(
+        error.error.contains("suanli key revoke alice"),
+        "{}",
+        error.error
+    );
+
+    let revoked: KeyInfo = server.post("/v1/keys/alice/revoke", b"").await.json();
+    assert_eq!((&*revoked.name, &*revoked.state), ("alice", "revoked"));
+    let old = first.secret.tell();
+    assert_eq!(server.by_key(old, "/v1/models", None).await.status, 401);
+    let listed: Vec<KeyInfo> = server.get("/v1/keys").await.json();
+    assert_eq!(listed, [revoked]);
+    // Twice is fine; what there is not is a clear error.
+    assert_eq!(server.post("/v1/keys/alice/revoke", b"").await.status, 200);
+    for nobody in ["bob", "..%2fshutdown", "gateway"] {
+        let path = format!("/v1/keys/{nobody}/revoke");
+        assert_eq!(server.post(&path, b"").await.status, 404, "{nobody}");
+    }
+
+    let second = server.create("{\"name\":\"alice\"}").await;
+    assert_ne!(second.secret.tell(), old);
+    let answer = server
+        .by_key(second.secret.tell(), "/v1/models", None)
+        .await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(server.by_key(old, "/v1/models", None).await.status, 401);
+    // What is on disk is all of it, and no secret.
+    let file = std::fs::read_to_string(server.dir.path().join("gateway.keys")).unwrap();
+    assert!(!file.contains(second.secret.tell()) && !file.contains(old));
+    let kept = KeyFile::open(&DataDir::new(server.dir.path())).unwrap();
+    assert!(!format!("{kept:?}").contains("sk-suanli-"));
+}
+
+#[tokio::test]
+async fn a_wrong_order_for_a_key_is_refused_in_words() {
+    let server = Server::start().await;
+    for (order, why) in [
+        ("{\"name\":\"gateway\"}", "no name for a key"),
+        ("{\"name\":\"a b\"}", "no name for a key"),
+        ("{\"name\":\"a\",\"days\":3}", "name its amount"),
+        ("{\"name\":\"a\",\"budget\":\"1\",\"days\":0}", "1 to 366"),
+        ("{\"name\":\"a\",\"requests_per_minute\":0}", "leave it out"),
+        ("{\"name\":\"a\",\"expires_days\":0}", "expires in 0 days"),
+        ("{\"name\":\"a\",\"models\":[\"\"]}", "no model's name"),
+        ("{\"name\":\"a\",\"rate\":1}", "unknown field"),
+    ] {
+        let answer = server.post_json("/v1/keys", order.as_bytes()).await;
+        assert_eq!(answer.status, 422, "{order}");
+        let error: ApiError = answer.json();
+        assert!(error.error.contains(why), "{}", error.error);
+    }
+    assert_eq!(server.get("/v1/keys").await.json::<Vec<KeyInfo>>(), []);
+}
+
+#[tokio::test]
+async fn a_key_sees_and_uses_the_models_that_it_names() {
+    let server = Server::start_with(Gates::new(), vec![served(&["small", "large"])]).await;
+    let made = server
+        .create("{\"name\":\"alice\",\"models\":[\"small\",\"later\"]}")
+        .await;
+    let secret = made.secret.tell();
+    let ids = |answer: Answer| {
+        let list: Value = answer.json();
+        let all = list["data"].as_array().unwrap().clone();
+        let ids = all
+            .iter()
+            .map(|model| model["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(ids(server.get("/v1/models").await), ["large", "small"]);
+    assert_eq!(
+        ids(server.by_key(secret, "/v1/models", None).await),
+        ["small"]
+    );
+    let small = server.by_key(secret, "/v1/models/small", None).await;
+    assert_eq!(small.status, 200);
+    let chat = "/v1/chat/completions";
+    for answer in [
+        server.by_key(secret, "/v1/models/large", None).await,
+        server.by_key(secret, chat, Some(&question("large"))).await,
+        server.by_key(secret, chat, Some(&question("later"))).await,
+    ] {
+        assert_eq!(answer.status, 404);
+        let said: Value = answer.json();
+        assert_eq!(said["error"]["code"], "model_not_found");
+        assert_eq!(said["error"]["type"], "invalid_request_error");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_a_principal_and_its_lease_costs_no_more_than_it_has_left() {
+    let mut server = Server::start_with(Gates::new(), vec![served(&["small"])]).await;
+    let chat = "/v1/chat/completions";
+    let none = server.create("{\"name\":\"none\",\"budget\":\"0\"}").await;
+    let refused = server
+        .by_key(none.secret.tell(), chat, Some(&question("small")))
+        .await;
+    assert_eq!(refused.status, 429);
+    let said: Value = refused.json();
+    assert_eq!(said["error"]["code"], "insufficient_quota", "{said}");
+    assert_eq!(said["error"]["type"], "insufficient_quota");
+
+    // A whole lease costs 0.6; little is left, and half of it is taken.
+    let some = server
+        .create("{\"name\":\"some\",\"budget\":\"0.1\",\"days\":7}")
+        .await;
+    assert_eq!((some.key.budget, some.key.days), (amount("0.1"), 7));
+    assert_eq!(some.key.left, amount("0.1"));
+    for (secret, principal, budget) in [
+        (some.secret.tell(), "some", "0.05"),
+        (TOKEN, "gateway", "0.6"),
+    ] {
+        let answer = server.by_key(secret, chat, Some(&question("small"))).await;
+        // The lease that the played driver gives ends at once.
+        assert_eq!(answer.status, 503);
+        let order = server.orders.recv().await.unwrap();
+        assert_eq!(&*order.principal, principal);
+        assert_eq!(Some(order.budget), amount(budget), "{principal}");
+    }
+}
+
+#[tokio::test]
+async fn abuse_72_a_key_that_asks_too_often_is_told_when_to_come_back() {
+    let server = Server::start().await;
+    let made = server
+        .create("{\"name\":\"ci\",\"requests_per_minute\":2}")
+        .await;
+    let secret = made.secret.tell();
+    let asked = async || {
+        let chat = "/v1/chat/completions";
+        server.by_key(secret, chat, Some(&question("small"))).await
+    };
+    for remaining in [1, 0] {
+        let answer = asked().await;
+        assert_eq!(answer.status, 404);
+        assert!(answer.head.contains("x-ratelimit-limit-requests: 2"));
+        let left = format!("x-ratelimit-remaining-requests: {remaining}");
+        assert!(answer.head.contains(&left), "{}", answer.head);
+        assert!(answer.head.contains("x-ratelimit-reset-requests: "));
+    }
+    let refused = asked().await;
+    assert_eq!(refused.status, 429);
+    let wait = refused
+        .head
+        .lines()
+        .find_map(|line| line.strip_prefix("retry-after: "));
+    let wait: u32 = wait.unwrap().parse().unwrap();
+    assert!((25..=30).contains(&wait), "{wait}");
+    assert!(refused.head.contains("x-ratelimit-remaining-requests: 0"));
+    let said: Value = refused.json();
+    assert_eq!(said["error"]["code"], "rate_limit_exceeded");
+    // Lists are not questions, and others are not slowed.
+    assert_eq!(server.by_key(secret, "/v1/models", None).await.status, 200);
+    let chat = "/v1/chat/completions";
+    let other = server.by_key(TOKEN, chat, Some(&question("small"))).await;
+    assert_eq!(other.status, 404);
+    assert!(!other.head.contains("x-ratelimit"), "{}", other.head);
+}
+
+/// An offer of these models, by nobody else here.
+fn served(models: &[&str]) -> Verified<Offer> {
+    let model = |name: &&str| ModelOffer {
+        name: Text::lossy(name),
+        weights: dealt::blob(b"weights").blob,
+        quantisation: Text::default(),
+        context: 2048,
+        device: 0,
+        places: 1,
+        places_free: 1,
+        prefill_per_second: 0,
+        decode_per_second: 0,
+        prices: List::truncated(vec![
+            price(Meter::TOKEN_IN, 1_000_000),
+            price(Meter::TOKEN_OUT, 2_000_000),
+        ]),
+    };
+    let (_, signer) = dealt::core_of(1);
+    let body = Offer {
+        models: List::truncated(models.iter().map(model).collect()),
+        ..dealt::provider().offer
+    };
+    let now = wall();
+    signer.sign(now, now.after(Duration::from_secs(3600)), body)
+}
+
+fn price(meter: Meter, micros: u64) -> Price {
+    Price {
+        meter,
+        amount: Amount::from_micros(micros),
+        per: 1_000_000,
+    }
+}
+
+fn amount(text: &str) -> Option<Amount> {
+    Some(text.parse().unwrap())
+}
+
+fn question(model: &str) -> String {
+    format!("{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"x\"}}]}}")
+}
+
 /// A server on loopback, its played driver, and what that was asked.
 struct Server {
     address: SocketAddr,
     store: Store,
     orders: mpsc::Receiver<Box<JobOrder>>,
     serving: JoinHandle<io::Result<()>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
@@ -463,6 +763,11 @@ impl Server {
     }
 
     async fn start_through(gates: Gates) -> Self {
+        Self::start_with(gates, Vec::new()).await
+    }
+
+    /// With more offers in the book.
+    async fn start_with(gates: Gates, offers: Vec<Verified<Offer>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let dealt = dealt::deal(2, true);
         let store = store_of(dir.path(), &dealt.client).await;
@@ -481,17 +786,18 @@ impl Server {
         let (ordered, orders) = mpsc::channel(8);
         let (stop, stopped) = oneshot::channel();
         let [client, _] = dealt.peers;
-        tokio::spawn(play(client, asks, ordered, stop));
+        tokio::spawn(play((client, offers), asks, ordered, stop));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = async move { drop(stopped.await) };
-        let served = serve_through(gates, handle, listener, Token::new(TOKEN), stop);
+        let keys = KeyFile::open(&DataDir::new(dir.path())).unwrap();
+        let served = serve_through(gates, handle, listener, (Token::new(TOKEN), keys), stop);
         Self {
             address,
             store,
             orders,
             serving: tokio::spawn(served),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -499,7 +805,7 @@ impl Server {
         format!("{:#}", dealt::job(1))
     }
 
-    fn max_price(&self) -> suanli_protocol::units::Amount {
+    fn max_price(&self) -> Amount {
         "2.5".parse().unwrap()
     }
 
@@ -518,6 +824,24 @@ impl Server {
             body.len()
         );
         self.with("POST", path, &headers, body).await
+    }
+
+    /// Makes a key.
+    async fn create(&self, order: &str) -> KeyMade {
+        self.post_json("/v1/keys", order.as_bytes()).await.json()
+    }
+
+    /// Asks as whoever has that secret does: a body is posted.
+    async fn by_key(&self, secret: &str, path: &str, body: Option<&str>) -> Answer {
+        let method = body.map_or("GET", |_| "POST");
+        let body = body.unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {secret}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n",
+            self.address,
+            body.len()
+        );
+        self.raw(&head, body.as_bytes()).await
     }
 
     async fn with(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
@@ -613,7 +937,7 @@ fn facts(dealt: &Dealt) -> NodeFacts {
 
 /// Answers as the driver does, from a peer that nothing happens to.
 async fn play(
-    peer: Peer,
+    (mut peer, offers): (Peer, Vec<Verified<Offer>>),
     mut asks: AskQueue,
     ordered: mpsc::Sender<Box<JobOrder>>,
     stop: oneshot::Sender<()>,
@@ -637,7 +961,10 @@ async fn play(
             // The second job is one of an earlier run.
             Ask::Job(job, reply) if job == dealt::job(1) => drop(reply.send(None)),
             Ask::Job(job, reply) => drop(reply.send(peer.job(job))),
-            Ask::Offers(reply) => drop(reply.send(peer.book().iter().cloned().collect())),
+            Ask::Offers(reply) => {
+                let all = peer.book().iter().chain(&offers).cloned();
+                drop(reply.send(all.collect()));
+            }
             Ask::Plan(_, reply) => drop(reply.send(Plan {
                 candidates: Vec::new(),
                 fitting: 0,
@@ -672,6 +999,10 @@ async fn play(
             Ask::Pause { reply, .. } | Ask::Resume(reply) => {
                 drop(reply.send(Err(NotPaused::SellsNothing)));
             }
+            Ask::Grant(budgets, reply) => {
+                granted(&mut peer, budgets);
+                let _ = reply.send(());
+            }
             Ask::Neighbour(_) | Ask::Counted(..) => {}
             Ask::Stop(reply) => {
                 let _ = reply.send(());
@@ -680,6 +1011,14 @@ async fn play(
             }
         }
     }
+}
+
+fn granted(peer: &mut Peer, budgets: BTreeMap<Name, Budget>) {
+    let now = Now {
+        mono: Mono::default(),
+        wall: wall(),
+    };
+    peer.handle(now, Input::Command(Command::Grant(budgets)));
 }
 
 /// Answers about accounts and principals.

@@ -6,16 +6,17 @@
 //! more than is left is refused when it is handed in, so that no job stops half way for
 //! lack of money.
 //!
+//! Budgets come from the configuration, and from the node while it runs (its API keys).
+//! Where both name a principal, both hold. What came from the node is not written down here:
+//! who gave it says it again after a start, before the first job.
+//!
 //! What was spent is a tally by day. It follows from the acceptances that a node has
 //! signed, and goes into checkpoints where those are gone.
 //!
 //! Absent: who may call itself what. That is for whoever hands in jobs.
 
 use super::*;
-use crate::{
-    limits::{BUDGET_DAYS_MAX, PRINCIPALS_MAX},
-    peer::Budget,
-};
+use crate::limits::{BUDGET_DAYS_MAX, PRINCIPALS_MAX};
 
 /// Days of which a tally is kept: as many as a budget may have.
 const DAYS_KEPT: usize = BUDGET_DAYS_MAX as usize;
@@ -101,9 +102,15 @@ impl BudgetView {
 }
 
 impl Buyer {
+    /// From now on these may spend that much, beside what the configuration says. All that
+    /// were granted something before, and are not among these, no longer have it.
+    pub(crate) fn grant(&mut self, budgets: BTreeMap<Name, Budget>) {
+        self.granted = budgets;
+    }
+
     /// Whether the principal of a job has enough left for it.
     pub(super) fn check_budget(&self, core: &Core, order: &JobOrder) -> Result<(), Decline> {
-        if core.config.budgets.is_empty() {
+        if core.config.budgets.is_empty() && self.granted.is_empty() {
             return Ok(());
         }
         let view = self.budget(core, &order.principal);
@@ -119,33 +126,63 @@ impl Buyer {
 
     /// What a principal may spend, and has spent.
     pub(crate) fn budget(&self, core: &Core, principal: &Name) -> BudgetView {
-        let budgets = &core.config.budgets;
-        let own = budgets.iter().find(|(name, _)| *name == principal);
-        let anybody = budgets.iter().find(|(name, _)| &***name == ANYBODY);
-        let budget = own.or(anybody).map(|(_, budget)| *budget);
-        let days = budget.map_or(DAYS_SHOWN, |budget| budget.days);
-        let open = self.jobs.values().filter(|job| job.end.is_none());
-        let of_it = open.filter(|job| job.order.principal == *principal);
-        BudgetView {
-            principal: principal.to_string(),
-            budget,
-            spent: self.spending.spent(principal, core.now.wall, days),
-            days,
-            reserved: of_it.fold(Amount::ZERO, |sum, job| {
-                sum.saturating_add(job.order.budget.saturating_sub(job.spent))
-            }),
-        }
+        let open = self.open_orders();
+        let of_it = open.filter(|(order, _)| order.principal == *principal);
+        let reserved = of_it.fold(Amount::ZERO, |sum, (_, left)| sum.saturating_add(left));
+        self.budget_view(core, principal, reserved)
     }
 
     /// Of all that have a budget, have spent, or have open jobs.
     pub(crate) fn budgets(&self, core: &Core) -> Vec<BudgetView> {
-        let named = core.config.budgets.keys();
+        let mut reserved: BTreeMap<&Name, Amount> = BTreeMap::new();
+        for (order, left) in self.open_orders() {
+            let sum = reserved.entry(&order.principal).or_default();
+            *sum = sum.saturating_add(left);
+        }
+        let named = core.config.budgets.keys().chain(self.granted.keys());
         let named = named.filter(|name| &***name != ANYBODY);
-        let open = self.jobs.values().filter(|job| job.end.is_none());
-        let open = open.map(|job| &job.order.principal);
-        let all: BTreeSet<&Name> = named.chain(self.spending.0.keys()).chain(open).collect();
-        all.into_iter()
-            .map(|principal| self.budget(core, principal))
+        for principal in named.chain(self.spending.0.keys()) {
+            reserved.entry(principal).or_default();
+        }
+        let all = reserved.into_iter();
+        all.map(|(principal, reserved)| self.budget_view(core, principal, reserved))
             .collect()
+    }
+
+    /// Jobs that have not ended, and what each may still cost.
+    fn open_orders(&self) -> impl Iterator<Item = (&JobOrder, Amount)> {
+        let open = self.jobs.values().filter(|job| job.end.is_none());
+        open.map(|job| (&*job.order, job.order.budget.saturating_sub(job.spent)))
+    }
+
+    fn budget_view(&self, core: &Core, principal: &Name, reserved: Amount) -> BudgetView {
+        let of = |budget: Option<Budget>| {
+            let days = budget.map_or(DAYS_SHOWN, |budget| budget.days);
+            BudgetView {
+                principal: principal.to_string(),
+                budget,
+                spent: self.spending.spent(principal, core.now.wall, days),
+                days,
+                reserved,
+            }
+        };
+        let configured = core.config.budgets.get(principal);
+        let granted = self.granted.get(principal);
+        match (configured, granted) {
+            (Some(configured), Some(granted)) => {
+                let (one, other) = (of(Some(*configured)), of(Some(*granted)));
+                if other.left() <= one.left() {
+                    other
+                } else {
+                    one
+                }
+            }
+            (Some(budget), None) | (None, Some(budget)) => of(Some(*budget)),
+            (None, None) => {
+                let mut all = core.config.budgets.iter();
+                let anybody = all.find(|(name, _)| &***name == ANYBODY);
+                of(anybody.map(|(_, budget)| *budget))
+            }
+        }
     }
 }
