@@ -130,19 +130,19 @@ async fn call(
     place: &mut Place,
     question: &Question,
 ) -> Result<Halves, NoAnswer> {
-    let why = match gateway.handle.call(place.provider).await {
+    match gateway.handle.call(place.provider).await {
         Ok(Ok(call)) => {
             let (reader, mut writer) = call.split();
-            match writer.send(&question.encode()).await {
-                Ok(()) => return Ok((reader, writer)),
-                Err(error) => error.to_string(),
-            }
+            // Who declines may hear nothing of the question; what comes back says so.
+            let _ = writer.send(&question.encode()).await;
+            Ok((reader, writer))
         }
-        Ok(Err(why)) => why.to_string(),
-        Err(_) => return Err(NoAnswer::Gone),
-    };
-    place.fails();
-    Err(NoAnswer::Lost(why))
+        Ok(Err(why)) => {
+            place.fails();
+            Err(NoAnswer::Lost(why.to_string()))
+        }
+        Err(_) => Err(NoAnswer::Gone),
+    }
 }
 
 async fn next(reader: &mut CallReader) -> Option<Part> {

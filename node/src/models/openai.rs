@@ -19,6 +19,8 @@ use super::upstream::Tokens;
 
 /// Tokens of a completion that does not say how many.
 const COMPLETION_TOKENS: u32 = 16;
+/// As warm as it gets; 2 is what most clients allow.
+const TEMPERATURE_MAX: f32 = 100.0;
 /// What tells chance of a seed from chance of an answer's name.
 const SEEDED: u8 = 1;
 
@@ -72,20 +74,20 @@ pub fn read(question: &Question) -> Result<Ask, Wrong> {
     if tokens_max == Some(0) {
         return Err(Wrong::new("max_tokens", "max_tokens is at least 1"));
     }
-    let top_p: f32 = field(&fields, "top_p")?.unwrap_or(1.0);
+    let top_p = share(&fields, ("top_p", 1.0), 1.0)?;
     let ask = Ask {
         prompt,
         begun: List::truncated(question.begun.tokens.to_vec()),
         draws: question.begun.draws,
         seed: seed(&fields, question.answer)?,
-        temperature: field(&fields, "temperature")?.unwrap_or(1.0),
+        temperature: share(&fields, ("temperature", 1.0), TEMPERATURE_MAX)?,
         // 0 leaves the likeliest one.
         top_p: if top_p == 0.0 {
             f32::MIN_POSITIVE
         } else {
             top_p
         },
-        min_p: field(&fields, "min_p")?.unwrap_or(0.0),
+        min_p: share(&fields, ("min_p", 0.0), 1.0)?,
         tokens_max: tokens_max.or(default_max),
         stops: stops(&fields)?,
     };
@@ -99,6 +101,19 @@ fn field<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Result
         Some(value) => T::deserialize(value)
             .map(Some)
             .map_err(|error| Wrong::new(name, format!("`{name}`: {error}"))),
+    }
+}
+
+/// A number from 0 to so much.
+fn share(
+    fields: &Map<String, Value>,
+    (name, default): (&str, f32),
+    most: f32,
+) -> Result<f32, Wrong> {
+    let number = field(fields, name)?.unwrap_or(default);
+    match (0.0..=most).contains(&number) {
+        true => Ok(number),
+        false => Err(Wrong::new(name, format!("`{name}` is from 0 to {most}"))),
     }
 }
 
@@ -417,6 +432,8 @@ mod tests {
             ("max_tokens", json!(0)),
             ("max_tokens", json!(-1)),
             ("temperature", json!("warm")),
+            ("temperature", json!(-1)),
+            ("top_p", json!(1.5)),
             ("seed", json!(1.5)),
             ("stop", json!([1])),
             ("messages", json!([])),
