@@ -191,3 +191,36 @@ fn lost_retention_note_falls_back_to_the_default() {
     let taken = blobs.collect(WallMs(1_000), |_| false).unwrap();
     assert_eq!(taken.blobs, 0);
 }
+
+#[test]
+fn the_same_bytes_may_come_in_many_ways_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(dir.path(), 1 << 20);
+    let (same, others) = (blake3::hash(b"the same"), blake3::hash(b"others"));
+    // One that comes in piece by piece stands in nobody's way.
+    let incoming = blobs.begin(same, 8).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                blobs.put_bytes(b"the same", None).unwrap();
+                blobs.put_volatile(b"others").unwrap();
+            });
+        }
+    });
+    drop(incoming);
+    assert!(blobs.has(&same) && blobs.has(&others));
+    assert_eq!(blobs.used_bytes(), 14);
+}
+
+#[test]
+fn a_later_promise_takes_the_place_of_an_earlier_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(dir.path(), 1000);
+    let hash = blobs.put_bytes(b"kept", Some(WallMs(1000))).unwrap();
+    blobs
+        .put_bytes(b"kept", Some(WallMs(u64::MAX / 2)))
+        .unwrap();
+    blobs.put_bytes(b"kept", Some(WallMs(2000))).unwrap();
+    blobs.collect(WallMs(1_000_000), |_| false).unwrap();
+    assert!(blobs.has(&hash));
+}

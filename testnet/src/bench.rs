@@ -20,6 +20,7 @@ pub mod cli;
 mod device;
 mod executor;
 mod figures;
+mod gateway;
 mod gossip;
 mod hyperqueue;
 mod machine;

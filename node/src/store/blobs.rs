@@ -30,7 +30,7 @@ use std::{
 };
 
 use blake3::{Hash, Hasher};
-use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, ioctl_ficlone, renameat_with};
 
 use super::disk::{create_private_dir, private_file, sync_dir};
 
@@ -161,15 +161,14 @@ impl Blobs {
     /// Stores bytes, which may be none.
     pub fn put_bytes(&self, bytes: &[u8], until: Option<WallMs>) -> Result<Hash, BlobError> {
         let hash = blake3::hash(bytes);
-        match self.begin(hash, bytes.len() as u64) {
-            Ok(mut incoming) => {
-                incoming.file_mut().write_all(bytes)?;
-                incoming.commit_verified(until)?;
-            }
-            Err(BlobError::Present) => self.keep_until(hash, until)?,
-            Err(error) => return Err(error),
+        if self.has(&hash) {
+            self.keep_until(hash, until)?;
+            return Ok(hash);
         }
-        Ok(hash)
+        // Under a name of its own: the same bytes may be coming in another way.
+        let mut receiving = self.receive(bytes.len() as u64)?;
+        receiving.write(bytes)?;
+        Ok(receiving.commit(until)?.0)
     }
 
     /// Takes over a file whose every byte the caller has verified, on the same
@@ -209,20 +208,17 @@ impl Blobs {
     /// Stores bytes that need not survive a crash, without waiting for the disk.
     pub fn put_volatile(&self, bytes: &[u8]) -> Result<Hash, BlobError> {
         let hash = blake3::hash(bytes);
-        match self.begin(hash, bytes.len() as u64) {
-            Ok(mut incoming) => {
-                incoming.file_mut().write_all(bytes)?;
-                let to = self.path(&hash);
-                let Incoming {
-                    partial, reserved, ..
-                } = incoming;
-                partial.rename(&to)?;
-                reserved.keep();
-                Ok(hash)
-            }
-            Err(BlobError::Present) => Ok(hash),
-            Err(error) => Err(error),
+        if self.has(&hash) {
+            return Ok(hash);
         }
+        let mut receiving = self.receive(bytes.len() as u64)?;
+        receiving.write(bytes)?;
+        let to = self.path(&hash);
+        self.make_folder_of(&to)?;
+        if receiving.partial.place(&to)? {
+            receiving.reserved.keep();
+        }
+        Ok(hash)
     }
 
     /// Makes a blob durable that may have been stored without waiting for the
@@ -396,7 +392,7 @@ impl Blobs {
         if durable {
             partial.file.sync_all()?;
         }
-        partial.rename(&named)?;
+        partial.replace(&named)?;
         Ok(())
     }
 
@@ -468,8 +464,9 @@ impl Blobs {
         if path.is_file() {
             return Ok(());
         }
-        partial.rename(&path)?;
-        reserved.keep();
+        if partial.place(&path)? {
+            reserved.keep();
+        }
         if let Some(dir) = path.parent() {
             sync_dir(dir)?;
         }
@@ -662,12 +659,29 @@ impl Partial {
         }
     }
 
-    fn rename(mut self, to: &Path) -> io::Result<()> {
+    /// Puts it in its place, and takes that of what was there.
+    fn replace(mut self, to: &Path) -> io::Result<()> {
         if let Some(path) = &self.path {
             fs::rename(path, to)?;
         }
         self.path = None;
         Ok(())
+    }
+
+    /// Puts it in its place. Whether nobody else had put the same there meanwhile.
+    fn place(mut self, to: &Path) -> io::Result<bool> {
+        let Some(path) = &self.path else {
+            return Ok(false);
+        };
+        match renameat_with(CWD, path, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            // Its file goes when it is dropped.
+            Err(rustix::io::Errno::EXIST) => return Ok(false),
+            // Not every file system can; the bytes are the same.
+            Err(_) => fs::rename(path, to)?,
+        }
+        self.path = None;
+        Ok(true)
     }
 }
 

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{executor, figures::Report, gossip, market, matching, memory, overhead, store};
+use super::{
+    executor, figures::Report, gateway, gossip, market, matching, memory, overhead, store,
+};
 
 /// Measure what things cost.
 #[derive(Debug, clap::Args)]
@@ -40,6 +42,8 @@ enum What {
     Executor(executor::Plan),
     /// Agreements and units in a second, many in flight
     Market(market::Plan),
+    /// What a gateway adds to a model's answers, and how many it carries at once
+    Gateway(gateway::Plan),
     /// How long a large book takes to say who could run a job
     Match(matching::Plan),
     /// Memory of a node that knows 200 offers
@@ -69,6 +73,7 @@ impl What {
             Self::Store(plan) => store::run(plan, dir, &runtime()?),
             Self::Executor(plan) => runtime()?.block_on(executor::run(plan, dir)),
             Self::Market(plan) => market::run(&plan, dir),
+            Self::Gateway(plan) => gateway::run(&plan, dir),
             Self::Match(plan) => matching::run(plan),
             Self::Memory(plan) => memory::run(plan, dir, &runtime()?),
         }
