@@ -141,13 +141,16 @@ impl ModelServer {
     pub async fn ask(&self, ask: Ask) -> ModelAnswer {
         let most = ask.tokens_max.unwrap_or(u32::MAX);
         let context = match &*self.state.borrow() {
-            ModelState::Serves(facts) => facts.context,
-            ModelState::Loading | ModelState::Down(_) => 0,
+            ModelState::Serves(facts) => Some(facts.context),
+            ModelState::Loading | ModelState::Down(_) => None,
         };
         // All that an answer may have fits: the task never waits for who hears it.
-        let room = usize::try_from(most.min(context)).unwrap_or(0) + WORDS_BESIDE;
+        let tokens = context.map_or(0, |context| most.min(context));
+        let room = usize::try_from(tokens).unwrap_or(0) + WORDS_BESIDE;
         let (sender, words) = mpsc::channel(room);
-        let _ = self.orders.send(Command::Ask(Box::new(ask), sender)).await;
+        if context.is_some() {
+            let _ = self.orders.send(Command::Ask(Box::new(ask), sender)).await;
+        }
         ModelAnswer {
             words,
             number: None,

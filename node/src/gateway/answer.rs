@@ -13,10 +13,10 @@
 //! still brought to its end, counted and paid: it ends at once, but what was written until
 //! then was written.
 //!
-//! What a provider claims is believed as far as it can be. One that says which tokens it
-//! wrote is paid for these. Of others a token is at least a byte of what was read or
-//! written, and of an answer that came event by event there is at least one event for each
-//! few tokens. What goes beyond is not counted, so that the receipt is disputed.
+//! What a provider claims is believed as far as it can be: a token is at least a byte of
+//! what was read or written; of an answer that came event by event there is at least one
+//! event for each few tokens; and who says which tokens it wrote is paid for no others. What
+//! goes beyond is not counted, so that the receipt is disputed.
 //!
 //! Absent: what the text means.
 
@@ -28,6 +28,7 @@ use std::{
 use suanli_protocol::{
     call::{Begun, PART_FRAME_BYTES_MAX, Part, Question},
     ids::{AgreementId, PeerId},
+    limits::CALL_BEGUN_TOKENS_MAX,
     registry::Reason,
     wire::List,
 };
@@ -206,11 +207,12 @@ impl Count {
 
     /// Of what is claimed as much as can be.
     fn believe(&self, (read, written): (u64, u64)) -> (u64, u64) {
-        let most = match self.tokens {
-            Some(tokens) if self.events > 0 => tokens,
-            _ if self.streams => (self.events.saturating_mul(PER_EVENT)).min(self.bytes),
-            _ => self.bytes,
+        let by_events = match self.streams {
+            true => self.events.saturating_mul(PER_EVENT),
+            false => u64::MAX,
         };
+        let named = self.tokens.filter(|_| self.events > 0);
+        let most = by_events.min(self.bytes).min(named.unwrap_or(u64::MAX));
         let asked = self.question_bytes.saturating_add(AROUND_QUESTION);
         (
             read.min(asked.saturating_add(self.begun)),
@@ -223,7 +225,7 @@ impl Count {
         let (read, most) = self.believe((u64::MAX, self.events.saturating_add(ON_THE_WAY)));
         match (self.events, self.tokens) {
             (0, _) => (0, 0),
-            (_, Some(tokens)) => (read, tokens.saturating_add(ON_THE_WAY)),
+            (_, Some(_)) => (read, most.saturating_add(ON_THE_WAY)),
             (_, None) => (read, most),
         }
     }
@@ -239,6 +241,16 @@ struct Written {
 }
 
 impl Written {
+    fn add(&mut self, tokens: &[u32], draws: u64) {
+        self.draws = draws;
+        if self.tokens.len() + tokens.len() > CALL_BEGUN_TOKENS_MAX {
+            self.is_plain = true;
+        }
+        if !self.is_plain {
+            self.tokens.extend_from_slice(tokens);
+        }
+    }
+
     fn begun(&self) -> Option<Begun> {
         let tokens = List::new(self.tokens.clone()).ok()?;
         (!self.is_plain).then_some(Begun {
@@ -390,8 +402,7 @@ impl Hears {
                 draws,
             } => {
                 self.count.add(&event, Some(tokens.len()));
-                self.written.tokens.extend_from_slice(&tokens);
-                self.written.draws = draws;
+                self.written.add(&tokens, draws);
                 Some(event.into_vec())
             }
             Part::Done { .. } | Part::Refused { .. } | Part::Declined(_) => None,
