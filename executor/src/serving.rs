@@ -61,11 +61,11 @@ pub struct ModelConfig {
 /// How a model is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelState {
-    /// It is being read.
+    /// It is being read for the first time.
     Loading,
     /// It can be asked.
     Serves(Facts),
-    /// It could not be read, or has ended; it is tried again.
+    /// It could not be read, or has ended, and is being read again.
     Down(String),
 }
 
@@ -125,6 +125,7 @@ impl ModelServer {
             states,
             answers: BTreeMap::new(),
             numbers: 0,
+            file: None,
         };
         std::thread::Builder::new()
             .name("suanli-model".to_owned())
@@ -166,6 +167,8 @@ struct Task {
     states: watch::Sender<ModelState>,
     answers: BTreeMap<u64, mpsc::Sender<Word>>,
     numbers: u64,
+    /// The model's file: the one that was opened first, whatever lies there later.
+    file: Option<File>,
 }
 
 /// Why a worker serves no longer.
@@ -181,7 +184,6 @@ impl Task {
         let mut backoff = BACKOFF_FIRST;
         loop {
             let began = std::time::Instant::now();
-            self.states.send_replace(ModelState::Loading);
             let why = match self.serve().await {
                 End::NotNeeded => return,
                 End::Failed(why) => why,
@@ -276,8 +278,8 @@ impl Task {
     fn pass(&mut self, word: Word) -> Option<Order> {
         let number = word.number()?;
         let is_last = word.is_last();
-        let hearer = self.answers.get(&number)?;
-        let is_lost = hearer.try_send(word).is_err();
+        let hearer = self.answers.get(&number);
+        let is_lost = hearer.is_none_or(|hearer| hearer.try_send(word).is_err());
         if is_last || is_lost {
             self.answers.remove(&number);
         }
@@ -287,7 +289,11 @@ impl Task {
     async fn load(&mut self) -> Result<(Child, Facts), String> {
         let path = &self.config.file;
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-        let file = File::open(path).map_err(failed)?;
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::open(path).map_err(failed)?,
+        };
+        let file = self.file.insert(file);
         let bytes = file.metadata().map_err(failed)?.len();
         let start = Start {
             parent: std::process::id(),

@@ -72,6 +72,8 @@ pub enum Part {
         tokens: List<u32, CALL_EVENT_TOKENS_MAX>,
         /// How often chance was asked for the answer so far.
         draws: u64,
+        /// Whether the answer's text is whole with it: nobody need go on after that.
+        is_whole: bool,
     },
     /// The answer is whole, or was stopped: so many tokens were read and written.
     Done {
@@ -121,6 +123,13 @@ impl Part {
     }
 }
 
+/// Whether a refusal with this HTTP status says something of the question, whoever is asked:
+/// it is wrong, too long, or of a kind that such servers do not answer. All else is the
+/// provider's own trouble.
+pub const fn is_of_the_question(status: u16) -> bool {
+    matches!(status, 400 | 413 | 422 | 501)
+}
+
 /// Bytes beside texts and tokens.
 const BESIDE: usize = 256;
 /// Bytes of a token, at most.
@@ -159,6 +168,7 @@ mod tests {
                 event: text.clone(),
                 tokens: List::new(vec![u32::MAX; CALL_EVENT_TOKENS_MAX]).unwrap(),
                 draws: u64::MAX,
+                is_whole: true,
             },
             Part::Refused {
                 status: 400,

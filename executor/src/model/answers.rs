@@ -77,6 +77,10 @@ enum AskError {
     #[error("the token {0} is not one of the model's")]
     Token(u32),
     #[error(
+        "the question has {bytes} bytes, and no text that long has the {context} tokens or fewer that question and answer together may have here; shorten it"
+    )]
+    TooManyBytes { bytes: usize, context: usize },
+    #[error(
         "the question has {tokens} tokens, and question and answer together may have {context} here; shorten it"
     )]
     TooLong { tokens: usize, context: usize },
@@ -91,6 +95,8 @@ pub struct Answers {
     facts: Facts,
     /// Positions that a question and its answer may take.
     context: usize,
+    /// Bytes of a text that may have so few tokens.
+    text_bytes_max: usize,
     sequences: u64,
     running: Vec<Answer>,
     waiting: VecDeque<Answer>,
@@ -165,6 +171,7 @@ impl Answers {
         };
         Ok(Self {
             engine,
+            text_bytes_max: context.saturating_mul(tokenizer.longest()),
             tokenizer,
             chat,
             facts,
@@ -249,6 +256,16 @@ impl Answers {
     }
 
     fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, AskError> {
+        // Making tokens of a text takes time that all others wait.
+        let bytes = match prompt {
+            Prompt::Conversation(turns) => turns.iter().map(|turn| turn.text.len()).sum(),
+            Prompt::Text(text) => text.len(),
+            Prompt::Tokens(_) => 0,
+        };
+        if bytes > self.text_bytes_max {
+            let context = self.context;
+            return Err(AskError::TooManyBytes { bytes, context });
+        }
         let text = match prompt {
             Prompt::Conversation(turns) => {
                 let chat = self.chat.as_ref().ok_or(ChatError::None)?;

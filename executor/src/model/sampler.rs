@@ -164,7 +164,7 @@ impl Sampler {
     /// From 0 to 1, without 1.
     fn draw(&mut self) -> f64 {
         const UNIT: f64 = 1.0 / 9_007_199_254_740_992.0;
-        self.draws += 1;
+        self.draws = self.draws.wrapping_add(1);
         #[allow(clippy::cast_precision_loss, reason = "53 bits are exact")]
         let whole = (self.random.next_u64() >> 11) as f64;
         whole * UNIT

@@ -166,6 +166,13 @@ impl Tokenizer {
         self.ends.len()
     }
 
+    /// Bytes of the longest token: a text has as many tokens as it has these, or more.
+    pub fn longest(&self) -> usize {
+        let begins = std::iter::once(&0).chain(&self.ends);
+        let lengths = begins.zip(&self.ends).map(|(from, to)| to - from);
+        lengths.max().unwrap_or(1).max(1)
+    }
+
     /// What begins a text, if the file says so.
     pub const fn bos(&self) -> Option<u32> {
         self.bos

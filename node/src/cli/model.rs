@@ -107,13 +107,13 @@ impl Add {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let config = context.read()?.config;
         let entry = self.entry();
-        entry::check(std::slice::from_ref(&entry))
-            .map_err(|message| Failure::new(Exit::Usage, message))?;
-        let taken = config.provide.iter().flat_map(|provide| &provide.model);
-        if taken.into_iter().any(|known| known.name == entry.name) {
+        let shelf = Shelf::of(&config.data_dir);
+        let mut all = models(&config, &shelf)?;
+        if all.iter().any(|known| known.name == entry.name) {
             return Err(ShelfError::Exists(entry.name).into());
         }
-        let shelf = Shelf::of(&config.data_dir);
+        all.push(entry.clone());
+        entry::check(&all).map_err(|message| Failure::new(Exit::Usage, message))?;
         let placed = shelf.place(&self.file)?;
         let added = match tried(&config, &placed).await {
             Ok(facts) => self.added(&config, (entry, facts), (&shelf, &placed)),
@@ -217,10 +217,7 @@ struct Listed {
 
 fn list(context: &Context) -> Result<(), Failure> {
     let config = context.read()?.config;
-    let models = match &config.provide {
-        Some(provide) => provide.model.clone(),
-        None => Shelf::of(&config.data_dir).entries()?,
-    };
+    let models = models(&config, &Shelf::of(&config.data_dir))?;
     let listed: Vec<Listed> = models.into_iter().map(listed).collect();
     context.answer(&listed, |listed| {
         if listed.is_empty() {
@@ -250,6 +247,14 @@ fn list(context: &Context) -> Result<(), Failure> {
         )
     });
     Ok(())
+}
+
+/// Those that this node serves, or would if it sold.
+fn models(config: &Config, shelf: &Shelf) -> Result<Vec<ModelEntry>, ShelfError> {
+    match &config.provide {
+        Some(provide) => Ok(provide.model.clone()),
+        None => shelf.entries(),
+    }
 }
 
 fn listed(model: ModelEntry) -> Listed {

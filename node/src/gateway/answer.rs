@@ -26,7 +26,7 @@ use std::{
 };
 
 use suanli_protocol::{
-    call::{Begun, PART_FRAME_BYTES_MAX, Part, Question},
+    call::{Begun, PART_FRAME_BYTES_MAX, Part, Question, is_of_the_question},
     ids::{AgreementId, PeerId},
     limits::CALL_BEGUN_TOKENS_MAX,
     registry::Reason,
@@ -220,6 +220,16 @@ impl Count {
         )
     }
 
+    /// What an answer that broke off has probably taken.
+    fn seen(&self) -> (u64, u64) {
+        let (read, written) = self.believe((self.question_bytes / 4 + self.begun, u64::MAX));
+        match (self.events, self.tokens) {
+            (0, _) => (0, 0),
+            (_, Some(_)) => (read, written),
+            (events, None) => (read, written.min(events)),
+        }
+    }
+
     /// The most that an honest provider can claim of an answer that broke off.
     fn broken(&self) -> (u64, u64) {
         let (read, most) = self.believe((u64::MAX, self.events.saturating_add(ON_THE_WAY)));
@@ -238,6 +248,8 @@ struct Written {
     draws: u64,
     /// Something came that nobody else can go on after.
     is_plain: bool,
+    /// Its text is whole.
+    is_whole: bool,
 }
 
 impl Written {
@@ -262,10 +274,14 @@ impl Written {
 
 /// How a provider's part of an answer ended.
 enum Ending {
-    /// The answer is over, or nobody wants the rest; so many tokens were read and written.
+    /// The answer is over: so many tokens were read and written.
     Over((u64, u64)),
-    /// The provider is lost.
+    /// Nobody wants the rest; so many were.
+    Left((u64, u64)),
+    /// The provider is lost, or has failed.
     Lost,
+    /// The lease is over, or used up.
+    Expired,
 }
 
 /// Both halves of a call.
@@ -315,15 +331,16 @@ impl Hears {
     fn begins(&mut self, first: Option<Part>) -> Result<Part, NoAnswer> {
         match first {
             Some(first @ (Part::Event(_) | Part::Wrote { .. } | Part::Done { .. })) => Ok(first),
-            Some(Part::Refused { status, body }) => Err(NoAnswer::Refused(status, body.into_vec())),
+            Some(Part::Refused { status, body }) if is_of_the_question(status) => {
+                Err(NoAnswer::Refused(status, body.into_vec()))
+            }
             Some(Part::Declined(decline)) => {
-                let may_be_well = [Reason::BUSY, Reason::QUOTE_UNKNOWN, Reason::NOT_RESUMABLE];
-                if !may_be_well.contains(&decline.reason) {
+                if !MAY_BE_WELL.contains(&decline.reason) {
                     self.place.fails();
                 }
                 Err(NoAnswer::Declined(decline.reason))
             }
-            None => {
+            Some(Part::Refused { .. }) | None => {
                 self.place.fails();
                 Err(NoAnswer::Lost("the provider ended the call".to_owned()))
             }
@@ -342,18 +359,38 @@ impl Hears {
         let mut part = Some((first, call));
         while let Some((first, call)) = part.take() {
             match self.pass(first, call, &pieces).await {
-                Ending::Over(tokens) => return self.tell(tokens).await,
+                // Counted first: who hears it may be slow, and the receipt does not wait.
+                Ending::Over(tokens) => {
+                    self.tell(tokens).await;
+                    let _ = pieces.send(Piece::Done).await;
+                    return;
+                }
+                Ending::Left(tokens) => return self.tell(tokens).await,
+                // The same provider may go on, under another lease.
+                Ending::Expired => {
+                    self.breaks().await;
+                    self.place.ends();
+                }
                 Ending::Lost => {
                     self.place.fails();
-                    self.tell(self.count.broken()).await;
+                    self.breaks().await;
+                    self.left.insert(self.place.provider);
                 }
             }
-            part = tokio::select! {
-                part = self.go_on() => part,
-                () = pieces.closed() => return,
-            };
+            if self.written.is_whole {
+                let _ = pieces.send(Piece::Done).await;
+                return;
+            }
+            part = self.go_on(&pieces).await;
         }
         let _ = pieces.send(Piece::Broken).await;
+    }
+
+    /// A provider's part has broken off: it may claim a little more than came.
+    async fn breaks(&mut self) {
+        self.place.uses(self.count.seen());
+        let (agreement, most) = (self.count.agreement, self.count.broken());
+        let _ = self.gateway.handle.counted(agreement, most).await;
     }
 
     async fn pass(
@@ -366,13 +403,15 @@ impl Hears {
         loop {
             match part {
                 Some(Part::Done { read, written }) => {
-                    let _ = pieces.send(Piece::Done).await;
                     return Ending::Over(self.count.believe((read, written)));
+                }
+                Some(Part::Declined(decline)) if decline.reason == Reason::QUOTE_EXPIRED => {
+                    return Ending::Expired;
                 }
                 Some(part) => match self.note(part) {
                     Some(piece) => {
                         if pieces.send(Piece::Event(piece)).await.is_err() {
-                            return Ending::Over(self.stop((&mut reader, &mut writer)).await);
+                            return Ending::Left(self.stop((&mut reader, &mut writer)).await);
                         }
                     }
                     None => return Ending::Lost,
@@ -382,15 +421,21 @@ impl Hears {
             part = tokio::select! {
                 part = timeout(self.count.patience(), next(&mut reader)) => part.ok().flatten(),
                 () = pieces.closed() => {
-                    return Ending::Over(self.stop((&mut reader, &mut writer)).await);
+                    return Ending::Left(self.stop((&mut reader, &mut writer)).await);
                 }
             };
         }
     }
 
-    /// Counts a piece; none if it is no piece.
+    /// Counts a piece; none if it is no piece, or an empty one.
     fn note(&mut self, part: Part) -> Option<Vec<u8>> {
         match part {
+            Part::Event(event) | Part::Wrote { event, .. } if event.is_empty() => None,
+            Part::Wrote { event, .. } if !self.question.streams => {
+                self.written.is_plain = true;
+                self.count.add(&event, None);
+                Some(event.into_vec())
+            }
             Part::Event(event) => {
                 self.written.is_plain = true;
                 self.count.add(&event, None);
@@ -400,7 +445,9 @@ impl Hears {
                 event,
                 tokens,
                 draws,
+                is_whole,
             } => {
+                self.written.is_whole = is_whole;
                 self.count.add(&event, Some(tokens.len()));
                 self.written.add(&tokens, draws);
                 Some(event.into_vec())
@@ -409,17 +456,19 @@ impl Hears {
         }
     }
 
-    /// Another provider that goes on, and its first word.
-    async fn go_on(&mut self) -> Option<(Part, Halves)> {
+    /// Another provider that goes on, and its first word; none where nobody does, or nobody
+    /// wants the rest any more.
+    async fn go_on(&mut self, pieces: &mpsc::Sender<Piece>) -> Option<(Part, Halves)> {
         let weights = self.place.weights?;
         self.question.begun = self.written.begun()?;
-        self.left.insert(self.place.provider);
         for _ in 0..TRIES {
             let others = self.gateway.others(&self.asker.model, weights).await;
             let avoid = others.ok()?.union(&self.left).copied().collect();
-            let taken = (self.gateway.leases)
-                .take(&self.asker.principal, &self.asker.model, &avoid)
-                .await;
+            let leases = &self.gateway.leases;
+            let taken = tokio::select! {
+                taken = leases.take(&self.asker.principal, &self.asker.model, &avoid) => taken,
+                () = pieces.closed() => return None,
+            };
             let place = taken.ok()?.counted_by(self.asker.key.clone());
             if place.weights != Some(weights) {
                 self.left.insert(place.provider);
@@ -428,22 +477,35 @@ impl Hears {
             self.question.agreement = place.agreement;
             self.count = Count::of(&self.question, place.agreement);
             self.place = place;
-            match self.ask_again().await {
+            match self.ask_again(pieces).await {
                 Ok(begun) => {
                     tracing::info!(provider = %self.place.provider, "an answer goes on elsewhere");
                     return Some(begun);
                 }
                 Err(NoAnswer::Declined(Reason::QUOTE_UNKNOWN)) => tokio::time::sleep(SETTLE).await,
+                Err(NoAnswer::Gone) => return None,
                 Err(_) => drop(self.left.insert(self.place.provider)),
             }
         }
         None
     }
 
-    async fn ask_again(&mut self) -> Result<(Part, Halves), NoAnswer> {
-        let (mut reader, writer) = call(&self.gateway, &mut self.place, &self.question).await?;
-        let first = timeout(FIRST_WAIT, next(&mut reader)).await;
-        let first = self.begins(first.ok().flatten())?;
+    /// [`NoAnswer::Gone`] if nobody wants it any more.
+    async fn ask_again(
+        &mut self,
+        pieces: &mpsc::Sender<Piece>,
+    ) -> Result<(Part, Halves), NoAnswer> {
+        let (mut reader, mut writer) = call(&self.gateway, &mut self.place, &self.question).await?;
+        let first = tokio::select! {
+            first = timeout(SILENCE_MAX, next(&mut reader)) => first.ok().flatten(),
+            // It reads already, and is told to stop.
+            () = pieces.closed() => {
+                let tokens = self.stop((&mut reader, &mut writer)).await;
+                self.tell(tokens).await;
+                return Err(NoAnswer::Gone);
+            }
+        };
+        let first = self.begins(first)?;
         Ok((first, (reader, writer)))
     }
 
@@ -468,6 +530,9 @@ impl Hears {
         }
     }
 }
+
+/// What a provider says that may serve the next question well.
+const MAY_BE_WELL: [Reason; 3] = [Reason::BUSY, Reason::QUOTE_UNKNOWN, Reason::NOT_RESUMABLE];
 
 #[cfg(test)]
 mod tests {

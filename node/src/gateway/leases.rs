@@ -97,12 +97,35 @@ pub struct Place {
     /// The API key that counts them.
     key: Option<Arc<Key>>,
     back: mpsc::WeakSender<Order>,
+    is_given_back: bool,
 }
 
 impl Place {
-    /// The provider did not do what it should: nobody is sent there for a while.
+    /// The provider did not do what it should: the lease is left.
     pub fn fails(&mut self) {
         self.failed = true;
+    }
+
+    /// Its lease is over: nobody gets a place in it any more, from now on.
+    pub fn ends(&mut self) {
+        self.failed = true;
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
+        let is_given_back = std::mem::replace(&mut self.is_given_back, true);
+        let Some(orders) = self.back.upgrade().filter(|_| !is_given_back) else {
+            return;
+        };
+        let back = Order::Back {
+            job: self.job,
+            agreement: self.agreement,
+            failed: self.failed,
+            used: self.used,
+        };
+        if let Err(mpsc::error::TrySendError::Full(back)) = orders.try_send(back) {
+            tokio::spawn(async move { drop(orders.send(back).await) });
+        }
     }
 }
 
@@ -125,18 +148,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(orders) = self.back.upgrade() else {
-            return;
-        };
-        let back = Order::Back {
-            job: self.job,
-            agreement: self.agreement,
-            failed: self.failed,
-            used: self.used,
-        };
-        if let Err(mpsc::error::TrySendError::Full(back)) = orders.try_send(back) {
-            tokio::spawn(async move { drop(orders.send(back).await) });
-        }
+        self.give_back();
     }
 }
 
@@ -698,6 +710,7 @@ fn give(
         used: (0, 0),
         key: None,
         back: orders.clone(),
+        is_given_back: false,
     };
     lease.calls += 1;
     // Who no longer waits gives it back by dropping it.

@@ -13,7 +13,7 @@ use suanli_executor::{
     ModelAnswer, ModelServer, ModelState,
     ipc::model::{Facts, Finish, Word},
 };
-use suanli_protocol::{call::Question, limits::CALL_EVENT_TOKENS_MAX};
+use suanli_protocol::{call::Question, limits::CALL_EVENT_TOKENS_MAX, registry::Endpoint};
 
 use super::{
     openai::{self, Form, Wrong},
@@ -37,6 +37,8 @@ pub struct Event {
     pub tokens: Vec<u32>,
     /// How often chance was asked until then.
     pub draws: u64,
+    /// Whether the answer's text is whole with it.
+    pub is_whole: bool,
 }
 
 impl Own {
@@ -79,12 +81,16 @@ impl Own {
     /// [`UpstreamError`].
     pub async fn ask(&self, question: &Question) -> Result<Answer, UpstreamError> {
         let wrong = |wrong: Wrong| UpstreamError::Refused(400, wrong.to_json());
+        let param = match question.endpoint {
+            Endpoint::COMPLETIONS => "prompt",
+            _ => "messages",
+        };
         let ask = openai::read(question).map_err(wrong)?;
         let begun = ask.begun.len();
         let mut words = self.server.ask(ask).await;
         let read = match words.next().await {
             Some(Word::Began { read, .. }) => read.into(),
-            Some(Word::Refused { why, .. }) => return Err(wrong(Wrong::new("messages", &*why))),
+            Some(Word::Refused { why, .. }) => return Err(wrong(Wrong::new(param, &*why))),
             Some(_) | None => return Err(BROKE_OFF),
         };
         let form = Form::of(question, &self.name);
@@ -154,6 +160,7 @@ impl Answer {
             bytes,
             tokens,
             draws: self.draws,
+            is_whole: self.is_over,
         }
     }
 
@@ -192,7 +199,7 @@ impl Answer {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn whole(mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
+    pub async fn whole(&mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
         let mut all = String::new();
         loop {
             match self.next_text().await? {

@@ -21,7 +21,7 @@ use std::{
 };
 
 use suanli_protocol::{
-    call::{Part, QUESTION_FRAME_BYTES_MAX, Question},
+    call::{Part, QUESTION_FRAME_BYTES_MAX, Question, is_of_the_question},
     ids::{AgreementId, PeerId},
     limits::{AGREEMENTS_MAX, CALL_EVENT_BYTES_MAX},
     offer::{ModelOffer, ModelRef, tokens},
@@ -547,12 +547,35 @@ struct Work {
 
 /// How an answer ended.
 enum Ending {
-    /// It is whole, or was stopped.
+    /// It is whole, or the client wants no more of it.
     Done(Tokens),
     /// The last word says why not, and costs nothing.
     No(Part),
+    /// It broke off, for this reason; so much was sent.
+    Broken(Reason, Tokens),
     /// Nobody hears it any more: so much was sent.
     Lost(Tokens),
+}
+
+/// Why an answer is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    /// The client wants no more.
+    ByClient,
+    /// Its lease is over, or used up: the client may ask another for the rest.
+    WithLease,
+}
+
+impl Stopped {
+    fn ending(self, tokens: Tokens) -> Ending {
+        match self {
+            Self::ByClient => Ending::Done(tokens),
+            Self::WithLease if tokens == Tokens::default() => {
+                Ending::No(Part::Declined(Reason::QUOTE_EXPIRED.into()))
+            }
+            Self::WithLease => Ending::Broken(Reason::QUOTE_EXPIRED, tokens),
+        }
+    }
 }
 
 impl Work {
@@ -565,14 +588,15 @@ impl Work {
         let stopped = std::pin::pin!(async move {
             tokio::select! {
                 // The client says nothing more: that it ends its half says stop.
-                _ = reader.receive(0) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
+                _ = reader.receive(0) => Stopped::ByClient,
+                _ = stop.wait_for(|stop| *stop) => Stopped::WithLease,
             }
         });
         let (ending, speed) = self.serve(&mut writer, stopped).await;
         let (tokens, last) = match ending {
             Ending::Done(tokens) => (tokens, Some(done(tokens))),
             Ending::No(part) => (Tokens::default(), Some(part)),
+            Ending::Broken(reason, tokens) => (tokens, Some(Part::Declined(reason.into()))),
             Ending::Lost(tokens) => (tokens, None),
         };
         if let Some(last) = last {
@@ -585,12 +609,12 @@ impl Work {
     async fn serve(
         &self,
         writer: &mut CallWriter,
-        mut stopped: std::pin::Pin<&mut impl Future<Output = ()>>,
+        mut stopped: std::pin::Pin<&mut impl Future<Output = Stopped>>,
     ) -> (Ending, Option<Speed>) {
-        let nothing = Ending::Done(Tokens::default());
+        let nothing = Tokens::default();
         let place = tokio::select! {
             place = Arc::clone(&self.places).acquire_owned() => place,
-            () = &mut stopped => return (nothing, None),
+            why = &mut stopped => return (why.ending(nothing), None),
         };
         let Ok(_place) = place else {
             return (Ending::No(Part::Declined(Reason::MODEL_DOWN.into())), None);
@@ -603,9 +627,9 @@ impl Work {
         let asking = self.source.ask(&self.question, streams);
         let answer = tokio::select! {
             answer = asking => answer,
-            () = &mut stopped => return (nothing, None),
+            why = &mut stopped => return (why.ending(nothing), None),
         };
-        let answer = match answer {
+        let mut answer = match answer {
             Ok(answer) => answer,
             Err(error) => return (Ending::No(no(error)), None),
         };
@@ -613,8 +637,17 @@ impl Work {
             return self.stream(writer, stopped, (answer, began)).await;
         }
         let whole = tokio::select! {
-            whole = answer.whole() => whole,
-            () = &mut stopped => return (nothing, None),
+            whole = answer.whole() => Ok(whole),
+            why = &mut stopped => Err(why),
+        };
+        let whole = match whole {
+            Ok(whole) => whole,
+            Err(Stopped::WithLease) => return (Stopped::WithLease.ending(nothing), None),
+            // What was read was read.
+            Err(Stopped::ByClient) => {
+                let read = answer.tokens().read;
+                return (Ending::Done(Tokens { read, written: 0 }), None);
+            }
         };
         let (bytes, tokens) = match whole {
             Ok(whole) => whole,
@@ -631,27 +664,35 @@ impl Work {
     async fn stream(
         &self,
         writer: &mut CallWriter,
-        mut stopped: std::pin::Pin<&mut impl Future<Output = ()>>,
+        mut stopped: std::pin::Pin<&mut impl Future<Output = Stopped>>,
         (mut answer, began): (Answer, Instant),
     ) -> (Ending, Option<Speed>) {
         let mut first = None;
+        let mut has_told = false;
         loop {
             let event = tokio::select! {
                 event = answer.next_event() => event,
-                () = &mut stopped => return (Ending::Done(self.so_far(&answer)), None),
+                why = &mut stopped => {
+                    let is_free = why == Stopped::WithLease && !has_told;
+                    let tokens = match is_free {
+                        true => Tokens::default(),
+                        false => self.so_far(&answer),
+                    };
+                    return (why.ending(tokens), None);
+                }
             };
             let event = match event {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
+                Err(error) if !has_told => return (Ending::No(no(error)), None),
                 // What has been sent was good.
                 Err(error) => {
                     tracing::info!(%error, "an answer broke off");
-                    let tokens = self.so_far(&answer);
-                    let last = Part::Declined(Reason::MODEL_DOWN.into());
-                    let _ = writer.send(&last.encode()).await;
-                    return (Ending::Lost(tokens), None);
+                    let ending = Ending::Broken(Reason::MODEL_DOWN, self.so_far(&answer));
+                    return (ending, None);
                 }
             };
+            has_told = true;
             if !tell(writer, event).await {
                 return (Ending::Lost(self.so_far(&answer)), None);
             }
@@ -687,6 +728,7 @@ async fn tell(writer: &mut CallWriter, event: Event) -> bool {
             event: bytes,
             tokens: List::truncated(event.tokens),
             draws: event.draws,
+            is_whole: event.is_whole,
         }),
     };
     match part {
@@ -705,11 +747,12 @@ const fn done(tokens: Tokens) -> Part {
 /// What a client is told of a server's no.
 fn no(error: UpstreamError) -> Part {
     match error {
-        // 501: the server does not do that, whoever asks.
-        UpstreamError::Refused(status @ (400..=499 | 501), words) => Part::Refused {
+        UpstreamError::Refused(status, words) if is_of_the_question(status) => Part::Refused {
             status,
             body: Bytes::new(words).unwrap_or_default(),
         },
+        // It has too much to do.
+        UpstreamError::Refused(429, _) => Part::Declined(Reason::BUSY.into()),
         UpstreamError::NoQuestion => Part::Refused {
             status: 400,
             body: Bytes::default(),

@@ -27,6 +27,8 @@ use crate::data_dir::{DataDirError, write_private};
 
 const LIST: &str = "models.toml";
 const LOCK: &str = "lock";
+/// A file on its way; what an interrupted copy left is written over.
+const PART: &str = "part";
 /// Bytes of the list: thousands of entries.
 const LIST_BYTES_MAX: u64 = 4 << 20;
 /// Bytes that are copied at once.
@@ -111,8 +113,8 @@ impl Shelf {
     /// # Errors
     /// [`ShelfError::Io`].
     pub fn place(&self, source: &Path) -> Result<Placed, ShelfError> {
-        self.make()?;
-        let part = self.folder.join(format!("part-{}", std::process::id()));
+        let _lock = self.lock()?;
+        let part = self.folder.join(PART);
         let placed = copy(source, &part).and_then(|(hash, bytes)| {
             let path = self.folder.join(name_of(hash));
             let renamed = fs::rename(&part, &path).and_then(|()| self.sync());
@@ -134,6 +136,12 @@ impl Shelf {
         let mut list = self.list()?;
         if list.model.iter().any(|known| known.name == entry.name) {
             return Err(ShelfError::Exists(entry.name));
+        }
+        if !placed.path.is_file() {
+            return Err(ShelfError::Io {
+                path: placed.path.clone(),
+                source: io::Error::new(io::ErrorKind::NotFound, "somebody removed it meanwhile"),
+            });
         }
         entry.file = Some(name_of(placed.hash).into());
         list.model.push(entry);

@@ -224,7 +224,7 @@ impl Answer {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn whole(self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
+    pub async fn whole(&mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
         match self {
             Self::Upstream(answer) => answer.whole().await,
             Self::Own(answer) => answer.whole().await,

@@ -349,7 +349,7 @@ impl Answer {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn whole(mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
+    pub async fn whole(&mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
         let bytes = whole(&mut self.body).await?;
         let bytes = self.note(bytes);
         Ok((bytes, self.tokens))

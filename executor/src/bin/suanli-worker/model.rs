@@ -27,7 +27,11 @@ pub(crate) fn serve(parent: &WorkerEnd) -> Result<(), IpcError> {
     };
     say(parent, Word::Loaded(answers.facts().clone()))?;
     loop {
-        while answers.is_idle() || parent.has_word()? {
+        while answers.is_idle() {
+            hear(&mut answers, parent)?;
+        }
+        // One at most: who is being answered waits for what it takes to understand it.
+        if parent.has_word()? {
             hear(&mut answers, parent)?;
         }
         let mut said = Ok(());

@@ -26,8 +26,9 @@ const LOOKUPS: usize = 32;
 const UPLOADS: usize = 8;
 /// Event streams and downloads.
 const STREAMS: usize = 128;
-/// Questions to models: a firm's developers, each of whom waits for one or two.
-const ASKS: usize = 512;
+/// Questions to models: a firm's developers, each of whom waits for one or two. Fewer than
+/// connections, so that who runs the node always gets one.
+const ASKS: usize = 384;
 
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
