@@ -41,8 +41,9 @@ shown is of each turn; a ratio is of the two that ran next to each other.
 Weights are loaded before, and a run of each that does not count comes first. Where the
 processor has more than AVX2, ours also runs with AVX2 only, as llama.cpp's package is
 built for that and no more: `ours, AVX2`. Each case has a limit of time; `n` says how many
-turns it had. Threads of llama.cpp wait for each other without sleep, so that it stalls while
-another program has one of their cores: on a busy machine the best turns say more. Every figure is a line of JSON in the file of results as well.
+turns it had. Threads of llama.cpp wait for each other without sleep, so that it stalls
+while another program has one of their cores: on a busy machine the best turns say more.
+Every figure is a line of JSON in the file of results as well.
 """
 
 import argparse
@@ -211,7 +212,7 @@ class Ours:
 
     def run(self, *options):
         command = [self.program, self.model, *map(str, options)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, check=True, capture_output=True)
         return done.stdout.decode()
 
     def tokens(self, texts):
@@ -534,7 +535,8 @@ def add_speed(what, unit, name, times, report):
         if who != "llama.cpp":
             ratios = [one / other for one, other in zip(numbers[who], numbers["llama.cpp"])]
             best = min if unit == "ms" else max
-            note = f"of the best turns of each: {best(numbers[who]) / best(numbers['llama.cpp']):.2f}"
+            best = best(numbers[who]) / best(numbers["llama.cpp"])
+            note = f"of the best turns of each: {best:.2f}"
             report.add(f"{what}: {who} / llama.cpp", "times", ratios, note)
 
 
