@@ -6,6 +6,8 @@
 //! generate MODEL --ids 1,2,3              goes on with tokens, and prints tokens
 //! generate MODEL --encode FILE            prints the tokens of each line, a JSON string
 //! generate MODEL --perplexity FILE        how well it foresees a text
+//! generate MODEL --score FILE             logarithms of probabilities: of each token of
+//!                                         each line of tokens, after those before it
 //! generate MODEL --bench                  tokens per second, as JSON
 //!
 //!   --tokens N        how many are made at most (128); --bench: after the prompt (64)
@@ -16,7 +18,8 @@
 //!   --length N        --bench: tokens of a prompt (128)
 //!   --batch N         --bench: sequences at a time (1)
 //!   --runs N          --bench: how often (5)
-//!   --alternatives N  --ids: also the N best logits of each step
+//!   --alternatives N  --ids: also the N best logits of each step; --score: the N best
+//!   --avx2            no instructions beyond AVX2, to compare with what has no others
 //! ```
 
 #![allow(
@@ -59,9 +62,16 @@ fn main() {
         threads: arguments.number("threads", 2),
         cache_bytes_max: CACHE_BYTES,
     };
-    let mut engine = Engine::new(weights, options).unwrap();
+    let mut engine = if arguments.has("avx2") {
+        Engine::with_avx2_at_most(weights, options).unwrap()
+    } else {
+        Engine::new(weights, options).unwrap()
+    };
     if arguments.has("bench") {
         return bench(&mut engine, &arguments);
+    }
+    if let Some(file) = arguments.text("score") {
+        return score(&mut engine, &arguments, file);
     }
     let tokenizer = Tokenizer::read(&file).unwrap_or_else(|error| panic!("{error}"));
     if let Some(file) = arguments.text("encode") {
@@ -71,8 +81,7 @@ fn main() {
         return perplexity(&mut engine, &tokenizer, file);
     }
     if let Some(ids) = arguments.text("ids") {
-        let ids: Vec<u32> = ids.split(',').map(|id| id.parse().unwrap()).collect();
-        return tokens(&mut engine, &arguments, &ids);
+        return tokens(&mut engine, &arguments, &numbers(ids));
     }
     let prompt = if let Some(text) = arguments.text("chat") {
         let chat = Chat::read(&file, &tokenizer).unwrap_or_else(|error| panic!("{error}"));
@@ -111,11 +120,9 @@ fn tokens(engine: &mut Engine, arguments: &Arguments, prompt: &[u32]) {
     let mut logits = prefill(engine, prompt);
     for position in prompt.len()..prompt.len() + arguments.number("tokens", 128) {
         let token = sampler.sample(&logits);
-        let mut order: Vec<usize> = (0..logits.len()).collect();
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
         print!("{token}");
-        for other in order.iter().take(arguments.number("alternatives", 0)) {
-            print!(" {other} {}", logits[*other]);
+        for other in largest(&logits, arguments.number("alternatives", 0)) {
+            print!(" {other} {}", logits[other]);
         }
         println!();
         logits = next(engine, token, position);
@@ -149,6 +156,25 @@ fn encode(tokenizer: &Tokenizer, file: &str) {
     }
 }
 
+/// Each line has nothing before it; its first token is given.
+fn score(engine: &mut Engine, arguments: &Arguments, file: &str) {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in std::fs::read_to_string(file).unwrap().lines() {
+        let tokens = numbers(line);
+        let steps = steps(&tokens, 0, SequenceId(0), |_| true);
+        let logits = engine.forward(&steps[..tokens.len() - 1]).unwrap();
+        for (row, token) in logits.rows().zip(&tokens[1..]) {
+            let chances = chances(row);
+            write!(out, "{:.6}", chances[usize::try_from(*token).unwrap()]).unwrap();
+            for other in largest(row, arguments.number("alternatives", 0)) {
+                write!(out, " {other} {:.6}", chances[other]).unwrap();
+            }
+            writeln!(out).unwrap();
+        }
+        engine.end(SequenceId(0));
+    }
+}
+
 /// By windows, each with nothing before it; the first token of each is given.
 fn perplexity(engine: &mut Engine, tokenizer: &Tokenizer, file: &str) {
     let tokens = tokenizer
@@ -160,13 +186,7 @@ fn perplexity(engine: &mut Engine, tokenizer: &Tokenizer, file: &str) {
         let steps: Vec<Step> = steps(window, 0, sequence, |_| true);
         let logits = engine.forward(&steps[..window.len() - 1]).unwrap();
         for (row, token) in logits.rows().zip(&window[1..]) {
-            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let all: f64 = row
-                .iter()
-                .map(|logit| f64::from(logit - largest).exp())
-                .sum();
-            let own = row[usize::try_from(*token).unwrap()];
-            sum += f64::from(own - largest) - all.ln();
+            sum += chances(row)[usize::try_from(*token).unwrap()];
             count += 1;
         }
         engine.end(sequence);
@@ -175,14 +195,37 @@ fn perplexity(engine: &mut Engine, tokenizer: &Tokenizer, file: &str) {
     println!("{{\"tokens\":{count},\"perplexity\":{perplexity:.5}}}");
 }
 
+/// Logarithms of the probabilities of all tokens.
+fn chances(logits: &[f32]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let above = |logit: &f32| f64::from(logit - largest);
+    let all: f64 = logits.iter().map(|logit| above(logit).exp()).sum();
+    logits.iter().map(|logit| above(logit) - all.ln()).collect()
+}
+
+/// Which are the largest, the largest first.
+fn largest(logits: &[f32], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    order.truncate(count);
+    order
+}
+
+fn numbers(list: &str) -> Vec<u32> {
+    list.split(',')
+        .map(|number| number.parse().unwrap())
+        .collect()
+}
+
 fn bench(engine: &mut Engine, arguments: &Arguments) {
     let (length, batch) = (
         arguments.number("length", 128),
         arguments.number("batch", 1),
     );
     let (count, vocabulary) = (arguments.number("tokens", 64), engine.config().vocabulary);
-    let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
-    for _ in 0..arguments.number("runs", 5) {
+    let (mut prefills, mut decodes, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
+    // One more, which does not count: it takes memory that the others find.
+    for run in 0..=arguments.number("runs", 5) {
         let began = Instant::now();
         let all: Vec<Step> = (0..batch)
             .flat_map(|sequence| {
@@ -197,7 +240,7 @@ fn bench(engine: &mut Engine, arguments: &Arguments) {
         for steps in all.chunks(STEPS) {
             next.extend(engine.forward(steps).unwrap().rows().map(best));
         }
-        prefills.push(rate(batch * length, began.elapsed()));
+        let prefill = began.elapsed();
         let began = Instant::now();
         for position in length..length + count {
             let steps: Vec<Step> = (0..)
@@ -211,16 +254,22 @@ fn bench(engine: &mut Engine, arguments: &Arguments) {
                 .collect();
             next = engine.forward(&steps).unwrap().rows().map(best).collect();
         }
-        decodes.push(rate(batch * count, began.elapsed()));
+        let decode = began.elapsed();
+        if run > 0 {
+            firsts.push(prefill.as_secs_f64() * 1e3);
+            prefills.push(rate(batch * length, prefill));
+            decodes.push(rate(batch * count, decode));
+        }
         (0..)
             .take(batch)
             .for_each(|sequence| engine.end(SequenceId(sequence)));
     }
     let threads = arguments.number("threads", 2);
     println!(
-        "{{\"threads\":{threads},\"batch\":{batch},\"length\":{length},\"tokens\":{count},\"prefill_tokens_s\":{},\"decode_tokens_s\":{}}}",
+        "{{\"threads\":{threads},\"batch\":{batch},\"length\":{length},\"tokens\":{count},\"prefill_tokens_s\":{},\"decode_tokens_s\":{},\"first_tokens_ms\":{}}}",
         spread(prefills),
         spread(decodes),
+        spread(firsts),
     );
 }
 
@@ -286,7 +335,7 @@ impl Arguments {
         while let Some(argument) = arguments.next() {
             let name = argument.strip_prefix("--").expect("options begin with --");
             let value = match name {
-                "bench" => String::new(),
+                "bench" | "avx2" => String::new(),
                 _ => arguments.next().expect("an option has a value"),
             };
             options.insert(name.to_owned(), value);

@@ -203,6 +203,24 @@ impl Engine {
         Self::with_isa(weights, options, Isa::detect())
     }
 
+    /// As [`Self::new`], with no instructions beyond AVX2: to compare with programs that
+    /// use no others. The results are the same.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread.
+    pub fn with_avx2_at_most(
+        weights: Arc<Weights>,
+        options: EngineOptions,
+    ) -> std::io::Result<Self> {
+        let isa = match Isa::detect() {
+            Isa::Plain => Isa::Plain,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => Isa::Avx2,
+        };
+        Self::with_isa(weights, options, isa)
+    }
+
     fn with_isa(weights: Arc<Weights>, options: EngineOptions, isa: Isa) -> std::io::Result<Self> {
         let pool = Pool::new(options.threads.clamp(1, MODEL_THREADS_MAX))?;
         Ok(Self {
