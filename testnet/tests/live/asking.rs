@@ -8,9 +8,26 @@ use std::{
 use serde_json::Value;
 use suanli_node::api::types::ChannelInfo;
 use suanli_protocol::units::Amount;
-use suanli_testnet::live::Node;
+use suanli_testnet::live::{Node, topology::NodeSpec};
 
 use crate::network::{CLIENT, Network, PATIENCE, eventually};
+
+/// A client, and providers with these settings.
+pub(crate) fn network(providers: Vec<(&str, String)>) -> Network {
+    let mut nodes = vec![node(CLIENT, "CN-BJ", "")];
+    let providers = providers.iter();
+    nodes.extend(providers.map(|(name, settings)| node(name, "CN-NX", settings)));
+    Network::of(nodes)
+}
+
+fn node(name: &str, region: &str, settings: &str) -> NodeSpec {
+    NodeSpec {
+        name: name.into(),
+        region: region.into(),
+        provide: None,
+        settings: settings.parse().unwrap(),
+    }
+}
 
 /// An answer to a request of a node's own people: its status, and its body.
 pub(crate) fn request(

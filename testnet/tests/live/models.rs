@@ -15,10 +15,9 @@ use std::{
 
 use serde_json::{Value, json};
 use suanli_protocol::units::Amount;
-use suanli_testnet::live::topology::NodeSpec;
 
 use crate::{
-    asking::{ask, events, models, open, request, total, wait_for_providers},
+    asking::{self, ask, events, models, open, request, total, wait_for_providers},
     network::{CLIENT, Network, eventually},
 };
 
@@ -182,13 +181,8 @@ fn whole(mut stream: TcpStream, status: u16, body: &Value) {
 
 /// A client, and providers of rising prices, each with a server behind it.
 pub(crate) fn network(servers: &[(&str, &Server)]) -> Network {
-    let mut nodes = vec![NodeSpec {
-        name: CLIENT.into(),
-        region: "CN-BJ".into(),
-        provide: None,
-        settings: toml::Table::new(),
-    }];
-    for (rank, (name, server)) in (1..).zip(servers) {
+    let ranked = (1..).zip(servers);
+    let providers = ranked.map(|(rank, (name, server))| {
         let settings = format!(
             "[provide]\nslots = 1\n[[provide.model]]\nname = \"small\"\nas = \"inside\"\n\
              upstream = \"http://{}\"\nprice_in = \"{rank}\"\nprice_out = \"{}\"\n\
@@ -196,14 +190,9 @@ pub(crate) fn network(servers: &[(&str, &Server)]) -> Network {
             server.address,
             rank * 10
         );
-        nodes.push(NodeSpec {
-            name: (*name).into(),
-            region: "CN-NX".into(),
-            provide: None,
-            settings: settings.parse().unwrap(),
-        });
-    }
-    Network::of(nodes)
+        (*name, settings)
+    });
+    asking::network(providers.collect())
 }
 
 pub(crate) fn question(said: &str, words: Option<u64>, streams: bool) -> Value {

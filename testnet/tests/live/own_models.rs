@@ -5,23 +5,17 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use serde_json::{Value, json};
 use suanli_executor::model::testing::small_model;
 use suanli_protocol::units::Amount;
-use suanli_testnet::live::topology::NodeSpec;
 use tempfile::TempDir;
 
 use crate::{
-    asking::{ask, events, models, open, total, wait_for_providers},
+    asking::{self, ask, events, models, open, total, wait_for_providers},
     network::{CLIENT, Network, eventually},
 };
 
 /// A client, and providers of rising prices, each with a worker for a model of this seed.
-fn network(files: &TempDir, providers: &[(&str, u64)]) -> Network {
-    let mut nodes = vec![NodeSpec {
-        name: CLIENT.into(),
-        region: "CN-BJ".into(),
-        provide: None,
-        settings: toml::Table::new(),
-    }];
-    for (rank, (name, seed)) in (1..).zip(providers) {
+fn network(files: &TempDir, providers: &[(&'static str, u64)]) -> Network {
+    let ranked = (1..).zip(providers);
+    let providers = ranked.map(|(rank, (name, seed))| {
         let file = files.path().join(format!("{seed}.gguf"));
         std::fs::write(&file, small_model(*seed)).unwrap();
         let settings = format!(
@@ -30,14 +24,9 @@ fn network(files: &TempDir, providers: &[(&str, u64)]) -> Network {
             file.display(),
             rank * 10
         );
-        nodes.push(NodeSpec {
-            name: (*name).into(),
-            region: "CN-NX".into(),
-            provide: None,
-            settings: settings.parse().unwrap(),
-        });
-    }
-    Network::of(nodes)
+        (*name, settings)
+    });
+    asking::network(providers.collect())
 }
 
 /// Without a temperature a random model comes to no end by itself.
@@ -121,7 +110,7 @@ fn live_an_answer_goes_on_when_its_provider_is_killed() {
     network.testnet.node_mut("first").unwrap().kill().unwrap();
     reader.read_to_string(&mut body).unwrap();
     let (_, body) = body.split_once("\r\n\r\n").unwrap();
-    let events = events(&crate::asking::unchunked(body));
+    let events = events(&asking::unchunked(body));
     let usage = &events[events.len() - 2]["usage"];
     assert_eq!(
         usage["completion_tokens"],
