@@ -79,6 +79,9 @@ pub(super) struct Plan {
 const AIMS: (f64, f64) = (2.0, 50.0);
 /// Prices for a million tokens, read and written: a token is so many millionths.
 const PRICES: (u64, u64) = (1, 10);
+/// What all providers say: who asks so much has a credit to match.
+const PROVIDE: &str =
+    "[provide]\nslots = 1\nstranger_credit = \"10000\"\nstrangers_budget = \"10000\"\n";
 /// How long a network may take to offer all its models, and to settle.
 const PATIENCE: Duration = Duration::from_secs(300);
 const GATEWAY: &str = "gateway";
@@ -110,7 +113,7 @@ fn node(name: &str, settings: &str) -> anyhow::Result<NodeSpec> {
 fn overhead(plan: &Plan, dir: &Path) -> anyhow::Result<Vec<Figure>> {
     let server = stand_in()?;
     let seller = format!(
-        "[provide]\nslots = 1\n[[provide.model]]\nname = \"{STAND_IN}\"\nprice_in = \"{}\"\n\
+        "{PROVIDE}[[provide.model]]\nname = \"{STAND_IN}\"\nprice_in = \"{}\"\n\
          price_out = \"{}\"\nupstream = \"http://{server}\"\ncontext = 1000000\n",
         PRICES.0, PRICES.1
     );
@@ -413,10 +416,7 @@ fn model(number: u16) -> String {
 
 /// A provider's share of the models.
 fn settings(plan: &Plan, dir: &Path, provider: u16) -> anyhow::Result<String> {
-    // A gateway with so many keys has a credit to match.
-    let mut settings =
-        "[provide]\nslots = 1\nstranger_credit = \"10000\"\nstrangers_budget = \"10000\"\n"
-            .to_owned();
+    let mut settings = PROVIDE.to_owned();
     for number in (provider..plan.models).step_by(plan.providers.into()) {
         let file = dir.join(format!("{number}.gguf"));
         fs::write(&file, small_model(number.into()))?;
