@@ -55,12 +55,8 @@ pub struct Gateway {
 /// A question.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// For whom.
-    pub principal: Name,
-    /// The API key that it was asked with, if any: it counts the tokens.
-    pub key: Option<Arc<Key>>,
-    /// Which model.
-    pub model: Name,
+    /// For whom, and which model.
+    pub asker: Asker,
     /// What is asked for.
     pub endpoint: Endpoint,
     /// Whether the answer is wanted event by event.
@@ -69,23 +65,15 @@ pub struct Asked {
     pub body: Vec<u8>,
 }
 
-impl Asked {
-    fn asker(&self) -> Asker {
-        Asker {
-            principal: self.principal.clone(),
-            model: self.model.clone(),
-            key: self.key.clone(),
-        }
-    }
-}
-
 /// For whom leases are, and of which model.
 #[derive(Debug, Clone)]
-struct Asker {
-    principal: Name,
-    model: Name,
-    /// Whose tokens are counted, where a key asks.
-    key: Option<Arc<Key>>,
+pub struct Asker {
+    /// For whom.
+    pub principal: Name,
+    /// Which model.
+    pub model: Name,
+    /// The API key that it was asked with, if any: it counts the tokens.
+    pub key: Option<Arc<Key>>,
 }
 
 /// Why there is no answer.
@@ -145,19 +133,15 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`].
     pub async fn ask(&self, asked: Asked) -> Result<Answer, GatewayError> {
-        let (asker, body) = (asked.asker(), asked.body);
-        let body = Bytes::new(body).map_err(|_| GatewayError::TooLong)?;
+        let asker = asked.asker;
+        let body = Bytes::new(asked.body).map_err(|_| GatewayError::TooLong)?;
         let answer = answer_name().ok_or(Gone)?;
         let asked_s = wall_ms() / 1000;
         let mut avoid = BTreeSet::new();
         let mut last = String::new();
         for _ in 0..TRIES {
-            let taken = self
-                .leases
-                .take(&asker.principal, &asker.model, &avoid)
-                .await;
-            let place = match taken {
-                Ok(place) => place.counted_by(asker.key.clone()),
+            let place = match self.leases.take(&asker, &avoid).await {
+                Ok(place) => place,
                 Err(NoLease::NoSuchModel) if avoid.is_empty() => {
                     return Err(GatewayError::NoSuchModel(asker.model.to_string()));
                 }

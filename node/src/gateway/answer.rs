@@ -466,10 +466,10 @@ impl Hears {
             let avoid = others.ok()?.union(&self.left).copied().collect();
             let leases = &self.gateway.leases;
             let taken = tokio::select! {
-                taken = leases.take(&self.asker.principal, &self.asker.model, &avoid) => taken,
+                taken = leases.take(&self.asker, &avoid) => taken,
                 () = pieces.closed() => return None,
             };
-            let place = taken.ok()?.counted_by(self.asker.key.clone());
+            let place = taken.ok()?;
             if place.weights != Some(weights) {
                 self.left.insert(place.provider);
                 continue;

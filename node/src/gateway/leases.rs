@@ -40,7 +40,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::Served;
+use super::{Asker, Served};
 use crate::{
     api::types::JobEventInfo,
     data_dir::random_secret,
@@ -127,12 +127,10 @@ impl Place {
             tokio::spawn(async move { drop(orders.send(back).await) });
         }
     }
-}
 
-impl Place {
     /// Its tokens count as that key's.
     #[must_use]
-    pub(super) fn counted_by(mut self, key: Option<Arc<Key>>) -> Self {
+    fn counted_by(mut self, key: Option<Arc<Key>>) -> Self {
         self.key = key;
         self
     }
@@ -210,22 +208,17 @@ impl Leases {
     ///
     /// # Errors
     /// [`NoLease`].
-    pub async fn take(
-        &self,
-        principal: &Name,
-        model: &Name,
-        avoid: &BTreeSet<PeerId>,
-    ) -> Result<Place, NoLease> {
+    pub async fn take(&self, asker: &Asker, avoid: &BTreeSet<PeerId>) -> Result<Place, NoLease> {
         let (reply, answer) = oneshot::channel();
         let take = Order::Take(Take {
-            principal: principal.clone(),
-            model: model.clone(),
+            principal: asker.principal.clone(),
+            model: asker.model.clone(),
             avoid: avoid.clone(),
             reply,
         });
         self.0.send(take).await.map_err(|_| NoLease::Gone)?;
         match timeout(AGREE_WAIT, answer).await {
-            Ok(Ok(taken)) => taken,
+            Ok(Ok(taken)) => taken.map(|place| place.counted_by(asker.key.clone())),
             Ok(Err(_)) => Err(NoLease::Gone),
             Err(_) => Err(NoLease::Failed("nobody has agreed in time".to_owned())),
         }
@@ -481,6 +474,7 @@ impl Desk {
             } => {
                 lease.agreed = Some((peer, agreement));
                 lease.stands = false;
+                // A provider that has started again may have another file.
                 lease.weights = weights(&self.handle, peer, &lease.model).await;
             }
             JobEventInfo::Started => {

@@ -37,7 +37,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{Api, Gate, Problem, Shared, guard::Caller};
 use crate::{
     gateway::{
-        Asked, GatewayError, Served,
+        Asked, Asker, GatewayError, Served,
         answer::{Answer, Piece},
         model_name,
     },
@@ -319,9 +319,11 @@ async fn ask(
     }
     let (principal, key) = caller.principal();
     let asked = Asked {
-        principal,
-        key,
-        model: question.model,
+        asker: Asker {
+            principal,
+            model: question.model,
+            key,
+        },
         endpoint,
         streams: question.streams,
         body: body.to_vec(),
