@@ -37,7 +37,8 @@ use std::{
 
 use suanli_executor::model::{
     chat::{Chat, Message, Role},
-    cpu::{Engine, EngineOptions, SequenceId, Step, Weights},
+    cpu::{Engine, EngineOptions, Weights},
+    engine::{Engine as _, SequenceId, Step},
     gguf::Gguf,
     llama::Llama,
     sampler::{Sampler, SamplerOptions},

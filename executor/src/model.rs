@@ -25,6 +25,7 @@
 pub mod answers;
 pub mod chat;
 pub mod cpu;
+pub mod engine;
 pub mod gguf;
 pub mod llama;
 pub mod sampler;

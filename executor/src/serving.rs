@@ -50,7 +50,9 @@ pub struct ModelConfig {
     pub program: WorkerProgram,
     /// The model's file.
     pub file: PathBuf,
-    /// Threads that compute.
+    /// The adapter that computes, as a worker counts them; none for the processor.
+    pub adapter: Option<u32>,
+    /// Threads that compute, on the processor.
     pub threads: u32,
     /// Bytes that keys and values take at most.
     pub cache_bytes_max: u64,
@@ -304,7 +306,7 @@ impl Task {
                 .saturating_add(MEMORY_BESIDE),
             file_bytes_max: 0,
             cpu_s_max: None,
-            adapter: None,
+            adapter: self.config.adapter,
         };
         let spawned = self.config.program.spawn("model", start);
         let mut worker = spawned.map_err(|error| error.to_string())?;

@@ -189,4 +189,6 @@ pub struct Facts {
     pub quantisation: Utf8<16>,
     /// Whether it takes conversations; else only texts.
     pub converses: bool,
+    /// The device that computes it, as its driver calls it; none for the processor.
+    pub device: Option<Utf8<128>>,
 }

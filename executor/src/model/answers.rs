@@ -26,7 +26,8 @@ use suanli_protocol::wire::Utf8;
 
 use super::{
     chat::{Chat, ChatError, Message, Role},
-    cpu::{Engine, EngineError, EngineOptions, SequenceId, Step, Weights},
+    cpu::{self, EngineOptions, Weights},
+    engine::{Engine, EngineError, SequenceId, Step},
     gguf::{Gguf, GgufError},
     llama::{Llama, ModelError},
     sampler::{Sampler, SamplerError, SamplerOptions},
@@ -61,6 +62,9 @@ pub enum ReadError {
     /// No threads.
     #[error("the system gives no threads: {0}")]
     Threads(std::io::Error),
+    /// The device can't compute it.
+    #[error("{0}; the processor can compute it (`device = \"processor\"`)")]
+    Device(String),
 }
 
 /// Why a question has no answer.
@@ -89,7 +93,7 @@ enum AskError {
 /// A model, and the answers that it is giving.
 #[derive(Debug)]
 pub struct Answers {
-    engine: Engine,
+    engine: Box<dyn Engine>,
     tokenizer: Tokenizer,
     chat: Option<Chat>,
     facts: Facts,
@@ -132,12 +136,32 @@ impl Answer {
 }
 
 impl Answers {
-    /// Reads a model. The bytes of its file are not needed after that.
+    /// Reads a model, for the processor. The bytes of its file are not needed after that.
     ///
     /// # Errors
     ///
     /// Why it can't be served.
     pub fn read(bytes: &[u8], load: &Load) -> Result<Self, ReadError> {
+        Self::read_for(bytes, load, |model| {
+            let options = EngineOptions {
+                threads: usize::try_from(load.threads).unwrap_or(usize::MAX),
+                cache_bytes_max: usize::try_from(load.cache_bytes_max).unwrap_or(usize::MAX),
+            };
+            let engine = cpu::Engine::new(Weights::new(model).into(), options);
+            Ok(Box::new(engine.map_err(ReadError::Threads)?))
+        })
+    }
+
+    /// Reads a model, for the engine that is made of it.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be served.
+    pub fn read_for(
+        bytes: &[u8],
+        load: &Load,
+        engine: impl FnOnce(&Llama<'_>) -> Result<Box<dyn Engine>, ReadError>,
+    ) -> Result<Self, ReadError> {
         let file = Gguf::parse(bytes)?;
         let model = Llama::read(&file)?;
         let tokenizer = Tokenizer::read(&file)?;
@@ -146,12 +170,7 @@ impl Answers {
             Err(ChatError::None) => None,
             Err(error) => return Err(ReadError::Chat(error)),
         };
-        let options = EngineOptions {
-            threads: usize::try_from(load.threads).unwrap_or(usize::MAX),
-            cache_bytes_max: usize::try_from(load.cache_bytes_max).unwrap_or(usize::MAX),
-        };
-        let weights = Weights::new(&model).into();
-        let engine = Engine::new(weights, options).map_err(ReadError::Threads)?;
+        let engine = engine(&model)?;
         let made_for = engine.config().context;
         let wanted = match load.context_max {
             0 => made_for,
@@ -168,6 +187,7 @@ impl Answers {
             vocabulary: number(engine.config().vocabulary),
             quantisation: Utf8::cut(&quantisation(&file)),
             converses: chat.is_some(),
+            device: engine.device().map(Utf8::cut),
         };
         Ok(Self {
             engine,
@@ -297,16 +317,21 @@ impl Answers {
     }
 
     /// Computes once, and says what was written. Does nothing if nothing is asked.
-    pub fn step(&mut self, mut say: impl FnMut(Word)) {
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Device`]: nothing more will be computed.
+    pub fn step(&mut self, mut say: impl FnMut(Word)) -> Result<(), EngineError> {
         self.admit();
         let steps = loop {
             let steps = self.steps();
             if steps.is_empty() {
-                return;
+                return Ok(());
             }
             match self.engine.forward(&steps) {
                 Ok(_) => break steps,
                 Err(EngineError::CacheFull { .. }) if self.running.len() > 1 => self.put_back(),
+                Err(error @ EngineError::Device(_)) => return Err(error),
                 Err(error) => {
                     // Not even one has room, or a mistake of ours: no answer may hang.
                     tracing::error!(%error, "an answer could not be computed");
@@ -314,11 +339,12 @@ impl Answers {
                         self.engine.end(answer.sequence);
                         say(answer.ended(Finish::Length));
                     }
-                    return;
+                    return Ok(());
                 }
             }
         };
         self.take(&steps, say);
+        Ok(())
     }
 
     /// Lets those run that there is room for.
@@ -571,7 +597,7 @@ mod tests {
 
     fn finish(answers: &mut Answers, words: &mut Vec<Word>) {
         while !answers.is_idle() {
-            answers.step(|word| words.push(word));
+            answers.step(|word| words.push(word)).unwrap();
         }
     }
 
@@ -601,7 +627,7 @@ mod tests {
             let mut words = Vec::new();
             for (number, ask) in (0..).zip(&asks) {
                 answers.ask(number, ask, |word| words.push(word));
-                answers.step(|word| words.push(word));
+                answers.step(|word| words.push(word)).unwrap();
             }
             finish(&mut answers, &mut words);
             for (number, expected) in (0..).zip(&expected) {
@@ -622,7 +648,7 @@ mod tests {
                 let mut words = Vec::new();
                 answers.ask(1, &whole, |word| words.push(word));
                 while hear(&words, 1).tokens.len() < cut {
-                    answers.step(|word| words.push(word));
+                    answers.step(|word| words.push(word)).unwrap();
                 }
                 let first = hear(&words, 1);
                 let mut rest = whole.clone();
@@ -691,7 +717,7 @@ mod tests {
         for number in 0..3 {
             answers.ask(number, &ask("he", 50), |word| words.push(word));
         }
-        answers.step(|word| words.push(word));
+        answers.step(|word| words.push(word)).unwrap();
         for number in 0..4 {
             answers.stop(number, |word| words.push(word));
         }

@@ -1,11 +1,7 @@
 //! Computes a model on the processor.
 //!
 //! [`Weights`] are a model's matrices as the kernels want them; several engines may
-//! share them. An [`Engine`] has the sequences that are being written, each with the
-//! keys and values of its positions, and [`Engine::forward`] takes some [`Step`]s: a
-//! token at a position of a sequence. A prompt is many steps of one sequence, a batch is
-//! one step each of many, and both may be mixed, because a matrix is read once for all
-//! steps of a call.
+//! share them. An [`Engine`] computes with them what [`super::engine`] says.
 //!
 //! ```text
 //!   steps ─▶ embedding ─▶ per layer: products (weights) ─ attention (cache) ─ products ─▶ logits
@@ -26,7 +22,6 @@ mod vector;
 mod weights;
 
 use std::{
-    collections::BTreeMap,
     marker::PhantomData,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -34,13 +29,16 @@ use std::{
 pub(super) use self::vector::exponential;
 use self::{
     attention::{Part, Scratch, Tile},
-    cache::{Cache, PAGE},
+    cache::Cache,
     kernels::{Activations, Block, Isa},
     pool::Pool,
     weights::{BLOCK, PANEL, Packed},
 };
-use super::llama::{Config, Layer, Llama};
-use crate::limits::{MODEL_STEPS_MAX, MODEL_THREADS_MAX};
+use super::{
+    engine::{EngineError, Logits, PAGE, SequenceId, Step},
+    llama::{Config, Layer, Llama},
+};
+use crate::limits::MODEL_THREADS_MAX;
 
 /// Rows of activations that are multiplied before the next panel is: they and a panel
 /// stay in the nearest cache.
@@ -74,23 +72,6 @@ struct PackedLayer {
     down: Packed,
 }
 
-/// Names a sequence. The caller chooses it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SequenceId(pub u64);
-
-/// A token to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    /// Of which sequence. One that is not known begins here.
-    pub sequence: SequenceId,
-    /// Which token.
-    pub token: u32,
-    /// Where: what the sequence has so far, 0 at its beginning.
-    pub position: u32,
-    /// Whether the logits of what follows it are wanted.
-    pub wants_logits: bool,
-}
-
 /// How an engine works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -98,44 +79,6 @@ pub struct EngineOptions {
     pub threads: usize,
     /// Bytes that keys and values of all sequences take at most.
     pub cache_bytes_max: usize,
-}
-
-/// Why steps were not computed. None of them was then, and nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum EngineError {
-    /// Too many at once, or none.
-    #[error("{0} steps at once; give from 1 to {MODEL_STEPS_MAX}")]
-    Steps(usize),
-    /// A token that the model does not have.
-    #[error("the token {token} is not one of the model's {vocabulary}")]
-    Token {
-        /// Which.
-        token: u32,
-        /// How many there are.
-        vocabulary: usize,
-    },
-    /// A position that is not the sequence's next.
-    #[error("the position {position} is not the next one of its sequence, which is {next}")]
-    Position {
-        /// Which.
-        position: u32,
-        /// What it should be.
-        next: usize,
-    },
-    /// Longer than the model was made for.
-    #[error("the model was made for {0} positions, and the sequence is longer; shorten the text")]
-    Context(usize),
-    /// No room for more keys and values.
-    #[error(
-        "there is no room for the sequences: {wanted} more pages are needed, and {left} are left; end one first"
-    )]
-    CacheFull {
-        /// Pages that the steps need.
-        wanted: usize,
-        /// Pages that are left.
-        left: usize,
-    },
 }
 
 /// Computes steps of sequences.
@@ -148,13 +91,6 @@ pub struct Engine {
     cache: Cache,
     rows: Rows,
     logits: Vec<f32>,
-}
-
-/// The logits of the steps that wanted them, in their order.
-#[derive(Debug, Clone, Copy)]
-pub struct Logits<'a> {
-    numbers: &'a [f32],
-    vocabulary: usize,
 }
 
 impl Weights {
@@ -233,19 +169,15 @@ impl Engine {
             weights,
         })
     }
+}
 
-    /// The model's sizes.
-    pub fn config(&self) -> &Config {
+impl super::engine::Engine for Engine {
+    fn config(&self) -> &Config {
         &self.weights.config
     }
 
-    /// Computes steps, and makes their sequences longer by them.
-    ///
-    /// # Errors
-    ///
-    /// Why it was not done.
-    pub fn forward(&mut self, steps: &[Step]) -> Result<Logits<'_>, EngineError> {
-        self.check(steps)?;
+    fn forward(&mut self, steps: &[Step]) -> Result<Logits<'_>, EngineError> {
+        self.cache.pages().check(&self.weights.config, steps)?;
         for step in steps {
             self.cache.extend(step.sequence);
         }
@@ -261,95 +193,24 @@ impl Engine {
         Ok(self.logits())
     }
 
-    /// The logits of the last steps that were computed.
-    pub fn logits(&self) -> Logits<'_> {
-        Logits {
-            numbers: &self.logits,
-            vocabulary: self.weights.config.vocabulary,
-        }
+    fn logits(&self) -> Logits<'_> {
+        Logits::new(&self.logits, self.weights.config.vocabulary)
     }
 
-    /// How long a sequence is; 0 for one that is not known.
-    pub fn length(&self, sequence: SequenceId) -> usize {
-        self.cache
-            .sequence(sequence)
-            .map_or(0, |sequence| sequence.length)
+    fn length(&self, sequence: SequenceId) -> usize {
+        self.cache.pages().length(sequence)
     }
 
-    /// Positions that can still be taken by sequences, if all begin a new page.
-    pub fn positions_left(&self) -> usize {
-        self.cache.left() * PAGE
+    fn positions_left(&self) -> usize {
+        self.cache.pages().left() * PAGE
     }
 
-    /// Ends a sequence and frees what it took.
-    pub fn end(&mut self, sequence: SequenceId) {
+    fn end(&mut self, sequence: SequenceId) {
         self.cache.end(sequence);
     }
 
-    /// Takes back the last positions of a sequence, so that it is as long as that. It
-    /// does nothing to one that is not longer.
-    pub fn truncate(&mut self, sequence: SequenceId, length: usize) {
+    fn truncate(&mut self, sequence: SequenceId, length: usize) {
         self.cache.truncate(sequence, length);
-    }
-
-    fn check(&self, steps: &[Step]) -> Result<(), EngineError> {
-        if !(1..=MODEL_STEPS_MAX).contains(&steps.len()) {
-            return Err(EngineError::Steps(steps.len()));
-        }
-        let Config {
-            vocabulary,
-            context,
-            ..
-        } = self.weights.config;
-        let mut lengths: BTreeMap<SequenceId, usize> = BTreeMap::new();
-        let mut wanted = 0;
-        for step in steps {
-            let token = step.token;
-            if usize::try_from(token).is_ok_and(|token| token >= vocabulary) {
-                return Err(EngineError::Token { token, vocabulary });
-            }
-            let next = lengths
-                .entry(step.sequence)
-                .or_insert_with(|| self.length(step.sequence));
-            if usize::try_from(step.position) != Ok(*next) {
-                return Err(EngineError::Position {
-                    position: step.position,
-                    next: *next,
-                });
-            }
-            if *next >= context {
-                return Err(EngineError::Context(context));
-            }
-            wanted += usize::from(next.is_multiple_of(PAGE));
-            *next += 1;
-        }
-        let left = self.cache.left();
-        if wanted > left {
-            return Err(EngineError::CacheFull { wanted, left });
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Logits<'a> {
-    /// Of how many steps.
-    pub const fn len(&self) -> usize {
-        self.numbers.len() / self.vocabulary
-    }
-
-    /// Whether no step wanted them.
-    pub const fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
-    }
-
-    /// Of each step, a number for each token.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
-        self.numbers.chunks_exact(self.vocabulary)
-    }
-
-    /// Of one step. `None` if there are not so many.
-    pub fn row(&self, index: usize) -> Option<&'a [f32]> {
-        self.rows().nth(index)
     }
 }
 
@@ -387,8 +248,7 @@ impl<'a> Pass<'a> {
     fn new(engine: &'a mut Engine, weights: &'a Weights, steps: &'a [Step]) -> Self {
         let config = &weights.config;
         let place = |step: &Step| usize::try_from(step.position).unwrap_or(usize::MAX);
-        let (base, factors) = (config.rope_base, &weights.rope_factors);
-        let turns = |step: &Step| vector::turns(step.position, base, config.rotated, factors);
+        let turns = |step: &Step| config.turns(step.position, &weights.rope_factors);
         let rows = &mut engine.rows;
         let count = steps.len();
         for (room, width) in [

@@ -71,6 +71,22 @@ impl Config {
     pub const fn kv_width(&self) -> usize {
         self.kv_heads * self.head_width
     }
+
+    /// How a position turns each rotated pair: cosine and sine. The factors are
+    /// [`Llama::rope_factors`].
+    pub fn turns(&self, position: u32, factors: &[f32]) -> Vec<[f32; 2]> {
+        let mut turns = Vec::with_capacity(factors.len());
+        for (pair, factor) in factors.iter().enumerate() {
+            #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+            let power = -2.0 * pair as f64 / self.rotated as f64;
+            let angle = f64::from(position) * self.rope_base.powf(power) / f64::from(*factor);
+            let (sine, cosine) = angle.sin_cos();
+            // Systems differ in the last place of 64 bits, which is not seen in 32.
+            #[allow(clippy::cast_possible_truncation, reason = "it is to be rounded")]
+            turns.push([cosine as f32, sine as f32]);
+        }
+        turns
+    }
 }
 
 /// A model: its sizes and its weights.

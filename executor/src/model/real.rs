@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{
     chat::{Chat, Message, Role},
-    cpu::{Engine, EngineOptions, SequenceId, Step, Weights},
+    cpu::{Engine, EngineOptions, Weights},
+    engine::{Engine as _, SequenceId, Step},
     gguf::Gguf,
     llama::Llama,
     sampler::{Sampler, SamplerOptions},

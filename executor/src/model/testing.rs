@@ -94,6 +94,14 @@ impl Writer {
         self
     }
 
+    /// Writes all numbers with 32 bits.
+    fn widen(&mut self) {
+        for (_, _, kind, bytes) in &mut self.tensors {
+            let numbers = widened(*kind, bytes);
+            (*kind, *bytes) = (0, numbers.iter().flat_map(|n| n.to_le_bytes()).collect());
+        }
+    }
+
     pub(super) fn file(&self) -> Vec<u8> {
         let mut file = b"GGUF\x03\0\0\0".to_vec();
         file.extend((self.tensors.len() as u64).to_le_bytes());
@@ -119,6 +127,38 @@ impl Writer {
         }
         file
     }
+}
+
+/// A tensor's numbers, as its type defines them.
+fn widened(kind: u32, bytes: &[u8]) -> Vec<f32> {
+    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+    let wide = |block: &[u8]| -> Vec<f32> {
+        let low = |from: usize| block[from..].iter().map(|byte| f32::from(byte & 15));
+        let high = |from: usize| block[from..].iter().map(|byte| f32::from(byte >> 4));
+        match kind {
+            0 => vec![f32::from_le_bytes(block.try_into().unwrap_or_default())],
+            1 => vec![half(block)],
+            30 => vec![bf16::from_le_bytes([block[0], block[1]]).to_f32()],
+            2 => (low(2).chain(high(2)))
+                .map(|number| (number - 8.0) * half(block))
+                .collect(),
+            3 => (low(4).chain(high(4)))
+                .map(|number| number * half(block) + half(&block[2..]))
+                .collect(),
+            8 => (block[2..].iter())
+                .map(|byte| f32::from(byte.cast_signed()) * half(block))
+                .collect(),
+            other => panic!("type {other} is not made here"),
+        }
+    };
+    let block = match kind {
+        0 => 4,
+        1 | 30 => 2,
+        2 => 18,
+        3 => 20,
+        _ => 34,
+    };
+    bytes.chunks_exact(block).flat_map(wide).collect()
 }
 
 fn text(text: &str) -> Vec<u8> {
@@ -185,11 +225,12 @@ pub(super) const HIDDEN: u64 = 160;
 const LAYERS: u32 = 2;
 const HEADS: u32 = 6;
 const KV_HEADS: u32 = 2;
+const HEAD_WIDTH: u64 = WIDTH / HEADS as u64;
 
 /// The file of a small random model, another for each seed: it speaks nonsense, always the
 /// same, a token in a millisecond, and comes to no end by itself.
 pub fn small_model(seed: u64) -> Vec<u8> {
-    let mut file = random_model(TensorType::Q8_0, true, seed);
+    let mut file = random_model(TensorType::Q8_0, true, seed, HEAD_WIDTH);
     // No names that mean an end.
     named_vocabulary(&mut file, ["<|none|>", "<|turn|>", "<|over|>"]);
     file.number("llama.context_length", 4096)
@@ -197,13 +238,23 @@ pub fn small_model(seed: u64) -> Vec<u8> {
         .file()
 }
 
+/// The file of a random model of two layers and 4096 positions, its matrices of this type,
+/// its heads of this width; and the same with all numbers written with 32 bits.
+pub fn model_and_its_floats(kind: TensorType, head_width: u64) -> [Vec<u8>; 2] {
+    let mut file = random_model(kind, head_width > 16, 1, head_width);
+    file.number("llama.context_length", 4096);
+    let narrow = file.file();
+    file.widen();
+    [narrow, file.file()]
+}
+
 /// A random model of two layers, its matrices of this type.
 #[cfg(test)]
 pub(super) fn tiny(kind: TensorType, has_output: bool) -> Writer {
-    random_model(kind, has_output, 1)
+    random_model(kind, has_output, 1, HEAD_WIDTH)
 }
 
-fn random_model(kind: TensorType, has_output: bool, seed: u64) -> Writer {
+fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) -> Writer {
     let mut random = random(seed);
     let mut file = Writer::default();
     vocabulary(&mut file);
@@ -215,14 +266,16 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64) -> Writer {
         .number("llama.feed_forward_length", HIDDEN as u32)
         .number("llama.attention.head_count", HEADS)
         .number("llama.attention.head_count_kv", KV_HEADS)
-        .number("llama.rope.dimension_count", WIDTH as u32 / HEADS)
+        .number("llama.attention.key_length", head_width as u32)
+        .number("llama.attention.value_length", head_width as u32)
+        .number("llama.rope.dimension_count", HEAD_WIDTH as u32)
         .float("llama.rope.freq_base", 10_000.0)
         .float("llama.attention.layer_norm_rms_epsilon", 1e-5);
     let mut matrix = |file: &mut Writer, name: &str, columns: u64, rows: u64, scale: f32| {
         let bytes = bytes_of(kind, (rows * columns) as usize, scale, &mut random);
         file.tensor(name, &[columns, rows], kind.number(), bytes);
     };
-    let kv = WIDTH * u64::from(KV_HEADS) / u64::from(HEADS);
+    let (query, kv) = (head_width * u64::from(HEADS), head_width * u64::from(KV_HEADS));
     matrix(&mut file, "token_embd.weight", WIDTH, vocabulary, 1.0);
     if has_output {
         matrix(&mut file, "output.weight", WIDTH, vocabulary, 0.3);
@@ -235,10 +288,10 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64) -> Writer {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         file.tensor(&name("attn_norm"), &[WIDTH], 0, norm.clone());
         file.tensor(&name("ffn_norm"), &[WIDTH], 0, norm.clone());
-        matrix(&mut file, &name("attn_q"), WIDTH, WIDTH, 0.4);
+        matrix(&mut file, &name("attn_q"), WIDTH, query, 0.4);
         matrix(&mut file, &name("attn_k"), WIDTH, kv, 0.4);
         matrix(&mut file, &name("attn_v"), WIDTH, kv, 0.4);
-        matrix(&mut file, &name("attn_output"), WIDTH, WIDTH, 0.4);
+        matrix(&mut file, &name("attn_output"), query, WIDTH, 0.4);
         matrix(&mut file, &name("ffn_gate"), WIDTH, HIDDEN, 0.3);
         matrix(&mut file, &name("ffn_up"), WIDTH, HIDDEN, 0.3);
         matrix(&mut file, &name("ffn_down"), HIDDEN, WIDTH, 0.3);

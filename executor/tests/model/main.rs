@@ -23,6 +23,7 @@ fn server(file: &Path) -> ModelServer {
     ModelServer::start(ModelConfig {
         program: WorkerProgram::find(None).unwrap(),
         file: file.to_owned(),
+        adapter: None,
         threads: 1,
         cache_bytes_max: 16 << 20,
         context_max: 0,

@@ -174,6 +174,7 @@ async fn tried(config: &Config, placed: &Placed) -> Result<Facts, String> {
     let server = ModelServer::start(ModelConfig {
         program,
         file: placed.path.clone(),
+        adapter: None,
         threads: 1,
         cache_bytes_max: TRIAL_BYTES,
         context_max: 0,

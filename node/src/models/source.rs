@@ -101,6 +101,7 @@ impl Source {
                 let server = ModelServer::start(ModelConfig {
                     program: WorkerProgram::find(worker)?,
                     file: file.clone(),
+                    adapter: None,
                     threads: entry.threads.unwrap_or_else(cores),
                     cache_bytes_max: entry.cache.map_or(CACHE_BYTES, |size| size.0),
                     context_max: entry.context,

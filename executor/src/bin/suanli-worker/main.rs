@@ -58,6 +58,12 @@ impl Fault {
         Self { used, ..self }
     }
 
+    /// For people.
+    #[cfg(feature = "model")]
+    pub(crate) fn into_detail(self) -> String {
+        self.detail
+    }
+
     fn into_reply(self) -> Reply {
         Reply::Failed {
             failure: self.failure,
@@ -126,13 +132,7 @@ fn work(
     match role {
         Role::Serve => serve(start, confinement, parent),
         #[cfg(feature = "model")]
-        Role::Model => {
-            parent.send(&Reply::Ready {
-                adapter: None,
-                confinement,
-            })?;
-            model::serve(parent)
-        }
+        Role::Model => model::serve(start, confinement, parent),
         Role::Check => {
             let (request, descriptors) = parent.receive()?;
             parent.send(&check(&request, descriptors).unwrap_or_else(Fault::into_reply))

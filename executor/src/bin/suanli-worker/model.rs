@@ -2,26 +2,46 @@
 //!
 //! The file comes as a descriptor and is read as memory; when the weights are arranged it
 //! is let go. Orders are looked for between two steps, and waited for when nothing is
-//! asked. Words are written at once: the parent always listens.
+//! asked. Words are written at once: the parent always listens. What computes is the
+//! processor, or the device that this worker was started for ([`device`]).
 //!
 //! Absent: who asks, and any limit on how many: the parent's.
+
+mod device;
+mod layout;
+mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::mm::{MapFlags, ProtFlags};
 use suanli_executor::{
     ipc::{
-        Failure, IpcError, Reply, Request, WorkerEnd,
+        Confinement, Failure, IpcError, Reply, Request, Start, WorkerEnd,
         model::{Load, Order, Word},
     },
-    model::answers::Answers,
+    model::answers::{Answers, ReadError},
 };
 
-use crate::Fault;
+use self::device::Device;
+use crate::{Fault, device::Gpu};
 
 /// Reads the model, then answers until the parent ends it.
-pub(crate) fn serve(parent: &WorkerEnd) -> Result<(), IpcError> {
-    let mut answers = match load(parent.receive()?) {
+pub(crate) fn serve(
+    start: &Start,
+    confinement: Confinement,
+    parent: &WorkerEnd,
+) -> Result<(), IpcError> {
+    let gpu = match start.adapter.map(Gpu::open).transpose() {
+        Ok(gpu) => gpu,
+        Err(fault) => return parent.send(&fault.into_reply()),
+    };
+    parent.send(&Reply::Ready {
+        adapter: gpu.as_ref().map(|gpu| gpu.adapter().clone()),
+        confinement,
+    })?;
+    let mut answers = match load(parent.receive()?, gpu) {
         Ok(answers) => answers,
         Err(fault) => return parent.send(&fault.into_reply()),
     };
@@ -35,12 +55,16 @@ pub(crate) fn serve(parent: &WorkerEnd) -> Result<(), IpcError> {
             hear(&mut answers, parent)?;
         }
         let mut said = Ok(());
-        answers.step(|word| {
+        let computed = answers.step(|word| {
             if said.is_ok() {
                 said = say(parent, word);
             }
         });
         said?;
+        if let Err(error) = computed {
+            let fault = Fault::new(Failure::DeviceLost, error.to_string());
+            return parent.send(&fault.into_reply());
+        }
     }
 }
 
@@ -61,7 +85,10 @@ fn hear(answers: &mut Answers, parent: &WorkerEnd) -> Result<(), IpcError> {
     said.into_iter().try_for_each(|word| say(parent, word))
 }
 
-fn load((request, descriptors): (Request, Vec<OwnedFd>)) -> Result<Answers, Fault> {
+fn load(
+    (request, descriptors): (Request, Vec<OwnedFd>),
+    gpu: Option<Gpu>,
+) -> Result<Answers, Fault> {
     let internal = |why: &str| Fault::new(Failure::Internal, why);
     let Request::Model(Order::Load(load)) = request else {
         return Err(internal("the order to load a model was expected"));
@@ -70,11 +97,19 @@ fn load((request, descriptors): (Request, Vec<OwnedFd>)) -> Result<Answers, Faul
     let file = file.ok_or_else(|| internal("no file came"))?;
     let file = Mapped::new(&file)
         .map_err(|error| internal(&format!("the model's file can't be read: {error}")))?;
-    read(file.bytes(), &load)
+    read(file.bytes(), &load, gpu)
+        .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))
 }
 
-fn read(bytes: &[u8], load: &Load) -> Result<Answers, Fault> {
-    Answers::read(bytes, load).map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))
+fn read(bytes: &[u8], load: &Load, gpu: Option<Gpu>) -> Result<Answers, ReadError> {
+    let Some(gpu) = gpu else {
+        return Answers::read(bytes, load);
+    };
+    Answers::read_for(bytes, load, |model| {
+        let device = Device::new(gpu, model, load.cache_bytes_max);
+        let device = device.map_err(|fault| ReadError::Device(fault.into_detail()))?;
+        Ok(Box::new(device))
+    })
 }
 
 /// A file as memory.

@@ -51,12 +51,39 @@ pub(crate) struct Order<'a> {
 
 /// A compiled pipeline per pass.
 #[derive(Clone)]
-pub(crate) struct Program(Vec<Step>);
+pub(crate) struct Program(pub(crate) Vec<Step>);
 
-#[derive(Clone)]
-struct Step {
-    pipeline: wgpu::ComputePipeline,
+/// A pass's program, and which of its bindings that uses.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) pipeline: wgpu::ComputePipeline,
     used: Vec<u32>,
+}
+
+impl Step {
+    /// Binds buffers, each in the place that its pass gives it.
+    pub(crate) fn bind<'a>(
+        &self,
+        gpu: &Gpu,
+        buffer: impl Fn(usize) -> &'a wgpu::Buffer,
+    ) -> Result<Option<wgpu::BindGroup>, Fault> {
+        if self.used.is_empty() {
+            return Ok(None);
+        }
+        let entry = |binding: &u32| wgpu::BindGroupEntry {
+            binding: *binding,
+            resource: buffer(position(*binding)).as_entire_binding(),
+        };
+        let entries = self.used.iter().map(entry).collect::<Vec<_>>();
+        let group = gpu.scoped(Failure::InvalidShader, || {
+            gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &self.pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            })
+        })?;
+        Ok(Some(group))
+    }
 }
 
 /// The buffers of one execution; gone when this is.
@@ -245,6 +272,13 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Prog
     parent.send(&Reply::Stage(Stage::Compiling))?;
     // A cached program passed this check with buffers of other sizes; the
     // device checks those again when they are bound.
+    let program = build(gpu, graph)?;
+    gpu.programs.put(key, program.clone(), graph.source.len());
+    Ok((program, false))
+}
+
+/// Checks a graph's source against its passes, and compiles it.
+pub(crate) fn build(gpu: &Gpu, graph: &Graph) -> Result<Program, Fault> {
     let checked = shader::check(graph).map_err(invalid_shader)?;
     admit_workgroups(graph, gpu, &checked.used)?;
     let module = gpu.scoped(Failure::InvalidShader, || {
@@ -265,9 +299,7 @@ fn compile(gpu: &mut Gpu, graph: &Graph, parent: &mut WorkerEnd) -> Result<(Prog
             used: used.bindings,
         });
     }
-    let program = Program(steps);
-    gpu.programs.put(key, program.clone(), graph.source.len());
-    Ok((program, false))
+    Ok(Program(steps))
 }
 
 fn pipeline(
@@ -432,7 +464,8 @@ impl Work<'_> {
             if left == 0 {
                 continue;
             }
-            let bound = bind(gpu, pass, step, self.buffers)?;
+            let buffer = |slot: usize| &self.buffers.0[position(pass.bindings[slot])];
+            let bound = step.bind(gpu, buffer)?;
             while left > 0 {
                 match word(parent)? {
                     Some(Word::Cancel) => {
@@ -502,30 +535,6 @@ impl Work<'_> {
         parent.send(&Reply::Checkpoint { done, used })?;
         Ok(())
     }
-}
-
-fn bind(
-    gpu: &Gpu,
-    pass: &Pass,
-    step: &Step,
-    buffers: &Buffers,
-) -> Result<Option<wgpu::BindGroup>, Fault> {
-    if step.used.is_empty() {
-        return Ok(None);
-    }
-    let entry = |binding: &u32| wgpu::BindGroupEntry {
-        binding: *binding,
-        resource: buffers.0[position(pass.bindings[position(*binding)])].as_entire_binding(),
-    };
-    let entries = step.used.iter().map(entry).collect::<Vec<_>>();
-    let group = gpu.scoped(Failure::InvalidShader, || {
-        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &step.pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        })
-    })?;
-    Ok(Some(group))
 }
 
 fn slice_of(

@@ -6,12 +6,14 @@
 //! position by position in any case, whichever tile it is in.
 
 use super::{
-    SequenceId,
-    cache::{Cache, PAGE},
+    cache::Cache,
     kernels::{Isa, for_each_isa},
     vector,
 };
-use crate::model::llama::Config;
+use crate::model::{
+    engine::{PAGE, SequenceId},
+    llama::Config,
+};
 
 /// Rows of a tile.
 const TILE: usize = 8;

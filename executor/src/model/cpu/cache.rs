@@ -8,15 +8,12 @@
 //! Numbers are floats of 16 bits. Keys lie so that the positions of a page are
 //! neighbours, values so that the numbers of a head are: both are read that way.
 
-use std::collections::BTreeMap;
-
 use half::f16;
 
-use super::SequenceId;
-use crate::model::llama::Config;
-
-/// Positions of a page.
-pub(super) const PAGE: usize = 32;
+use crate::model::{
+    engine::{PAGE, Pages, Sequence, SequenceId},
+    llama::Config,
+};
 
 /// All pages, and whose they are.
 #[derive(Debug)]
@@ -24,17 +21,8 @@ pub(super) struct Cache {
     kv_heads: usize,
     head_width: usize,
     page_numbers: usize,
-    pages_max: usize,
-    pages: Vec<Box<[f16]>>,
-    free: Vec<usize>,
-    sequences: BTreeMap<SequenceId, Sequence>,
-}
-
-/// What is kept of a sequence.
-#[derive(Debug, Default)]
-pub(super) struct Sequence {
-    pub(super) pages: Vec<usize>,
-    pub(super) length: usize,
+    numbers: Vec<Box<[f16]>>,
+    pages: Pages,
 }
 
 impl Cache {
@@ -44,73 +32,54 @@ impl Cache {
             kv_heads: config.kv_heads,
             head_width: config.head_width,
             page_numbers,
-            pages_max: bytes_max / (2 * page_numbers),
-            pages: Vec::new(),
-            free: Vec::new(),
-            sequences: BTreeMap::new(),
+            numbers: Vec::new(),
+            pages: Pages::new(bytes_max / (2 * page_numbers)),
         }
     }
 
-    /// Pages that can still be taken.
-    pub(super) fn left(&self) -> usize {
-        self.free.len() + self.pages_max.saturating_sub(self.pages.len())
+    /// Whose pages are whose.
+    pub(super) const fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     pub(super) fn sequence(&self, id: SequenceId) -> Option<&Sequence> {
-        self.sequences.get(&id)
+        self.pages.sequence(id)
     }
 
     /// Makes a sequence longer by a position. The caller saw that there is room.
     pub(super) fn extend(&mut self, id: SequenceId) {
-        let length = self.sequence(id).map_or(0, |sequence| sequence.length);
-        let page = length.is_multiple_of(PAGE).then(|| self.take());
-        let sequence = self.sequences.entry(id).or_default();
-        sequence.pages.extend(page);
-        sequence.length += 1;
-    }
-
-    fn take(&mut self) -> usize {
-        if let Some(page) = self.free.pop() {
-            self.pages[page].fill(f16::ZERO);
-            return page;
+        let Some(page) = self.pages.extend(id) else {
+            return;
+        };
+        match self.numbers.get_mut(page) {
+            Some(known) => known.fill(f16::ZERO),
+            None => {
+                let fresh = vec![f16::ZERO; self.page_numbers];
+                self.numbers.push(fresh.into_boxed_slice());
+            }
         }
-        self.pages
-            .push(vec![f16::ZERO; self.page_numbers].into_boxed_slice());
-        self.pages.len() - 1
     }
 
     /// Ends a sequence.
     pub(super) fn end(&mut self, id: SequenceId) {
-        if let Some(sequence) = self.sequences.remove(&id) {
-            self.free.extend(sequence.pages);
-        }
+        self.pages.end(id);
     }
 
     /// Makes a sequence shorter.
     pub(super) fn truncate(&mut self, id: SequenceId, length: usize) {
-        let Some(sequence) = self.sequences.get_mut(&id) else {
-            return;
-        };
-        if length < sequence.length {
-            sequence.length = length;
-            self.free
-                .extend(sequence.pages.drain(length.div_ceil(PAGE)..));
-        }
-        if length == 0 {
-            self.sequences.remove(&id);
-        }
+        self.pages.truncate(id, length);
     }
 
     /// A page's keys of a head: a row of positions for each number of the head.
     pub(super) fn keys(&self, page: usize, layer: usize, head: usize) -> &[f16] {
         let (at, length) = self.place(layer, head, 0);
-        &self.pages[page][at..at + length]
+        &self.numbers[page][at..at + length]
     }
 
     /// A page's values of a head: a row of numbers for each position.
     pub(super) fn values(&self, page: usize, layer: usize, head: usize) -> &[f16] {
         let (at, length) = self.place(layer, head, 1);
-        &self.pages[page][at..at + length]
+        &self.numbers[page][at..at + length]
     }
 
     /// Writes keys and values of a position that the sequence has.
@@ -122,12 +91,14 @@ impl Cache {
         keys: &[f32],
         values: &[f32],
     ) {
-        let page = self.sequences[&id].pages[position / PAGE];
-        let (slot, width) = (position % PAGE, self.head_width);
+        let Some((page, slot)) = self.pages.place(id, position) else {
+            return;
+        };
+        let width = self.head_width;
         for head in 0..self.kv_heads {
             let (key_at, length) = self.place(layer, head, 0);
             let (value_at, _) = self.place(layer, head, 1);
-            let page = &mut self.pages[page];
+            let page = &mut self.numbers[page];
             let to = page[key_at..key_at + length]
                 .iter_mut()
                 .skip(slot)

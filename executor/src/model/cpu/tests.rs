@@ -8,6 +8,7 @@
 
 use super::*;
 use crate::model::{
+    engine::Engine as _,
     gguf::{Gguf, TensorType},
     testing::tiny,
 };

@@ -119,21 +119,6 @@ pub(in crate::model) fn exponential(number: f32) -> f32 {
     power * two
 }
 
-/// The cosines and sines of a position's angles.
-pub(super) fn turns(position: u32, base: f64, rotated: usize, factors: &[f32]) -> Vec<[f32; 2]> {
-    let mut turns = Vec::with_capacity(factors.len());
-    for (pair, factor) in factors.iter().enumerate() {
-        #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
-        let power = -2.0 * pair as f64 / rotated as f64;
-        let angle = f64::from(position) * base.powf(power) / f64::from(*factor);
-        let (sine, cosine) = angle.sin_cos();
-        // Systems differ in the last place of 64 bits, which is not seen in 32.
-        #[allow(clippy::cast_possible_truncation, reason = "it is to be rounded")]
-        turns.push([cosine as f32, sine as f32]);
-    }
-    turns
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

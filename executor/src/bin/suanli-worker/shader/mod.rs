@@ -31,6 +31,10 @@ const IN_SOURCES: [(Feature, Capabilities); 2] = [
     (Feature::SUBGROUPS, Capabilities::SUBGROUP),
 ];
 
+/// What every source can use: packing floats of 16 bits into words is WGSL of its own. A
+/// device that can't do it refuses it when the module is made.
+const ALWAYS: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+
 /// The name under which messages mark lines of the source.
 const SHOWN_NAME: &str = "wgsl";
 
@@ -95,7 +99,8 @@ pub(crate) fn check(graph: &Graph) -> Result<Checked, String> {
 fn validate(module: &Module, source: &str, features: &[Feature]) -> Result<ModuleInfo, String> {
     let named = IN_SOURCES.into_iter();
     let named = named.filter(|(feature, _)| features.contains(feature));
-    let capabilities = named.fold(Capabilities::default(), |all, (_, one)| all | one);
+    let always = Capabilities::default() | ALWAYS;
+    let capabilities = named.fold(always, |all, (_, one)| all | one);
     Validator::new(ValidationFlags::all(), capabilities)
         .validate(module)
         .map_err(|error| error.emit_to_string_with_path(source, SHOWN_NAME))

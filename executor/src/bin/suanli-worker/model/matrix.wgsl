@@ -1,0 +1,185 @@
+// A matrix times rows of numbers, and rows of a matrix by their numbers.
+//
+// A matrix is rows of blocks of 32 numbers, as `layout.rs` writes them. What goes in is
+// rows of numbers, each as many blocks long; what comes out is written into rows that
+// others write into as well.
+
+struct Batch {
+    // Rows that go in.
+    rows: u32,
+    // Positions that a group attends to, and groups for each row and head.
+    span: u32,
+    chunks: u32,
+    unused: u32,
+}
+
+// How numbers are written: 0 with 32 bits, 1 with 16, 2 with the upper 16 of 32, 3 with 8
+// and a scale for a block, 4 with 4, a scale and a least number.
+override KIND: u32 = 0;
+// Of the matrix.
+override ROWS: u32 = 1;
+override BLOCKS: u32 = 1;
+// Its first row's number among those of the embedding.
+override FIRST: u32 = 0;
+// From one row that comes out to the next, and where in it this matrix begins.
+override OUT: u32 = 1;
+override AT: u32 = 0;
+// Whether what comes out is added to what is there.
+override ADDS: bool = false;
+// Rows that go in, at most: 1 to 8.
+override FEW: u32 = 1;
+
+@group(0) @binding(0) var<storage, read> batch: Batch;
+@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> numbers: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(5) var<storage, read> tokens: array<u32>;
+
+// Four of a block's numbers: the i-th four of eight.
+fn four(block: u32, i: u32) -> vec4<f32> {
+    switch KIND {
+        case 0u: {
+            return bitcast<vec4<f32>>(quants[block * 8u + i]);
+        }
+        case 1u: {
+            let two = pair(block, i);
+            return vec4<f32>(unpack2x16float(two.x), unpack2x16float(two.y));
+        }
+        case 2u: {
+            let two = pair(block, i);
+            let upper = two & vec2<u32>(0xffff0000u);
+            let lower = two << vec2<u32>(16u);
+            return bitcast<vec4<f32>>(vec4<u32>(lower.x, upper.x, lower.y, upper.y));
+        }
+        case 3u: {
+            let both = unpack2x16float(scales[block / 2u]);
+            let scale = select(both.x, both.y, block % 2u == 1u);
+            let word = quants[block * 2u + i / 4u][i % 4u];
+            return vec4<f32>(unpack4xI8(word)) * scale;
+        }
+        default: {
+            let scale = unpack2x16float(scales[block]);
+            let word = quants[block][i % 4u] >> (4u * (i / 4u));
+            return vec4<f32>(unpack4xU8(word & 0x0f0f0f0fu)) * scale.x + scale.y;
+        }
+    }
+}
+
+// The same four, where each has 16 bits.
+fn pair(block: u32, i: u32) -> vec2<u32> {
+    let eight = quants[block * 4u + i / 2u];
+    return select(eight.xy, eight.zw, i % 2u == 1u);
+}
+
+fn put(row: u32, column: u32, number: f32) {
+    let to = row * OUT + AT + column;
+    if ADDS {
+        out[to] += number;
+    } else {
+        out[to] = number;
+    }
+}
+
+// Rows of the embedding: a group for 64 fours of a token.
+@compute @workgroup_size(64)
+fn embed(@builtin(global_invocation_id) id: vec3<u32>) {
+    let token = tokens[id.y];
+    if id.x >= BLOCKS * 8u || token < FIRST || token - FIRST >= ROWS {
+        return;
+    }
+    let found = four((token - FIRST) * BLOCKS + id.x / 8u, id.x % 8u);
+    let to = id.y * OUT + id.x * 4u;
+    out[to] = found.x;
+    out[to + 1u] = found.y;
+    out[to + 2u] = found.z;
+    out[to + 3u] = found.w;
+}
+
+// More groups than a dimension may have go on in the next one.
+const GROUPS: u32 = 32768;
+
+var<workgroup> sums_of_lanes: array<f32, 512>;
+
+// A few rows: a group has eight of the matrix's, each for eight lanes, which take every
+// eighth block.
+@compute @workgroup_size(64)
+fn few(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let first = (group.y * GROUPS + group.x) * 8u;
+    let row = first + local / 8u;
+    var sums: array<f32, 8>;
+    if row < ROWS {
+        for (var block = local % 8u; block < BLOCKS; block += 8u) {
+            for (var i = 0u; i < 8u; i++) {
+                let weights = four(row * BLOCKS + block, i);
+                for (var each = 0u; each < FEW; each++) {
+                    let own = numbers[(each * BLOCKS + block) * 8u + i];
+                    sums[each] += dot(weights, own);
+                }
+            }
+        }
+    }
+    for (var each = 0u; each < FEW; each++) {
+        sums_of_lanes[each * 64u + local] = sums[each];
+    }
+    workgroupBarrier();
+    let each = local / 8u;
+    let column = first + local % 8u;
+    if each < min(FEW, batch.rows) && column < ROWS {
+        var sum = 0.0;
+        for (var lane = 0u; lane < 8u; lane++) {
+            sum += sums_of_lanes[each * 64u + (local % 8u) * 8u + lane];
+        }
+        put(each, column, sum);
+    }
+}
+
+var<workgroup> weights_tile: array<vec4<f32>, 512>;
+var<workgroup> numbers_tile: array<vec4<f32>, 256>;
+
+// Many rows: a group has 64 of the matrix's and 32 of those that go in, and goes through
+// them block by block. Each of its 256 has four times two sums.
+@compute @workgroup_size(256)
+fn many(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let first_row = group.x * 64u;
+    let first_each = group.y * 32u;
+    let x = local % 16u;
+    let y = local / 16u;
+    var first: vec2<f32>;
+    var second: vec2<f32>;
+    var third: vec2<f32>;
+    var fourth: vec2<f32>;
+    for (var block = 0u; block < BLOCKS; block++) {
+        let row = min(first_row + local % 64u, ROWS - 1u) * BLOCKS + block;
+        weights_tile[local] = four(row, local / 64u);
+        weights_tile[local + 256u] = four(row, local / 64u + 4u);
+        let each = min(first_each + local % 32u, batch.rows - 1u);
+        numbers_tile[local] = numbers[(each * BLOCKS + block) * 8u + local / 32u];
+        workgroupBarrier();
+        for (var i = 0u; i < 8u; i++) {
+            let one = numbers_tile[i * 32u + y];
+            let other = numbers_tile[i * 32u + y + 16u];
+            let at = i * 64u + x;
+            first += vec2<f32>(dot(weights_tile[at], one), dot(weights_tile[at], other));
+            second += vec2<f32>(dot(weights_tile[at + 16u], one), dot(weights_tile[at + 16u], other));
+            third += vec2<f32>(dot(weights_tile[at + 32u], one), dot(weights_tile[at + 32u], other));
+            fourth += vec2<f32>(dot(weights_tile[at + 48u], one), dot(weights_tile[at + 48u], other));
+        }
+        workgroupBarrier();
+    }
+    for (var half = 0u; half < 2u; half++) {
+        let each = first_each + y + half * 16u;
+        if each < batch.rows {
+            put_if_there(each, first_row + x, first[half]);
+            put_if_there(each, first_row + x + 16u, second[half]);
+            put_if_there(each, first_row + x + 32u, third[half]);
+            put_if_there(each, first_row + x + 48u, fourth[half]);
+        }
+    }
+}
+
+fn put_if_there(row: u32, column: u32, number: f32) {
+    if column < ROWS {
+        put(row, column, number);
+    }
+}
