@@ -6,7 +6,7 @@
 //! flow control.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -117,6 +117,8 @@ struct Engine {
     report_to: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     peers: HashMap<PeerId, Peer>,
+    /// Those who are dialled anew when the last connection with them is closed.
+    returning: HashSet<PeerId>,
     book: AddressBook,
     bootstrap: Bootstrap,
     fetches: HashMap<FetchId, Fetch>,
@@ -160,6 +162,7 @@ impl Engine {
             report_to,
             reports,
             peers: HashMap::new(),
+            returning: HashSet::new(),
             book: AddressBook::new(config.lan, limits.known_peers, limits.addresses_per_peer),
             bootstrap: Bootstrap::new(own, config.bootstrap.clone()),
             fetches: HashMap::new(),
@@ -820,8 +823,14 @@ impl Engine {
             SwarmEvent::ConnectionClosed {
                 peer_id,
                 connection_id,
+                num_established,
                 ..
-            } => self.disconnected(peer_id, connection_id),
+            } => {
+                self.disconnected(peer_id, connection_id);
+                if num_established == 0 {
+                    self.gone(peer_id);
+                }
+            }
             SwarmEvent::OutgoingConnectionError {
                 peer_id,
                 connection_id,
@@ -858,6 +867,10 @@ impl Engine {
             let _ = self.swarm.disconnect_peer_id(id);
             return;
         };
+        if self.returning.contains(&id) {
+            self.swarm.close_connection(connection);
+            return;
+        }
         if !inbound {
             self.bootstrap.connected(connection, id);
             self.book.learn(id, [address.clone()]);
@@ -902,18 +915,33 @@ impl Engine {
 
     /// Another process answers under a key that we were connected to: what is older than its
     /// connection is dead, and the driver hears that the peer was away.
-    fn reborn(&mut self, id: PeerId, newest: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(&id) else {
+    ///
+    /// Gossip says on the first of several connections what it listens to, and on no other:
+    /// the new process was told nothing, and would find nobody to publish to. So its own
+    /// connection is closed as well, and it is dialled when all are.
+    fn reborn(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else {
             return;
         };
-        let (key, announced) = (peer.key, std::mem::take(&mut peer.announced));
-        let stale: Vec<ConnectionId> = peer.older_than(newest);
-        for connection in stale {
+        let connections: Vec<ConnectionId> = peer.connections.iter().map(|open| open.id).collect();
+        for connection in connections {
             self.disconnected(id, connection);
-            self.swarm.close_connection(connection);
         }
-        if announced {
-            self.emit(TransportEvent::Disconnected { peer: key });
+        self.returning.insert(id);
+        let _ = self.swarm.disconnect_peer_id(id);
+    }
+
+    /// Dials whoever was waited for to be gone.
+    fn gone(&mut self, id: PeerId) {
+        if !self.returning.remove(&id) {
+            return;
+        }
+        let addresses = self.book.of(&id);
+        if addresses.is_empty() {
+            return;
+        }
+        if let Err(error) = self.swarm.dial(dial_to(id, addresses)) {
+            tracing::debug!(peer = %id, %error, "it is not dialled anew");
         }
     }
 
@@ -1054,15 +1082,12 @@ impl Engine {
             return;
         }
         peer.set_agent(&info.agent_version);
+        self.book.learn(id, info.listen_addrs);
         if peer.is_reborn(connection, &info.agent_version) {
-            self.reborn(id, connection);
+            return self.reborn(id);
         }
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
         let (key, first) = (peer.key, !peer.announced);
         let address = peer.used().map(|used| used.address.clone());
-        self.book.learn(id, info.listen_addrs);
         let Some(address) = address.filter(|_| first) else {
             return;
         };

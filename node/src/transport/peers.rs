@@ -282,19 +282,6 @@ impl Peer {
         }
     }
 
-    /// Connections that opened before this one.
-    pub(super) fn older_than(&self, connection: ConnectionId) -> Vec<ConnectionId> {
-        let Some(opened) = self.opened(connection) else {
-            return Vec::new();
-        };
-        let older = |open: &&Connection| open.id != connection && open.opened <= opened;
-        self.connections
-            .iter()
-            .filter(older)
-            .map(|open| open.id)
-            .collect()
-    }
-
     fn opened(&self, connection: ConnectionId) -> Option<Instant> {
         self.connections
             .iter()

@@ -5,11 +5,14 @@ use std::time::Duration;
 use futures::AsyncWriteExt;
 use libp2p::StreamProtocol;
 use suanli_node::transport::{
-    GossipId, PeerKey, PublishFailure, TransportCommand, TransportEvent, Verdict,
+    GossipId, PeerKey, PublishFailure, TransportCommand, TransportConfig, TransportEvent, Verdict,
 };
 use tokio::time::timeout;
 
-use crate::{NETWORK, Node, QUIC, TCP, hostile::Hostile, is_connected, resident_bytes};
+use crate::{
+    NETWORK, Node, PATIENCE, QUIC, TCP, hostile::Hostile, is_connected, is_disconnected,
+    resident_bytes,
+};
 
 async fn gossip(node: &mut Node) -> (GossipId, PeerKey, Vec<u8>) {
     node.wait(|event| match event {
@@ -26,6 +29,9 @@ async fn judge(node: &Node, id: GossipId, from: PeerKey, verdict: Verdict) {
 
 /// How long gossip is waited for before it is published again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// How long until the next try, where nobody may hear yet.
+const BEAT: Duration = Duration::from_millis(200);
 
 /// Publishes until a neighbour has subscribed; the message is then on its way.
 async fn publish(node: &mut Node, bytes: &[u8]) {
@@ -139,6 +145,44 @@ async fn an_oversized_message_is_not_published() {
             return;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_starts_anew_is_heard_by_those_who_had_not_noticed() {
+    let mut one = Node::start(1, QUIC).await;
+    let first_life = tokio::runtime::Runtime::new().unwrap();
+    let address = one.address.clone();
+    let key = one.key();
+    let mut two = first_life
+        .spawn(async move {
+            let two = Node::start(2, QUIC).await;
+            two.dial_at(key, address).await;
+            two
+        })
+        .await
+        .unwrap();
+    one.wait(is_connected(two.key())).await;
+    two.wait(is_connected(key)).await;
+    // Gone without a word: `one` goes on with a connection that nobody is at the end of.
+    first_life.shutdown_background();
+    let mut again = Node::start_with(TransportConfig {
+        agent: "node 2 in its next life".to_owned(),
+        ..crate::config(2, QUIC)
+    })
+    .await;
+    again.dial(&one).await;
+    one.wait(is_disconnected(again.key())).await;
+    let heard = async {
+        for number in 0_u64.. {
+            let bytes = number.to_le_bytes().to_vec();
+            again.command(TransportCommand::Publish { bytes }).await;
+            while again.events.try_recv().is_ok() {}
+            if timeout(BEAT, gossip(&mut one)).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("it is not heard");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
