@@ -10,7 +10,8 @@
 //! bounded queue is reserved when it is taken.
 
 use std::{
-    borrow::Cow, collections::BTreeSet, fmt, fs::File, path::PathBuf, sync::Arc, time::Duration,
+    borrow::Cow, collections::BTreeSet, fmt, fs::File, path::PathBuf, str::FromStr, sync::Arc,
+    time::Duration,
 };
 
 use suanli_protocol::registry::Runtime;
@@ -527,6 +528,36 @@ impl Executor {
             started: Some(reserve()?),
             ended: reserve()?,
         })
+    }
+}
+
+impl FromStr for AdapterSelection {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Err("\"auto\", \"software\", \"none\", or a part of a device's name is allowed"),
+            "auto" => Ok(Self::Best),
+            "none" => Ok(Self::None),
+            "software" => Ok(Self::Software),
+            text if text.starts_with('#') => match text.trim_start_matches('#').parse() {
+                Ok(index) => Ok(Self::At(index)),
+                Err(_) => Err("after # the number of an adapter is allowed, as in \"#1\""),
+            },
+            name => Ok(Self::Named(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for AdapterSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Software => f.write_str("software"),
+            Self::At(index) => write!(f, "#{index}"),
+            Self::Named(name) => f.write_str(name),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use suanli_executor::{ExecutorError, machine::Machine};
 use suanli_protocol::{
     envelope::{Extensions, Raw},
     ids::NetworkId,
@@ -274,8 +275,10 @@ async fn start_selling(
     provide: &Provide,
     dir: &Path,
 ) -> Result<Selling, DaemonError> {
-    let entries = source::identify(&provide.model).await?;
-    let (devices, mut events) = Devices::start(config, provide).await?;
+    let machine = Machine::look(config.worker.as_deref()).await;
+    let machine = machine.map_err(|error| DevicesError::from(ExecutorError::from(error)))?;
+    let entries = source::identify(&provide.model, machine.adapters()).await?;
+    let (devices, mut events) = Devices::start(&machine, provide)?;
     let wasm = devices.slots() > 0;
     if wasm && devices.adapters().next().is_none() {
         tracing::info!("no adapter serves: wasm is sold, on the processor");

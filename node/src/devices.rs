@@ -30,10 +30,7 @@ use suanli_protocol::{
 };
 use tokio::sync::mpsc;
 
-use crate::{
-    config::{Config, Provide},
-    measured::Measured,
-};
+use crate::{config::Provide, measured::Measured};
 
 /// Why nothing can be sold.
 #[derive(Debug, thiserror::Error)]
@@ -68,12 +65,10 @@ impl Devices {
     ///
     /// # Errors
     /// [`DevicesError`], with what to do.
-    pub async fn start(
-        config: &Config,
+    pub fn start(
+        machine: &Machine,
         provide: &Provide,
     ) -> Result<(Self, mpsc::Receiver<ExecutionEvent>), DevicesError> {
-        let machine = Machine::look(config.worker.as_deref());
-        let machine = machine.await.map_err(ExecutorError::from)?;
         for missing in machine.confinement().missing.iter() {
             tracing::warn!(layer = &**missing, "a layer of the sandbox is missing here");
         }
@@ -106,7 +101,7 @@ impl Devices {
         let mut sold = Vec::new();
         for (adapter, runtimes) in places {
             let own = executor_config(provide, adapter.as_ref());
-            let executor = Executor::start_on(&machine, &own, events.clone())?;
+            let executor = Executor::start_on(machine, &own, events.clone())?;
             sold.push(Sold {
                 executor,
                 runtimes: offered(&runtimes, adapter.as_ref()),

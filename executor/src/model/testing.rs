@@ -275,7 +275,10 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) 
         let bytes = bytes_of(kind, (rows * columns) as usize, scale, &mut random);
         file.tensor(name, &[columns, rows], kind.number(), bytes);
     };
-    let (query, kv) = (head_width * u64::from(HEADS), head_width * u64::from(KV_HEADS));
+    let (query, kv) = (
+        head_width * u64::from(HEADS),
+        head_width * u64::from(KV_HEADS),
+    );
     matrix(&mut file, "token_embd.weight", WIDTH, vocabulary, 1.0);
     if has_output {
         matrix(&mut file, "output.weight", WIDTH, vocabulary, 0.3);

@@ -6,8 +6,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use suanli_executor::{
-    CheckError, ModelConfig, ModelServer, ModelState, WorkerProgram, ipc::model::Facts,
-    quantity::ByteSize,
+    ModelConfig, ModelServer, ModelState, ipc::model::Facts, machine::Machine, quantity::ByteSize,
 };
 use suanli_protocol::units::Amount;
 
@@ -70,7 +69,11 @@ pub(super) struct Add {
     /// Leases at once: clients that it serves
     #[arg(long)]
     leases: Option<u16>,
-    /// Threads that compute; as many as the machine has cores if not given
+    /// What computes: "auto" is a graphics device if there is one and else the processor,
+    /// "none" the processor; or a device's name, or "#1"
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Threads of the processor that compute; as many as the machine has cores if not given
     #[arg(long)]
     threads: Option<u32>,
     /// Memory for what its conversations have said, such as 2GiB
@@ -99,6 +102,8 @@ struct Added {
     weights: String,
     quantisation: String,
     context: u32,
+    /// What computes it.
+    computed_by: String,
     /// Whether the configuration says that this node sells.
     provides: bool,
 }
@@ -106,7 +111,7 @@ struct Added {
 impl Add {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let config = context.read()?.config;
-        let entry = self.entry();
+        let mut entry = self.entry();
         let shelf = Shelf::of(&config.data_dir);
         let mut all = models(&config, &shelf)?;
         if all.iter().any(|known| known.name == entry.name) {
@@ -114,8 +119,12 @@ impl Add {
         }
         all.push(entry.clone());
         entry::check(&all).map_err(|message| Failure::new(Exit::Usage, message))?;
+        let machine = Machine::look(config.worker.as_deref()).await;
+        let machine = machine.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        let on = entry.place_on(machine.adapters());
+        on.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let placed = shelf.place(&self.file)?;
-        let added = match tried(&config, &placed).await {
+        let added = match tried(&machine, &entry, &placed).await {
             Ok(facts) => self.added(&config, (entry, facts), (&shelf, &placed)),
             Err(why) => Err(Failure::new(
                 Exit::Usage,
@@ -135,6 +144,7 @@ impl Add {
         ModelEntry {
             name: name.unwrap_or_else(|| stem.to_lowercase()),
             file: Some(self.file.clone()),
+            adapter: self.adapter.clone(),
             threads: self.threads,
             cache: self.cache,
             context: self.context.unwrap_or(0),
@@ -159,6 +169,9 @@ impl Add {
                 0 => facts.made_for,
                 context => context.min(facts.made_for),
             },
+            computed_by: facts
+                .device
+                .map_or("the processor".to_owned(), |name| name.to_string()),
             provides: config.provide.is_some(),
         };
         entry.context = added.context;
@@ -168,13 +181,11 @@ impl Add {
 }
 
 /// What a worker finds in a file.
-async fn tried(config: &Config, placed: &Placed) -> Result<Facts, String> {
-    let program = WorkerProgram::find(config.worker.as_deref());
-    let program = program.map_err(|error: CheckError| error.to_string())?;
+async fn tried(machine: &Machine, entry: &ModelEntry, placed: &Placed) -> Result<Facts, String> {
     let server = ModelServer::start(ModelConfig {
-        program,
+        program: machine.program().clone(),
         file: placed.path.clone(),
-        adapter: None,
+        adapter: entry.on.as_ref().map(|adapter| adapter.index),
         threads: 1,
         cache_bytes_max: TRIAL_BYTES,
         context_max: 0,
@@ -195,12 +206,13 @@ fn text_of_added(added: &Added) -> String {
         "This node sells nothing: write [provide] into its configuration to serve it."
     };
     format!(
-        "{}: {}, context {}, {}\nweights {}\n{next}\n",
+        "{}: {}, context {}, {}\nweights {}\ncomputed by {}\n{next}\n",
         visible(&added.name),
         added.quantisation,
         added.context,
         bytes(added.bytes),
         added.weights,
+        visible(&added.computed_by),
     )
 }
 

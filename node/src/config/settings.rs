@@ -329,7 +329,9 @@ impl Read for DeviceSelection {
                 message: "an empty list: \"none\" sells wasm only".to_owned(),
             }),
             DeValue::Array(entries) => {
-                let each = entries.into_iter().map(|one| parse(one, device));
+                let each = entries
+                    .into_iter()
+                    .map(|one| parse(one, str::parse::<AdapterSelection>));
                 each.collect::<Result<_, _>>().map(Self)
             }
             other => parse(Spanned::new(at, other), |text| {
@@ -338,41 +340,18 @@ impl Read for DeviceSelection {
                 let parts = if all_numbers { parts } else { vec![text] };
                 parts
                     .into_iter()
-                    .map(device)
+                    .map(|part| part.parse())
                     .collect::<Result<_, _>>()
                     .map(Self)
             }),
         }
     }
     fn show(&self) -> Option<Value> {
-        let mut texts = self.0.iter().map(|one| {
-            let text = match one {
-                AdapterSelection::Best => "auto",
-                AdapterSelection::None => "none",
-                AdapterSelection::Software => "software",
-                AdapterSelection::At(index) => &format!("#{index}"),
-                AdapterSelection::Named(name) => name,
-            };
-            Value::String(text.to_owned())
-        });
+        let mut texts = self.0.iter().map(|one| Value::String(one.to_string()));
         match self.0.len() {
             1 => texts.next(),
             _ => Some(Value::Array(texts.collect())),
         }
-    }
-}
-
-fn device(text: &str) -> Result<AdapterSelection, &'static str> {
-    match text {
-        "" => Err("\"auto\", \"software\", \"none\", or a part of a device's name is allowed"),
-        "auto" => Ok(AdapterSelection::Best),
-        "none" => Ok(AdapterSelection::None),
-        "software" => Ok(AdapterSelection::Software),
-        text if text.starts_with('#') => match text.trim_start_matches('#').parse() {
-            Ok(index) => Ok(AdapterSelection::At(index)),
-            Err(_) => Err("after # the number of an adapter is allowed, as in \"#1\""),
-        },
-        name => Ok(AdapterSelection::Named(name.to_owned())),
     }
 }
 

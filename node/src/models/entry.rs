@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-use suanli_executor::{limits::MODEL_THREADS_MAX, quantity::ByteSize};
+use suanli_executor::{
+    Adapter, AdapterSelection, ExecutorError, limits::MODEL_THREADS_MAX, quantity::ByteSize,
+};
 use suanli_protocol::{
     ids::{BlobId, Hash},
     limits::{MODELS_MAX, NAME_BYTES_MAX},
@@ -14,6 +16,7 @@ use suanli_protocol::{
 };
 
 use super::upstream::Base;
+use crate::measured::Measured;
 
 /// Tokens that prices are for.
 pub const PER_TOKENS: u64 = 1_000_000;
@@ -32,6 +35,13 @@ pub struct ModelEntry {
     /// or its file, in the form GGUF, for a worker of this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
+    /// What computes it: `auto`, which is a device if there is one and else the processor,
+    /// `none` for the processor, or as in `provide.device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// The device that computes it; none for the processor, and while that is not known.
+    #[serde(skip)]
+    pub on: Option<Adapter>,
     /// Threads of that worker: as many as the machine has cores, if it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
@@ -64,10 +74,10 @@ pub struct ModelEntry {
     /// How its weights are stored.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub quantisation: String,
-    /// What computes: a name,
+    /// What its server computes with: a name,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub device: String,
-    /// and a kind: `cpu`, `gpu` or `npu`. A worker of this node is `cpu`.
+    /// and a kind: `cpu`, `gpu` or `npu`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
 }
@@ -92,6 +102,8 @@ impl ModelEntry {
             name: String::new(),
             upstream: None,
             file: None,
+            adapter: None,
+            on: None,
             threads: None,
             cache: None,
             alias: None,
@@ -124,11 +136,25 @@ impl ModelEntry {
     }
 
     fn kind(&self) -> Option<DeviceKind> {
-        match (self.kind.as_str(), &self.file) {
-            ("", Some(_)) => Some(DeviceKind::CPU),
-            ("", None) => Some(DeviceKind::GPU),
-            (name, _) => DeviceKind::named(name),
+        match self.kind.as_str() {
+            "" => Some(DeviceKind::GPU),
+            name => DeviceKind::named(name),
         }
+    }
+
+    /// Which adapter computes a file, out of those that there are.
+    ///
+    /// # Errors
+    /// If the one that is named is not there.
+    pub fn place_on(&mut self, adapters: &[Adapter]) -> Result<(), ExecutorError> {
+        let said = self.adapter.as_deref().unwrap_or("auto");
+        let selection = said.parse().unwrap_or(AdapterSelection::Best);
+        let best = selection.pick(adapters)?.into_iter().next();
+        // What computes in software is the processor, which computes faster by itself.
+        let is_wanted =
+            |adapter: &Adapter| selection != AdapterSelection::Best || !adapter.is_software();
+        self.on = best.filter(is_wanted);
+        Ok(())
     }
 
     /// The hash that it goes by. Who does not say has weights that are nobody else's.
@@ -190,8 +216,8 @@ impl ModelEntry {
                 if self.context == 0 {
                     return says("context is the number of tokens that it can hold, above 0");
                 }
-                if self.threads.is_some() || self.cache.is_some() {
-                    return says("`threads` and `cache` are of a model with a `file`");
+                if self.adapter.is_some() || self.threads.is_some() || self.cache.is_some() {
+                    return says("`adapter`, `threads` and `cache` are of a model with a `file`");
                 }
             }
             (None, Some(_)) => {
@@ -199,6 +225,15 @@ impl ModelEntry {
                     return says(
                         "`as`, `key_file` and `weights` are of a model with an `upstream`",
                     );
+                }
+                if !self.device.is_empty() || !self.kind.is_empty() {
+                    return says(
+                        "`device` and `kind` say what computes behind an `upstream`; what computes a `file` is chosen with `adapter`",
+                    );
+                }
+                let adapter = self.adapter.as_deref().map(str::parse::<AdapterSelection>);
+                if let Some(Err(why)) = adapter {
+                    return says(&format!("adapter: {why}"));
                 }
                 let allowed = 1..=MODEL_THREADS_MAX;
                 let threads = self
@@ -218,20 +253,31 @@ impl ModelEntry {
             version: 1,
             features: List::default(),
         };
-        let name = match (self.device.as_str(), &self.file) {
-            ("", Some(_)) => "processor",
-            ("", None) => "model server",
-            (name, _) => name,
-        };
-        Device {
-            kind: self.kind().unwrap_or_default(),
-            maker: Name::default(),
-            model: Text::lossy(name),
-            driver: Name::default(),
-            memory_bytes: 0,
-            slots: 0,
-            runtimes: List::truncated(vec![runtime]),
-            speeds: List::default(),
+        let runtimes = List::truncated(vec![runtime]);
+        let none = Measured::default();
+        match (&self.file, &self.on) {
+            (Some(_), Some(adapter)) => Device {
+                slots: 0,
+                runtimes,
+                ..none.device(Some(adapter), false, u64::MAX)
+            },
+            (file, _) => {
+                let (kind, name) = match (file, self.device.as_str()) {
+                    (Some(_), _) => (DeviceKind::CPU, "processor"),
+                    (None, "") => (self.kind().unwrap_or_default(), "model server"),
+                    (None, name) => (self.kind().unwrap_or_default(), name),
+                };
+                Device {
+                    kind,
+                    maker: Name::default(),
+                    model: Text::lossy(name),
+                    driver: Name::default(),
+                    memory_bytes: 0,
+                    slots: 0,
+                    runtimes,
+                    speeds: List::default(),
+                }
+            }
         }
     }
 

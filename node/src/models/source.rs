@@ -8,7 +8,8 @@
 use std::{fs::File, io, path::Path};
 
 use suanli_executor::{
-    CheckError, ModelConfig, ModelServer, WorkerProgram, ipc::model::Facts, machine::cores,
+    Adapter, CheckError, ExecutorError, ModelConfig, ModelServer, WorkerProgram, ipc::model::Facts,
+    machine::cores,
 };
 use suanli_protocol::call::Question;
 
@@ -34,6 +35,14 @@ pub enum SourceError {
         /// Why not.
         source: io::Error,
     },
+    /// The adapter that is to compute it is not there.
+    #[error("model {model:?}: {source}")]
+    Adapter {
+        /// Of which model.
+        model: String,
+        /// Which is not there.
+        source: ExecutorError,
+    },
     /// Its server's address is none.
     #[error("model {model:?}: {why}")]
     Address {
@@ -55,16 +64,25 @@ pub enum SourceError {
     },
 }
 
-/// The same entries; those with a file know its hash as their weights.
+/// The same entries; those with a file know its hash as their weights, and what computes
+/// them.
 ///
 /// # Errors
-/// [`SourceError::File`].
-pub async fn identify(entries: &[ModelEntry]) -> Result<Vec<ModelEntry>, SourceError> {
+/// [`SourceError::File`] and [`SourceError::Adapter`].
+pub async fn identify(
+    entries: &[ModelEntry],
+    adapters: &[Adapter],
+) -> Result<Vec<ModelEntry>, SourceError> {
     let mut known = entries.to_vec();
     for entry in &mut known {
         let (Some(path), None) = (entry.file.clone(), &entry.weights) else {
             continue;
         };
+        let placed = entry.place_on(adapters);
+        placed.map_err(|source| SourceError::Adapter {
+            model: entry.name.clone(),
+            source,
+        })?;
         let reading = tokio::task::spawn_blocking({
             let path = path.clone();
             move || {
@@ -101,7 +119,7 @@ impl Source {
                 let server = ModelServer::start(ModelConfig {
                     program: WorkerProgram::find(worker)?,
                     file: file.clone(),
-                    adapter: None,
+                    adapter: entry.on.as_ref().map(|adapter| adapter.index),
                     threads: entry.threads.unwrap_or_else(cores),
                     cache_bytes_max: entry.cache.map_or(CACHE_BYTES, |size| size.0),
                     context_max: entry.context,

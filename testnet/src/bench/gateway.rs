@@ -457,12 +457,12 @@ fn written_here(plan: &Plan) -> anyhow::Result<Vec<String>> {
             place.insert(Answers::read(&small_model(model.into()), &load)?);
         }
         let answers = models.get_mut(&model).context("it was made")?;
-        texts.push(written(answers, plan.tokens, u32::from(number)));
+        texts.push(written(answers, plan.tokens, u32::from(number))?);
     }
     Ok(texts)
 }
 
-fn written(answers: &mut Answers, tokens: u32, seed: u32) -> String {
+fn written(answers: &mut Answers, tokens: u32, seed: u32) -> anyhow::Result<String> {
     let turn = Turn {
         speaker: Speaker::User,
         text: Utf8::cut(&said(seed)),
@@ -488,9 +488,9 @@ fn written(answers: &mut Answers, tokens: u32, seed: u32) -> String {
     };
     answers.ask(0, &ask, &mut hear);
     while !answers.is_idle() {
-        answers.step(&mut hear);
+        answers.step(&mut hear)?;
     }
-    text
+    Ok(text)
 }
 
 /// One question of each key, so many at once; each answer must be what was written here.

@@ -64,7 +64,10 @@ impl Device {
 
     fn compute(&mut self, steps: &[Step]) -> Result<(), Fault> {
         let batch = self.prepare(steps)?;
-        let wanted = steps.iter().enumerate().filter(|(_, step)| step.wants_logits);
+        let wanted = steps
+            .iter()
+            .enumerate()
+            .filter(|(_, step)| step.wants_logits);
         let picked: Vec<u32> = wanted.map(|(row, _)| u32_of(row)).collect();
         self.logits.clear();
         let mut begins = Some(batch);
@@ -90,7 +93,10 @@ impl Device {
                 pages.extend(own.iter().flat_map(|own| &own.pages).copied().map(u32_of));
                 begin
             });
-            let (page, slot) = self.pages.place(step.sequence, position).unwrap_or_default();
+            let (page, slot) = self
+                .pages
+                .place(step.sequence, position)
+                .unwrap_or_default();
             tokens.push(step.token);
             places.extend([step.position + 1, begin, u32_of(page), u32_of(slot)]);
             let turned = self.config.turns(step.position, &self.rope_factors);
@@ -158,7 +164,8 @@ impl Device {
             let mapped = buffers.readable.slice(..bytes).get_mapped_range();
             let mapped = mapped.map_err(|error| lost(&error))?;
             let words = mapped.as_chunks().0.iter();
-            self.logits.extend(words.map(|word| f32::from_le_bytes(*word)));
+            self.logits
+                .extend(words.map(|word| f32::from_le_bytes(*word)));
             drop(mapped);
             buffers.readable.unmap();
         }

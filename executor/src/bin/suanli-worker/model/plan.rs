@@ -36,7 +36,7 @@ const MATRIX: &str = include_str!("matrix.wgsl");
 const ROWS: &str = include_str!("rows.wgsl");
 
 /// How many rows the kernels for a few are made for.
-const FEW: [u32; 4] = [1, 2, 4, 8];
+const FEW: [u32; 3] = [1, 4, 8];
 /// Rows of a matrix, and rows that go in, of a group: of a few, and of many.
 const FEW_ROWS: u32 = 8;
 const MANY_ROWS: u32 = 64;
@@ -291,7 +291,15 @@ impl Builder<'_> {
         ];
         let list = picked.unwrap_or(&none);
         let bound = [
-            batch, &rooms.state, &weights, list, &none, &none, &none, &none, &rooms.normed,
+            batch,
+            &rooms.state,
+            &weights,
+            list,
+            &none,
+            &none,
+            &none,
+            &none,
+            &rooms.normed,
         ];
         let work = self.work(ROWS, "norm", &constants, &bound)?;
         Ok(Pass::Each { work, groups: 1 })
@@ -323,7 +331,15 @@ impl Builder<'_> {
         ];
         let (places, turns) = (&buffers.places, &buffers.turns);
         let bound = [
-            batch, none, none, none, places, turns, none, cache, &rooms.mixture,
+            batch,
+            none,
+            none,
+            none,
+            places,
+            turns,
+            none,
+            cache,
+            &rooms.mixture,
         ];
         let work = self.work(ROWS, "rotate", &[&heads[..], &rotated].concat(), &bound)?;
         let groups = u32_of(mixture(config) / 2).div_ceil(LANES);
@@ -346,7 +362,15 @@ impl Builder<'_> {
         passes.push(Pass::Chunks { work, groups });
         let merges = [("OUT", float(whole(config.query_width())))];
         let bound = [
-            batch, &rooms.parts, none, none, none, none, none, none, &rooms.mixed,
+            batch,
+            &rooms.parts,
+            none,
+            none,
+            none,
+            none,
+            none,
+            none,
+            &rooms.mixed,
         ];
         let work = self.work(ROWS, "merge", &[&heads[..], &merges].concat(), &bound)?;
         passes.push(Pass::Each { work, groups });
@@ -374,7 +398,15 @@ impl Builder<'_> {
             ("OUT", float(whole(config.hidden))),
         ];
         let bound = [
-            batch, &rooms.both, none, none, none, none, none, none, &rooms.gated,
+            batch,
+            &rooms.both,
+            none,
+            none,
+            none,
+            none,
+            none,
+            none,
+            &rooms.gated,
         ];
         let work = self.work(ROWS, "gate", &constants, &bound)?;
         let groups = u32_of(config.hidden).div_ceil(LANES);
@@ -420,9 +452,9 @@ impl Builder<'_> {
     fn weights(&self, matrices: &[&Matrix<'_>]) -> Result<Vec<Part>, Fault> {
         let mut parts: Vec<Part> = Vec::new();
         let mut first = 0;
-        for same in matrices.chunk_by(|one, other| {
-            layout::number(one.kind()) == layout::number(other.kind())
-        }) {
+        for same in matrices
+            .chunk_by(|one, other| layout::number(one.kind()) == layout::number(other.kind()))
+        {
             let rows = same.iter().flat_map(|matrix| {
                 let rows = 0..matrix.rows();
                 rows.map(move |row| (*matrix, row))
@@ -449,7 +481,10 @@ impl Builder<'_> {
         let (block, scale) = layout::sizes(kind);
         let part = Part {
             quants: new_buffer(self.gpu, blocks * u64_of(block))?,
-            scales: new_buffer(self.gpu, (blocks * u64_of(scale)).next_multiple_of(4).max(4))?,
+            scales: new_buffer(
+                self.gpu,
+                (blocks * u64_of(scale)).next_multiple_of(4).max(4),
+            )?,
             kind: layout::number(kind),
             rows: rows.len(),
             columns,

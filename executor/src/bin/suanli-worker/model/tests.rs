@@ -130,11 +130,20 @@ fn what_cannot_be_computed_changes_nothing() {
         return;
     };
     let pages = device.positions_left() / PAGE;
-    assert_eq!(pages, usize::try_from(CACHE_BYTES).unwrap() / (2 * 2 * 32 * PAGE * 2));
+    assert_eq!(
+        pages,
+        usize::try_from(CACHE_BYTES).unwrap() / (2 * 2 * 32 * PAGE * 2)
+    );
     device.forward(&steps(1, 0, 40)).unwrap();
     processor.forward(&steps(1, 0, 40)).unwrap();
     let wrong = device.forward(&steps(1, 41, 1)).unwrap_err();
-    assert_eq!(wrong, EngineError::Position { position: 41, next: 40 });
+    assert_eq!(
+        wrong,
+        EngineError::Position {
+            position: 41,
+            next: 40
+        }
+    );
     let wrong = device.forward(&[]).unwrap_err();
     assert_eq!(wrong, EngineError::Steps(0));
     // What was taken back is written again.
