@@ -1,4 +1,5 @@
-//! A model on this machine's processor, without the exchange around it.
+//! A model on this machine, without the exchange around it: on the processor, in this
+//! process, or on a device, in a worker.
 //!
 //! ```text
 //! generate MODEL --prompt TEXT            goes on with a text
@@ -20,6 +21,8 @@
 //!   --runs N          --bench: how often (5)
 //!   --alternatives N  --ids: also the N best logits of each step; --score: the N best
 //!   --avx2            no instructions beyond AVX2, to compare with what has no others
+//!   --adapter N       the device with this number, as `suanli doctor` lists them, in a
+//!                     worker: only for --ids and --bench
 //! ```
 
 #![allow(
@@ -35,15 +38,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use suanli_executor::model::{
-    chat::{Chat, Message, Role},
-    cpu::{Engine, EngineOptions, Weights},
-    engine::{Engine as _, SequenceId, Step},
-    gguf::Gguf,
-    llama::Llama,
-    sampler::{Sampler, SamplerOptions},
-    tokenizer::{TextStream, Tokenizer},
+use suanli_executor::{
+    ModelConfig, ModelServer, ModelState, WorkerProgram,
+    ipc::model::{Ask, Prompt, Word},
+    model::{
+        chat::{Chat, Message, Role},
+        cpu::{Engine, EngineOptions, Weights},
+        engine::{Engine as _, SequenceId, Step},
+        gguf::Gguf,
+        llama::Llama,
+        sampler::{Sampler, SamplerOptions},
+        tokenizer::{TextStream, Tokenizer},
+    },
 };
+use suanli_protocol::wire::List;
 
 const CACHE_BYTES: usize = 2 << 30;
 /// Steps of a call.
@@ -53,6 +61,9 @@ const WINDOW: usize = 512;
 
 fn main() {
     let arguments = Arguments::read();
+    if arguments.has("adapter") {
+        return on_a_device(&arguments);
+    }
     let bytes = std::fs::read(&arguments.model).unwrap();
     let file = Gguf::parse(&bytes).unwrap_or_else(|error| panic!("{error}"));
     let model = Llama::read(&file).unwrap_or_else(|error| panic!("{error}"));
@@ -99,6 +110,106 @@ fn main() {
             .collect()
     };
     generate(&mut engine, &tokenizer, &arguments, &prompt);
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn on_a_device(arguments: &Arguments) {
+    let server = ModelServer::start(ModelConfig {
+        program: WorkerProgram::find(None).unwrap_or_else(|error| panic!("{error}")),
+        file: arguments.model.clone().into(),
+        adapter: Some(u32::try_from(arguments.number("adapter", 0)).unwrap()),
+        threads: u32::try_from(arguments.number("threads", 2)).unwrap(),
+        cache_bytes_max: CACHE_BYTES as u64,
+        context_max: 0,
+    });
+    let server = server.unwrap();
+    let mut state = server.state();
+    let known = state.wait_for(|state| *state != ModelState::Loading).await;
+    let facts = match &*known.unwrap() {
+        ModelState::Serves(facts) => facts.clone(),
+        other => panic!("{other:?}"),
+    };
+    eprintln!("computed by {:?}", facts.device.as_deref());
+    let count = arguments.number("tokens", 128);
+    if let Some(ids) = arguments.text("ids") {
+        let (_, written) = written(&server, vec![numbers(ids)], count).await;
+        return written.iter().for_each(|token| println!("{token}"));
+    }
+    assert!(
+        arguments.has("bench"),
+        "give --ids or --bench with --adapter"
+    );
+    let (length, batch) = (
+        arguments.number("length", 128),
+        arguments.number("batch", 1),
+    );
+    let vocabulary = usize::try_from(facts.vocabulary).unwrap();
+    let prompts = prompts(batch, length, vocabulary);
+    let (mut prefills, mut decodes, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..=arguments.number("runs", 5) {
+        let began = Instant::now();
+        let (times, written) =
+            written(&server, prompts.clone(), arguments.number("tokens", 64)).await;
+        let (first, last) = (times[batch - 1] - began, *times.last().unwrap() - began);
+        if run > 0 {
+            firsts.push(first.as_secs_f64() * 1e3);
+            prefills.push(rate(batch * length, first));
+            decodes.push(rate(written.len() - batch, last - first));
+        }
+    }
+    let count = arguments.number("tokens", 64);
+    println!(
+        "{{\"batch\":{batch},\"length\":{length},\"tokens\":{count},\"prefill_tokens_s\":{},\"decode_tokens_s\":{},\"first_tokens_ms\":{}}}",
+        spread(prefills),
+        spread(decodes),
+        spread(firsts),
+    );
+}
+
+/// What a worker writes after these prompts, the likeliest always: when each token came, and
+/// which, in the order of coming.
+async fn written(
+    server: &ModelServer,
+    prompts: Vec<Vec<u32>>,
+    count: usize,
+) -> (Vec<Instant>, Vec<u32>) {
+    let mut answers = tokio::task::JoinSet::new();
+    for prompt in prompts {
+        let answer = server.ask(Ask {
+            prompt: Prompt::Tokens(List::truncated(prompt)),
+            begun: List::default(),
+            draws: 0,
+            seed: [0; 32],
+            temperature: 0.0,
+            top_p: 1.0,
+            min_p: 0.0,
+            tokens_max: Some(u32::try_from(count).unwrap()),
+            stops: List::default(),
+        });
+        let mut answer = answer.await;
+        answers.spawn(async move {
+            let mut tokens = Vec::new();
+            while let Some(word) = answer.next().await {
+                if let Word::Wrote { token, .. } = word {
+                    tokens.push((Instant::now(), token));
+                }
+            }
+            tokens
+        });
+    }
+    let mut all: Vec<(Instant, u32)> = answers.join_all().await.concat();
+    all.sort_by_key(|(time, _)| *time);
+    all.into_iter().unzip()
+}
+
+/// Tokens that mean nothing, others for each sequence.
+fn prompts(batch: usize, length: usize, vocabulary: usize) -> Vec<Vec<u32>> {
+    let token = |at| u32::try_from(at * 7919 % vocabulary).unwrap();
+    let prompt = |sequence| {
+        let all = sequence * length..(sequence + 1) * length;
+        all.map(token).collect()
+    };
+    (0..batch).map(prompt).collect()
 }
 
 fn generate(engine: &mut Engine, tokenizer: &Tokenizer, arguments: &Arguments, prompt: &[u32]) {
@@ -228,14 +339,9 @@ fn bench(engine: &mut Engine, arguments: &Arguments) {
     // One more, which does not count: it takes memory that the others find.
     for run in 0..=arguments.number("runs", 5) {
         let began = Instant::now();
-        let all: Vec<Step> = (0..batch)
-            .flat_map(|sequence| {
-                let token =
-                    |at| u32::try_from((sequence * length + at) * 7919 % vocabulary).unwrap();
-                let prompt: Vec<u32> = (0..length).map(token).collect();
-                let id = SequenceId(u64::try_from(sequence).unwrap());
-                steps(&prompt, 0, id, |at| at + 1 == length)
-            })
+        let all: Vec<Step> = (0..)
+            .zip(prompts(batch, length, vocabulary))
+            .flat_map(|(id, prompt)| steps(&prompt, 0, SequenceId(id), |at| at + 1 == length))
             .collect();
         let mut next: Vec<u32> = Vec::new();
         for steps in all.chunks(STEPS) {

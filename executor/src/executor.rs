@@ -35,9 +35,9 @@ use crate::{
 const SOFTWARE_ADDRESS_SPACE: u64 = 16 << 30;
 /// What a driver, its compilers and staging take beside a job's buffers and
 /// outputs; large kernels keep compilers above a gigabyte.
-const DRIVER_MEMORY: u64 = 2 << 30;
+pub(crate) const DRIVER_MEMORY: u64 = 2 << 30;
 /// What a driver may keep in memory files beside a job's buffers.
-const DRIVER_FILE_BYTES: u64 = 1 << 30;
+pub(crate) const DRIVER_FILE_BYTES: u64 = 1 << 30;
 
 /// How an executor is set up.
 #[derive(Debug, Clone)]

@@ -1,9 +1,9 @@
 //! Language models: from the bytes of a file to tokens.
 //!
 //! ```text
-//!   bytes ─▶ gguf ─┬─▶ llama (configuration, weights) ─▶ cpu::Engine ─▶ logits
-//!                  ├─▶ tokenizer ◀─ chat ◀─ messages                      │
-//!                  └─  text ◀─ tokenizer::TextStream ◀──── sampler ◀──────┘
+//!   bytes ─▶ gguf ─┬─▶ llama (configuration, weights) ─▶ an engine ─▶ logits
+//!                  ├─▶ tokenizer ◀─ chat ◀─ messages                     │
+//!                  └─  text ◀─ tokenizer::TextStream ◀──── sampler ◀─────┘
 //! ```
 //!
 //! [`answers`] puts it all together: many questions at once, word by word.
@@ -13,14 +13,16 @@
 //! after that indexes without fear. A prompt comes from another stranger: its text
 //! never becomes a control token, whatever it contains ([`tokenizer`]).
 //!
-//! The same steps give the same logits, bit for bit, whatever else is computed beside
-//! them, with any number of threads, and on any processor that has one of the
-//! instruction sets that [`cpu`] knows, or none of them. So whoever doubts an answer
+//! What computes is an [`engine`]: [`cpu`] here, and in the worker one for devices.
+//!
+//! On the processor the same steps give the same logits, bit for bit, whatever else is
+//! computed beside them, with any number of threads, and on any processor that has one of
+//! the instruction sets that [`cpu`] knows, or none of them. So whoever doubts an answer
 //! can compute it again.
 //!
 //! Absent: files, sockets, clocks, and a source of chance (the caller has the bytes
-//! of the file and a seed); models other than Llama's family; other devices than the
-//! processor.
+//! of the file and a seed); models other than Llama's family; devices, which only workers
+//! open.
 
 pub mod answers;
 pub mod chat;

@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     child::{Child, WorkerProgram},
+    executor::{DRIVER_FILE_BYTES, DRIVER_MEMORY},
     ipc::{
         IpcError, Reply, Request, Speaker, Start,
         model::{Ask, Facts, Load, Order, Word},
@@ -297,14 +298,20 @@ impl Task {
         };
         let file = self.file.insert(file);
         let bytes = file.metadata().map_err(failed)?.len();
+        // The file's pages count while it is read, and weights grow by up to a half.
+        let model_bytes = (bytes.saturating_mul(3)).saturating_add(self.config.cache_bytes_max);
+        let (driver_memory, driver_files) = match self.config.adapter {
+            // Drivers keep buffers in memory files, and a software one has no other place.
+            Some(_) => (DRIVER_MEMORY, model_bytes.saturating_add(DRIVER_FILE_BYTES)),
+            None => (0, 0),
+        };
         let start = Start {
             parent: std::process::id(),
             address_space_max: 1 << 42,
-            // The file's pages count while it is read, and weights grow by up to a half.
-            memory_max: (bytes.saturating_mul(3))
-                .saturating_add(self.config.cache_bytes_max)
-                .saturating_add(MEMORY_BESIDE),
-            file_bytes_max: 0,
+            memory_max: model_bytes
+                .saturating_add(MEMORY_BESIDE)
+                .saturating_add(driver_memory),
+            file_bytes_max: driver_files,
             cpu_s_max: None,
             adapter: self.config.adapter,
         };

@@ -19,7 +19,7 @@ use suanli_executor::{ExecutorError, machine::Machine};
 use suanli_protocol::{
     envelope::{Extensions, Raw},
     ids::NetworkId,
-    offer::{Charge, Device, ModelOffer, Offer, Terms},
+    offer::{Charge, Device, Offer, Terms},
     peer::{Config as CoreConfig, ProviderConfig},
     registry::SandboxLevel,
     units::{Amount, Millis},
@@ -31,7 +31,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, token::Token},
+    api::{self, server::Behind, token::Token},
     compaction::Keeper,
     config::{Config, Provide, Yield},
     data_dir::{ApiAddress, DataDir, DataDirError, random_secret},
@@ -41,9 +41,9 @@ use crate::{
     identity::{Identity, IdentityError},
     keys::KeyFile,
     models::{
-        entry::{self, ModelEntry},
-        serving::{Said, Serving},
-        source::{self, SourceError},
+        serving::Said,
+        shelf::Shelf,
+        stock::{Stock, StockError},
     },
     neighbours::{self, Neighbours, Source},
     pause::Pauses,
@@ -99,7 +99,7 @@ pub enum DaemonError {
     },
     /// A model can't be served.
     #[error(transparent)]
-    Models(#[from] SourceError),
+    Models(#[from] StockError),
     /// Something else of the machine.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
@@ -117,7 +117,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let keys = KeyFile::open(&dir)?;
     let Selling {
         provider,
-        models,
+        stock,
         devices,
         executions,
     } = match &config.provide {
@@ -130,6 +130,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let neighbours = neighbours_of(&config, &devices);
     let (listener, address) = bind(config.api).await?;
     let keeper = keeper_of(&config, &identity, store.clone());
+    let (stock, models) = match stock {
+        Some((stock, said)) => {
+            let serving = stock.serving().clone();
+            (Some(stock), Some((serving, said)))
+        }
+        None => (None, None),
+    };
     let parts = Parts {
         config: keeper.config.clone(),
         provider,
@@ -148,8 +155,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     };
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let stop = async move { drop(server_stopped.await) };
-    let secrets = (Token::new(identity.token.clone()), keys);
-    let server = tokio::spawn(api::server::serve(handle.clone(), listener, secrets, stop));
+    let behind = Behind {
+        token: Token::new(identity.token.clone()),
+        keys,
+        stock,
+    };
+    let server = tokio::spawn(api::server::serve(handle.clone(), listener, behind, stop));
     stop_on_signal(handle.clone());
     if let Some(neighbours) = neighbours {
         tokio::spawn(neighbours::watch(handle.clone(), neighbours));
@@ -263,8 +274,8 @@ fn open_store(
 #[derive(Default)]
 struct Selling {
     provider: Option<ProviderConfig>,
-    /// What serves models, if there are any.
-    models: Option<(Serving, mpsc::Receiver<Said>)>,
+    /// Its models, and what is said of them.
+    stock: Option<(Stock, mpsc::Receiver<Said>)>,
     devices: Devices,
     executions: Option<mpsc::Receiver<suanli_executor::ExecutionEvent>>,
 }
@@ -277,20 +288,24 @@ async fn start_selling(
 ) -> Result<Selling, DaemonError> {
     let machine = Machine::look(config.worker.as_deref()).await;
     let machine = machine.map_err(|error| DevicesError::from(ExecutorError::from(error)))?;
-    let entries = source::identify(&provide.model, machine.adapters()).await?;
     let (devices, mut events) = Devices::start(&machine, provide)?;
     let wasm = devices.slots() > 0;
     if wasm && devices.adapters().next().is_none() {
         tracing::info!("no adapter serves: wasm is sold, on the processor");
     }
     let measured = devices.measure(&mut events, dir).await;
-    let mut sold = devices.offered(&measured);
-    let (added, models) = entry::offered(&entries, sold.len());
-    sold.extend(added);
+    let sold = devices.offered(&measured);
+    let stock = Stock::open(
+        &provide.model,
+        Shelf::of(&config.data_dir),
+        config.worker.clone(),
+        (machine.adapters().to_vec(), sold.clone()),
+    );
+    let (stock, said, sold) = stock.await?;
     let offer = offer_of(config, provide, sold, devices.sandbox())?;
     Ok(Selling {
         provider: Some(provider_of(provide, offer)),
-        models: serving_of(config, &entries, models)?,
+        stock: Some((stock, said)),
         devices,
         executions: Some(events),
     })
@@ -338,21 +353,6 @@ fn offer_of(
         firm: provide.firm,
         extensions: Extensions::default(),
     })
-}
-
-fn serving_of(
-    config: &Config,
-    entries: &[ModelEntry],
-    offers: Vec<ModelOffer>,
-) -> Result<Option<(Serving, mpsc::Receiver<Said>)>, SourceError> {
-    let mut models = Vec::new();
-    for (entry, offer) in entries.iter().zip(offers) {
-        models.push((
-            offer,
-            source::Source::open(entry, config.worker.as_deref())?,
-        ));
-    }
-    Ok((!models.is_empty()).then(|| Serving::start(models)))
 }
 
 fn provider_of(provide: &Provide, offer: Offer) -> ProviderConfig {

@@ -553,12 +553,20 @@ impl Driver {
     async fn on_models(&mut self, said: Said) {
         match said {
             Said::Input(input) => self.step(*input).await,
-            Said::Models(models) => {
+            Said::Models(devices, models) => {
+                // Whoever sold models alone, and has none left, sells nothing.
+                let is_empty = devices.is_empty();
                 if let Some(provider) = &mut self.provider {
+                    let slots = devices.iter().map(|device| device.slots).sum();
+                    (provider.offer.slots, provider.offer.slots_free) = (slots, slots);
+                    provider.offer.devices = List::truncated(devices);
                     provider.offer.models = List::truncated(models);
                 }
                 if self.stopping.is_none() && self.listen_changed.is_none() {
-                    self.provide().await;
+                    match is_empty {
+                        true => self.step(Input::Command(Command::Withdraw)).await,
+                        false => self.provide().await,
+                    }
                 }
             }
         }

@@ -13,7 +13,7 @@
 //! the exchange, or gives the file of a model to this node's own worker: [`entry`] is what
 //! he says of them. [`upstream`] speaks with the server, and nothing that a client says can
 //! make it speak with another; [`own`] speaks with the worker, in the form that clients
-//! know ([`openai`]). [`serving`] holds the leases, gives each question a place, and counts
+//! know ([`openai`]). [`stock`] knows which are served now, [`serving`] holds the leases, gives each question a place, and counts
 //! tokens. [`shelf`] keeps models' files. A model is offered while it answers, and only then.
 //!
 //! Absent: prices and credit (the core's), and what a model computes (the executor's).
@@ -21,7 +21,9 @@
 pub mod entry;
 pub mod openai;
 pub mod own;
+pub mod pull;
 pub mod serving;
 pub mod shelf;
 pub mod source;
+pub mod stock;
 pub mod upstream;

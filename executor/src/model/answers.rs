@@ -14,7 +14,8 @@
 //! and waits, and is computed again when there is room. Its reader notices a pause, and the
 //! same words.
 //!
-//! What an answer will be depends on its question alone, never on what is asked beside it.
+//! What an answer will be depends on its question alone, never on what is asked beside it
+//! (on the processor to the last bit, on a device but for the last bits of logits).
 //! Nothing of an answer is kept when it has ended: two who ask the same are computed twice,
 //! because the time that the second takes would tell him what the first has asked.
 //!
@@ -63,7 +64,7 @@ pub enum ReadError {
     #[error("the system gives no threads: {0}")]
     Threads(std::io::Error),
     /// The device can't compute it.
-    #[error("{0}; the processor can compute it (`device = \"processor\"`)")]
+    #[error("{0}; the processor can compute it (`adapter = \"none\"`)")]
     Device(String),
 }
 

@@ -52,6 +52,7 @@ use crate::{
     gateway::Gateway,
     handle::{Gone, NodeHandle},
     keys::{KeyFile, Keys},
+    models::stock::Stock,
     records::Archive,
 };
 
@@ -66,20 +67,32 @@ pub const JSON_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub async fn serve(
     handle: NodeHandle,
     listener: TcpListener,
-    secrets: (Token, KeyFile),
+    behind: Behind,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_through(Gates::new(), handle, listener, secrets, stop).await
+    serve_through(Gates::new(), handle, listener, behind, stop).await
+}
+
+/// What lies behind the API, beside the driver.
+#[derive(Debug)]
+pub struct Behind {
+    /// Opens all of it.
+    pub token: Token,
+    /// Open a part of it.
+    pub keys: KeyFile,
+    /// The models that the node serves, if it sells.
+    pub stock: Option<Stock>,
 }
 
 async fn serve_through(
     gates: Gates,
     handle: NodeHandle,
     listener: TcpListener,
-    (token, keys): (Token, KeyFile),
+    behind: Behind,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let bound = listener.local_addr()?;
+    let Behind { token, keys, stock } = behind;
     let keys = keys.start(handle.clone()).await.map_err(io::Error::other)?;
     let (stopping, stopped) = watch::channel(false);
     let api = Arc::new(Api {
@@ -89,6 +102,7 @@ async fn serve_through(
         gates,
         guard: Guard::new(bound, token),
         keys,
+        stock: stock.map(Arc::new),
         stopped: stopped.clone(),
     });
     let serving = connections::serve(listener, router(api), stopped);
@@ -113,6 +127,7 @@ struct Api {
     gates: Gates,
     guard: Guard,
     keys: Keys,
+    stock: Option<Arc<Stock>>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -154,6 +169,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/shutdown", post(accounts::shutdown))
         .route("/v1/pause", post(accounts::pause))
         .route("/v1/resume", post(accounts::resume))
+        .route("/v1/stock", post(models::renew))
         .route("/v1/keys/{name}/revoke", post(keys::revoke))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel));
     let lookups = Router::new()

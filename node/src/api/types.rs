@@ -866,3 +866,23 @@ pub struct WorkInfo {
     pub total: u64,
     pub receipts: Vec<ReceiptId>,
 }
+
+/// What changed when the node looked at its shelf of models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StockInfo {
+    /// Models that are served from now on.
+    pub added: Vec<String>,
+    /// Models that are not served any more.
+    pub removed: Vec<String>,
+    /// Models that can't be served.
+    pub failed: Vec<NotServedInfo>,
+}
+
+/// A model that can't be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotServedInfo {
+    /// Which.
+    pub name: String,
+    /// Why not.
+    pub why: String,
+}

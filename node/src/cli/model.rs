@@ -1,6 +1,6 @@
 //! `suanli model`: models that this node serves, and those of the network.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -16,15 +16,14 @@ use super::{
     screen::{Table, bytes, visible},
 };
 use crate::{
+    api::types::StockInfo,
     config::Config,
     models::{
         entry::{self, ModelEntry},
         shelf::{Placed, Shelf, ShelfError},
+        source::CACHE_BYTES,
     },
 };
-
-/// Memory for trying a model out.
-const TRIAL_BYTES: u64 = 256 << 20;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -90,7 +89,7 @@ impl Command {
             Self::Add(add) => add.run(context).await,
             Self::List { network: false } => list(context),
             Self::List { network: true } => network(context).await,
-            Self::Remove { name } => remove(context, &name),
+            Self::Remove { name } => remove(context, &name).await,
         }
     }
 }
@@ -104,8 +103,12 @@ struct Added {
     context: u32,
     /// What computes it.
     computed_by: String,
-    /// Whether the configuration says that this node sells.
+    /// Whether the configuration says that this node sells,
     provides: bool,
+    /// and the daemon runs, and serves it;
+    served: bool,
+    /// and if it does not, why.
+    why_not: Option<String>,
 }
 
 impl Add {
@@ -121,7 +124,7 @@ impl Add {
         entry::check(&all).map_err(|message| Failure::new(Exit::Usage, message))?;
         let machine = Machine::look(config.worker.as_deref()).await;
         let machine = machine.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        let on = entry.place_on(machine.adapters());
+        let on = entry.place_on(machine.adapters(), &mut BTreeMap::new());
         on.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let placed = shelf.place(&self.file)?;
         let added = match tried(&machine, &entry, &placed).await {
@@ -134,7 +137,12 @@ impl Add {
         if added.is_err() {
             shelf.discard(&placed)?;
         }
-        context.answer(&added?, text_of_added);
+        let mut added = added?;
+        if added.provides {
+            added.why_not = tell(context, &added.name).await;
+            added.served = added.why_not.is_none();
+        }
+        context.answer(&added, text_of_added);
         Ok(())
     }
 
@@ -173,6 +181,8 @@ impl Add {
                 .device
                 .map_or("the processor".to_owned(), |name| name.to_string()),
             provides: config.provide.is_some(),
+            served: false,
+            why_not: None,
         };
         entry.context = added.context;
         shelf.add(entry, placed)?;
@@ -187,8 +197,9 @@ async fn tried(machine: &Machine, entry: &ModelEntry, placed: &Placed) -> Result
         file: placed.path.clone(),
         adapter: entry.on.as_ref().map(|adapter| adapter.index),
         threads: 1,
-        cache_bytes_max: TRIAL_BYTES,
-        context_max: 0,
+        // As it will be served: on a device all of it is taken at once.
+        cache_bytes_max: entry.cache.map_or(CACHE_BYTES, |cache| cache.0),
+        context_max: entry.context,
     });
     let mut state = server.map_err(|error| error.to_string())?.state();
     let is_known = |state: &ModelState| *state != ModelState::Loading;
@@ -200,10 +211,11 @@ async fn tried(machine: &Machine, entry: &ModelEntry, placed: &Placed) -> Result
 }
 
 fn text_of_added(added: &Added) -> String {
-    let next = if added.provides {
-        "The node serves it from its next start on: `suanli stop`, then `suanli node`."
-    } else {
-        "This node sells nothing: write [provide] into its configuration to serve it."
+    let next = match &added.why_not {
+        _ if added.served => "The node serves it now.".to_owned(),
+        Some(why) => format!("It is not served yet: {}", visible(why)),
+        None => "This node sells nothing: write [provide] into its configuration to serve it."
+            .to_owned(),
     };
     format!(
         "{}: {}, context {}, {}\nweights {}\ncomputed by {}\n{next}\n",
@@ -335,16 +347,38 @@ fn row_of(model: &Value, provider: &Value) -> [String; 8] {
     ]
 }
 
-fn remove(context: &Context, name: &str) -> Result<(), Failure> {
+async fn remove(context: &Context, name: &str) -> Result<(), Failure> {
     let config = context.read()?.config;
     let removed = listed(Shelf::of(&config.data_dir).remove(name)?);
+    let told = match config.provide {
+        Some(_) => tell(context, name).await,
+        None => None,
+    };
     context.answer(&removed, |removed| {
-        format!(
-            "{} is removed; a node that runs serves it until it stops\n",
-            visible(&removed.name)
-        )
+        let name = visible(&removed.name);
+        match told {
+            None => format!("{name} is removed\n"),
+            Some(why) => format!("{name} is removed; a node that runs serves it on: {why}\n"),
+        }
     });
     Ok(())
+}
+
+/// Has the daemon look at the shelf. Nothing, if it does with this model what the shelf says;
+/// else why not.
+async fn tell(context: &Context, name: &str) -> Option<String> {
+    let client = match context.client() {
+        Ok(client) => client,
+        Err(failure) => return Some(failure.to_string()),
+    };
+    match client.post::<StockInfo>("/v1/stock").await {
+        Ok(told) => {
+            let mut failed = told.failed.into_iter();
+            let why = failed.find(|failed| failed.name == name)?;
+            Some(why.why)
+        }
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 impl From<ShelfError> for Failure {

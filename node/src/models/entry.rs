@@ -1,11 +1,12 @@
 //! `[[provide.model]]`: what an operator says of a model.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
-use suanli_executor::{
-    Adapter, AdapterSelection, ExecutorError, limits::MODEL_THREADS_MAX, quantity::ByteSize,
-};
+use suanli_executor::{Adapter, AdapterSelection, limits::MODEL_THREADS_MAX, quantity::ByteSize};
 use suanli_protocol::{
     ids::{BlobId, Hash},
     limits::{MODELS_MAX, NAME_BYTES_MAX},
@@ -15,7 +16,10 @@ use suanli_protocol::{
     wire::{List, Text},
 };
 
-use super::upstream::Base;
+use super::{
+    source::{CACHE_BYTES, SourceError},
+    upstream::Base,
+};
 use crate::measured::Measured;
 
 /// Tokens that prices are for.
@@ -142,19 +146,61 @@ impl ModelEntry {
         }
     }
 
-    /// Which adapter computes a file, out of those that there are.
+    /// Whether another entry says the same, whatever was found out since.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let said = |entry: &Self| Self {
+            on: None,
+            // Of a file it is found out.
+            weights: entry.weights.clone().filter(|_| entry.file.is_none()),
+            ..entry.clone()
+        };
+        said(self) == said(other)
+    }
+
+    /// Which adapter computes a file, out of those that there are: of several the one to which
+    /// the fewest bytes of models are assigned. By `auto` it is one in whose memory there is
+    /// room, or else the processor.
     ///
     /// # Errors
     /// If the one that is named is not there.
-    pub fn place_on(&mut self, adapters: &[Adapter]) -> Result<(), ExecutorError> {
+    pub fn place_on(
+        &mut self,
+        adapters: &[Adapter],
+        assigned: &mut BTreeMap<u32, u64>,
+    ) -> Result<(), SourceError> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
         let said = self.adapter.as_deref().unwrap_or("auto");
         let selection = said.parse().unwrap_or(AdapterSelection::Best);
-        let best = selection.pick(adapters)?.into_iter().next();
-        // What computes in software is the processor, which computes faster by itself.
-        let is_wanted =
-            |adapter: &Adapter| selection != AdapterSelection::Best || !adapter.is_software();
-        self.on = best.filter(is_wanted);
+        let mut picked = selection
+            .pick(adapters)
+            .map_err(|source| SourceError::Adapter {
+                model: self.name.clone(),
+                source,
+            })?;
+        let bytes = self.device_bytes(file);
+        let taken = |adapter: &Adapter| assigned.get(&adapter.index).copied().unwrap_or(0);
+        if selection == AdapterSelection::Best {
+            // What computes in software is the processor, which computes faster by itself.
+            picked.retain(|adapter| {
+                let room = adapter.memory_bytes / 10 * 9;
+                !adapter.is_software() && taken(adapter).saturating_add(bytes) <= room
+            });
+        }
+        self.on = picked.into_iter().min_by_key(taken);
+        if let Some(adapter) = &self.on {
+            let taken = assigned.entry(adapter.index).or_default();
+            *taken = taken.saturating_add(bytes);
+        }
         Ok(())
+    }
+
+    /// Bytes of a device that it takes: its weights, and what conversations have said.
+    fn device_bytes(&self, file: &Path) -> u64 {
+        let weights = std::fs::metadata(file).map_or(0, |file| file.len());
+        let cache = self.cache.map_or(CACHE_BYTES, |cache| cache.0);
+        weights.saturating_add(weights / 8).saturating_add(cache)
     }
 
     /// The hash that it goes by. Who does not say has weights that are nobody else's.
@@ -303,6 +349,18 @@ impl ModelEntry {
             places_free: self.places,
         }
     }
+}
+
+/// Bytes of each adapter that models take, by its number.
+pub fn assigned(models: &[ModelEntry]) -> BTreeMap<u32, u64> {
+    let mut assigned = BTreeMap::new();
+    for model in models {
+        if let (Some(adapter), Some(file)) = (&model.on, &model.file) {
+            let taken: &mut u64 = assigned.entry(adapter.index).or_default();
+            *taken = taken.saturating_add(model.device_bytes(file));
+        }
+    }
+    assigned
 }
 
 /// What is wrong with a list of models.

@@ -24,7 +24,7 @@ use suanli_protocol::{
     call::{Part, QUESTION_FRAME_BYTES_MAX, Question, is_of_the_question},
     ids::{AgreementId, PeerId},
     limits::{AGREEMENTS_MAX, CALL_EVENT_BYTES_MAX},
-    offer::{ModelOffer, ModelRef, tokens},
+    offer::{Device, ModelOffer, ModelRef, tokens},
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input},
     registry::{Endpoint, Reason},
     units::{Usage, Wall},
@@ -78,6 +78,16 @@ pub struct Serving {
 enum Control {
     Open(Box<ExecutionOrder>),
     Close(ExecutionId),
+    Stock(Box<Stocked>),
+}
+
+/// All that is to be served from now on.
+#[derive(Debug)]
+pub struct Stocked {
+    /// What the offer is of: the node's devices, and then the models'.
+    pub devices: Vec<Device>,
+    /// Models, and what answers: nothing new for one that is served under that name.
+    pub models: Vec<(ModelOffer, Option<Source>)>,
 }
 
 /// What callers want, and what tasks have found.
@@ -113,16 +123,14 @@ struct Speed {
 pub enum Said {
     /// Of an execution, for the core.
     Input(Box<Input>),
-    /// These models are served now.
-    Models(Vec<ModelOffer>),
+    /// These models are served now, on some of these devices.
+    Models(Vec<Device>, Vec<ModelOffer>),
 }
 
 impl Serving {
-    /// Starts the desk on the current tokio runtime. It ends with the last of its tellers.
-    pub fn start(models: Vec<(ModelOffer, Source)>) -> (Self, mpsc::Receiver<Said>) {
-        let models = models.into_iter();
-        let models = models.map(|(offer, source)| Model::new(offer, source));
-        let models = models.collect();
+    /// Starts the desk on the current tokio runtime, without models. It ends with the last of
+    /// its tellers.
+    pub fn start() -> (Self, mpsc::Receiver<Said>) {
         let (controls, control) = mpsc::channel(CONTROLS);
         let (orders, queue) = mpsc::channel(ORDERS);
         let (said, hears) = mpsc::channel(ORDERS);
@@ -130,7 +138,8 @@ impl Serving {
         let desk = Desk {
             orders: orders.downgrade(),
             said,
-            models,
+            devices: Vec::new(),
+            models: Vec::new(),
             leases: BTreeMap::new(),
             clients,
             told: (Instant::now(), Vec::new()),
@@ -152,6 +161,12 @@ impl Serving {
     /// A lease ends before its time.
     pub fn close(&self, id: ExecutionId) {
         self.control(Control::Close(id));
+    }
+
+    /// Serves these from now on, and no others. Whether the desk has heard it.
+    pub async fn stock(&self, stocked: Stocked) -> bool {
+        let control = Control::Stock(Box::new(stocked));
+        self.controls.send(control).await.is_ok()
     }
 
     fn control(&self, control: Control) {
@@ -270,7 +285,9 @@ impl Lease {
 struct Desk {
     orders: mpsc::WeakSender<Order>,
     said: mpsc::Sender<Said>,
-    models: Vec<Model>,
+    devices: Vec<Device>,
+    /// By their numbers; none where one is not served any more.
+    models: Vec<Option<Model>>,
     leases: BTreeMap<AgreementId, Lease>,
     clients: watch::Sender<BTreeSet<PeerId>>,
     /// What was told last of the models, and when.
@@ -305,7 +322,44 @@ impl Desk {
                     lease.stop.send_replace(true);
                 }
             }
+            Control::Stock(stocked) => self.stock(*stocked).await,
         }
+    }
+
+    /// Serves what is in stock. Leases of what is not any more are over: answers under way
+    /// may end, and what was used is told as at the end of their time.
+    async fn stock(&mut self, stocked: Stocked) {
+        self.devices = stocked.devices;
+        let mut offers = BTreeMap::new();
+        let mut fresh = Vec::new();
+        for (offer, source) in stocked.models {
+            match source {
+                None => {
+                    offers.insert(offer.name.to_string(), offer);
+                }
+                Some(source) => fresh.push(Some(Model::new(offer, source))),
+            }
+        }
+        for place in &mut self.models {
+            let model = place.take();
+            *place = model.and_then(|mut model| {
+                model.offer = offers.remove(&*model.offer.name)?;
+                Some(model)
+            });
+        }
+        self.models.extend(fresh);
+        let now = wall();
+        for lease in self.leases.values_mut() {
+            if self.models.get(lease.model).is_none_or(Option::is_none) {
+                lease.until = lease.until.min(now);
+            }
+        }
+        self.tell_models(self.offers()).await;
+        self.probe();
+    }
+
+    fn model_mut(&mut self, number: usize) -> Option<&mut Model> {
+        self.models.get_mut(number)?.as_mut()
     }
 
     /// Those who have a lease now.
@@ -334,7 +388,10 @@ impl Desk {
     async fn open(&mut self, order: ExecutionOrder) {
         let id = order.id;
         let wanted = order.model.as_ref();
-        let model = wanted.and_then(|wanted| self.models.iter().position(|model| model.is(wanted)));
+        let model = wanted.and_then(|wanted| {
+            let is_wanted = |model: &Option<Model>| model.as_ref().is_some_and(|it| it.is(wanted));
+            self.models.iter().position(is_wanted)
+        });
         let (Some(model), Some((until, every))) = (model, order.lease) else {
             let (reason, usage) = (Reason::NO_MODEL, Vec::new());
             return self.say(id, ExecutionEvent::Failed { reason, usage }).await;
@@ -403,7 +460,8 @@ impl Desk {
     }
 
     fn probe(&self) {
-        for (n, model) in self.models.iter().enumerate() {
+        let numbered = self.models.iter().enumerate();
+        for (n, model) in numbered.filter_map(|(n, model)| Some((n, model.as_ref()?))) {
             let Some(orders) = self.orders.upgrade() else {
                 return;
             };
@@ -420,7 +478,7 @@ impl Desk {
     }
 
     async fn probed(&mut self, model: usize, answers: bool) {
-        let Some(model) = self.models.get_mut(model) else {
+        let Some(model) = self.model_mut(model) else {
             return;
         };
         if model.answers == answers {
@@ -440,13 +498,14 @@ impl Desk {
 
     /// Those that answer.
     fn offers(&self) -> Vec<ModelOffer> {
-        let live = self.models.iter().filter(|model| model.answers);
+        let live = self.models.iter().flatten().filter(|model| model.answers);
         live.map(Model::offer).collect()
     }
 
     async fn tell_models(&mut self, offers: Vec<ModelOffer>) {
         self.told = (Instant::now(), offers.clone());
-        let _ = self.said.send(Said::Models(offers)).await;
+        let said = Said::Models(self.devices.clone(), offers);
+        let _ = self.said.send(said).await;
     }
 
     /// Tells how fast models are, if that is news.
@@ -472,7 +531,8 @@ impl Desk {
         if !lease.is_open(wall()) {
             return decline(call, Reason::QUOTE_EXPIRED);
         }
-        let Some(model) = self.models.get(lease.model) else {
+        let number = lease.model;
+        let Some(model) = self.models.get(number).and_then(Option::as_ref) else {
             return decline(call, Reason::NO_MODEL);
         };
         if !model.answers {
@@ -494,7 +554,6 @@ impl Desk {
             question,
             stop: lease.stop.subscribe(),
         };
-        let number = lease.model;
         tokio::spawn(async move {
             let (tokens, speed) = work.answer(call).await;
             drop(in_line);
@@ -516,7 +575,7 @@ impl Desk {
         let Some((model, speed)) = speed else {
             return;
         };
-        if let Some(model) = self.models.get_mut(model) {
+        if let Some(model) = self.model_mut(model) {
             model.speeds.push_back(speed);
             if model.speeds.len() > SPEEDS_KEPT {
                 model.speeds.pop_front();

@@ -108,6 +108,12 @@ impl Shelf {
         Ok(entries)
     }
 
+    /// Whether an entry's file lies here.
+    pub fn has(&self, entry: &ModelEntry) -> bool {
+        let file = entry.file.as_deref();
+        file.is_some_and(|file| file.parent() == Some(&self.folder))
+    }
+
     /// Copies a file into its place.
     ///
     /// # Errors

@@ -8,7 +8,7 @@
 use std::{fs::File, io, path::Path};
 
 use suanli_executor::{
-    Adapter, CheckError, ExecutorError, ModelConfig, ModelServer, WorkerProgram, ipc::model::Facts,
+    CheckError, ExecutorError, ModelConfig, ModelServer, WorkerProgram, ipc::model::Facts,
     machine::cores,
 };
 use suanli_protocol::call::Question;
@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Memory for what a model's conversations have said, if its entry does not say.
-const CACHE_BYTES: u64 = 1 << 30;
+pub const CACHE_BYTES: u64 = 1 << 30;
 
 /// Why models can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -64,40 +64,28 @@ pub enum SourceError {
     },
 }
 
-/// The same entries; those with a file know its hash as their weights, and what computes
-/// them.
+/// The same entry; if it has a file, it knows its hash as its weights.
 ///
 /// # Errors
-/// [`SourceError::File`] and [`SourceError::Adapter`].
-pub async fn identify(
-    entries: &[ModelEntry],
-    adapters: &[Adapter],
-) -> Result<Vec<ModelEntry>, SourceError> {
-    let mut known = entries.to_vec();
-    for entry in &mut known {
-        let (Some(path), None) = (entry.file.clone(), &entry.weights) else {
-            continue;
-        };
-        let placed = entry.place_on(adapters);
-        placed.map_err(|source| SourceError::Adapter {
-            model: entry.name.clone(),
-            source,
-        })?;
-        let reading = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || {
-                let mut hasher = blake3::Hasher::new();
-                hasher.update_reader(File::open(path)?)?;
-                io::Result::Ok(hasher.finalize().to_hex().to_string())
-            }
-        });
-        let read = reading
-            .await
-            .map_err(io::Error::other)
-            .and_then(|read| read);
-        entry.weights = Some(read.map_err(|source| file_error(entry, &path, source))?);
-    }
-    Ok(known)
+/// [`SourceError::File`].
+pub async fn identify(mut entry: ModelEntry) -> Result<ModelEntry, SourceError> {
+    let (Some(path), None) = (entry.file.clone(), &entry.weights) else {
+        return Ok(entry);
+    };
+    let reading = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(File::open(path)?)?;
+            io::Result::Ok(hasher.finalize().to_hex().to_string())
+        }
+    });
+    let read = reading
+        .await
+        .map_err(io::Error::other)
+        .and_then(|read| read);
+    entry.weights = Some(read.map_err(|source| file_error(&entry, &path, source))?);
+    Ok(entry)
 }
 
 fn file_error(entry: &ModelEntry, path: &Path, source: io::Error) -> SourceError {

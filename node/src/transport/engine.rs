@@ -6,7 +6,7 @@
 //! flow control.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -54,6 +54,12 @@ const COMMANDS_AT_ONCE: usize = 32;
 const TICK: Duration = Duration::from_millis(500);
 /// Longest that a clean stop waits, once for queues and once for connections.
 const WIND_DOWN: Duration = Duration::from_secs(1);
+/// How long connections may take to close before a peer is let in again.
+const RETURN_WAIT: Duration = Duration::from_secs(5);
+/// How often a peer is cut to be met anew, at most.
+const MEET_AGAIN: Duration = Duration::from_secs(60);
+/// How long a peer may take to say what it listens to.
+const DEAF_MAX: Duration = Duration::from_secs(15);
 /// Gossip doesn't say when a message has left; the last ones get this long.
 const GOSSIP_BEAT: Duration = Duration::from_millis(50);
 
@@ -117,8 +123,9 @@ struct Engine {
     report_to: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     peers: HashMap<PeerId, Peer>,
-    /// Those who are dialled anew when the last connection with them is closed.
-    returning: HashSet<PeerId>,
+    /// Those who were cut to be met anew, since when, and whether they are still to be dialled:
+    /// when the last connection with them is closed.
+    returning: HashMap<PeerId, (Instant, bool)>,
     book: AddressBook,
     bootstrap: Bootstrap,
     fetches: HashMap<FetchId, Fetch>,
@@ -162,7 +169,7 @@ impl Engine {
             report_to,
             reports,
             peers: HashMap::new(),
-            returning: HashSet::new(),
+            returning: HashMap::new(),
             book: AddressBook::new(config.lan, limits.known_peers, limits.addresses_per_peer),
             bootstrap: Bootstrap::new(own, config.bootstrap.clone()),
             fetches: HashMap::new(),
@@ -274,11 +281,36 @@ impl Engine {
         let behaviours = self.swarm.behaviour_mut();
         behaviours.gate.sweep();
         self.close_silent();
+        self.meet_the_deaf();
         let have_over = self.peers.iter().filter(|(_, peer)| peer.has_over());
         for id in have_over.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.close_over(id);
         }
         self.dial_bootstrap();
+    }
+
+    /// Meets those anew who have not said for a while that they listen to gossip, which all do:
+    /// it was said on a connection that broke. And forgets who was met anew long ago.
+    fn meet_the_deaf(&mut self) {
+        let now = Instant::now();
+        for (since, waits) in self.returning.values_mut() {
+            // A connection may take minutes to close that nobody is at the end of.
+            *waits &= now - *since < RETURN_WAIT;
+        }
+        let is_recent = |since: &Instant| now - *since < MEET_AGAIN;
+        self.returning.retain(|_, (since, _)| is_recent(since));
+        let gossip = &self.swarm.behaviour().gossip;
+        let silent = gossip.all_peers().filter(|(_, topics)| topics.is_empty());
+        let is_deaf = |id: &PeerId| {
+            let peer = self.peers.get(id).filter(|peer| peer.announced);
+            peer.is_some_and(|peer| peer.is_idle_since(now - DEAF_MAX))
+                && !self.returning.contains_key(id)
+        };
+        let deaf: Vec<PeerId> = silent.map(|(id, _)| *id).filter(is_deaf).collect();
+        for id in deaf {
+            tracing::debug!(peer = %id, "it listens to nothing: met anew");
+            self.meet_anew(id);
+        }
     }
 
     /// Closes connections on which no ping was answered, and those of peers that do not identify
@@ -867,7 +899,7 @@ impl Engine {
             let _ = self.swarm.disconnect_peer_id(id);
             return;
         };
-        if self.returning.contains(&id) {
+        if self.returning.get(&id).is_some_and(|(_, waits)| *waits) {
             self.swarm.close_connection(connection);
             return;
         }
@@ -915,11 +947,31 @@ impl Engine {
 
     /// Another process answers under a key that we were connected to: what is older than its
     /// connection is dead, and the driver hears that the peer was away.
+    fn reborn(&mut self, id: PeerId, newest: ConnectionId) {
+        if !self.returning.contains_key(&id) {
+            return self.meet_anew(id);
+        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let (key, announced) = (peer.key, std::mem::take(&mut peer.announced));
+        let stale: Vec<ConnectionId> = peer.older_than(newest);
+        for connection in stale {
+            self.disconnected(id, connection);
+            self.swarm.close_connection(connection);
+        }
+        if announced {
+            self.emit(TransportEvent::Disconnected { peer: key });
+        }
+    }
+
+    /// Cuts a peer, and dials it when all connections with it are closed.
     ///
     /// Gossip says on the first of several connections what it listens to, and on no other:
-    /// the new process was told nothing, and would find nobody to publish to. So its own
-    /// connection is closed as well, and it is dialled when all are.
-    fn reborn(&mut self, id: PeerId) {
+    /// a new process, in the eyes of whom the first is still open, was told nothing, and would
+    /// find nobody to publish to. So its own connection is closed as well. Who asks for that
+    /// again and again is met anew once in a while only.
+    fn meet_anew(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
@@ -927,13 +979,14 @@ impl Engine {
         for connection in connections {
             self.disconnected(id, connection);
         }
-        self.returning.insert(id);
+        self.returning.insert(id, (Instant::now(), true));
         let _ = self.swarm.disconnect_peer_id(id);
     }
 
     /// Dials whoever was waited for to be gone.
     fn gone(&mut self, id: PeerId) {
-        if !self.returning.remove(&id) {
+        let waiting = self.returning.get_mut(&id);
+        if !waiting.is_some_and(|(_, waits)| std::mem::take(waits)) {
             return;
         }
         let addresses = self.book.of(&id);
@@ -1082,12 +1135,15 @@ impl Engine {
             return;
         }
         peer.set_agent(&info.agent_version);
-        self.book.learn(id, info.listen_addrs);
         if peer.is_reborn(connection, &info.agent_version) {
-            return self.reborn(id);
+            self.reborn(id, connection);
         }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let (key, first) = (peer.key, !peer.announced);
         let address = peer.used().map(|used| used.address.clone());
+        self.book.learn(id, info.listen_addrs);
         let Some(address) = address.filter(|_| first) else {
             return;
         };

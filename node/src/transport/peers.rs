@@ -272,7 +272,8 @@ impl Peer {
             return false;
         };
         match &self.process {
-            Some((_, since)) if *since > opened => false,
+            // The same connection's word for itself may change, and its process does not.
+            Some((_, since)) if *since >= opened => false,
             Some((known, _)) if known == process => false,
             known => {
                 let reborn = known.is_some();
@@ -280,6 +281,25 @@ impl Peer {
                 reborn
             }
         }
+    }
+
+    /// Connections that opened before this one.
+    pub(super) fn older_than(&self, connection: ConnectionId) -> Vec<ConnectionId> {
+        let Some(opened) = self.opened(connection) else {
+            return Vec::new();
+        };
+        let older = |open: &&Connection| open.id != connection && open.opened <= opened;
+        self.connections
+            .iter()
+            .filter(older)
+            .map(|open| open.id)
+            .collect()
+    }
+
+    /// Whether all connections are that old, and no calls are on them.
+    pub(super) fn is_idle_since(&self, then: Instant) -> bool {
+        let mut all = self.connections.iter();
+        all.all(|open| open.opened <= then && !open.has_calls())
     }
 
     fn opened(&self, connection: ConnectionId) -> Option<Instant> {

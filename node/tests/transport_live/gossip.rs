@@ -74,7 +74,7 @@ async fn warm_up(author: &mut Node, middle: &mut Node, far: &mut Node) {
             }
         }
     };
-    timeout(crate::PATIENCE, warming).await.unwrap();
+    timeout(PATIENCE, warming).await.unwrap();
 }
 
 async fn only_accepted_messages_travel_on(listen: &str) {
@@ -214,7 +214,7 @@ async fn wait_for_score(node: &Node, is_as_wanted: impl Fn(f64) -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(crate::PATIENCE, waiting).await.unwrap();
+    timeout(PATIENCE, waiting).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

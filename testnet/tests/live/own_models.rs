@@ -137,3 +137,56 @@ fn live_an_answer_goes_on_when_its_provider_is_killed() {
         (total(&network, "second") > whole).then_some(())
     });
 }
+
+#[test]
+fn live_a_model_is_served_from_when_it_is_added_until_it_is_removed() {
+    let files = TempDir::new().unwrap();
+    let network = network(&files, &[("seller", 1)]);
+    wait_for_providers(&network, 1);
+    let file = files.path().join("late.gguf");
+    std::fs::write(&file, small_model(3)).unwrap();
+    let file = file.to_str().unwrap();
+    let prices = ["--price-in", "1", "--price-out", "10", "--threads", "1"];
+    let add = [
+        &["--json", "model", "add", file, "--name", "late"],
+        &prices[..],
+    ]
+    .concat();
+    let added = network.suanli("seller", &add);
+    assert!(added.status.success(), "{added:?}");
+    let added: Value = serde_json::from_slice(&added.stdout).unwrap();
+    assert_eq!(added["served"], true, "{added}");
+    let names = || -> Vec<Value> { models(&network).iter().map(|it| it["id"].clone()).collect() };
+    eventually("the client knows of both", || {
+        (names() == ["late", "small"]).then_some(())
+    });
+    let mut late = question(20, 1.5, false);
+    late["model"] = json!("late");
+    let mut due = 0;
+    let mut answered = |question: &Value| {
+        let (status, body) = ask(&network, question);
+        assert_eq!(status, 200, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let used = |what: &str| answer["usage"][what].as_u64().unwrap();
+        due += used("prompt_tokens") + 10 * used("completion_tokens");
+    };
+    answered(&late);
+    answered(&question(20, 1.5, false));
+
+    let removed = network.suanli("seller", &["model", "remove", "late"]);
+    assert!(removed.status.success(), "{removed:?}");
+    eventually("the client knows of one", || {
+        (names() == ["small"]).then_some(())
+    });
+    let (status, body) = ask(&network, &late);
+    assert_eq!(status, 404, "{body}");
+    answered(&question(20, 1.5, false));
+    let due = Amount::from_micros(due);
+    eventually(
+        "what was used of both is paid, and nothing is disputed",
+        || {
+            let totals = [CLIENT, "seller"].map(|node| total(&network, node));
+            (totals == [due, due]).then_some(())
+        },
+    );
+}

@@ -36,6 +36,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Api, Gate, Problem, Shared, guard::Caller};
 use crate::{
+    api::types::{NotServedInfo, StockInfo},
     gateway::{
         Asked, Asker, GatewayError, Served,
         answer::{Answer, Piece},
@@ -45,6 +46,32 @@ use crate::{
     keys::{GATEWAY, Key, TooFast},
     rate::Left,
 };
+
+/// `POST /v1/stock`: serves what is on the shelf now.
+pub(super) async fn renew(State(api): Shared) -> Result<Json<StockInfo>, Problem> {
+    let Some(stock) = &api.stock else {
+        return Err(Problem::usage(
+            StatusCode::CONFLICT,
+            "this node sells nothing: write [provide] into its configuration, and start it again",
+        ));
+    };
+    // Whoever asks may hang up: it is done all the same.
+    let stock = Arc::clone(stock);
+    let renewing = tokio::spawn(async move { stock.renew().await });
+    let conflict = |why: String| Problem::usage(StatusCode::CONFLICT, why);
+    let renewed = renewing
+        .await
+        .map_err(|error| conflict(error.to_string()))?;
+    let renewed = renewed.map_err(|error| conflict(error.to_string()))?;
+    let failed = renewed.failed.into_iter();
+    Ok(Json(StockInfo {
+        added: renewed.added,
+        removed: renewed.removed,
+        failed: failed
+            .map(|(name, why)| NotServedInfo { name, why })
+            .collect(),
+    }))
+}
 
 /// Bytes of an answer that comes as one.
 const ANSWER_BYTES_MAX: usize = crate::models::upstream::ANSWER_BYTES_MAX;

@@ -791,7 +791,12 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = async move { drop(stopped.await) };
         let keys = KeyFile::open(&DataDir::new(dir.path())).unwrap();
-        let served = serve_through(gates, handle, listener, (Token::new(TOKEN), keys), stop);
+        let behind = Behind {
+            token: Token::new(TOKEN),
+            keys,
+            stock: None,
+        };
+        let served = serve_through(gates, handle, listener, behind, stop);
         Self {
             address,
             store,

@@ -23,7 +23,7 @@ use suanli_executor::{
 };
 use wgpu::{MapMode, PollType};
 
-use super::plan::{self, AT_ONCE, Batch, GROUPS_ENOUGH, PICKED, Plan, u32_of};
+use super::plan::{self, AT_ONCE, Batch, GROUPS_ENOUGH, PICKED, Piece, Plan, u32_of};
 use crate::{Fault, device::Gpu};
 
 /// A call that takes longer will not come back.
@@ -69,15 +69,35 @@ impl Device {
             .enumerate()
             .filter(|(_, step)| step.wants_logits);
         let picked: Vec<u32> = wanted.map(|(row, _)| u32_of(row)).collect();
-        self.logits.clear();
-        let mut begins = Some(batch);
+        let mut pieces = self.plan.layers(batch).collect::<Vec<_>>();
+        // With few rows all is one submission: each costs as much as some layers.
+        let last = pieces.pop();
+        for piece in pieces {
+            self.gpu.scoped(Failure::Internal, || {
+                let mut encoder = self.encoder();
+                let mut compute =
+                    encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                piece.dispatch(&mut compute, batch);
+                drop(compute);
+                self.gpu.queue.submit([encoder.finish()])
+            })?;
+        }
+        let mut begins = last.map(|piece| (piece, batch));
         let mut rest = &picked[..];
+        let mut logits = std::mem::take(&mut self.logits);
+        logits.clear();
         while begins.is_some() || !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(PICKED));
-            self.submit(begins.take(), now)?;
+            self.submit(begins.take(), now, &mut logits)?;
             rest = later;
         }
+        self.logits = logits;
         Ok(())
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        let descriptor = wgpu::CommandEncoderDescriptor::default();
+        self.gpu.device.create_command_encoder(&descriptor)
     }
 
     /// Writes what the layers need to know of the steps.
@@ -124,19 +144,23 @@ impl Device {
         Ok(batch)
     }
 
-    /// Has the layers of a batch computed, if they are not yet, and then logits.
-    fn submit(&mut self, layers: Option<Batch>, picked: &[u32]) -> Result<(), Fault> {
+    /// Has the last layers of a batch computed, if they are not yet, and then logits.
+    fn submit(
+        &self,
+        layers: Option<(Piece<'_>, Batch)>,
+        picked: &[u32],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Fault> {
         let buffers = &self.plan.buffers;
         let rows = u32_of(picked.len());
         self.write(&buffers.picked_batch, &[rows, 0, 0, 0])?;
         self.write(&buffers.picked, picked)?;
         let bytes = 4 * u64::from(rows) * u64::from(u32_of(self.config.vocabulary));
         let submission = self.gpu.scoped(Failure::Internal, || {
-            let descriptor = wgpu::CommandEncoderDescriptor::default();
-            let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
+            let mut encoder = self.encoder();
             let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            if let Some(batch) = layers {
-                self.plan.layers(&mut compute, batch);
+            if let Some((piece, batch)) = layers {
+                piece.dispatch(&mut compute, batch);
             }
             if rows > 0 {
                 self.plan.head(&mut compute, rows);
@@ -164,8 +188,7 @@ impl Device {
             let mapped = buffers.readable.slice(..bytes).get_mapped_range();
             let mapped = mapped.map_err(|error| lost(&error))?;
             let words = mapped.as_chunks().0.iter();
-            self.logits
-                .extend(words.map(|word| f32::from_le_bytes(*word)));
+            logits.extend(words.map(|word| f32::from_le_bytes(*word)));
             drop(mapped);
             buffers.readable.unmap();
         }

@@ -53,17 +53,27 @@ fn four(block: u32, i: u32) -> vec4<f32> {
             return bitcast<vec4<f32>>(vec4<u32>(lower.x, upper.x, lower.y, upper.y));
         }
         case 3u: {
-            let both = unpack2x16float(scales[block / 2u]);
-            let scale = select(both.x, both.y, block % 2u == 1u);
+            let both = scales[block / 2u];
+            let scale = wide(select(both & 0xffffu, both >> 16u, block % 2u == 1u));
             let word = quants[block * 2u + i / 4u][i % 4u];
             return vec4<f32>(unpack4xI8(word)) * scale;
         }
         default: {
-            let scale = unpack2x16float(scales[block]);
+            let both = scales[block];
+            let scale = vec2<f32>(wide(both & 0xffffu), wide(both >> 16u));
             let word = quants[block][i % 4u] >> (4u * (i / 4u));
             return vec4<f32>(unpack4xU8(word & 0x0f0f0f0fu)) * scale.x + scale.y;
         }
     }
+}
+
+// A float of 16 bits, also one so small that a device may take it for 0 by itself: scales
+// of weights are often that small. Infinities, which no scale is, become large numbers.
+fn wide(half: u32) -> f32 {
+    let small = f32(half & 0x3ffu) * 5.9604644775390625e-8;
+    let other = bitcast<f32>(((half & 0x7fffu) << 13u) + 0x38000000u);
+    let size = select(other, small, (half & 0x7c00u) == 0u);
+    return select(size, -size, (half & 0x8000u) != 0u);
 }
 
 // The same four, where each has 16 bits.
@@ -101,21 +111,23 @@ const GROUPS: u32 = 32768;
 
 var<workgroup> sums_of_lanes: array<f32, 512>;
 
-// A few rows: a group has eight of the matrix's, each for eight lanes, which take every
-// eighth block.
+// A few rows: a group has eight of the matrix's, each for eight lanes, which take two blocks
+// at a time: a lane the fours that lie in one word where numbers have 4 bits. So neighbours
+// read neighbouring words of the matrix, and neighbouring numbers of what goes in.
 @compute @workgroup_size(64)
 fn few(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let first = (group.y * GROUPS + group.x) * 8u;
     let row = first + local / 8u;
+    let base = group.z * FEW;
+    let i = local % 4u;
     var sums: array<f32, 8>;
     if row < ROWS {
-        for (var block = local % 8u; block < BLOCKS; block += 8u) {
-            for (var i = 0u; i < 8u; i++) {
-                let weights = four(row * BLOCKS + block, i);
-                for (var each = 0u; each < FEW; each++) {
-                    let own = numbers[(each * BLOCKS + block) * 8u + i];
-                    sums[each] += dot(weights, own);
-                }
+        for (var block = local % 8u / 4u; block < BLOCKS; block += 2u) {
+            let low = four(row * BLOCKS + block, i);
+            let high = four(row * BLOCKS + block, i + 4u);
+            for (var each = 0u; each < FEW; each++) {
+                let at = ((base + each) * BLOCKS + block) * 8u + i;
+                sums[each] += dot(low, numbers[at]) + dot(high, numbers[at + 4u]);
             }
         }
     }
@@ -125,12 +137,12 @@ fn few(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index)
     workgroupBarrier();
     let each = local / 8u;
     let column = first + local % 8u;
-    if each < min(FEW, batch.rows) && column < ROWS {
+    if each < FEW && base + each < batch.rows && column < ROWS {
         var sum = 0.0;
         for (var lane = 0u; lane < 8u; lane++) {
             sum += sums_of_lanes[each * 64u + (local % 8u) * 8u + lane];
         }
-        put(each, column, sum);
+        put(base + each, column, sum);
     }
 }
 

@@ -37,6 +37,8 @@ const ROWS: &str = include_str!("rows.wgsl");
 
 /// How many rows the kernels for a few are made for.
 const FEW: [u32; 3] = [1, 4, 8];
+/// Up to so many rows go in a few at a time: the kernel for many begins to pay above it.
+const FEW_MAX: u32 = 16;
 /// Rows of a matrix, and rows that go in, of a group: of a few, and of many.
 const FEW_ROWS: u32 = 8;
 const MANY_ROWS: u32 = 64;
@@ -94,7 +96,8 @@ pub(super) struct Buffers {
 
 /// All passes of a model.
 pub(super) struct Plan {
-    layers: Vec<Pass>,
+    /// The embedding, and then each layer.
+    layers: Vec<Vec<Pass>>,
     head: Vec<Pass>,
     pub(super) buffers: Buffers,
     /// Pages that there is room for.
@@ -119,11 +122,12 @@ impl Plan {
         };
         let rooms = Rooms::new(gpu, config, pages)?;
         let embedding = builder.weights(&[&model.embedding])?;
-        let mut layers = builder.embed(&embedding, &rooms)?;
+        let mut layers = vec![builder.embed(&embedding, &rooms)?];
         for layer in &model.layers {
             let cache = new_buffer(gpu, u64_of(pages.max(1)) * page_bytes)?;
-            layers.extend(builder.attention(model, layer, &rooms, &cache)?);
-            layers.extend(builder.feed(config, layer, &rooms)?);
+            let mut passes = builder.attention(model, layer, &rooms, &cache)?;
+            passes.extend(builder.feed(config, layer, &rooms)?);
+            layers.push(passes);
         }
         let output = match &model.output {
             Some(output) => builder.weights(&[output])?,
@@ -143,11 +147,14 @@ impl Plan {
         })
     }
 
-    /// All layers, for the rows of a batch.
-    pub(super) fn layers(&self, compute: &mut wgpu::ComputePass<'_>, batch: Batch) {
-        self.layers
-            .iter()
-            .for_each(|pass| pass.dispatch(compute, batch));
+    /// All layers, for the rows of a batch, in pieces that are handed in one by one: a device
+    /// that also draws a screen ends what keeps it for seconds.
+    pub(super) fn layers(&self, batch: Batch) -> impl Iterator<Item = Piece<'_>> {
+        let at_once = match batch.rows {
+            0..=FEW_MAX => self.layers.len(),
+            _ => 1,
+        };
+        self.layers.chunks(at_once.max(1)).map(Piece)
     }
 
     /// The logits of some rows.
@@ -159,18 +166,30 @@ impl Plan {
     }
 }
 
+/// Some of a plan's passes.
+pub(super) struct Piece<'a>(&'a [Vec<Pass>]);
+
+impl Piece<'_> {
+    pub(super) fn dispatch(&self, compute: &mut wgpu::ComputePass<'_>, batch: Batch) {
+        for pass in self.0.iter().flatten() {
+            pass.dispatch(compute, batch);
+        }
+    }
+}
+
 impl Pass {
     fn dispatch(&self, compute: &mut wgpu::ComputePass<'_>, batch: Batch) {
         let (work, groups) = match self {
             Self::Each { work, groups } => (work, [*groups, batch.rows, 1]),
             Self::Chunks { work, groups } => (work, [*groups, batch.rows, batch.chunks]),
             Self::Product { few, many, of } => {
-                let fits = FEW.iter().position(|few| *few >= batch.rows);
-                match fits.and_then(|index| few.get(index)) {
-                    Some(work) => {
+                let fits = FEW.iter().zip(few).find(|(few, _)| **few >= batch.rows);
+                let fits = fits.or_else(|| FEW.iter().zip(few).next_back());
+                match fits.filter(|_| batch.rows <= FEW_MAX) {
+                    Some((few, work)) => {
                         let groups = of.div_ceil(FEW_ROWS);
                         let (x, y) = (groups.min(FEW_GROUPS), groups.div_ceil(FEW_GROUPS));
-                        (work, [x, y, 1])
+                        (work, [x, y, batch.rows.div_ceil(*few)])
                     }
                     None => {
                         let (x, y) = (of.div_ceil(MANY_ROWS), batch.rows.div_ceil(MANY_EACH));
@@ -530,7 +549,7 @@ impl Builder<'_> {
         let step = match self.kernels.get(&key) {
             Some(step) => step.clone(),
             None => {
-                let program = run::build(self.gpu, &graph)?;
+                let program = run::build(self.gpu, &graph, run::Whose::Ours)?;
                 let step = program.0.into_iter().next();
                 let step = step.ok_or_else(|| unable("a kernel without a pass"))?;
                 self.kernels.insert(key, step.clone());
