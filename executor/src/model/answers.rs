@@ -168,6 +168,7 @@ impl Answers {
             vocabulary: number(engine.config().vocabulary),
             quantisation: Utf8::cut(&quantisation(&file)),
             converses: chat.is_some(),
+            embeds: None,
         };
         Ok(Self {
             engine,
@@ -436,7 +437,7 @@ fn message(turn: &Turn) -> Message {
 }
 
 /// What most of a file's weights are stored as.
-fn quantisation(file: &Gguf<'_>) -> String {
+pub(super) fn quantisation(file: &Gguf<'_>) -> String {
     let mut kinds: Vec<(String, usize)> = Vec::new();
     for tensor in file.tensors() {
         let name = format!("{:?}", tensor.kind()).to_uppercase();

@@ -20,6 +20,7 @@
 
 mod attention;
 mod cache;
+pub mod encoder;
 mod kernels;
 mod pool;
 mod vector;

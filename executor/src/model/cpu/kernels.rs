@@ -221,7 +221,26 @@ fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -
 for_each_isa! {
 /// The products of a panel of floats with rows of activations.
 fn float_product(panel: &[[f32; PANEL]], activations: &[f32], out: &mut [[f32; PANEL]]) {
-    for (row, out) in activations.chunks_exact(panel.len()).zip(out) {
+    let (fours, rest) = out.as_chunks_mut::<4>();
+    let split = fours.len() * 4 * panel.len();
+    let (together, alone) = activations.split_at(split);
+    // Four rows at a time keep the processor busy: each has its own sums.
+    for (rows, out) in together.chunks_exact(4 * panel.len()).zip(fours) {
+        let mut sums = [[0.0; PANEL]; 4];
+        let (one, two) = rows.split_at(2 * panel.len());
+        let (first, second) = one.split_at(panel.len());
+        let (third, fourth) = two.split_at(panel.len());
+        let numbers = first.iter().zip(second).zip(third.iter().zip(fourth));
+        for (line, ((a, b), (c, d))) in panel.iter().zip(numbers) {
+            for (sums, number) in sums.iter_mut().zip([a, b, c, d]) {
+                for (sum, weight) in sums.iter_mut().zip(line) {
+                    *sum += weight * number;
+                }
+            }
+        }
+        *out = sums;
+    }
+    for (row, out) in alone.chunks_exact(panel.len()).zip(rest) {
         let mut sums = [0.0; PANEL];
         for (line, number) in panel.iter().zip(row) {
             for (sum, weight) in sums.iter_mut().zip(line) {
