@@ -184,7 +184,7 @@ async fn an_encoder_gives_vectors_to_many_at_once() {
     assert_eq!(vectors(&most).len(), 2048);
     assert_eq!(vectors(&most)[..3], vectors(&few)[..]);
     // Who hangs up is forgotten, whatever was asked.
-    for _ in 0..20 {
+    for _ in 0..3 {
         drop(server.embed(texts(2048)).await);
         let mut left = server.embed(texts(2048)).await;
         timeout(WAIT, left.next()).await.unwrap().unwrap();

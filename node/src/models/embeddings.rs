@@ -356,6 +356,6 @@ mod tests {
         let back: Vec<f32> = serde_json::from_str(&text).unwrap();
         assert_eq!(back, numbers);
         let text = serde_json::to_string(&Vector::new(&bytes[..5], Encoding::Base64)).unwrap();
-        assert_eq!(text, "\"zczMPR8=\"");
+        assert_eq!(text, "\"zczMPY8=\"");
     }
 }
