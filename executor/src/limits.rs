@@ -216,6 +216,20 @@ pub const MODEL_VOCABULARY_MAX: usize = 1 << 20;
 pub const MODEL_CONTEXT_MAX: usize = 1 << 24;
 /// Steps of one call of a model. More give no more speed, and take memory.
 pub const MODEL_STEPS_MAX: usize = 512;
+/// Numbers of an embedding: models have 384 to 4,096, and each must fit a frame.
+pub const ENCODER_WIDTH_MAX: usize = 1 << 13;
+/// Tokens of a text that becomes one embedding. Each looks at all others.
+pub const ENCODER_CONTEXT_MAX: usize = 1 << 13;
+/// Rows of one call of an encoder, unless one text has more: so few that whoever asks for
+/// little does not wait long, and so many that all speed is there.
+pub const ENCODER_ROWS_MAX: usize = 256;
+/// Bytes of a text for each token that it may have. A word is cut into tokens or is one,
+/// and words that are longer than this are none.
+pub const ENCODER_TOKEN_BYTES_MAX: usize = 128;
+/// Texts of one question for embeddings, as OpenAI has it.
+pub const EMBED_INPUTS_MAX: usize = 2048;
+/// Bytes of texts that are cut into tokens between two calls of an encoder.
+pub const EMBED_READ_BYTES: usize = 64 << 10;
 /// Threads of a model. Each product is shared among them; more than these only wait.
 pub const MODEL_THREADS_MAX: usize = 64;
 /// Control tokens of a vocabulary. The largest have a thousand; each is searched for in

@@ -8,6 +8,14 @@
 //!
 //! [`answers`] puts it all together: many questions at once, word by word.
 //!
+//! ```text
+//!   bytes ─▶ gguf ─┬─▶ encoder ─▶ cpu::encoder ◀─ tokens ◀─ wordpiece ◀─ texts
+//!                  └─▶ wordpiece      └─▶ vectors
+//! ```
+//!
+//! An encoder makes vectors of texts, and [`embeddings`] those of many who ask. [`convert`]
+//! makes an encoder's file of what its makers publish.
+//!
 //! A file comes from a stranger, so [`gguf`] checks all of it before anyone looks
 //! at a part, and [`llama`] checks each shape against the configuration: what comes
 //! after that indexes without fear. A prompt comes from another stranger: its text
@@ -21,18 +29,22 @@
 //! can compute it again.
 //!
 //! Absent: files, sockets, clocks, and a source of chance (the caller has the bytes
-//! of the file and a seed); models other than Llama's family; devices, which only workers
-//! open.
+//! of the file and a seed); models other than Llama's and BERT's families; devices, which only
+//! workers open.
 
 pub mod answers;
 pub mod chat;
+pub mod convert;
 pub mod cpu;
+pub mod embeddings;
+pub mod encoder;
 pub mod engine;
 pub mod gguf;
 pub mod llama;
 pub mod sampler;
 pub mod testing;
 pub mod tokenizer;
+pub mod wordpiece;
 
 #[cfg(test)]
 mod real;

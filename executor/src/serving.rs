@@ -27,7 +27,7 @@ use crate::{
     executor::{DRIVER_FILE_BYTES, DRIVER_MEMORY},
     ipc::{
         IpcError, Reply, Request, Speaker, Start,
-        model::{Ask, Facts, Load, Order, Word},
+        model::{Ask, Embed, Facts, Load, Order, Word},
     },
     limits::{ASKS_MAX, MODEL_LOAD_TIME_MAX, START_TIME_MAX},
 };
@@ -82,6 +82,7 @@ pub struct ModelServer {
 #[derive(Debug)]
 enum Command {
     Ask(Box<Ask>, mpsc::Sender<Word>),
+    Embed(Box<Embed>, mpsc::Sender<Word>),
     Stop(u64),
 }
 
@@ -144,16 +145,35 @@ impl ModelServer {
     /// Asks. Of a model that is down no word comes.
     pub async fn ask(&self, ask: Ask) -> ModelAnswer {
         let most = ask.tokens_max.unwrap_or(u32::MAX);
-        let context = match &*self.state.borrow() {
+        let tokens = self.context().map_or(0, |context| most.min(context));
+        let tokens = usize::try_from(tokens).unwrap_or(0);
+        self.order(tokens, |words| Command::Ask(Box::new(ask), words))
+            .await
+    }
+
+    /// Asks an encoder. Of a model that is down no word comes.
+    pub async fn embed(&self, embed: Embed) -> ModelAnswer {
+        let vectors = embed.inputs.len();
+        self.order(vectors, |words| Command::Embed(Box::new(embed), words))
+            .await
+    }
+
+    fn context(&self) -> Option<u32> {
+        match &*self.state.borrow() {
             ModelState::Serves(facts) => Some(facts.context),
             ModelState::Loading | ModelState::Down(_) => None,
-        };
-        // All that an answer may have fits: the task never waits for who hears it.
-        let tokens = context.map_or(0, |context| most.min(context));
-        let room = usize::try_from(tokens).unwrap_or(0) + WORDS_BESIDE;
-        let (sender, words) = mpsc::channel(room);
-        if context.is_some() {
-            let _ = self.orders.send(Command::Ask(Box::new(ask), sender)).await;
+        }
+    }
+
+    /// All that an answer may have fits: the task never waits for who hears it.
+    async fn order(
+        &self,
+        words: usize,
+        command: impl FnOnce(mpsc::Sender<Word>) -> Command,
+    ) -> ModelAnswer {
+        let (sender, words) = mpsc::channel(words + WORDS_BESIDE);
+        if self.context().is_some() {
+            let _ = self.orders.send(command(sender)).await;
         }
         ModelAnswer {
             words,
@@ -265,9 +285,10 @@ impl Task {
                     let (place, command) = next?;
                     let order = match command {
                         Command::Ask(ask, words) => {
-                            self.numbers += 1;
-                            self.answers.insert(self.numbers, words);
-                            Order::Ask { number: self.numbers, ask }
+                            Order::Ask { number: self.number(words), ask }
+                        }
+                        Command::Embed(embed, words) => {
+                            Order::Embed { number: self.number(words), embed }
                         }
                         Command::Stop(number) => Order::Stop(number),
                     };
@@ -275,6 +296,13 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// The next answer's number; its words go there.
+    fn number(&mut self, words: mpsc::Sender<Word>) -> u64 {
+        self.numbers += 1;
+        self.answers.insert(self.numbers, words);
+        self.numbers
     }
 
     /// Gives a word to who hears it. The order to stop, if nobody does.

@@ -13,14 +13,18 @@
 //! the exchange, or gives the file of a model to this node's own worker: [`entry`] is what
 //! he says of them. [`upstream`] speaks with the server, and nothing that a client says can
 //! make it speak with another; [`own`] speaks with the worker, in the form that clients
-//! know ([`openai`]). [`stock`] knows which are served now, [`serving`] holds the leases, gives each question a place, and counts
-//! tokens. [`shelf`] keeps models' files. A model is offered while it answers, and only then.
+//! know ([`openai`], [`embeddings`]). [`stock`] knows which are served now, [`serving`] holds
+//! the leases, gives each question a place, and counts tokens. [`shelf`] keeps models' files,
+//! which [`package`] takes out of what is published, and [`pull`] gets from where that is. A
+//! model is offered while it answers, and only then.
 //!
 //! Absent: prices and credit (the core's), and what a model computes (the executor's).
 
+pub mod embeddings;
 pub mod entry;
 pub mod openai;
 pub mod own;
+pub mod package;
 pub mod pull;
 pub mod serving;
 pub mod shelf;

@@ -2,8 +2,8 @@
 
 usage: check.py KEY SLOW_KEY
 
-OPENAI_BASE_URL names the gateway. KEY may ask the models `talker` (a worker of a provider)
-and `embedder` (a server beside one); SLOW_KEY may ask twice a minute. check.mjs is the same
+OPENAI_BASE_URL names the gateway. KEY may ask the models `talker` and `minilm` (workers of a
+provider) and `embedder` (a server beside one); SLOW_KEY may ask twice a minute. check.mjs is the same
 in JavaScript.
 """
 
@@ -12,13 +12,14 @@ import sys
 import openai
 
 HELLO = [{"role": "user", "content": "Say hello."}]
-TALKER, EMBEDDER = "talker", "embedder"
+TALKER, EMBEDDER, ENCODER = "talker", "embedder", "minilm"
 
 
 def main() -> None:
     key, slow_key = sys.argv[1:]
     client = openai.OpenAI(api_key=key, max_retries=0)
-    for check in (models, whole, streamed, options, completions, embeddings, refusals):
+    checks = (models, whole, streamed, options, completions, embeddings, encoder, refusals)
+    for check in checks:
         check(client)
         print(f"  {check.__name__}: as it should be")
     wrong_key(openai.OpenAI(api_key="sk-suanli-wrong", max_retries=0))
@@ -100,6 +101,46 @@ def embeddings(client) -> None:
     vectors = [row.embedding for row in answer.data]
     assert len(vectors) == 3 and len({len(vector) for vector in vectors}) == 1
     assert answer.usage.prompt_tokens > 0
+
+
+def encoder(client) -> None:
+    def ask(**asked):
+        return client.embeddings.create(**{"model": ENCODER, **asked})
+
+    # Without a format the client asks for base64, and decodes it.
+    answer = ask(input=["a cat", "a kitten", "tax law"])
+    cat, kitten, law = (row.embedding for row in answer.data)
+    assert [row.index for row in answer.data] == [0, 1, 2] and answer.model == ENCODER
+    dot = lambda one, other: sum(a * b for a, b in zip(one, other))
+    assert len(cat) == 384 and abs(dot(cat, cat) - 1) < 1e-5
+    assert dot(cat, kitten) > 0.6 > 0.3 > dot(cat, law)
+    # Two around each text, and its pieces.
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == 13
+    as_floats = ask(input="a cat", encoding_format="float", dimensions=384)
+    assert as_floats.data[0].embedding == list(cat)
+    as_tokens = ask(input=[[101, 1037, 4937, 102], [101, 102]])
+    assert as_tokens.data[0].embedding == cat and len(as_tokens.data) == 2
+    assert len(ask(input=["x"] * 2048).data) == 2048
+    wrong = [
+        ("input", {"input": "word " * 600}, "602 tokens, and this model reads 512"),
+        ("input", {"input": ["a", ""]}, "input[1]"),
+        ("input", {"input": ["a"] * 2049}, "2048"),
+        ("dimensions", {"input": "a", "dimensions": 64}, "384"),
+        ("model", {"input": "a", "model": TALKER}, "no embeddings"),
+    ]
+    for param, asked, said in wrong:
+        try:
+            ask(**asked)
+        except openai.BadRequestError as raised:
+            assert raised.param == param and said in str(raised), raised
+        else:
+            raise AssertionError(f"{asked} was not refused")
+    try:
+        client.chat.completions.create(model=ENCODER, messages=HELLO)
+    except openai.BadRequestError as raised:
+        assert raised.param == "model" and "/v1/embeddings" in str(raised)
+    else:
+        raise AssertionError("an encoder talks")
 
 
 def refusals(client) -> None:

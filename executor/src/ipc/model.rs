@@ -13,13 +13,19 @@
 //! how often chance was asked ([`Ask::draws`]) are all that another worker with the same
 //! file needs, and each [`Word::Wrote`] says both.
 //!
+//! An encoder is asked with Embed instead, and says Embedded, once for each text, where
+//! another model says Wrote.
+//!
 //! Absent: names of models, prices, who asks, and the form in which people ask.
 
 use bincode::{Decode, Encode};
 use suanli_protocol::wire::{List, Utf8};
 
 use super::Detail;
-use crate::limits::{ASK_TEXT_BYTES_MAX, BEGUN_TOKENS_MAX, STOP_BYTES_MAX, STOPS_MAX, TURNS_MAX};
+use crate::limits::{
+    ASK_TEXT_BYTES_MAX, BEGUN_TOKENS_MAX, EMBED_INPUTS_MAX, ENCODER_CONTEXT_MAX, ENCODER_WIDTH_MAX,
+    STOP_BYTES_MAX, STOPS_MAX, TURNS_MAX,
+};
 
 /// What a parent says.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -35,6 +41,13 @@ pub enum Order {
     },
     /// Nobody wants the rest of this answer.
     Stop(u64),
+    /// Make vectors of texts.
+    Embed {
+        /// How the answer is called; not used before.
+        number: u64,
+        /// Of which texts.
+        embed: Box<Embed>,
+    },
 }
 
 /// How a model is to be served.
@@ -74,6 +87,25 @@ pub struct Ask {
     /// Texts before which the answer ends.
     pub stops: List<Utf8<STOP_BYTES_MAX>, STOPS_MAX>,
 }
+
+/// Texts of which vectors are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Embed {
+    /// The texts, one at least.
+    pub inputs: List<EmbedInput, EMBED_INPUTS_MAX>,
+}
+
+/// A text of which a vector is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum EmbedInput {
+    /// As text.
+    Text(AskText),
+    /// As tokens, with those that begin and end a text.
+    Tokens(List<u32, ENCODER_CONTEXT_MAX>),
+}
+
+/// Bytes of the largest vector.
+pub const VECTOR_BYTES_MAX: usize = ENCODER_WIDTH_MAX * size_of::<f32>();
 
 /// What an answer goes on from.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -129,6 +161,15 @@ pub enum Word {
         /// The text that is certain with it: it may be less or more than the token's own.
         text: Detail,
     },
+    /// A vector: of the next text, in the order of the question.
+    Embedded {
+        /// Of which answer.
+        number: u64,
+        /// Tokens of the text.
+        read: u32,
+        /// Its floats, little-endian.
+        vector: List<u8, VECTOR_BYTES_MAX>,
+    },
     /// The answer is over, with this last text.
     Ended {
         /// Which answer.
@@ -154,6 +195,7 @@ impl Word {
             Self::Loaded(_) => None,
             Self::Began { number, .. }
             | Self::Wrote { number, .. }
+            | Self::Embedded { number, .. }
             | Self::Ended { number, .. }
             | Self::Refused { number, .. } => Some(*number),
         }
@@ -191,4 +233,6 @@ pub struct Facts {
     pub converses: bool,
     /// The device that computes it, as its driver calls it; none for the processor.
     pub device: Option<Utf8<128>>,
+    /// Numbers of a vector, if it makes these of texts, and writes none.
+    pub embeds: Option<u32>,
 }

@@ -189,6 +189,7 @@ impl Answers {
             quantisation: Utf8::cut(&quantisation(&file)),
             converses: chat.is_some(),
             device: engine.device().map(Utf8::cut),
+            embeds: None,
         };
         Ok(Self {
             engine,
@@ -463,7 +464,7 @@ fn message(turn: &Turn) -> Message {
 }
 
 /// What most of a file's weights are stored as.
-fn quantisation(file: &Gguf<'_>) -> String {
+pub(super) fn quantisation(file: &Gguf<'_>) -> String {
     let mut kinds: Vec<(String, usize)> = Vec::new();
     for tensor in file.tensors() {
         let name = format!("{:?}", tensor.kind()).to_uppercase();

@@ -16,6 +16,7 @@
 
 mod attention;
 mod cache;
+pub mod encoder;
 mod kernels;
 mod pool;
 mod vector;

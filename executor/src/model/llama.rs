@@ -159,7 +159,9 @@ pub enum ModelError {
     #[error(transparent)]
     File(#[from] GgufError),
     /// Another kind of model.
-    #[error("the model is of the architecture {0:?}, and \"llama\" is what runs here")]
+    #[error(
+        "the model is of the architecture {0:?}, and \"llama\" and \"bert\" are what runs here"
+    )]
     Architecture(String),
     /// A size that can't be.
     #[error("the model's {key} is {value}, which can't be: {why}")]
@@ -297,7 +299,7 @@ fn config(file: &Gguf<'_>) -> Result<Config, ModelError> {
         return Err(wrong(key, rotated, "pairs are rotated, and it is odd"));
     }
     Ok(Config {
-        vocabulary: vocabulary(file)?,
+        vocabulary: vocabulary(file, "llama.vocab_size")?,
         context: size(file, "llama.context_length", None, MODEL_CONTEXT_MAX)?,
         layers,
         width,
@@ -313,13 +315,12 @@ fn config(file: &Gguf<'_>) -> Result<Config, ModelError> {
 
 /// What the embedding has rows for; shapes are checked against it, and where the
 /// metadata says it as well, that too.
-fn vocabulary(file: &Gguf<'_>) -> Result<usize, ModelError> {
+pub(super) fn vocabulary(file: &Gguf<'_>, key: &'static str) -> Result<usize, ModelError> {
     let name = "token_embd.weight";
     let tensor = file
         .tensor(name)
         .ok_or_else(|| ModelError::NoTensor(name.to_owned()))?;
     let rows = tensor.dimensions().get(1).copied().unwrap_or(1);
-    let key = "llama.vocab_size";
     let said = size(file, key, Some(rows), MODEL_VOCABULARY_MAX)?;
     if said != rows {
         return Err(wrong(key, said, "the embedding has another number of rows"));
@@ -473,7 +474,7 @@ fn tensor<'a>(file: &Gguf<'a>, name: &str, wanted: &[usize]) -> Result<Tensor<'a
     Ok(tensor)
 }
 
-fn matrix<'a>(
+pub(super) fn matrix<'a>(
     file: &Gguf<'a>,
     name: &str,
     rows: usize,
@@ -514,8 +515,25 @@ fn matrix<'a>(
 }
 
 /// A small tensor, as numbers: norms, and factors of rotations.
-fn vector(file: &Gguf<'_>, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
-    let tensor = tensor(file, name, &[length])?;
+pub(super) fn vector(file: &Gguf<'_>, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
+    numbers(tensor(file, name, &[length])?)
+}
+
+/// A small table, as numbers, row by row. One row may be there as a vector.
+pub(super) fn table(
+    file: &Gguf<'_>,
+    name: &str,
+    rows: usize,
+    columns: usize,
+) -> Result<Vec<f32>, ModelError> {
+    match rows {
+        1 if tensor(file, name, &[columns]).is_ok() => vector(file, name, columns),
+        _ => numbers(tensor(file, name, &[columns, rows])?),
+    }
+}
+
+fn numbers(tensor: Tensor<'_>) -> Result<Vec<f32>, ModelError> {
+    let name = tensor.name();
     let numbers = floats(tensor.kind(), tensor.bytes()).ok_or_else(|| ModelError::TensorType {
         name: name.to_owned(),
         kind: tensor.kind(),
@@ -557,7 +575,7 @@ fn floats(kind: TensorType, bytes: &[u8]) -> Option<Vec<f32>> {
     }
 }
 
-fn size(
+pub(super) fn size(
     file: &Gguf<'_>,
     key: &'static str,
     default: Option<usize>,
@@ -578,7 +596,7 @@ fn size(
     Ok(value)
 }
 
-fn wrong(key: &'static str, value: impl ToString, why: &'static str) -> ModelError {
+pub(super) fn wrong(key: &'static str, value: impl ToString, why: &'static str) -> ModelError {
     ModelError::Size {
         key,
         value: value.to_string(),

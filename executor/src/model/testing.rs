@@ -302,6 +302,103 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) 
     file
 }
 
+/// The file of a small random encoder, another for each seed: its vectors mean nothing.
+pub fn small_encoder(seed: u64) -> Vec<u8> {
+    small_encoder_file(TensorType::F16, seed).file()
+}
+
+/// A random encoder of two layers, its matrices of this type.
+pub(super) fn small_encoder_file(kind: TensorType, seed: u64) -> Writer {
+    const CONTEXT: u64 = 40;
+    let mut random = random(seed);
+    let mut file = Writer::default();
+    let vocabulary = pieces(&mut file) as u64;
+    file.text("general.architecture", "bert")
+        .number("bert.block_count", LAYERS)
+        .number("bert.context_length", CONTEXT as u32)
+        .number("bert.embedding_length", WIDTH as u32)
+        .number("bert.feed_forward_length", HIDDEN as u32)
+        .number("bert.attention.head_count", 4)
+        .float("bert.attention.layer_norm_epsilon", 1e-12)
+        .flag("bert.attention.causal", false)
+        .number("bert.pooling_type", 1);
+    let mut tensor = |file: &mut Writer, name: &str, kind: TensorType, shape: &[u64], scale| {
+        let count = shape.iter().product::<u64>() as usize;
+        let bytes = bytes_of(kind, count, scale, &mut random);
+        file.tensor(name, shape, kind.number(), bytes);
+    };
+    let float = TensorType::F32;
+    tensor(
+        &mut file,
+        "token_embd.weight",
+        kind,
+        &[WIDTH, vocabulary],
+        1.0,
+    );
+    tensor(
+        &mut file,
+        "position_embd.weight",
+        float,
+        &[WIDTH, CONTEXT],
+        0.5,
+    );
+    tensor(&mut file, "token_types.weight", float, &[WIDTH, 2], 0.3);
+    tensor(&mut file, "token_embd_norm.weight", float, &[WIDTH], 1.5);
+    tensor(&mut file, "token_embd_norm.bias", float, &[WIDTH], 0.3);
+    for layer in 0..LAYERS {
+        for (part, columns, rows) in [
+            ("attn_q", WIDTH, WIDTH),
+            ("attn_k", WIDTH, WIDTH),
+            ("attn_v", WIDTH, WIDTH),
+            ("attn_output", WIDTH, WIDTH),
+            ("ffn_up", WIDTH, HIDDEN),
+            ("ffn_down", HIDDEN, WIDTH),
+        ] {
+            let name = format!("blk.{layer}.{part}");
+            tensor(
+                &mut file,
+                &format!("{name}.weight"),
+                kind,
+                &[columns, rows],
+                0.3,
+            );
+            tensor(&mut file, &format!("{name}.bias"), float, &[rows], 0.2);
+        }
+        for part in ["attn_output_norm", "layer_output_norm"] {
+            let name = format!("blk.{layer}.{part}");
+            tensor(&mut file, &format!("{name}.weight"), float, &[WIDTH], 1.5);
+            tensor(&mut file, &format!("{name}.bias"), float, &[WIDTH], 0.3);
+        }
+    }
+    file
+}
+
+/// A small vocabulary of pieces of words; how many it has.
+pub(super) fn pieces(file: &mut Writer) -> usize {
+    let mut tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]"]
+        .map(str::to_owned)
+        .to_vec();
+    for letter in ('a'..='z').chain('0'..='9') {
+        tokens.push(format!("\u{2581}{letter}"));
+        tokens.push(letter.to_string());
+    }
+    for word in [
+        "un", "cafe", "cls", "[", "]", ",", ".", "!", "中", "国", "the",
+    ] {
+        tokens.push(format!("\u{2581}{word}"));
+    }
+    tokens.extend(["able", "fort"].map(str::to_owned));
+    let mut kinds = vec![1; tokens.len()];
+    kinds[..5].fill(3);
+    file.text("tokenizer.ggml.model", "bert")
+        .texts("tokenizer.ggml.tokens", &tokens)
+        .numbers("tokenizer.ggml.token_type", &kinds)
+        .number("tokenizer.ggml.unknown_token_id", 1)
+        .number("tokenizer.ggml.cls_token_id", 2)
+        .number("tokenizer.ggml.seperator_token_id", 3);
+    tokens.len()
+}
+
 /// Tokens of [`vocabulary`]: control, bytes, two merges, and one to be kept whole.
 pub(super) const VOCABULARY: usize = 3 + 256 + 2 + 1;
 

@@ -92,7 +92,7 @@ pub enum TokenizerError {
     File(#[from] GgufError),
     /// Another kind of vocabulary.
     #[error(
-        "the vocabulary is of the kind {0:?}, and \"gpt2\" is what is read here; take another model"
+        "the vocabulary is of the kind {0:?}, and \"gpt2\", or \"bert\" for an encoder, is what is read here; take another model"
     )]
     Kind(String),
     /// Words are cut in a way that is not known.
@@ -355,11 +355,11 @@ fn pre_tokenizer(expressions: &[&str]) -> Result<Sequence, TokenizerError> {
     Ok(Sequence::new(parts))
 }
 
-fn needed<T>(found: Option<T>, key: &str) -> Result<T, GgufError> {
+pub(super) fn needed<T>(found: Option<T>, key: &str) -> Result<T, GgufError> {
     found.ok_or_else(|| GgufError::Missing(key.to_owned()))
 }
 
-fn texts<'a>(file: &Gguf<'a>, key: &str) -> Result<Vec<&'a str>, TokenizerError> {
+pub(super) fn texts<'a>(file: &Gguf<'a>, key: &str) -> Result<Vec<&'a str>, TokenizerError> {
     let array = needed(file.array(key)?, key)?;
     let texts = array.texts().ok_or_else(|| GgufError::Unfit {
         key: key.to_owned(),
@@ -380,7 +380,7 @@ fn texts_of_merges(merges: &[&str]) -> Result<Vec<(String, String)>, TokenizerEr
     merges.iter().map(pair).collect()
 }
 
-fn kinds(file: &Gguf<'_>, count: usize) -> Result<Vec<TokenKind>, TokenizerError> {
+pub(super) fn kinds(file: &Gguf<'_>, count: usize) -> Result<Vec<TokenKind>, TokenizerError> {
     if !(1..=MODEL_VOCABULARY_MAX).contains(&count) {
         let message = format!("it has {count} tokens; from 1 to {MODEL_VOCABULARY_MAX} can be");
         return Err(TokenizerError::Damaged(message));
@@ -442,7 +442,11 @@ fn of_kind(
     Ok(found)
 }
 
-fn token(file: &Gguf<'_>, key: &str, count: usize) -> Result<Option<u32>, TokenizerError> {
+pub(super) fn token(
+    file: &Gguf<'_>,
+    key: &str,
+    count: usize,
+) -> Result<Option<u32>, TokenizerError> {
     let token = file.number(key)?;
     if token.is_some_and(|token| usize::try_from(token).is_ok_and(|token| token >= count)) {
         return Err(TokenizerError::Damaged(format!(

@@ -10,8 +10,8 @@ use std::{fs, path::Path, time::Duration};
 
 use suanli_executor::{
     ModelAnswer, ModelConfig, ModelServer, ModelState, WorkerProgram,
-    ipc::model::{Ask, Facts, Finish, Prompt, Speaker, Turn, Word},
-    model::testing::small_model,
+    ipc::model::{Ask, Embed, EmbedInput, Facts, Finish, Prompt, Speaker, Turn, Word},
+    model::testing::{small_encoder, small_model},
 };
 use suanli_protocol::wire::{List, Utf8};
 use tempfile::TempDir;
@@ -154,6 +154,47 @@ async fn a_worker_that_dies_breaks_its_answers_off_and_comes_back() {
     serves(&server).await;
     let words = words(server.ask(ask("x", 5)).await).await;
     assert!(words.last().is_some_and(Word::is_last));
+}
+
+fn texts(count: usize) -> Embed {
+    let text = |n| EmbedInput::Text(Utf8::cut(&format!("the cafe {n}")));
+    Embed {
+        inputs: List::new((0..count).map(text).collect()).unwrap(),
+    }
+}
+
+fn vectors(words: &[Word]) -> Vec<&[u8]> {
+    let vector = |word| match word {
+        &Word::Embedded { ref vector, .. } => Some(&vector[..]),
+        _ => None,
+    };
+    words.iter().filter_map(vector).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_gives_vectors_to_many_at_once() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("encoder.gguf");
+    fs::write(&file, small_encoder(1)).unwrap();
+    let server = server(&file);
+    let facts = serves(&server).await;
+    assert_eq!((facts.embeds, facts.converses), (Some(96), false));
+    assert_eq!(&*facts.quantisation, "F16");
+    let most = words(server.embed(texts(2048)).await).await;
+    let few = words(server.embed(texts(3)).await).await;
+    assert_eq!(vectors(&most).len(), 2048);
+    assert_eq!(vectors(&most)[..3], vectors(&few)[..]);
+    // Who hangs up is forgotten, whatever was asked.
+    for _ in 0..3 {
+        drop(server.embed(texts(2048)).await);
+        let mut left = server.embed(texts(2048)).await;
+        timeout(WAIT, left.next()).await.unwrap().unwrap();
+    }
+    let again = words(server.embed(texts(1)).await).await;
+    assert_eq!(vectors(&again)[0], vectors(&few)[0]);
+    // It writes nothing.
+    let written = words(server.ask(ask("x", 5)).await).await;
+    assert!(matches!(&written[..], [Word::Refused { why, .. }] if why.contains("embeddings")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

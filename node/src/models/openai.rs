@@ -65,7 +65,11 @@ pub fn read(question: &Question) -> Result<Ask, Wrong> {
     let (prompt, default_max) = match question.endpoint {
         Endpoint::CHAT_COMPLETIONS => (conversation(&fields)?, None),
         Endpoint::COMPLETIONS => (text(&fields)?, Some(COMPLETION_TOKENS)),
-        _ => return Err(Wrong::new("model", "this model gives no embeddings")),
+        _ => {
+            let message = "this model writes text, and gives no embeddings; ask it at \
+                           /v1/chat/completions, or take another model";
+            return Err(Wrong::new("model", message));
+        }
     };
     let tokens_max = match field(&fields, "max_completion_tokens")? {
         Some(most) => Some(most),
@@ -95,7 +99,10 @@ pub fn read(question: &Question) -> Result<Ask, Wrong> {
 }
 
 /// A field, if it is there and not null.
-fn field<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Result<Option<T>, Wrong> {
+pub(super) fn field<T: DeserializeOwned>(
+    fields: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<T>, Wrong> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => T::deserialize(value)

@@ -16,6 +16,7 @@ use suanli_executor::{
 use suanli_protocol::{call::Question, limits::CALL_EVENT_TOKENS_MAX, registry::Endpoint};
 
 use super::{
+    embeddings,
     openai::{self, Form, Wrong},
     upstream::{Tokens, UpstreamError},
 };
@@ -81,6 +82,11 @@ impl Own {
     /// [`UpstreamError`].
     pub async fn ask(&self, question: &Question) -> Result<Answer, UpstreamError> {
         let wrong = |wrong: Wrong| UpstreamError::Refused(400, wrong.to_json());
+        if self.facts().is_some_and(|facts| facts.embeds.is_some()) {
+            let message = "this model gives embeddings, and writes no text; ask it at \
+                           /v1/embeddings, or take another model";
+            return Err(wrong(Wrong::new("model", message)));
+        }
         let param = match question.endpoint {
             Endpoint::COMPLETIONS => "prompt",
             _ => "messages",
@@ -113,9 +119,32 @@ impl Own {
         }
         Ok(answer)
     }
+
+    /// Asks for embeddings, and waits until the texts are read.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn embed(&self, question: &Question) -> Result<embeddings::Answer, UpstreamError> {
+        let wrong = |wrong: Wrong| UpstreamError::Refused(400, wrong.to_json());
+        let facts = self.facts().ok_or(BROKE_OFF)?;
+        if facts.embeds.is_none() {
+            // In the words for all that such a model does not do.
+            return Err(openai::read(question).map_or_else(wrong, |_| BROKE_OFF));
+        }
+        let (embed, encoding) = embeddings::read(question, &facts).map_err(wrong)?;
+        let mut words = self.server.embed(embed).await;
+        match words.next().await {
+            Some(Word::Began { .. }) => {
+                let name = String::from(&*self.name);
+                Ok(embeddings::Answer::new(words, name, encoding))
+            }
+            Some(Word::Refused { why, .. }) => Err(wrong(Wrong::new("input", &*why))),
+            Some(_) | None => Err(BROKE_OFF),
+        }
+    }
 }
 
-const BROKE_OFF: UpstreamError = UpstreamError::Broken("its worker ended");
+pub(super) const BROKE_OFF: UpstreamError = UpstreamError::Broken("its worker ended");
 
 /// An answer on its way. Dropping it gives the question up.
 #[derive(Debug)]

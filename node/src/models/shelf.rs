@@ -21,6 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use suanli_protocol::ids::BlobId;
+use tempfile::TempDir;
 
 use super::entry::ModelEntry;
 use crate::data_dir::{DataDirError, write_private};
@@ -29,6 +30,8 @@ const LIST: &str = "models.toml";
 const LOCK: &str = "lock";
 /// A file on its way; what an interrupted copy left is written over.
 const PART: &str = "part";
+/// What folders are called in which packages are unpacked.
+const STAGING: &str = "unpacking-";
 /// Bytes of the list: thousands of entries.
 const LIST_BYTES_MAX: u64 = 4 << 20;
 /// Bytes that are copied at once.
@@ -130,6 +133,22 @@ impl Shelf {
         placed.map_err(|(path, source)| {
             let _ = fs::remove_file(&part);
             ShelfError::Io { path, source }
+        })
+    }
+
+    /// A folder for what is on its way to becoming a file of the shelf; it goes with all
+    /// that is in it when this is dropped.
+    ///
+    /// # Errors
+    /// [`ShelfError::Io`].
+    pub fn staging(&self) -> Result<TempDir, ShelfError> {
+        self.make()?;
+        let made = tempfile::Builder::new()
+            .prefix(STAGING)
+            .tempdir_in(&self.folder);
+        made.map_err(|source| ShelfError::Io {
+            path: self.folder.clone(),
+            source,
         })
     }
 
@@ -278,8 +297,6 @@ fn copy(source: &Path, target: &Path) -> Result<(BlobId, u64), (PathBuf, io::Err
 
 #[cfg(test)]
 mod tests {
-    use tempfile::TempDir;
-
     use super::*;
 
     fn entry(name: &str) -> ModelEntry {

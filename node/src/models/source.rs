@@ -11,9 +11,10 @@ use suanli_executor::{
     CheckError, ExecutorError, ModelConfig, ModelServer, WorkerProgram, ipc::model::Facts,
     machine::cores,
 };
-use suanli_protocol::call::Question;
+use suanli_protocol::{call::Question, registry::Endpoint};
 
 use super::{
+    embeddings,
     entry::ModelEntry,
     own::{self, Own},
     upstream::{self, Base, Tokens, Upstream, UpstreamError},
@@ -156,6 +157,8 @@ pub enum Answer {
     Upstream(upstream::Answer),
     /// Of a worker.
     Own(own::Answer),
+    /// Of a worker, as vectors.
+    Embeddings(embeddings::Answer),
 }
 
 /// An event of an answer.
@@ -202,6 +205,9 @@ impl Source {
                 let answer = upstream.ask(question.endpoint, streams, &question.body);
                 answer.await.map(Answer::Upstream)
             }
+            Self::Own(own) if question.endpoint == Endpoint::EMBEDDINGS => {
+                own.embed(question).await.map(Answer::Embeddings)
+            }
             Self::Own(own) => own.ask(question).await.map(Answer::Own),
         }
     }
@@ -213,6 +219,7 @@ impl Answer {
         match self {
             Self::Upstream(answer) => answer.tokens(),
             Self::Own(answer) => answer.tokens(),
+            Self::Embeddings(answer) => answer.tokens(),
         }
     }
 
@@ -224,6 +231,8 @@ impl Answer {
         match self {
             Self::Upstream(answer) => Ok(answer.next_event().await?.map(Event::Plain)),
             Self::Own(answer) => Ok(answer.next_event().await?.map(Event::Resumable)),
+            // They come as one, and nobody asks for events.
+            Self::Embeddings(_) => Ok(None),
         }
     }
 
@@ -235,6 +244,7 @@ impl Answer {
         match self {
             Self::Upstream(answer) => answer.whole().await,
             Self::Own(answer) => answer.whole().await,
+            Self::Embeddings(answer) => answer.whole().await,
         }
     }
 }

@@ -484,7 +484,7 @@ fn written(answers: &mut Answers, tokens: u32, seed: u32) -> anyhow::Result<Stri
     let mut text = String::new();
     let mut hear = |word| match word {
         Word::Wrote { text: piece, .. } | Word::Ended { text: piece, .. } => text.push_str(&piece),
-        Word::Loaded(_) | Word::Began { .. } | Word::Refused { .. } => {}
+        Word::Loaded(_) | Word::Began { .. } | Word::Embedded { .. } | Word::Refused { .. } => {}
     };
     answers.ask(0, &ask, &mut hear);
     while !answers.is_idle() {

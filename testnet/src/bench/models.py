@@ -254,7 +254,9 @@ class Theirs:
 
     def __init__(self, model, threads, sequences=1, flash=True):
         options = {"model": model, "threads": threads, "sequences": sequences, "flash": flash}
-        command = [sys.executable, __file__, "--serve", json.dumps(options)]
+        self.start([sys.executable, __file__, "--serve", json.dumps(options)])
+
+    def start(self, command):
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -331,6 +333,10 @@ def serve(options):
     params.verbosity = 0
     if not options["flash"]:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    listen(xllamacpp, params)
+
+
+def listen(xllamacpp, params):
     # Whatever it prints is not the address.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

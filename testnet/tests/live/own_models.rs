@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 
 use serde_json::{Value, json};
-use suanli_executor::model::testing::small_model;
+use suanli_executor::model::testing::{small_encoder, small_model};
 use suanli_protocol::units::Amount;
 use tempfile::TempDir;
 
@@ -86,6 +86,107 @@ fn live_a_model_of_a_providers_own_answers_whole_and_streamed() {
     eventually("all is paid, on both sides", || {
         let totals = [CLIENT, "seller"].map(|node| total(&network, node));
         (totals == [due, due]).then_some(())
+    });
+}
+
+/// As `POST /v1/embeddings` answers.
+fn embed(network: &Network, question: &Value) -> (u16, Value) {
+    let path = "/v1/embeddings";
+    let (status, body) = asking::request(network.node(CLIENT), "POST", path, Some(question));
+    (status, serde_json::from_str(&body).unwrap())
+}
+
+#[test]
+fn live_an_encoder_of_a_providers_own_gives_embeddings() {
+    let files = TempDir::new().unwrap();
+    let file = files.path().join("encoder.gguf");
+    std::fs::write(&file, small_encoder(1)).unwrap();
+    let talker = files.path().join("talker.gguf");
+    std::fs::write(&talker, small_model(1)).unwrap();
+    let model = |name, file: &std::path::Path| {
+        let file = file.display();
+        format!(
+            "[[provide.model]]\nname = \"{name}\"\nfile = \"{file}\"\nprice_in = \"1\"\n\
+             price_out = \"0\"\nthreads = 1\n"
+        )
+    };
+    let models = [model("small", &talker), model("encoder", &file)].concat();
+    let settings = format!("[provide]\nslots = 1\n{models}");
+    let network = asking::network(vec![("seller", settings)]);
+    eventually("both are served", || {
+        (self::models(&network).len() == 2).then_some(())
+    });
+
+    let texts = ["a cafe", "the unfort", "x".repeat(90).as_str()].map(str::to_owned);
+    let (status, answer) = embed(
+        &network,
+        &json!({ "model": "encoder", "input": texts[..2] }),
+    );
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(
+        (&answer["object"], &answer["model"]),
+        (&json!("list"), &json!("encoder"))
+    );
+    // Each text's pieces, and what begins and ends it.
+    assert_eq!(
+        answer["usage"],
+        json!({ "prompt_tokens": 9, "total_tokens": 9 })
+    );
+    let vector = answer["data"][1]["embedding"].as_array().unwrap();
+    assert_eq!((vector.len(), &answer["data"][1]["index"]), (96, &json!(1)));
+    let (_, alone) = embed(&network, &json!({ "model": "encoder", "input": texts[1] }));
+    assert_eq!(
+        alone["data"][0]["embedding"],
+        answer["data"][1]["embedding"]
+    );
+    let (_, coded) = embed(
+        &network,
+        &json!({ "model": "encoder", "input": texts[1], "encoding_format": "base64" }),
+    );
+    assert_eq!(
+        coded["data"][0]["embedding"].as_str().unwrap().len(),
+        4 * 96 * 4 / 3
+    );
+
+    for (asked, param, said) in [
+        (
+            json!({ "model": "encoder", "input": texts[2] }),
+            "input",
+            "92 tokens, and this model reads 40",
+        ),
+        (
+            json!({ "model": "encoder", "input": ["a", ""] }),
+            "input",
+            "input[1]",
+        ),
+        (
+            json!({ "model": "encoder", "input": "a", "dimensions": 3 }),
+            "dimensions",
+            "96",
+        ),
+        (
+            json!({ "model": "small", "input": "a" }),
+            "model",
+            "no embeddings",
+        ),
+    ] {
+        let (status, answer) = embed(&network, &asked);
+        let error = &answer["error"];
+        assert_eq!((status, &error["param"]), (400, &json!(param)), "{answer}");
+        assert!(
+            error["message"].as_str().unwrap().contains(said),
+            "{answer}"
+        );
+    }
+    let mut talk = question(5, 0.0, false);
+    talk["model"] = "encoder".into();
+    let (status, body) = ask(&network, &talk);
+    assert!(status == 400 && body.contains("/v1/embeddings"), "{body}");
+    // Two texts of 9 tokens, and twice one of them.
+    let read = 9 + 2 * 5;
+    eventually("all is paid, on both sides", || {
+        let totals = [CLIENT, "seller"].map(|node| total(&network, node));
+        (totals == [Amount::from_micros(read); 2]).then_some(())
     });
 }
 

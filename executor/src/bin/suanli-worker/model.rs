@@ -18,10 +18,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
 use suanli_executor::{
     ipc::{
-        Confinement, Failure, IpcError, Reply, Request, Start, WorkerEnd,
-        model::{Load, Order, Word},
+        Confinement, Detail, Failure, IpcError, Reply, Request, Start, WorkerEnd,
+        model::{Facts, Load, Order, Word},
     },
-    model::answers::{Answers, ReadError},
+    model::{
+        answers::{Answers, ReadError},
+        embeddings::Embeddings,
+        encoder::Encoder,
+        engine::EngineError,
+        gguf::Gguf,
+    },
 };
 
 use self::device::Device;
@@ -41,21 +47,21 @@ pub(crate) fn serve(
         adapter: gpu.as_ref().map(|gpu| gpu.adapter().clone()),
         confinement,
     })?;
-    let mut answers = match load(parent.receive()?, gpu) {
-        Ok(answers) => answers,
+    let mut model = match load(parent.receive()?, gpu) {
+        Ok(model) => model,
         Err(fault) => return parent.send(&fault.into_reply()),
     };
-    say(parent, Word::Loaded(answers.facts().clone()))?;
+    say(parent, Word::Loaded(model.facts().clone()))?;
     loop {
-        while answers.is_idle() {
-            hear(&mut answers, parent)?;
+        while model.is_idle() {
+            hear(&mut model, parent)?;
         }
         // One at most: who is being answered waits for what it takes to understand it.
         if parent.has_word()? {
-            hear(&mut answers, parent)?;
+            hear(&mut model, parent)?;
         }
         let mut said = Ok(());
-        let computed = answers.step(|word| {
+        let computed = model.step(|word| {
             if said.is_ok() {
                 said = say(parent, word);
             }
@@ -72,23 +78,92 @@ fn say(parent: &WorkerEnd, word: Word) -> Result<(), IpcError> {
     parent.send(&Reply::Model(word))
 }
 
-/// Takes one order.
-fn hear(answers: &mut Answers, parent: &WorkerEnd) -> Result<(), IpcError> {
-    let mut said = Vec::new();
-    match parent.receive()?.0 {
-        Request::Model(Order::Ask { number, ask }) => {
-            answers.ask(number, &ask, |word| said.push(word));
+/// What is served: a model that writes, or one that makes vectors of texts.
+enum Model {
+    Writes(Box<Answers>),
+    Embeds(Box<Embeddings>),
+}
+
+impl Model {
+    /// What is in a file. An encoder is for the processor in any case.
+    fn read(bytes: &[u8], load: &Load, gpu: Option<Gpu>) -> Result<Self, ReadError> {
+        match Encoder::is_in(&Gguf::parse(bytes)?) {
+            true => Embeddings::read(bytes, load).map(|model| Self::Embeds(Box::new(model))),
+            false => answers(bytes, load, gpu).map(|model| Self::Writes(Box::new(model))),
         }
-        Request::Model(Order::Stop(number)) => answers.stop(number, |word| said.push(word)),
-        _ => return Err(IpcError::Closed),
     }
+
+    const fn facts(&self) -> &Facts {
+        match self {
+            Self::Writes(answers) => answers.facts(),
+            Self::Embeds(embeddings) => embeddings.facts(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Writes(answers) => answers.is_idle(),
+            Self::Embeds(embeddings) => embeddings.is_idle(),
+        }
+    }
+
+    fn step(&mut self, say: impl FnMut(Word)) -> Result<(), EngineError> {
+        match self {
+            Self::Writes(answers) => answers.step(say),
+            Self::Embeds(embeddings) => {
+                embeddings.step(say);
+                Ok(())
+            }
+        }
+    }
+
+    /// None if it is no order for a model that is loaded.
+    fn take(&mut self, order: Order, mut say: impl FnMut(Word)) -> Option<()> {
+        let refused = |number, why| Word::Refused {
+            number,
+            why: Detail::cut(why),
+        };
+        match (self, order) {
+            (Self::Writes(answers), Order::Ask { number, ask }) => answers.ask(number, &ask, say),
+            (Self::Embeds(embeddings), Order::Embed { number, embed }) => {
+                embeddings.embed(number, *embed, say);
+            }
+            (Self::Writes(answers), Order::Stop(number)) => answers.stop(number, say),
+            (Self::Embeds(embeddings), Order::Stop(number)) => embeddings.stop(number, say),
+            (Self::Writes(_), Order::Embed { number, .. }) => {
+                say(refused(
+                    number,
+                    "this model writes text, and gives no embeddings",
+                ));
+            }
+            (Self::Embeds(_), Order::Ask { number, .. }) => {
+                say(refused(
+                    number,
+                    "this model gives embeddings, and writes no text",
+                ));
+            }
+            (Self::Writes(_) | Self::Embeds(_), Order::Load(_)) => return None,
+        }
+        Some(())
+    }
+}
+
+/// Takes one order.
+fn hear(model: &mut Model, parent: &WorkerEnd) -> Result<(), IpcError> {
+    let mut said = Vec::new();
+    let Request::Model(order) = parent.receive()?.0 else {
+        return Err(IpcError::Closed);
+    };
+    model
+        .take(order, |word| said.push(word))
+        .ok_or(IpcError::Closed)?;
     said.into_iter().try_for_each(|word| say(parent, word))
 }
 
 fn load(
     (request, descriptors): (Request, Vec<OwnedFd>),
     gpu: Option<Gpu>,
-) -> Result<Answers, Fault> {
+) -> Result<Model, Fault> {
     let internal = |why: &str| Fault::new(Failure::Internal, why);
     let Request::Model(Order::Load(load)) = request else {
         return Err(internal("the order to load a model was expected"));
@@ -97,11 +172,11 @@ fn load(
     let file = file.ok_or_else(|| internal("no file came"))?;
     let file = Mapped::new(&file)
         .map_err(|error| internal(&format!("the model's file can't be read: {error}")))?;
-    read(file.bytes(), &load, gpu)
+    Model::read(file.bytes(), &load, gpu)
         .map_err(|error| Fault::new(Failure::InvalidSpec, error.to_string()))
 }
 
-fn read(bytes: &[u8], load: &Load, gpu: Option<Gpu>) -> Result<Answers, ReadError> {
+fn answers(bytes: &[u8], load: &Load, gpu: Option<Gpu>) -> Result<Answers, ReadError> {
     let Some(gpu) = gpu else {
         return Answers::read(bytes, load);
     };

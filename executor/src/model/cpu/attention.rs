@@ -146,7 +146,7 @@ impl Part<'_> {
 
 for_each_isa! {
 /// The products of a query with the keys of a page.
-fn score(query: &[f32], keys: &[f32], out: &mut [f32]) {
+pub(super) fn score(query: &[f32], keys: &[f32], out: &mut [f32]) {
     let mut sums = [0.0; PAGE];
     for (number, keys) in query.iter().zip(keys.as_chunks::<PAGE>().0) {
         for (sum, key) in sums.iter_mut().zip(keys) {
@@ -156,7 +156,8 @@ fn score(query: &[f32], keys: &[f32], out: &mut [f32]) {
     out.copy_from_slice(&sums);
 }
 
-fn scale(scores: &mut [f32], width: usize) {
+/// Divides by the root of a head's width.
+pub(super) fn scale(scores: &mut [f32], width: usize) {
     #[allow(clippy::cast_precision_loss, reason = "at most 1024")]
     let scale = 1.0 / (width as f32).sqrt();
     for score in scores {
@@ -165,7 +166,7 @@ fn scale(scores: &mut [f32], width: usize) {
 }
 
 /// Adds the values of positions, each by its share.
-fn mix(shares: &[f32], values: &[f32], sums: &mut [f32]) {
+pub(super) fn mix(shares: &[f32], values: &[f32], sums: &mut [f32]) {
     for (share, values) in shares.iter().zip(values.chunks_exact(sums.len())) {
         for (sum, value) in sums.iter_mut().zip(values) {
             *sum += share * value;

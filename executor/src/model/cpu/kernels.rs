@@ -221,16 +221,41 @@ fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -
 for_each_isa! {
 /// The products of a panel of floats with rows of activations.
 fn float_product(panel: &[[f32; PANEL]], activations: &[f32], out: &mut [[f32; PANEL]]) {
-    for (row, out) in activations.chunks_exact(panel.len()).zip(out) {
+    let (fours, rest) = out.as_chunks_mut::<4>();
+    let split = fours.len() * 4 * panel.len();
+    let (together, alone) = activations.split_at(split);
+    // Four rows at a time keep the processor busy: each has its own sums.
+    for (rows, out) in together.chunks_exact(4 * panel.len()).zip(fours) {
+        // By name, not in an array: each stays in registers then.
+        let (mut one, mut two) = ([0.0; PANEL], [0.0; PANEL]);
+        let (mut three, mut four) = ([0.0; PANEL], [0.0; PANEL]);
+        let (begin, end) = rows.split_at(2 * panel.len());
+        let (first, second) = begin.split_at(panel.len());
+        let (third, fourth) = end.split_at(panel.len());
+        let numbers = first.iter().zip(second).zip(third.iter().zip(fourth));
+        for (line, ((a, b), (c, d))) in panel.iter().zip(numbers) {
+            add_scaled(&mut one, line, *a);
+            add_scaled(&mut two, line, *b);
+            add_scaled(&mut three, line, *c);
+            add_scaled(&mut four, line, *d);
+        }
+        *out = [one, two, three, four];
+    }
+    for (row, out) in alone.chunks_exact(panel.len()).zip(rest) {
         let mut sums = [0.0; PANEL];
         for (line, number) in panel.iter().zip(row) {
-            for (sum, weight) in sums.iter_mut().zip(line) {
-                *sum += weight * number;
-            }
+            add_scaled(&mut sums, line, *number);
         }
         *out = sums;
     }
 }
+}
+
+#[inline(always)]
+fn add_scaled(sums: &mut [f32; PANEL], line: &[f32; PANEL], number: f32) {
+    for (sum, weight) in sums.iter_mut().zip(line) {
+        *sum += weight * number;
+    }
 }
 
 /// Rows of activations, in the forms that matrices want.

@@ -45,6 +45,45 @@ pub(super) fn normalise(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f
     }
 }
 
+/// Moves and scales a row so that its mean is 0 and its variance 1; then each number is
+/// multiplied by its weight, and its bias added.
+pub(super) fn centre(
+    row: &[f32],
+    weights: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    #[allow(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+    let count = row.len() as f32;
+    let mean = sum(row, |number| number) / count;
+    let variance = sum(row, |number| (number - mean) * (number - mean)) / count;
+    let scale = 1.0 / (variance + epsilon).sqrt();
+    let row = row.iter().zip(weights).zip(bias);
+    for (out, ((number, weight), bias)) in out.iter_mut().zip(row) {
+        *out = (number - mean) * scale * weight + bias;
+    }
+}
+
+/// The share of each number that is below it in a normal distribution, times the number.
+pub(super) fn gelu(row: &mut [f32]) {
+    for number in row.iter_mut() {
+        *number = 0.5 * *number * (1.0 + error_function(*number * std::f32::consts::FRAC_1_SQRT_2));
+    }
+}
+
+/// Scales a row so that its length is 1. If all of it is 0, it stays so.
+pub(super) fn to_length_one(row: &mut [f32]) {
+    let mut largest: f32 = 0.0;
+    for number in row.iter() {
+        largest = largest.max(number.abs());
+    }
+    let length = sum(row, |number| (number / largest) * (number / largest)).sqrt() * largest;
+    for number in row.iter_mut() {
+        *number = if largest > 0.0 { *number / length } else { *number };
+    }
+}
+
 /// Adds one row to another.
 pub(super) fn add(to: &mut [f32], row: &[f32]) {
     for (to, number) in to.iter_mut().zip(row) {
@@ -119,6 +158,28 @@ pub(in crate::model) fn exponential(number: f32) -> f32 {
     power * two
 }
 
+/// The error function, with an error below 5e-7.
+///
+/// Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+#[inline(always)]
+fn error_function(number: f32) -> f32 {
+    const P: f32 = 0.327_591_1;
+    const FACTORS: [f32; 5] = [
+        1.061_405_4,
+        -1.453_152,
+        1.421_413_8,
+        -0.284_496_74,
+        0.254_829_6,
+    ];
+    let size = number.abs();
+    let near = 1.0 / (1.0 + P * size);
+    let mut series = 0.0;
+    for factor in FACTORS {
+        series = (series + factor) * near;
+    }
+    (1.0 - series * exponential(-size * size)).copysign(number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +208,41 @@ mod tests {
         }
         assert!(exponential(-1e9) < 1e-37);
         assert!(exponential(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn the_error_function_is_near_the_true_one() {
+        // Its series, which is exact enough for small numbers in 64 bits.
+        let truth = |number: f64| {
+            let (mut sum, mut term) = (0.0, number);
+            for n in 0..200_u32 {
+                sum += term / f64::from(2 * n + 1);
+                term *= -number * number / f64::from(n + 1);
+            }
+            sum * std::f64::consts::FRAC_2_SQRT_PI
+        };
+        for step in -400..=400_i16 {
+            let number = f32::from(step) / 100.0;
+            let error = (f64::from(error_function(number)) - truth(f64::from(number))).abs();
+            assert!(error < 5e-7, "{number}: {error}");
+        }
+        for (number, expected) in [(30.0, 30.0), (-30.0, 0.0), (0.0, 0.0)] {
+            let mut row = [number];
+            gelu(Isa::Plain, &mut row);
+            assert!((row[0] - expected).abs() < 1e-5, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn rows_are_brought_to_length_one() {
+        for scale in [1e-30, 1.0, 1e30] {
+            let mut row = [3.0 * scale, 0.0, -4.0 * scale];
+            to_length_one(Isa::Plain, &mut row);
+            assert!((row[0] - 0.6).abs() < 1e-6 && (row[2] + 0.8).abs() < 1e-6);
+        }
+        let mut none = [0.0; 3];
+        to_length_one(Isa::Plain, &mut none);
+        assert!(none.iter().all(|number| *number == 0.0));
     }
 
     #[test]
