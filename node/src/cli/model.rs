@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use suanli_executor::{
-    AdapterSelection, ModelConfig, ModelServer, ModelState, ipc::model::Facts, machine::Machine, quantity::ByteSize,
+    AdapterSelection, ModelConfig, ModelServer, ModelState, ipc::model::Facts, machine::Machine,
+    quantity::ByteSize,
 };
 use suanli_protocol::units::Amount;
 
@@ -262,31 +263,31 @@ fn added(
     (mut entry, facts): (ModelEntry, Facts),
     (shelf, placed): (&Shelf, &Placed),
 ) -> Result<Added, Failure> {
-        entry.quantisation = facts.quantisation.to_string();
-        if facts.device.is_none() && entry.on.is_some() {
-            // An encoder: the offer must not say otherwise.
-            entry.adapter = Some(AdapterSelection::None.to_string());
-        }
-        let added = Added {
-            name: entry.name.clone(),
-            bytes: placed.bytes,
-            weights: format!("{:#}", placed.hash),
-            quantisation: entry.quantisation.clone(),
-            context: match entry.context {
-                0 => facts.made_for,
-                context => context.min(facts.made_for),
-            },
-            computed_by: facts
-                .device
-                .map_or("the processor".to_owned(), |name| name.to_string()),
-            embeds: facts.embeds,
-            provides: config.provide.is_some(),
-            served: false,
-            why_not: None,
-        };
-        entry.context = added.context;
-        shelf.add(entry, placed)?;
-        Ok(added)
+    entry.quantisation = facts.quantisation.to_string();
+    if facts.device.is_none() && entry.on.is_some() {
+        // An encoder: the offer must not say otherwise.
+        entry.adapter = Some(AdapterSelection::None.to_string());
+    }
+    let added = Added {
+        name: entry.name.clone(),
+        bytes: placed.bytes,
+        weights: format!("{:#}", placed.hash),
+        quantisation: entry.quantisation.clone(),
+        context: match entry.context {
+            0 => facts.made_for,
+            context => context.min(facts.made_for),
+        },
+        computed_by: facts
+            .device
+            .map_or("the processor".to_owned(), |name| name.to_string()),
+        embeds: facts.embeds,
+        provides: config.provide.is_some(),
+        served: false,
+        why_not: None,
+    };
+    entry.context = added.context;
+    shelf.add(entry, placed)?;
+    Ok(added)
 }
 
 /// What a worker finds in a file.

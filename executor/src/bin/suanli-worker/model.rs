@@ -160,10 +160,7 @@ fn hear(model: &mut Model, parent: &WorkerEnd) -> Result<(), IpcError> {
     said.into_iter().try_for_each(|word| say(parent, word))
 }
 
-fn load(
-    (request, descriptors): (Request, Vec<OwnedFd>),
-    gpu: Option<Gpu>,
-) -> Result<Model, Fault> {
+fn load((request, descriptors): (Request, Vec<OwnedFd>), gpu: Option<Gpu>) -> Result<Model, Fault> {
     let internal = |why: &str| Fault::new(Failure::Internal, why);
     let Request::Model(Order::Load(load)) = request else {
         return Err(internal("the order to load a model was expected"));
