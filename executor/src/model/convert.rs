@@ -215,7 +215,13 @@ fn tensors(sizes: &Sizes, head: &Head) -> Result<Vec<Written>, ConvertError> {
             }
         }
     }
-    for tensor in &all {
+    check(&all, prefix, head)?;
+    Ok(all)
+}
+
+/// Whether a package has these tensors, and no others that matter.
+fn check(all: &[Written], prefix: &str, head: &Head) -> Result<(), ConvertError> {
+    for tensor in all {
         head.check(&tensor.from, &tensor.shape)?;
     }
     // What a sentence's vector is not made of.
@@ -230,7 +236,7 @@ fn tensors(sizes: &Sizes, head: &Head) -> Result<Vec<Written>, ConvertError> {
     };
     match head.names().find(|name| !is_known(name)) {
         Some(unknown) => Err(ConvertError::UnknownTensor(unknown.to_owned())),
-        None => Ok(all),
+        None => Ok(()),
     }
 }
 

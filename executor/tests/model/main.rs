@@ -164,11 +164,11 @@ fn texts(count: usize) -> Embed {
 }
 
 fn vectors(words: &[Word]) -> Vec<&[u8]> {
-    let vector = |word| match word {
-        &Word::Embedded { ref vector, .. } => Some(&vector[..]),
+    let vectors = words.iter().filter_map(|word| match word {
+        Word::Embedded { vector, .. } => Some(&vector[..]),
         _ => None,
-    };
-    words.iter().filter_map(vector).collect()
+    });
+    vectors.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

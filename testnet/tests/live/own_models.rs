@@ -96,9 +96,8 @@ fn embed(network: &Network, question: &Value) -> (u16, Value) {
     (status, serde_json::from_str(&body).unwrap())
 }
 
-#[test]
-fn live_an_encoder_of_a_providers_own_gives_embeddings() {
-    let files = TempDir::new().unwrap();
+/// A client, and a provider with an encoder and a model that writes.
+fn with_encoder(files: &TempDir) -> Network {
     let file = files.path().join("encoder.gguf");
     std::fs::write(&file, small_encoder(1)).unwrap();
     let talker = files.path().join("talker.gguf");
@@ -116,7 +115,51 @@ fn live_an_encoder_of_a_providers_own_gives_embeddings() {
     eventually("both are served", || {
         (self::models(&network).len() == 2).then_some(())
     });
+    network
+}
 
+/// What is no question for the model that it names.
+fn refuses_wrong_questions(network: &Network, long: &str) {
+    for (asked, param, said) in [
+        (
+            json!({ "model": "encoder", "input": long }),
+            "input",
+            "92 tokens, and this model reads 40",
+        ),
+        (
+            json!({ "model": "encoder", "input": ["a", ""] }),
+            "input",
+            "input[1]",
+        ),
+        (
+            json!({ "model": "encoder", "input": "a", "dimensions": 3 }),
+            "dimensions",
+            "96",
+        ),
+        (
+            json!({ "model": "small", "input": "a" }),
+            "model",
+            "no embeddings",
+        ),
+    ] {
+        let (status, answer) = embed(network, &asked);
+        let error = &answer["error"];
+        assert_eq!((status, &error["param"]), (400, &json!(param)), "{answer}");
+        assert!(
+            error["message"].as_str().unwrap().contains(said),
+            "{answer}"
+        );
+    }
+    let mut talk = question(5, 0.0, false);
+    talk["model"] = "encoder".into();
+    let (status, body) = ask(network, &talk);
+    assert!(status == 400 && body.contains("/v1/embeddings"), "{body}");
+}
+
+#[test]
+fn live_an_encoder_of_a_providers_own_gives_embeddings() {
+    let files = TempDir::new().unwrap();
+    let network = with_encoder(&files);
     let texts = ["a cafe", "the unfort", "x".repeat(90).as_str()].map(str::to_owned);
     let (status, answer) = embed(
         &network,
@@ -148,40 +191,7 @@ fn live_an_encoder_of_a_providers_own_gives_embeddings() {
         4 * 96 * 4 / 3
     );
 
-    for (asked, param, said) in [
-        (
-            json!({ "model": "encoder", "input": texts[2] }),
-            "input",
-            "92 tokens, and this model reads 40",
-        ),
-        (
-            json!({ "model": "encoder", "input": ["a", ""] }),
-            "input",
-            "input[1]",
-        ),
-        (
-            json!({ "model": "encoder", "input": "a", "dimensions": 3 }),
-            "dimensions",
-            "96",
-        ),
-        (
-            json!({ "model": "small", "input": "a" }),
-            "model",
-            "no embeddings",
-        ),
-    ] {
-        let (status, answer) = embed(&network, &asked);
-        let error = &answer["error"];
-        assert_eq!((status, &error["param"]), (400, &json!(param)), "{answer}");
-        assert!(
-            error["message"].as_str().unwrap().contains(said),
-            "{answer}"
-        );
-    }
-    let mut talk = question(5, 0.0, false);
-    talk["model"] = "encoder".into();
-    let (status, body) = ask(&network, &talk);
-    assert!(status == 400 && body.contains("/v1/embeddings"), "{body}");
+    refuses_wrong_questions(&network, &texts[2]);
     // Two texts of 9 tokens, and twice one of them.
     let read = 9 + 2 * 5;
     eventually("all is paid, on both sides", || {

@@ -170,7 +170,7 @@ fn pooling(parts: &Parts<'_>) -> Result<u64, ConvertError> {
             format!("the steps {names:?} (Transformer, Pooling and Normalize are known here)");
         return Err(unsupported(MODULES, what));
     }
-    if modules[0].path != "" || modules[1].path != "1_Pooling" {
+    if !modules[0].path.is_empty() || modules[1].path != "1_Pooling" {
         return Err(unsupported(
             MODULES,
             "its parts in other folders than usual",
