@@ -138,6 +138,7 @@ impl Embeddings {
             quantisation: Utf8::cut(&quantisation(&file)),
             converses: false,
             embeds: Some(number(engine.config().width)),
+            device: None,
         };
         Ok(Self {
             engine,

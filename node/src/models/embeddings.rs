@@ -292,6 +292,7 @@ mod tests {
             quantisation: Utf8::cut("F16"),
             converses: false,
             embeds: Some(1024),
+            device: None,
         };
         read(&question, &facts)
     }

@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{
     Compute, EngineOptions, Shared,
     attention::{mix, scale, score},
-    cache::PAGE,
     kernels::{Activations, Block, Isa},
     pool::{self, Pool},
     vector,
@@ -26,7 +25,10 @@ use super::{
 };
 use crate::{
     limits::{ENCODER_ROWS_MAX, MODEL_THREADS_MAX},
-    model::encoder::{Config, Encoder, Layer, Linear, Norm, Pooling},
+    model::{
+        encoder::{Config, Encoder, Layer, Linear, Norm, Pooling},
+        engine::PAGE,
+    },
 };
 
 /// An encoder's weights, ready to compute with.
