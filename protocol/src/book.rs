@@ -9,7 +9,10 @@
 
 mod index;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 pub(crate) use self::index::{Class, Head, Index, Row};
 use crate::{
@@ -254,10 +257,11 @@ impl Book {
         self.offers.values().map(Verified::expires).min()
     }
 
-    /// The question for what this book lacks from a provider on, about as many
-    /// as one question has room for.
-    pub fn pull(&self, from: PeerId) -> Pull {
-        let mut offers = self.offers.range(from..);
+    /// The question for what this book lacks from a provider on, and before
+    /// another, about as many as one question has room for.
+    pub fn pull(&self, from: PeerId, end: Option<PeerId>) -> Pull {
+        let end_bound = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut offers = self.offers.range((Bound::Included(from), end_bound));
         let known = offers.by_ref().take(PULL_KNOWN_MAX);
         let known = known.map(|(&peer, offer)| Known {
             peer,
@@ -266,7 +270,7 @@ impl Book {
         Pull {
             from,
             known: List::truncated(known.collect()),
-            to: offers.next().map(|(&peer, _)| peer),
+            to: offers.next().map(|(&peer, _)| peer).or(end),
         }
     }
 

@@ -172,8 +172,8 @@ pub trait Body: Wire + Clone + fmt::Debug {
     const VERSION: u16 = 1;
     /// Bytes of its envelope, at most.
     const ENVELOPE_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
-    /// Whether the very same envelope comes inside many others: that its
-    /// signature holds is remembered.
+    /// Whether the very same envelope comes inside many others, or from many
+    /// peers: that its signature holds is remembered.
     const RECURS: bool = false;
 
     /// Checks what the type alone can't say: inner signatures, ranges,
@@ -347,7 +347,8 @@ impl Envelope {
 /// Envelopes whose signatures were found to hold. Whether one holds depends on
 /// its bytes alone, and the hash covers all of them.
 static KNOWN_GOOD: KnownGood = KnownGood(Mutex::new([None; KNOWN_GOOD_MAX]));
-const KNOWN_GOOD_MAX: usize = 1024;
+/// A book's offers and their delegations, with room: half a megabyte.
+const KNOWN_GOOD_MAX: usize = 16 * 1024;
 
 /// Each hash has one place, which the next that belongs there takes over.
 struct KnownGood(Mutex<[Option<Hash>; KNOWN_GOOD_MAX]>);

@@ -124,6 +124,19 @@ id!(
     JobId, 16
 );
 
+impl PeerId {
+    /// The one after it in their order; none after the last.
+    pub(crate) fn next(mut self) -> Option<Self> {
+        for byte in self.0.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                return Some(self);
+            }
+        }
+        None
+    }
+}
+
 impl Hash {
     /// The hash of some bytes.
     pub fn of(bytes: &[u8]) -> Self {

@@ -101,6 +101,7 @@ impl Offer {
 impl Body for Offer {
     const KIND: Kind = kind::OFFER;
     const ENVELOPE_BYTES_MAX: usize = OFFER_BYTES_MAX;
+    const RECURS: bool = true;
 
     fn check(&self, header: &Header) -> Result<(), EnvelopeError> {
         check_delegation(&self.delegation, self.account, header, Role::Provider)?;

@@ -866,6 +866,8 @@ struct Sweep {
     /// The range asked for last.
     from: PeerId,
     to: Option<PeerId>,
+    /// Where all of it ends, if before the book does.
+    end: Option<PeerId>,
     tries: u32,
     /// Pages without news so far.
     idle: u32,
@@ -1202,11 +1204,15 @@ impl Peer {
         self.buyer.on_connection(&mut self.core, peer);
         self.seller.on_connected(&mut self.core, peer);
         self.ledger.on_connected(&mut self.core, peer);
-        // A well-connected node learns by gossip; it asks the first few, and whoever it
-        // knows no offer of: gossip on a connection that just began may get lost.
+        // A well-connected node learns by gossip; it asks the first few for their books, and
+        // whoever it knows no offer of for that one: gossip on a connection that just began
+        // may get lost.
         let is_new = self.book.of(peer).is_none();
-        if is_new || self.core.connected.len() <= PULLS_ON_CONNECT {
-            self.pull_from(peer);
+        let is_first = self.core.connected.len() <= PULLS_ON_CONNECT;
+        if is_first || is_new {
+            let all = (PeerId::from_bytes([0; 32]), None);
+            let own = (peer, peer.next());
+            self.pull_from(peer, if is_first { all } else { own });
             let again = self.core.config.timing.resend;
             self.core.wake(Timer::Book, again);
         }
@@ -1319,6 +1325,7 @@ impl Peer {
         match next {
             // A repeat of the page before.
             Some(next) if next <= sweep.from => {}
+            Some(next) if sweep.end.is_some_and(|end| end <= next) => self.end_sweep(from),
             Some(next) => {
                 sweep.idle += u32::from(!news && Some(next) != sweep.to);
                 if sweep.idle > PULL_IDLE_MAX {
@@ -1399,7 +1406,7 @@ impl Peer {
         if count > 0 {
             let n = usize::try_from(self.core.rng.next_u64() % count).unwrap_or(0);
             if let Some(peer) = self.core.connected.keys().nth(n).copied() {
-                self.pull_from(peer);
+                self.pull_from(peer, (PeerId::from_bytes([0; 32]), None));
             }
         }
         let others = self
@@ -1417,14 +1424,15 @@ impl Peer {
         self.core.wake(Timer::Book, pause);
     }
 
-    /// Compares the whole book with a peer's, unless that is under way.
-    fn pull_from(&mut self, peer: PeerId) {
+    /// Compares a range of the book with a peer's, unless that is under way.
+    fn pull_from(&mut self, peer: PeerId, (from, end): (PeerId, Option<PeerId>)) {
         if self.pulls.contains_key(&peer) {
             return;
         }
         let sweep = Sweep {
-            from: PeerId::from_bytes([0; 32]),
+            from,
             to: None,
+            end,
             tries: 0,
             idle: 0,
         };
@@ -1441,7 +1449,7 @@ impl Peer {
             return self.end_sweep(peer);
         }
         sweep.tries += 1;
-        let pull = self.book.pull(sweep.from);
+        let pull = self.book.pull(sweep.from, sweep.end);
         sweep.to = pull.to;
         self.core.send(peer, Frame::Pull(pull));
         let again = self.core.config.timing.resend;

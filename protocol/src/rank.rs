@@ -26,7 +26,7 @@ pub use self::{
     expect::{Expected, Score, Way, expected_price, expected_quantity, score},
     fit::{affordable, devices_for, fit},
     given::{JobFields, OfferFields},
-    matching::rank_book,
+    matching::{Named, rank_book, rank_some},
 };
 use self::{
     expect::{believed_speed, expectation, expected_of_model},

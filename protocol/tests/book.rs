@@ -239,8 +239,11 @@ fn books_are_compared_by_names_and_ages() {
     for node in 0..4 {
         book.insert(NOW, signed(node, node, 5, NOW));
     }
-    let whole = book.pull(PeerId::from_bytes([0; 32]));
+    let whole = book.pull(PeerId::from_bytes([0; 32]), None);
     assert_eq!((whole.known.len(), whole.to), (4, None));
+    let (first, third) = (whole.known[0].peer, whole.known[2].peer);
+    let two = book.pull(first, Some(third));
+    assert_eq!((two.known.len(), two.to), (2, Some(third)));
     assert_eq!(book.lacking(&whole).count(), 0);
     let mut known = whole.known.to_vec();
     let second = known[1].peer;

@@ -27,8 +27,8 @@ use suanli_protocol::{rank::Policy, units::Amount};
 pub use self::figures::Figures;
 use crate::{
     cores::on_all_cores,
-    scenario::{Choice, Scenario},
-    sim::{Outcome, Setup, run},
+    scenario::{Choice, Market, Scenario},
+    sim::{Outcome, Patience, Setup, run},
 };
 
 /// What is compared, the baselines last.
@@ -196,25 +196,63 @@ pub fn days(
         .market
         .as_ref()
         .context("the scenario has no [market]; add one")?;
-    let outcomes = on_all_cores(choices, |(_, choice)| day(scenario, seed, *choice));
-    let mut days = Vec::new();
-    for ((name, _), outcome) in choices.iter().zip(outcomes) {
-        if let Some(complaint) = outcome.complaints.first() {
-            anyhow::bail!("{name}, seed {seed}: {complaint}");
-        }
-        days.push(Day {
-            choice: name,
-            figures: figures::figures(scenario, market, &outcome),
-            outcome,
-        });
-    }
-    Ok(days)
+    let outcomes = on_all_cores(choices, |(_, choice)| {
+        simulated(scenario, (seed, *choice), None)
+    });
+    let days = choices.iter().zip(outcomes);
+    let days = days.map(|((name, _), outcome)| Day::of(name, scenario, market, seed, outcome));
+    days.collect()
 }
 
-fn day(scenario: &Scenario, seed: u64, choice: Choice) -> Outcome {
+/// Simulates a day, and ends it early if too few of its jobs begin soon enough. Nothing then.
+///
+/// # Errors
+/// As [`days`].
+pub fn patient_day(
+    scenario: &Scenario,
+    seed: u64,
+    choice: Choice,
+    patience: Patience,
+) -> anyhow::Result<Option<Day>> {
+    let market = scenario
+        .market
+        .as_ref()
+        .context("the scenario has no [market]; add one")?;
+    let outcome = simulated(scenario, (seed, choice), Some(patience));
+    let is_over = outcome.out_of_patience;
+    let day = Day::of("day", scenario, market, seed, outcome)?;
+    Ok((!is_over).then_some(day))
+}
+
+impl Day {
+    fn of(
+        choice: &'static str,
+        scenario: &Scenario,
+        market: &Market,
+        seed: u64,
+        outcome: Outcome,
+    ) -> anyhow::Result<Self> {
+        if let Some(complaint) = outcome.complaints.first() {
+            anyhow::bail!("{choice}, seed {seed}: {complaint}");
+        }
+        Ok(Self {
+            choice,
+            figures: figures::figures(scenario, market, &outcome),
+            outcome,
+        })
+    }
+}
+
+fn simulated(
+    scenario: &Scenario,
+    (seed, choice): (u64, Choice),
+    patience: Option<Patience>,
+) -> Outcome {
     let mut scenario = scenario.clone();
     if let Some(market) = &mut scenario.market {
         market.choice = choice;
     }
-    run(&Setup::new(seed, scenario))
+    let mut setup = Setup::new(seed, scenario);
+    setup.patience = patience;
+    run(&setup)
 }

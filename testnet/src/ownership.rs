@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! duty ──▶ every firm alone with its machine ──▶ how long 95 in 100 jobs wait
-//!      └─▶ pools of fewer and fewer machines, until they wait longer ──▶ machines needed
+//!                                          └──▶ [guess] how many machines need not be tried
+//!      └─▶ pools of more or fewer machines, until they wait longer ──▶ machines needed
 //! ```
 //!
 //! Both are days of the market's simulator ([`crate::market`]) with real peers: a firm that
@@ -15,12 +16,14 @@
 //! Absent: what a machine costs. The command says what it took for granted, and
 //! `docs/ownership.md` where that is from.
 
+mod guess;
+
 use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -29,8 +32,9 @@ use suanli_protocol::rank::Policy;
 
 use crate::{
     cores::on_all_cores,
-    market::{Figures, days},
+    market::{Day, Figures, days, patient_day},
     scenario::{Choice, Group, Role, Scenario},
+    sim::Patience,
 };
 
 /// What to simulate.
@@ -63,6 +67,8 @@ pub struct Args {
 const BUSY: f64 = 0.8;
 /// The search for the fewest machines steps by, and ends within, one in so many.
 const NEAR: usize = 64;
+/// So many jobs of a hundred are to wait no longer in a pool.
+const OF_HUNDRED: usize = 95;
 
 /// One duty, both ways.
 #[derive(Debug, Clone, Serialize)]
@@ -144,22 +150,40 @@ impl Args {
     }
 
     fn point(&self, base: &Scenario, duty: f64) -> anyhow::Result<Point> {
-        let (owned, jobs) = self.way(&owning(base, self.firms, duty), Choice::OwnRegion)?;
+        let began = Instant::now();
+        let alone = owning(base, self.firms, duty);
+        let days = days(&alone, self.seed, &[("day", Choice::OwnRegion)])?;
+        let day = days.first().context("no day was simulated")?;
+        let owned = self.way(&alone, day)?;
+        say(duty, &owned, began);
+        let wait = Duration::try_from_secs_f64(owned.wait_p95)
+            .context("with machines of their own, some jobs are not done")?;
+        let patience = Patience {
+            of_hundred: OF_HUNDRED,
+            wait,
+        };
         let pool = |machines| {
-            let scenario = pooling(base, (self.firms, self.share), machines, duty);
             let began = Instant::now();
-            let pooled = self.way(&scenario, Choice::Policy(Policy::Cheapest))?.0;
-            let (took, wait) = (began.elapsed().as_secs(), pooled.wait_p95 / 60.0);
-            eprintln!("duty {duty}: {machines} machines, p95 {wait:.1} min; took {took} s");
+            let scenario = pooling(base, (self.firms, self.share), machines, duty);
+            let cheapest = Choice::Policy(Policy::Cheapest);
+            let day = patient_day(&scenario, self.seed, cheapest, patience)?;
+            let Some(day) = day else {
+                let took = began.elapsed().as_secs();
+                eprintln!("duty {duty}: {machines} machines are too few; took {took} s");
+                return Ok(None);
+            };
+            let pooled = self.way(&scenario, &day)?;
+            say(duty, &pooled, began);
             Ok((pooled.wait_p95 <= owned.wait_p95).then_some(pooled))
         };
-        let pooled = fewest(duty * BUSY * count(self.firms), self.firms, pool)?;
+        let guess = guess::fewest(&day.outcome, self.firms, patience);
+        let pooled = fewest(guess, self.firms, pool)?;
         let pooled = pooled.with_context(|| {
             format!("duty {duty}: with as many machines as firms, a pool's jobs wait longer")
         })?;
         Ok(Point {
             duty,
-            jobs,
+            jobs: day.outcome.trades.len(),
             owned: Way {
                 cost_per_job: owned.machines_per_job,
                 ..owned
@@ -168,15 +192,13 @@ impl Args {
         })
     }
 
-    fn way(&self, scenario: &Scenario, choice: Choice) -> anyhow::Result<(Way, usize)> {
-        let days = days(scenario, self.seed, &[("day", choice)])?;
-        let day = days.first().context("no day was simulated")?;
+    fn way(&self, scenario: &Scenario, day: &Day) -> anyhow::Result<Way> {
         let of = &day.figures;
         let machines = scenario.groups.iter().filter(|group| group.role.sells());
         let machines: usize = machines.map(|group| group.count).sum();
         let hours = count(machines) * f64::from(u32::try_from(scenario.seconds)?) / 3600.0;
         let jobs = count(day.outcome.trades.len()).max(1.0);
-        let way = Way {
+        Ok(Way {
             machines,
             used: used(of, scenario),
             // Whoever is not served waits for ever.
@@ -187,22 +209,26 @@ impl Args {
             },
             cost_per_job: of.cost / jobs,
             machines_per_job: hours * self.own_hour / jobs,
-        };
-        Ok((way, day.outcome.trades.len()))
+        })
     }
 }
 
-/// The fewest of up to so many that are enough, or nearly: upwards or downwards from what the
-/// work alone would keep busy, by steps that double, and then by halving. Nothing, if all are
-/// too few.
+/// Tells whoever waits how far it is.
+fn say(duty: f64, way: &Way, began: Instant) {
+    let (machines, wait) = (way.machines, way.wait_p95 / 60.0);
+    let took = began.elapsed().as_secs();
+    eprintln!("duty {duty}: {machines} machines, p95 {wait:.1} min; took {took} s");
+}
+
+/// The fewest of up to so many that are enough, or nearly: upwards or downwards from a guess,
+/// by steps that double, and then by halving. Nothing, if all are too few.
 fn fewest<T>(
-    work: f64,
+    guess: usize,
     all: usize,
     try_with: impl Fn(usize) -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<Option<T>> {
-    let busy = (1..all).take_while(|machines| count(*machines) < work);
     let (mut few, mut enough) = (0, None);
-    let mut next = busy.last().unwrap_or(0) + 1;
+    let mut next = guess.clamp(1, all.max(1));
     let mut step = (next / NEAR).max(1);
     let mut most = all + 1;
     while most - few > (most / NEAR).max(1) {
@@ -413,9 +439,9 @@ mod tests {
 
     #[test]
     fn the_fewest_that_are_enough_are_found_from_above_and_below() {
-        for (work, all, least) in [(3.2, 12, 4), (3.2, 12, 12), (9.0, 12, 2), (0.5, 1, 1)] {
+        for (guess, all, least) in [(4, 12, 4), (4, 12, 12), (9, 12, 2), (1, 1, 1)] {
             let tried = RefCell::new(Vec::new());
-            let found = fewest(work, all, |machines| {
+            let found = fewest(guess, all, |machines| {
                 tried.borrow_mut().push(machines);
                 Ok((machines >= least).then_some(machines))
             });
@@ -423,12 +449,12 @@ mod tests {
             assert!(tried.borrow().len() <= 7, "{tried:?}");
         }
         // Of a thousand it is near enough.
-        let near = fewest(500.0, 1000, |machines| {
+        let near = fewest(500, 1000, |machines| {
             Ok((machines >= 531).then_some(machines))
         });
         let near = near.unwrap().unwrap();
         assert!((531..=539).contains(&near), "{near}");
-        let none = fewest(3.0, 12, |_| Ok(None::<usize>));
+        let none = fewest(3, 12, |_| Ok(None::<usize>));
         assert_eq!(none.unwrap(), None);
     }
 }

@@ -24,6 +24,7 @@ mod hostile;
 mod links;
 mod machine;
 mod node;
+mod patience;
 mod plant;
 mod products;
 mod reading;
@@ -41,6 +42,7 @@ use suanli_protocol::ids::Hash;
 pub use self::{
     check::{Checker, Complaint},
     fresh::{Fresh, run_fresh},
+    patience::Patience,
     plant::{Plant, UnknownPlant},
     script::{Fault, Scripted, Step, run_script},
     seeds::{Summary, run_many},
@@ -61,6 +63,8 @@ pub struct Setup {
     pub steps: Option<u64>,
     /// A bug to plant.
     pub plant: Option<Plant>,
+    /// When to end before its time, if nobody can want more of it.
+    pub patience: Option<Patience>,
     /// Whether to keep a line about everything that happens.
     pub record: bool,
 }
@@ -73,6 +77,7 @@ impl Setup {
             scenario,
             steps: None,
             plant: None,
+            patience: None,
             record: false,
         }
     }
@@ -85,6 +90,9 @@ pub struct Outcome {
     pub trace: Hash,
     /// What does not hold.
     pub complaints: Vec<Complaint>,
+    /// Whether it ended early, because too many jobs had waited too long. What must hold only
+    /// in the end was not looked at then.
+    pub out_of_patience: bool,
     /// What happened, in numbers.
     pub figures: Figures,
     /// How often each provider's results were looked at, and what was found.
@@ -158,6 +166,7 @@ pub fn run(setup: &Setup) -> Outcome {
         ran: trades.ran,
         trades: trades.jobs.into_values().collect(),
         trace: world.trace.hash(),
+        out_of_patience: world.out_of_patience,
         complaints: std::mem::take(&mut world.checks.complaints),
         figures: world.figures,
         trials: world.checks.trials.results(&world.nodes),

@@ -80,7 +80,7 @@ use crate::{
     },
     message::{Decline, Frame, InlineBlob, InlineBlobs, LogLine, Progress},
     offer::{Figures, Name, Offer},
-    rank::{self, Candidate, OfferFields, Plan, View, Want},
+    rank::{self, Candidate, Named, OfferFields, PLAN_MAX, Plan, View, Want},
     receipt::{Acceptance, Outcome, Receipt, ReceiptKey, Verdict},
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime, Verification},

@@ -95,6 +95,24 @@ struct Query<'a> {
     now: Wall,
     classes: Vec<Known>,
     parts: Parts<'a>,
+    named: Named,
+}
+
+/// How many offers a plan is to name: each is looked at once more, and copied.
+#[derive(Debug, Clone, Copy)]
+pub struct Named {
+    /// Of those that fit, the best,
+    pub candidates: usize,
+    /// and of the others.
+    pub misfits: usize,
+}
+
+impl Named {
+    /// What people are shown.
+    pub const MANY: Self = Self {
+        candidates: PLAN_MAX,
+        misfits: PLAN_MAX,
+    };
 }
 
 /// Sorts a book's offers for a job, those that have not expired. `view` tells what the
@@ -107,12 +125,26 @@ pub fn rank_book(
     skip: impl Fn(PeerId) -> bool,
     view: impl Fn(PeerId) -> Result<View, Reason>,
 ) -> Plan {
+    rank_some(book, now, (want, Named::MANY), skip, view)
+}
+
+/// The same, and names no more than is asked for.
+pub fn rank_some(
+    book: &Book,
+    now: Wall,
+    (want, named): (&Want<'_>, Named),
+    skip: impl Fn(PeerId) -> bool,
+    view: impl Fn(PeerId) -> Result<View, Reason>,
+) -> Plan {
     if want.needs.model.is_some() {
         // A model is few offers' and not in the index.
         let live = book
             .iter()
             .filter(|offer| offer.expires() > now && !skip(offer.signer()));
-        return rank(live, want, view);
+        let mut plan = rank(live, want, view);
+        plan.candidates.truncate(named.candidates);
+        plan.misfits.truncate(named.misfits);
+        return plan;
     }
     let parts = Parts::of(want);
     let classes = book.index().classes().iter();
@@ -122,6 +154,7 @@ pub fn rank_book(
         now,
         classes: classes.map(|class| known(class, want, &parts)).collect(),
         parts,
+        named,
     };
     query.plan(skip, view)
 }
@@ -187,7 +220,7 @@ impl<'a> Query<'a> {
             slowest = slowest.min(believed_speed(speed, view.believed));
             fitting.push(Fit { head, rows, view });
         }
-        let mut best = Best::default();
+        let mut best = Best::of(self.named.candidates);
         for fit in &fitting {
             match self.score(fit, slowest) {
                 Some(score) => best.add((score, fit.view.failing), fit.head.peer),
@@ -300,7 +333,7 @@ impl<'a> Query<'a> {
         peer: PeerId,
         view: impl Fn(PeerId) -> Result<View, Reason>,
     ) {
-        if misfits.named.len() < PLAN_MAX
+        if misfits.named.len() < self.named.misfits
             && let Some(offer) = self.book.of(peer)
             && let Err(decline) = judge(offer, self.want, view)
         {
@@ -317,7 +350,7 @@ impl<'a> Query<'a> {
         view: impl Fn(PeerId) -> Result<View, Reason>,
         slowest: u64,
     ) {
-        if misfits.named.len() < PLAN_MAX
+        if misfits.named.len() < self.named.misfits
             && let Some(offer) = self.book.of(peer)
             && let Ok(able) = judge(offer, self.want, view)
         {
@@ -340,16 +373,24 @@ impl<'a> Query<'a> {
 }
 
 /// The best few, and how many there were.
-#[derive(Default)]
 struct Best {
     kept: BinaryHeap<((Score, u16), PeerId)>,
+    most: usize,
     count: usize,
 }
 
 impl Best {
+    fn of(most: usize) -> Self {
+        Self {
+            kept: BinaryHeap::new(),
+            most,
+            count: 0,
+        }
+    }
+
     fn add(&mut self, score: (Score, u16), peer: PeerId) {
         self.count += 1;
-        if self.kept.len() < PLAN_MAX {
+        if self.kept.len() < self.most {
             self.kept.push((score, peer));
         } else if let Some(mut worst) = self.kept.peek_mut()
             && (score, peer) < *worst

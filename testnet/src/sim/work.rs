@@ -266,6 +266,9 @@ impl World<'_> {
             self.sizes.insert(order.spec.blob, order.flops);
         }
         self.trades.submitted(ix, &order, self.now);
+        if let Some(watch) = &mut self.watch {
+            watch.submitted(order.job, self.now);
+        }
         if order.verify.within.is_some() {
             self.checks.floats.is_program(order.spec.blob);
         }

@@ -28,6 +28,7 @@ use super::{
     check::Checks,
     dice::Dice,
     node::{Ix, Node},
+    patience::Watch,
     plant::Plant,
     reading::Reader,
     script::Script,
@@ -35,6 +36,10 @@ use super::{
     trades::Trades,
 };
 use crate::scenario::{Nature, Scenario};
+
+/// A market is over so long after its last job: time enough for all that is still said about
+/// payments, which takes seconds.
+const SETTLING: Duration = Duration::from_mins(30);
 
 /// Something that happens.
 #[derive(Debug)]
@@ -155,6 +160,12 @@ pub(crate) struct World<'a> {
     /// Operations of the programs of which that is known.
     pub(crate) sizes: BTreeMap<BlobId, u64>,
     pub(crate) trades: Trades,
+    /// Whether it is certain that too many jobs wait too long.
+    pub(crate) out_of_patience: bool,
+    pub(crate) watch: Option<Watch>,
+    /// Jobs of a market that have not ended yet; none in other runs, which last as long as
+    /// they last.
+    unended: Option<u64>,
     queue: BTreeMap<(Mono, u64), Event>,
     number: u64,
     steps_left: u64,
@@ -187,23 +198,31 @@ impl<'a> World<'a> {
             runs: 0,
             sizes: BTreeMap::new(),
             trades: Trades::default(),
+            out_of_patience: false,
+            watch: None,
+            unended: None,
             nodes,
             queue: BTreeMap::new(),
             number: 0,
             steps_left: setup.steps.unwrap_or(u64::MAX),
         };
-        world.begin(setup.seed);
+        world.begin(setup);
         world
     }
 
     /// Puts what happens by itself into the queue.
-    fn begin(&mut self, seed: u64) {
+    fn begin(&mut self, setup: &Setup) {
         for ix in 0..self.nodes.len() {
             let at = self.dice.millis([0, 300]);
             self.later(at, Event::Start(ix));
         }
         let work_ends = Duration::from_secs(self.scenario.seconds);
-        for (at, event) in super::work::plan(self.scenario, &self.nodes, seed) {
+        let plan = super::work::plan(self.scenario, &self.nodes, setup.seed);
+        if self.scenario.market.is_some() {
+            self.unended = u64::try_from(plan.len()).ok();
+        }
+        self.watch = setup.patience.map(|asked| Watch::new(asked, plan.len()));
+        for (at, event) in plan {
             self.later(at, event);
         }
         self.plan_faults();
@@ -218,9 +237,19 @@ impl<'a> World<'a> {
             if at > end {
                 break;
             }
+            if let Some(watch) = &mut self.watch
+                && watch.is_over(at, &self.trades)
+            {
+                self.out_of_patience = true;
+                return;
+            }
             self.now = at;
             self.deliver(event);
             self.watch_totals();
+            if self.unended == Some(0) {
+                self.unended = None;
+                end = end.min(at.after(SETTLING));
+            }
             self.steps_left = self.steps_left.saturating_sub(1);
             if self.steps_left == 0 && !self.quiet {
                 self.deliver(Event::Quiet);
@@ -553,6 +582,7 @@ impl World<'_> {
             PeerEvent::Job { job, event } => {
                 if let JobEvent::Ended(end) = &event {
                     self.figures.ended(*end);
+                    self.unended = self.unended.map(|jobs| jobs.saturating_sub(1));
                 }
                 if let JobEvent::Declined { decline, .. } = &event {
                     let reason = decline.reason.to_string();
@@ -560,6 +590,7 @@ impl World<'_> {
                 }
                 if let JobEvent::Refused(_) = &event {
                     self.figures.refused += 1;
+                    self.unended = self.unended.map(|jobs| jobs.saturating_sub(1));
                 }
                 if !matches!(event, JobEvent::Progress(_) | JobEvent::Log(_)) {
                     self.trace.say(self.now, || {

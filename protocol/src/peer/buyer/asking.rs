@@ -612,10 +612,20 @@ fn choose(
         (&job.order.work, job.unspent())
     };
     let left = job.deadline.since(core.now.mono);
+    // A single job asks the best few, and looks at the one after them.
+    let candidates = if job.spreads() {
+        PLAN_MAX
+    } else {
+        ASKS_MAX + 1
+    };
+    let named = Named {
+        candidates,
+        misfits: 0,
+    };
     let plan = plan(
         (core, staying),
         (book, core.now.wall),
-        &job.order,
+        (&job.order, named),
         (work, budget, Some(left.into())),
         |peer| job.was_declined(book, peer),
         view,
@@ -648,7 +658,7 @@ fn choose(
 fn plan(
     (core, staying): (&Core, &Staying),
     (book, now): (&Book, Wall),
-    order: &JobOrder,
+    (order, named): (&JobOrder, Named),
     (work, budget, within): (&Work, Amount, Option<Millis>),
     skip: impl Fn(PeerId) -> bool,
     view: impl Fn(PeerId) -> Result<View, Reason>,
@@ -677,10 +687,10 @@ fn plan(
         within,
     };
     let is_allowed = |peer| order.providers.is_empty() || order.providers.contains(&peer);
-    rank::rank_book(
+    rank::rank_some(
         book,
         now,
-        &want,
+        (&want, named),
         |peer| !is_allowed(peer) || skip(peer),
         |peer| {
             if peer == me {
@@ -699,7 +709,7 @@ impl Buyer {
         plan(
             (core, &self.staying),
             (book, now),
-            order,
+            (order, Named::MANY),
             (&order.work, order.budget, Some(order.total)),
             |_| false,
             |peer| core.view(peer, book, now),
