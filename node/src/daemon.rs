@@ -41,7 +41,7 @@ use crate::{
     identity::{Identity, IdentityError},
     keys::KeyFile,
     models::{
-        serving::Said,
+        serving::{Said, Serving},
         shelf::Shelf,
         stock::{Stock, StockError},
     },
@@ -118,6 +118,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let Selling {
         provider,
         stock,
+        models,
         devices,
         executions,
     } = match &config.provide {
@@ -130,13 +131,6 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let neighbours = neighbours_of(&config, &devices);
     let (listener, address) = bind(config.api).await?;
     let keeper = keeper_of(&config, &identity, store.clone());
-    let (stock, models) = match stock {
-        Some((stock, said)) => {
-            let serving = stock.serving().clone();
-            (Some(stock), Some((serving, said)))
-        }
-        None => (None, None),
-    };
     let parts = Parts {
         config: keeper.config.clone(),
         provider,
@@ -274,8 +268,9 @@ fn open_store(
 #[derive(Default)]
 struct Selling {
     provider: Option<ProviderConfig>,
-    /// Its models, and what is said of them.
-    stock: Option<(Stock, mpsc::Receiver<Said>)>,
+    /// Its models, what serves them, and what that says.
+    stock: Option<Stock>,
+    models: Option<(Serving, mpsc::Receiver<Said>)>,
     devices: Devices,
     executions: Option<mpsc::Receiver<suanli_executor::ExecutionEvent>>,
 }
@@ -305,7 +300,8 @@ async fn start_selling(
     let offer = offer_of(config, provide, sold, devices.sandbox())?;
     Ok(Selling {
         provider: Some(provider_of(provide, offer)),
-        stock: Some((stock, said)),
+        models: Some((stock.serving().clone(), said)),
+        stock: Some(stock),
         devices,
         executions: Some(events),
     })

@@ -279,7 +279,7 @@ fn added(
         },
         computed_by: facts
             .device
-            .map_or("the processor".to_owned(), |name| name.to_string()),
+            .map_or_else(|| "the processor".to_owned(), |name| name.to_string()),
         embeds: facts.embeds,
         provides: config.provide.is_some(),
         served: false,

@@ -277,12 +277,12 @@ impl Puller {
         let plain = name.to_lowercase().replace(['_', '.'], "-");
         let url = format!("{}/simple/{plain}/", self.index);
         let project: Project = self.ask(&url)?;
-        let wheels = project.files.iter().filter_map(|file| {
+        let mut wheels = project.files.iter().filter_map(|file| {
             let found = file.version().filter(|_| !file.is_yanked())?;
             Some((found, file))
         });
         let newest = match version {
-            Some(wanted) => wheels.filter(|(found, _)| *found == wanted).last(),
+            Some(wanted) => wheels.rfind(|(found, _)| *found == wanted),
             None => wheels.max_by_key(|(found, _)| release(found)),
         };
         let (_, wheel) = newest.ok_or_else(|| {

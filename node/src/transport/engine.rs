@@ -1135,6 +1135,8 @@ impl Engine {
             return;
         }
         peer.set_agent(&info.agent_version);
+        // First: a new process may listen elsewhere, and is dialled there.
+        self.book.learn(id, info.listen_addrs);
         if peer.is_reborn(connection, &info.agent_version) {
             self.reborn(id, connection);
         }
@@ -1143,7 +1145,6 @@ impl Engine {
         };
         let (key, first) = (peer.key, !peer.announced);
         let address = peer.used().map(|used| used.address.clone());
-        self.book.learn(id, info.listen_addrs);
         let Some(address) = address.filter(|_| first) else {
             return;
         };
