@@ -138,7 +138,7 @@ impl Serving {
         let desk = Desk {
             orders: orders.downgrade(),
             said,
-            devices: Vec::new(),
+            devices: None,
             models: Vec::new(),
             leases: BTreeMap::new(),
             clients,
@@ -285,7 +285,8 @@ impl Lease {
 struct Desk {
     orders: mpsc::WeakSender<Order>,
     said: mpsc::Sender<Said>,
-    devices: Vec<Device>,
+    /// What the offer is of; nothing was told of it yet, if there is none.
+    devices: Option<Vec<Device>>,
     /// By their numbers; none where one is not served any more.
     models: Vec<Option<Model>>,
     leases: BTreeMap<AgreementId, Lease>,
@@ -329,7 +330,7 @@ impl Desk {
     /// Serves what is in stock. Leases of what is not any more are over: answers under way
     /// may end, and what was used is told as at the end of their time.
     async fn stock(&mut self, stocked: Stocked) {
-        self.devices = stocked.devices;
+        let before = self.devices.replace(stocked.devices);
         let mut offers = BTreeMap::new();
         let mut fresh = Vec::new();
         for (offer, source) in stocked.models {
@@ -354,7 +355,10 @@ impl Desk {
                 lease.until = lease.until.min(now);
             }
         }
-        self.tell_models(self.offers()).await;
+        // At its start the node offers its devices by itself, and no model answers yet.
+        if before.is_some() {
+            self.tell_models(self.offers()).await;
+        }
         self.probe();
     }
 
@@ -504,7 +508,8 @@ impl Desk {
 
     async fn tell_models(&mut self, offers: Vec<ModelOffer>) {
         self.told = (Instant::now(), offers.clone());
-        let said = Said::Models(self.devices.clone(), offers);
+        let devices = self.devices.clone().unwrap_or_default();
+        let said = Said::Models(devices, offers);
         let _ = self.said.send(said).await;
     }
 
