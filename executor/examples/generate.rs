@@ -130,8 +130,8 @@ async fn on_a_device(arguments: &Arguments) {
         other => panic!("{other:?}"),
     };
     eprintln!("computed by {:?}", facts.device.as_deref());
-    let count = arguments.number("tokens", 128);
     if let Some(ids) = arguments.text("ids") {
+        let count = arguments.number("tokens", 128);
         let (_, written) = written(&server, vec![numbers(ids)], count).await;
         return written.iter().for_each(|token| println!("{token}"));
     }
@@ -145,11 +145,11 @@ async fn on_a_device(arguments: &Arguments) {
     );
     let vocabulary = usize::try_from(facts.vocabulary).unwrap();
     let prompts = prompts(batch, length, vocabulary);
+    let count = arguments.number("tokens", 64);
     let (mut prefills, mut decodes, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..=arguments.number("runs", 5) {
         let began = Instant::now();
-        let (times, written) =
-            written(&server, prompts.clone(), arguments.number("tokens", 64)).await;
+        let (times, written) = written(&server, prompts.clone(), count).await;
         let (first, last) = (times[batch - 1] - began, *times.last().unwrap() - began);
         if run > 0 {
             firsts.push(first.as_secs_f64() * 1e3);
@@ -157,7 +157,6 @@ async fn on_a_device(arguments: &Arguments) {
             decodes.push(rate(written.len() - batch, last - first));
         }
     }
-    let count = arguments.number("tokens", 64);
     println!(
         "{{\"batch\":{batch},\"length\":{length},\"tokens\":{count},\"prefill_tokens_s\":{},\"decode_tokens_s\":{},\"first_tokens_ms\":{}}}",
         spread(prefills),

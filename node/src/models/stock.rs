@@ -123,42 +123,36 @@ impl Stock {
 
     async fn renewed(&self) -> Result<(Renewed, Vec<Device>), StockError> {
         let mut served = self.served.lock().await;
-        let mut entries = self.fixed.clone();
-        entries.extend(self.shelf.entries()?);
-        entry::check(&entries).map_err(StockError::Entries)?;
+        let mut said = self.fixed.clone();
+        said.extend(self.shelf.entries()?);
+        entry::check(&said).map_err(StockError::Entries)?;
         let mut renewed = Renewed::default();
-        let mut sources = Vec::new();
+        let (mut entries, mut sources) = (Vec::new(), Vec::new());
         let mut assigned = entry::assigned(&served);
-        let entries = {
-            let mut able = Vec::new();
-            for entry in entries {
-                if let Some(known) = served.iter().find(|known| known.is_same(&entry)) {
-                    able.push(known.clone());
-                    sources.push(None);
-                    continue;
+        for entry in said {
+            if let Some(known) = served.iter().find(|known| known.is_same(&entry)) {
+                entries.push(known.clone());
+                sources.push(None);
+                continue;
+            }
+            let name = entry.name.clone();
+            match self.start(entry, &mut assigned).await {
+                Ok((entry, source)) => {
+                    renewed.added.push(name);
+                    entries.push(entry);
+                    sources.push(Some(source));
                 }
-                let name = entry.name.clone();
-                match self.start(entry, &mut assigned).await {
-                    Ok((entry, source)) => {
-                        able.push(entry);
-                        sources.push(Some(source));
-                    }
-                    Err(error) => {
-                        tracing::error!(model = name, %error, "a model is not served");
-                        renewed.failed.push((name, error.to_string()));
-                    }
+                Err(error) => {
+                    tracing::error!(model = name, %error, "a model is not served");
+                    renewed.failed.push((name, error.to_string()));
                 }
             }
-            able
-        };
+        }
         let (added, offers) = entry::offered(&entries, self.devices.len());
         let devices = [&self.devices[..], &added].concat();
         if devices.len() > DEVICES_MAX {
             return Err(StockError::Devices(devices.len()));
         }
-        let news = entries.iter().zip(&sources);
-        let news = news.filter(|(_, source)| source.is_some());
-        renewed.added = news.map(|(entry, _)| entry.name.clone()).collect();
         let is_gone = |known: &&ModelEntry| !entries.iter().any(|entry| entry.is_same(known));
         let gone = served.iter().filter(is_gone);
         renewed.removed = gone.map(|entry| entry.name.clone()).collect();
