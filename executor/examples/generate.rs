@@ -40,7 +40,7 @@ use std::{
 
 use suanli_executor::{
     ModelConfig, ModelServer, ModelState, WorkerProgram,
-    ipc::model::{Ask, Prompt, Word},
+    ipc::model::{Ask, Prompt, Sampling, Word},
     model::{
         chat::{Chat, Message, Role},
         cpu::{Engine, EngineOptions, Weights},
@@ -97,11 +97,8 @@ fn main() {
     }
     let prompt = if let Some(text) = arguments.text("chat") {
         let chat = Chat::read(&file, &tokenizer).unwrap_or_else(|error| panic!("{error}"));
-        let message = Message {
-            role: Role::User,
-            content: text.to_owned(),
-        };
-        chat.prompt(&tokenizer, &[message], true).unwrap()
+        let message = Message::new(Role::User, text.to_owned());
+        chat.prompt(&tokenizer, &[message], &[], true).unwrap()
     } else {
         let text = arguments.text("prompt").expect("give --prompt or --chat");
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
@@ -175,15 +172,9 @@ async fn written(
     let mut answers = tokio::task::JoinSet::new();
     for prompt in prompts {
         let answer = server.ask(Ask {
-            prompt: Prompt::Tokens(List::truncated(prompt)),
-            begun: List::default(),
-            draws: 0,
-            seed: [0; 32],
-            temperature: 0.0,
-            top_p: 1.0,
-            min_p: 0.0,
+            sampling: Sampling::greedy(),
             tokens_max: Some(u32::try_from(count).unwrap()),
-            stops: List::default(),
+            ..Ask::new(Prompt::Tokens(List::truncated(prompt)))
         });
         let mut answer = answer.await;
         answers.spawn(async move {

@@ -124,7 +124,7 @@ pub fn are_sent_in_frame(mut sizes: impl Iterator<Item = u64>) -> bool {
 }
 
 /// What a worker says.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Reply {
     /// The device, if there is one, is open.
     Ready {

@@ -256,6 +256,39 @@ pub const TURNS_MAX: usize = CHAT_MESSAGES_MAX;
 pub const STOPS_MAX: usize = 16;
 /// Bytes of such a text: a line.
 pub const STOP_BYTES_MAX: usize = 256;
+/// Tokens whose likelihood a question shifts, as OpenAI has it.
+pub const BIASES_MAX: usize = 300;
+/// Likeliest tokens that are told beside each token, as OpenAI has it.
+pub const LIKELIEST_MAX: usize = 20;
+/// Bytes of a token that are told with its likelihood. Longer ones are names of control
+/// tokens, or of no model.
+pub const TOKEN_BYTES_MAX: usize = 256;
+/// Calls of tools in one message of a conversation.
+pub const TURN_CALLS_MAX: usize = 128;
+/// Bytes of a tool's name, and of what a call of it is called.
+pub const CALL_NAME_BYTES_MAX: usize = 64;
+/// Pieces that become certain with one token: text, a call's name and its arguments, and
+/// what follows them.
+pub const PIECES_MAX: usize = 8;
+/// Bytes of a piece: more than any token has, with what was held back.
+pub const PIECE_BYTES_MAX: usize = 4 << 10;
+/// Bytes of a question's schema, or of its tools. Most have one or two thousand; of this
+/// many a schema that means ill takes a second.
+pub const GRAMMAR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the stack on which they are understood: a schema of that many bytes may refer on
+/// three thousand times, and each takes twenty kilobytes. Only what is used is memory.
+pub const GRAMMAR_STACK_BYTES: usize = 256 << 20;
+/// What it may take to understand their regular expressions, in the measure of the crate
+/// `llguidance`: some twenty milliseconds.
+pub const GRAMMAR_FUEL: u64 = 1_000_000;
+/// The same for a token: some ten milliseconds, in which all others wait,
+pub const GRAMMAR_STEP_FUEL: u64 = 100_000;
+/// and in items: some two.
+pub const GRAMMAR_STEP_ITEMS_MAX: usize = 50_000;
+/// States of a grammar's lexer, of one or two kilobytes each.
+pub const GRAMMAR_LEXER_STATES_MAX: usize = 10_000;
+/// Symbols of a grammar: four megabytes.
+pub const GRAMMAR_SIZE_MAX: usize = 100_000;
 /// Questions that a model's worker computes at once. More give hardly more speed, and each
 /// is slower.
 pub const ANSWERS_MAX: usize = 64;

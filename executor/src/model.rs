@@ -6,7 +6,9 @@
 //!                  └─  text ◀─ tokenizer::TextStream ◀──── sampler ◀─────┘
 //! ```
 //!
-//! [`answers`] puts it all together: many questions at once, word by word.
+//! [`answers`] puts it all together: many questions at once, word by word. An answer that
+//! must have a form is held to it by its [`grammar`], and [`writing`] cuts calls of tools out
+//! of its text.
 //!
 //! ```text
 //!   bytes ─▶ gguf ─┬─▶ encoder ─▶ cpu::encoder ◀─ tokens ◀─ wordpiece ◀─ texts
@@ -40,11 +42,13 @@ pub mod embeddings;
 pub mod encoder;
 pub mod engine;
 pub mod gguf;
+pub mod grammar;
 pub mod llama;
 pub mod sampler;
 pub mod testing;
 pub mod tokenizer;
 pub mod wordpiece;
+pub mod writing;
 
 #[cfg(test)]
 mod real;

@@ -15,7 +15,14 @@
 //!
 //! Absent: what a model is called, who may ask, and how much at once.
 
-use std::{collections::BTreeMap, fs::File, os::fd::AsFd as _, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::fd::AsFd as _,
+    path::PathBuf,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -97,9 +104,16 @@ pub struct ModelAnswer {
 impl ModelAnswer {
     /// The next word. None after the last, and when the worker has died.
     pub async fn next(&mut self) -> Option<Word> {
-        let word = self.words.recv().await?;
-        self.number = word.number().filter(|_| !word.is_last());
-        Some(word)
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The same, as a step of a future.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Word>> {
+        let word = self.words.poll_recv(context);
+        if let Poll::Ready(Some(word)) = &word {
+            self.number = word.number().filter(|_| !word.is_last());
+        }
+        word
     }
 }
 

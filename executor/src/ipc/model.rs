@@ -23,8 +23,9 @@ use suanli_protocol::wire::{List, Utf8};
 
 use super::Detail;
 use crate::limits::{
-    ASK_TEXT_BYTES_MAX, BEGUN_TOKENS_MAX, EMBED_INPUTS_MAX, ENCODER_CONTEXT_MAX, ENCODER_WIDTH_MAX,
-    STOP_BYTES_MAX, STOPS_MAX, TURNS_MAX,
+    ASK_TEXT_BYTES_MAX, BEGUN_TOKENS_MAX, BIASES_MAX, CALL_NAME_BYTES_MAX, EMBED_INPUTS_MAX,
+    ENCODER_CONTEXT_MAX, ENCODER_WIDTH_MAX, LIKELIEST_MAX, PIECE_BYTES_MAX, PIECES_MAX,
+    STOP_BYTES_MAX, STOPS_MAX, TOKEN_BYTES_MAX, TURN_CALLS_MAX, TURNS_MAX,
 };
 
 /// What a parent says.
@@ -75,17 +76,101 @@ pub struct Ask {
     pub draws: u64,
     /// Chance.
     pub seed: [u8; 32],
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Tokens that are written at most, those that were written already included; as many
+    /// as fit if it does not say.
+    pub tokens_max: Option<u32>,
+    /// Texts before which the answer ends.
+    pub stops: List<Utf8<STOP_BYTES_MAX>, STOPS_MAX>,
+    /// What the answer must be.
+    pub form: Form,
+    /// Whether each token comes with its likelihood, and with how many of the likeliest.
+    pub likeliest: Option<u8>,
+}
+
+impl Ask {
+    /// A question that says nothing but what the answer goes on from.
+    pub fn new(prompt: Prompt) -> Self {
+        Self {
+            prompt,
+            begun: List::default(),
+            draws: 0,
+            seed: [0; 32],
+            sampling: Sampling::default(),
+            tokens_max: None,
+            stops: List::default(),
+            form: Form::Any,
+            likeliest: None,
+        }
+    }
+
+    /// The tools that may be called.
+    pub const fn tools(&self) -> Option<&Tools> {
+        match &self.prompt {
+            Prompt::Conversation { tools, .. } => tools.as_ref(),
+            Prompt::Text(_) | Prompt::Tokens(_) => None,
+        }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Sampling {
     /// 0 takes the likeliest token always.
     pub temperature: f32,
     /// The likeliest tokens that make up this share are drawn from.
     pub top_p: f32,
     /// Tokens below this share of the likeliest one's likelihood are left out.
     pub min_p: f32,
-    /// Tokens that are written at most, those that were written already included; as many
-    /// as fit if it does not say.
-    pub tokens_max: Option<u32>,
-    /// Texts before which the answer ends.
-    pub stops: List<Utf8<STOP_BYTES_MAX>, STOPS_MAX>,
+    /// Taken from the logit of each token that the answer has already,
+    pub presence_penalty: f32,
+    /// and this as often as it has it.
+    pub frequency_penalty: f32,
+    /// What is added to the logits of some tokens.
+    pub biases: List<(u32, f32), BIASES_MAX>,
+}
+
+impl Sampling {
+    /// The likeliest token always.
+    pub fn greedy() -> Self {
+        Self {
+            temperature: 0.0,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for Sampling {
+    /// As likely as the model says.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            biases: List::default(),
+        }
+    }
+}
+
+/// What an answer must be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub enum Form {
+    /// Any text.
+    #[default]
+    Any,
+    /// A JSON object.
+    Json,
+    /// JSON by a schema.
+    Schema {
+        /// The schema, as JSON.
+        schema: AskText,
+        /// Whether what the schema says and can't be done is an error; else it is passed
+        /// over.
+        is_strict: bool,
+    },
 }
 
 /// Texts of which vectors are wanted.
@@ -111,11 +196,23 @@ pub const VECTOR_BYTES_MAX: usize = ENCODER_WIDTH_MAX * size_of::<f32>();
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Prompt {
     /// A conversation, in the model's own form of it.
-    Conversation(List<Turn, TURNS_MAX>),
+    Conversation {
+        /// What was said.
+        turns: List<Turn, TURNS_MAX>,
+        /// What the model may call.
+        tools: Option<Tools>,
+    },
     /// A text.
     Text(AskText),
     /// Tokens.
     Tokens(List<u32, BEGUN_TOKENS_MAX>),
+}
+
+impl Prompt {
+    /// A conversation without tools.
+    pub const fn conversation(turns: List<Turn, TURNS_MAX>) -> Self {
+        Self::Conversation { turns, tools: None }
+    }
 }
 
 /// Something that was said.
@@ -125,6 +222,58 @@ pub struct Turn {
     pub speaker: Speaker,
     /// What.
     pub text: AskText,
+    /// Tools that it called with it.
+    pub calls: List<Call, TURN_CALLS_MAX>,
+    /// Which call it answers, if a tool says it.
+    pub answers: Option<CallName>,
+}
+
+impl Turn {
+    /// Something that was said, and nothing beside.
+    pub fn new(speaker: Speaker, text: AskText) -> Self {
+        Self {
+            speaker,
+            text,
+            calls: List::default(),
+            answers: None,
+        }
+    }
+}
+
+/// The name of a tool, or what a call of one is called.
+pub type CallName = Utf8<CALL_NAME_BYTES_MAX>;
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Call {
+    /// What it is called.
+    pub id: CallName,
+    /// The tool.
+    pub name: CallName,
+    /// Its arguments, as JSON.
+    pub arguments: AskText,
+}
+
+/// What a model may call.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Tools {
+    /// The tools, as OpenAI's clients describe them: a list, as JSON.
+    pub functions: AskText,
+    /// Whether it must.
+    pub usage: Use,
+    /// Whether it may call no more than one.
+    pub only_one: bool,
+}
+
+/// Whether a tool must be called.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Use {
+    /// As the model thinks fit.
+    May,
+    /// One or more.
+    Must,
+    /// This one.
+    This(CallName),
 }
 
 /// Who says something.
@@ -136,10 +285,59 @@ pub enum Speaker {
     User,
     /// The model.
     Assistant,
+    /// A tool that the model called.
+    Tool,
+}
+
+/// Something of an answer that is certain.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Piece {
+    /// Text.
+    Text(PieceText),
+    /// A call of a tool begins.
+    Call {
+        /// How many were before it.
+        index: u32,
+        /// The tool.
+        name: CallName,
+    },
+    /// JSON of the arguments of a call.
+    Arguments {
+        /// How many calls were before it.
+        call: u32,
+        /// The JSON.
+        text: PieceText,
+    },
+}
+
+/// Text of a [`Piece`].
+pub type PieceText = Utf8<PIECE_BYTES_MAX>;
+/// What is certain with a token.
+pub type Pieces = List<Piece, PIECES_MAX>;
+
+/// How likely a token was.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Likelihood {
+    /// The token's.
+    pub of: Likely,
+    /// The likeliest tokens, the likeliest first: as many as were asked for.
+    pub likeliest: List<Likely, LIKELIEST_MAX>,
+}
+
+/// A token, and its likelihood.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Likely {
+    /// Which.
+    pub token: u32,
+    /// The logarithm of its likelihood: by the model alone, before all that a question says
+    /// of chance and form.
+    pub logarithm: f32,
+    /// The bytes that it stands for.
+    pub bytes: List<u8, TOKEN_BYTES_MAX>,
 }
 
 /// What a worker says.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Word {
     /// The model can be asked.
     Loaded(Facts),
@@ -158,8 +356,10 @@ pub enum Word {
         token: u32,
         /// How often chance was asked for the answer so far.
         draws: u64,
-        /// The text that is certain with it: it may be less or more than the token's own.
-        text: Detail,
+        /// What is certain with it: it may be less or more than the token's own text.
+        pieces: Pieces,
+        /// How likely it was, if that was asked.
+        likelihood: Option<Box<Likelihood>>,
     },
     /// A vector: of the next text, in the order of the question.
     Embedded {
@@ -170,14 +370,14 @@ pub enum Word {
         /// Its floats, little-endian.
         vector: List<u8, VECTOR_BYTES_MAX>,
     },
-    /// The answer is over, with this last text.
+    /// The answer is over.
     Ended {
         /// Which answer.
         number: u64,
         /// Why.
         finish: Finish,
-        /// Text that was held back until now.
-        text: Detail,
+        /// What was held back until now.
+        pieces: Pieces,
     },
     /// There is no answer.
     Refused {
@@ -201,6 +401,25 @@ impl Word {
         }
     }
 
+    /// What is certain with it.
+    pub fn pieces(&self) -> &[Piece] {
+        match self {
+            Self::Wrote { pieces, .. } | Self::Ended { pieces, .. } => pieces,
+            Self::Loaded(_) | Self::Began { .. } | Self::Embedded { .. } | Self::Refused { .. } => {
+                &[]
+            }
+        }
+    }
+
+    /// The text of that, without calls of tools.
+    pub fn text(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Text(text) => Some(String::from(&**text)),
+            Piece::Call { .. } | Piece::Arguments { .. } => None,
+        };
+        self.pieces().iter().filter_map(text).collect()
+    }
+
     /// Whether nothing comes after it.
     pub const fn is_last(&self) -> bool {
         matches!(self, Self::Ended { .. } | Self::Refused { .. })
@@ -212,8 +431,12 @@ impl Word {
 pub enum Finish {
     /// The model says that it is, or a text came before which it ends.
     Stop,
+    /// The model waits for what the tools say that it called.
+    Calls,
     /// It is as long as it may be.
     Length,
+    /// It can't be held to its form any longer.
+    Stuck,
     /// Nobody wanted the rest.
     Stopped,
 }

@@ -1,11 +1,11 @@
 //! Answers of one model to many who ask at once.
 //!
 //! ```text
-//!  ask ─▶ waiting ──room──▶ running ─▶ step: a token of each that is being written,
-//!             ▲                │             and some of the prompts' tokens
-//!             └──no room left──┘                │
-//!                                sampler ◀── logits ── engine
-//!                                   └─▶ words: Began, Wrote …, Ended
+//!  ask ─▶ forming ─▶ waiting ──room──▶ running ─▶ step: a token of each that is being
+//!   │    (if it has   ▲ ▲                │           written, and some of the prompts'
+//!   │      a form)    │ └──no room left──┘             │
+//!   └─────────────────┘       grammar, sampler ◀── logits ── engine
+//!                                    └─▶ words: Began, Wrote …, Ended
 //! ```
 //!
 //! [`Answers::step`] is one call of the engine. Whoever is being written gets a token in
@@ -21,25 +21,28 @@
 //!
 //! Absent: who asks, fairness between them, and time.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
-use suanli_protocol::wire::Utf8;
+use serde_json::Value;
+use suanli_protocol::wire::{List, Utf8};
 
 use super::{
-    chat::{Chat, ChatError, Message, Role},
+    chat::{Called, Chat, ChatError, Message, Role, ToolCall},
     cpu::{self, EngineOptions, Weights},
     engine::{Engine, EngineError, SequenceId, Step},
     gguf::{Gguf, GgufError},
+    grammar::{Grammar, GrammarError, Maker, Wanted},
     llama::{Llama, ModelError},
-    sampler::{Sampler, SamplerError, SamplerOptions},
-    tokenizer::{TextStream, Tokenizer, TokenizerError},
+    sampler::{Sampler, SamplerError, SamplerOptions, Shifts, likelihoods},
+    tokenizer::{Tokenizer, TokenizerError},
+    writing::{self, Writing},
 };
 use crate::{
-    ipc::{
-        Detail,
-        model::{Ask, Facts, Finish, Load, Prompt, Speaker, Turn, Word},
+    ipc::model::{
+        Ask, Call, Facts, Finish, Form, Likelihood, Likely, Load, Piece, PieceText, Pieces, Prompt,
+        Sampling, Speaker, Tools, Turn, Word,
     },
-    limits::{ANSWERS_MAX, MODEL_STEPS_MAX, PROMPT_STEPS_BESIDE},
+    limits::{ANSWERS_MAX, LIKELIEST_MAX, MODEL_STEPS_MAX, PIECE_BYTES_MAX, PROMPT_STEPS_BESIDE},
 };
 
 /// Why a file's model can't be served.
@@ -77,6 +80,10 @@ enum AskError {
     Tokens(#[from] TokenizerError),
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    #[error("answers of a form can't be given now: {0}")]
+    NoThread(#[from] std::io::Error),
+    #[error("too many answers of a form are asked for; ask again later")]
+    Busy,
     #[error("the question is empty")]
     Empty,
     #[error("the token {0} is not one of the model's")]
@@ -97,12 +104,16 @@ pub struct Answers {
     engine: Box<dyn Engine>,
     tokenizer: Tokenizer,
     chat: Option<Chat>,
+    /// For answers that must have a form; started when the first is asked for.
+    grammars: Option<Maker>,
     facts: Facts,
     /// Positions that a question and its answer may take.
     context: usize,
     /// Bytes of a text that may have so few tokens.
     text_bytes_max: usize,
     sequences: u64,
+    /// Answers whose grammars are being made.
+    forming: Vec<Answer>,
     running: Vec<Answer>,
     waiting: VecDeque<Answer>,
 }
@@ -111,6 +122,8 @@ pub struct Answers {
 #[derive(Debug)]
 struct Answer {
     number: u64,
+    /// Tokens of the question.
+    read: u32,
     sequence: SequenceId,
     /// The prompt's, and those that are written.
     tokens: Vec<u32>,
@@ -118,8 +131,96 @@ struct Answer {
     computed: usize,
     /// It is as long as it may be with so many.
     length_max: usize,
-    sampler: Sampler,
     text: Writing,
+    choice: Choice,
+}
+
+/// What chooses an answer's tokens.
+#[derive(Debug)]
+struct Choice {
+    sampler: Sampler,
+    shifts: Shifts,
+    grammar: Option<Grammar>,
+    /// Whether likelihoods are told, and of how many.
+    likeliest: Option<usize>,
+    /// Logits that were changed. Kept for its room.
+    logits: Vec<f32>,
+}
+
+impl Choice {
+    /// That of an answer that has no form.
+    fn of(ask: &Ask) -> Result<Self, SamplerError> {
+        let Sampling {
+            temperature,
+            top_p,
+            min_p,
+            ..
+        } = ask.sampling;
+        let options = SamplerOptions {
+            temperature,
+            top_p,
+            min_p,
+        };
+        let sampling = &ask.sampling;
+        Ok(Self {
+            sampler: Sampler::resume(options, ask.seed, ask.draws)?,
+            shifts: Shifts::new(
+                sampling.presence_penalty,
+                sampling.frequency_penalty,
+                sampling.biases.to_vec(),
+            )?,
+            grammar: None,
+            likeliest: ask.likeliest.map(usize::from),
+            logits: Vec::new(),
+        })
+    }
+
+    /// The next token.
+    fn choose(&mut self, logits: &[f32]) -> Result<u32, GrammarError> {
+        if self.shifts.is_none() && self.grammar.is_none() {
+            return Ok(self.sampler.sample(logits));
+        }
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.shifts.apply(&mut self.logits);
+        if let Some(grammar) = &mut self.grammar {
+            grammar.allowed()?.apply(&mut self.logits);
+        }
+        Ok(self.sampler.sample(&self.logits))
+    }
+
+    /// An answer has one token more.
+    fn took(&mut self, token: u32) -> Result<(), GrammarError> {
+        self.shifts.took(token);
+        match &mut self.grammar {
+            Some(grammar) => grammar.take(token),
+            None => Ok(()),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.grammar.as_ref().is_some_and(Grammar::is_over)
+    }
+
+    /// How likely a token was, if that is told.
+    fn likelihood(
+        &self,
+        tokenizer: &Tokenizer,
+        logits: &[f32],
+        token: u32,
+    ) -> Option<Box<Likelihood>> {
+        let count = self.likeliest?.min(LIKELIEST_MAX);
+        let (own, likeliest) = likelihoods(logits, token, count);
+        let likely = |(token, logarithm)| Likely {
+            token,
+            logarithm,
+            bytes: List::truncated(tokenizer.bytes(token).to_vec()),
+        };
+        Some(Box::new(Likelihood {
+            of: likely((token, own)),
+            likeliest: List::truncated(likeliest.into_iter().map(likely).collect()),
+        }))
+    }
 }
 
 impl Answer {
@@ -128,10 +229,11 @@ impl Answer {
     }
 
     fn ended(self, finish: Finish) -> Word {
+        let called = self.text.calls() > 0 && finish == Finish::Stop;
         Word::Ended {
             number: self.number,
-            finish,
-            text: Utf8::cut(&self.text.finish()),
+            finish: if called { Finish::Calls } else { finish },
+            pieces: pieces(self.text.finish()),
         }
     }
 }
@@ -196,9 +298,11 @@ impl Answers {
             text_bytes_max: context.saturating_mul(tokenizer.longest()),
             tokenizer,
             chat,
+            grammars: None,
             facts,
             context,
             sequences: 0,
+            forming: Vec::new(),
             running: Vec::new(),
             waiting: VecDeque::new(),
         })
@@ -211,20 +315,77 @@ impl Answers {
 
     /// Whether no answer is being given.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
+        self.running.is_empty() && self.waiting.is_empty() && self.forming.is_empty()
     }
 
     /// Takes a question.
     pub fn ask(&mut self, number: u64, ask: &Ask, mut say: impl FnMut(Word)) {
-        let (answer, read) = match self.answer(number, ask) {
-            Ok(answer) => answer,
-            Err(error) => {
-                let why = Utf8::cut(&error.to_string());
-                return say(Word::Refused { number, why });
+        match self.answer(number, ask) {
+            Ok(answer) if ask.form == Form::Any && ask.tools().is_none() => {
+                self.begin(answer, say);
             }
+            Ok(answer) => match self.form(number, ask) {
+                Ok(()) => self.forming.push(answer),
+                Err(error) => say(refused(number, &error)),
+            },
+            Err(error) => say(refused(number, &error)),
+        }
+    }
+
+    /// Has an answer's grammar made.
+    fn form(&mut self, number: u64, ask: &Ask) -> Result<(), AskError> {
+        let maker = match &mut self.grammars {
+            Some(maker) => maker,
+            none => none.insert(Maker::start(&self.tokenizer)?),
         };
-        say(Word::Began { number, read });
-        if answer.text.is_over {
+        let wanted = Wanted {
+            number,
+            form: ask.form.clone(),
+            tools: ask.tools().cloned(),
+            begun: ask.begun.to_vec(),
+        };
+        match maker.order(wanted) {
+            true => Ok(()),
+            false => Err(AskError::Busy),
+        }
+    }
+
+    /// Takes grammars that are made. Waits for one if there is nothing else to do.
+    fn formed(&mut self, mut say: impl FnMut(Word)) {
+        while let Some(maker) = self.grammars.as_ref().filter(|_| !self.forming.is_empty()) {
+            let works = !self.running.is_empty() || !self.waiting.is_empty();
+            let patience = if works { Duration::ZERO } else { HEARS_AGAIN };
+            let Some(made) = maker.made(patience) else {
+                return;
+            };
+            let place = self
+                .forming
+                .iter()
+                .position(|one| one.number == made.number);
+            // Whoever gave it up meanwhile needs none.
+            let Some(mut answer) = place.map(|place| self.forming.remove(place)) else {
+                continue;
+            };
+            match made.grammar {
+                Ok(grammar) => {
+                    answer.choice.grammar = Some(grammar);
+                    self.begin(answer, &mut say);
+                }
+                Err(error) => say(refused(made.number, &error)),
+            }
+        }
+    }
+
+    /// Lets an answer begin.
+    fn begin(&mut self, mut answer: Answer, mut say: impl FnMut(Word)) {
+        say(Word::Began {
+            number: answer.number,
+            read: answer.read,
+        });
+        if answer.choice.is_over() {
+            answer.text.end();
+        }
+        if answer.text.is_over() {
             say(answer.ended(Finish::Stop));
         } else if answer.tokens.len() >= answer.length_max {
             say(answer.ended(Finish::Length));
@@ -233,7 +394,7 @@ impl Answers {
         }
     }
 
-    fn answer(&mut self, number: u64, ask: &Ask) -> Result<(Answer, u32), AskError> {
+    fn answer(&mut self, number: u64, ask: &Ask) -> Result<Answer, AskError> {
         let mut tokens = self.prompt(&ask.prompt)?;
         if tokens.is_empty() {
             return Err(AskError::Empty);
@@ -250,37 +411,37 @@ impl Answers {
                 context: self.context,
             });
         }
-        let options = SamplerOptions {
-            temperature: ask.temperature,
-            top_p: ask.top_p,
-            min_p: ask.min_p,
-        };
-        let sampler = Sampler::resume(options, ask.seed, ask.draws)?;
-        let mut text = Writing::new(ask.stops.iter().map(|stop| String::from(&**stop)));
+        let mut choice = Choice::of(ask)?;
+        let stops = ask.stops.iter().map(|stop| String::from(&**stop));
+        let mut text = Writing::new(stops, ask.tools().is_some());
         for token in &ask.begun {
             // Whoever wrote them has given that text out.
             let _ = text.push(&self.tokenizer, *token);
+            choice.shifts.took(*token);
         }
         let most = ask.tokens_max.map_or(usize::MAX, |most| {
             usize::try_from(most).unwrap_or(usize::MAX)
         });
         self.sequences += 1;
-        let answer = Answer {
+        Ok(Answer {
             number,
+            read: u32::try_from(asked).unwrap_or(u32::MAX),
             sequence: SequenceId(self.sequences),
             tokens,
             computed: 0,
             length_max: asked.saturating_add(most).min(self.context),
-            sampler,
             text,
-        };
-        Ok((answer, u32::try_from(asked).unwrap_or(u32::MAX)))
+            choice,
+        })
     }
 
     fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, AskError> {
         // Making tokens of a text takes time that all others wait.
         let bytes = match prompt {
-            Prompt::Conversation(turns) => turns.iter().map(|turn| turn.text.len()).sum(),
+            Prompt::Conversation { turns, tools } => {
+                let tools = tools.as_ref().map_or(0, |tools| tools.functions.len());
+                turns.iter().map(bytes).sum::<usize>() + tools
+            }
             Prompt::Text(text) => text.len(),
             Prompt::Tokens(_) => 0,
         };
@@ -289,10 +450,11 @@ impl Answers {
             return Err(AskError::TooManyBytes { bytes, context });
         }
         let text = match prompt {
-            Prompt::Conversation(turns) => {
+            Prompt::Conversation { turns, tools } => {
                 let chat = self.chat.as_ref().ok_or(ChatError::None)?;
                 let messages: Vec<Message> = turns.iter().map(message).collect();
-                return Ok(chat.prompt(&self.tokenizer, &messages, true)?);
+                let tools = described(tools.as_ref());
+                return Ok(chat.prompt(&self.tokenizer, &messages, &tools, true)?);
             }
             Prompt::Tokens(tokens) => return Ok(tokens.to_vec()),
             Prompt::Text(text) => text,
@@ -304,12 +466,16 @@ impl Answers {
 
     /// Nobody wants the rest of an answer.
     pub fn stop(&mut self, number: u64, mut say: impl FnMut(Word)) {
-        let waits = self.waiting.iter().position(|one| one.number == number);
+        let is_it = |one: &Answer| one.number == number;
+        let waits = self.waiting.iter().position(is_it);
         let answer = match waits {
             Some(place) => self.waiting.remove(place),
             None => {
-                let runs = self.running.iter().position(|one| one.number == number);
-                runs.map(|place| self.running.remove(place))
+                let all = [&mut self.running, &mut self.forming];
+                all.into_iter().find_map(|all| {
+                    let place = all.iter().position(is_it)?;
+                    Some(all.remove(place))
+                })
             }
         };
         if let Some(answer) = answer {
@@ -324,6 +490,7 @@ impl Answers {
     ///
     /// [`EngineError::Device`]: nothing more will be computed.
     pub fn step(&mut self, mut say: impl FnMut(Word)) -> Result<(), EngineError> {
+        self.formed(&mut say);
         self.admit();
         let steps = loop {
             let steps = self.steps();
@@ -398,16 +565,21 @@ impl Answers {
         let wanted = steps.iter().filter(|step| step.wants_logits);
         let rows: Vec<_> = wanted.zip(self.engine.logits().rows()).collect();
         let mut running = std::mem::take(&mut self.running);
+        let mut stuck = Vec::new();
         for answer in &mut running {
             let is_its = |step: &&Step| step.sequence == answer.sequence;
             answer.computed += steps.iter().filter(is_its).count();
-            if let Some((_, row)) = rows.iter().find(|(step, _)| is_its(step)) {
-                let token = answer.sampler.sample(row);
-                write(&self.tokenizer, answer, token, &mut say);
+            if let Some((_, row)) = rows.iter().find(|(step, _)| is_its(step))
+                && let Err(error) = write(&self.tokenizer, answer, row, &mut say)
+            {
+                tracing::debug!(%error, "an answer can't be held to its form");
+                stuck.push(answer.number);
             }
         }
         for answer in running {
-            let finish = if answer.text.is_over {
+            let finish = if stuck.contains(&answer.number) {
+                Finish::Stuck
+            } else if answer.text.is_over() {
                 Finish::Stop
             } else if answer.tokens.len() >= answer.length_max {
                 Finish::Length
@@ -423,6 +595,13 @@ impl Answers {
 
 /// Positions that are kept free for each answer that runs.
 const ROOM: usize = 32;
+/// While only a grammar is waited for, orders are heard again after this long.
+const HEARS_AGAIN: Duration = Duration::from_millis(5);
+
+fn refused(number: u64, error: &impl std::fmt::Display) -> Word {
+    let why = Utf8::cut(&error.to_string());
+    Word::Refused { number, why }
+}
 
 fn next_steps(answer: &Answer, most: usize) -> impl Iterator<Item = Step> {
     let last = answer.tokens.len() - 1;
@@ -436,19 +615,70 @@ fn next_steps(answer: &Answer, most: usize) -> impl Iterator<Item = Step> {
 }
 
 /// Writes a token, unless it says that the answer is over.
-fn write(tokenizer: &Tokenizer, answer: &mut Answer, token: u32, say: &mut impl FnMut(Word)) {
+fn write(
+    tokenizer: &Tokenizer,
+    answer: &mut Answer,
+    logits: &[f32],
+    say: &mut impl FnMut(Word),
+) -> Result<(), GrammarError> {
+    let token = answer.choice.choose(logits)?;
     if tokenizer.is_end(token) {
-        answer.text.is_over = true;
-        return;
+        answer.text.end();
+        return Ok(());
     }
+    answer.choice.took(token)?;
     answer.tokens.push(token);
-    let text = answer.text.push(tokenizer, token);
+    let written = answer.text.push(tokenizer, token);
     say(Word::Wrote {
         number: answer.number,
         token,
-        draws: answer.sampler.draws(),
-        text: Detail::cut(&text),
+        draws: answer.choice.sampler.draws(),
+        pieces: pieces(written),
+        likelihood: answer.choice.likelihood(tokenizer, logits, token),
     });
+    if answer.choice.is_over() {
+        answer.text.end();
+    }
+    Ok(())
+}
+
+/// Pieces as they travel: long ones in several.
+fn pieces(written: Vec<writing::Piece>) -> Pieces {
+    let mut pieces = Vec::new();
+    for piece in written {
+        match piece {
+            writing::Piece::Text(text) => pieces.extend(cut(&text).map(Piece::Text)),
+            writing::Piece::Arguments { call, text } => {
+                pieces.extend(cut(&text).map(|text| Piece::Arguments { call, text }));
+            }
+            writing::Piece::Call { index, name } => pieces.push(Piece::Call {
+                index,
+                name: Utf8::cut(&name),
+            }),
+        }
+    }
+    List::truncated(pieces)
+}
+
+fn cut(text: &str) -> impl Iterator<Item = PieceText> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (piece, later) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES_MAX));
+        rest = later;
+        (!piece.is_empty()).then(|| Utf8::cut(piece))
+    })
+}
+
+/// Bytes that a turn puts into the prompt, about.
+fn bytes(turn: &Turn) -> usize {
+    let calls = turn.calls.iter();
+    turn.text.len() + calls.map(|call| call.arguments.len()).sum::<usize>()
+}
+
+/// What is said of tools to the template. That it is a list, the grammar has seen.
+fn described(tools: Option<&Tools>) -> Vec<Value> {
+    let tools = tools.and_then(|tools| serde_json::from_str(&tools.functions).ok());
+    tools.unwrap_or_default()
 }
 
 fn message(turn: &Turn) -> Message {
@@ -456,10 +686,25 @@ fn message(turn: &Turn) -> Message {
         Speaker::System => Role::System,
         Speaker::User => Role::User,
         Speaker::Assistant => Role::Assistant,
+        Speaker::Tool => Role::Tool,
+    };
+    let call = |call: &Call| {
+        let text = &*call.arguments;
+        ToolCall {
+            id: String::from(&*call.id),
+            kind: "function".to_owned(),
+            function: Called {
+                name: String::from(&*call.name),
+                // What is no JSON was not written here: it is a text for the template.
+                arguments: serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+            },
+        }
     };
     Message {
         role,
         content: String::from(&*turn.text),
+        tool_calls: turn.calls.iter().map(call).collect(),
+        tool_call_id: turn.answers.as_ref().map(|id| String::from(&**id)),
     }
 }
 
@@ -478,67 +723,14 @@ pub(super) fn quantisation(file: &Gguf<'_>) -> String {
     most.map(|(name, _)| name).unwrap_or_default()
 }
 
-/// Text as it becomes certain: whole characters, and nothing that may yet turn out to be
-/// the beginning of a text before which the answer ends.
-#[derive(Debug)]
-struct Writing {
-    stream: TextStream,
-    held: String,
-    stops: Vec<String>,
-    is_over: bool,
-}
-
-impl Writing {
-    fn new(stops: impl Iterator<Item = String>) -> Self {
-        Self {
-            stream: TextStream::new(),
-            held: String::new(),
-            stops: stops.filter(|stop| !stop.is_empty()).collect(),
-            is_over: false,
-        }
-    }
-
-    /// The text that is certain with this token.
-    fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> String {
-        if self.is_over {
-            return String::new();
-        }
-        self.held.push_str(&self.stream.push(tokenizer, token));
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop));
-        if let Some(at) = found.min() {
-            self.is_over = true;
-            self.held.truncate(at);
-            return std::mem::take(&mut self.held);
-        }
-        let kept = self.stops.iter().map(|stop| begun(&self.held, stop));
-        let certain = self.held.len() - kept.max().unwrap_or(0);
-        let rest = self.held.split_off(certain);
-        std::mem::replace(&mut self.held, rest)
-    }
-
-    /// What is left when no more tokens come.
-    fn finish(mut self) -> String {
-        if !self.is_over {
-            self.held.push_str(&self.stream.finish());
-        }
-        self.held
-    }
-}
-
-/// How many bytes at the end of a text are a beginning of another.
-fn begun(text: &str, whole: &str) -> usize {
-    let lengths = (1..whole.len().min(text.len() + 1)).rev();
-    let is_begun = |length: &usize| text.as_bytes().ends_with(&whole.as_bytes()[..*length]);
-    // What begins a text at a character's border ends one there too.
-    lengths.into_iter().find(is_begun).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
-    use suanli_protocol::wire::List;
-
     use super::*;
-    use crate::model::{gguf::TensorType, testing::tiny};
+    use crate::{
+        ipc::model::Use,
+        limits::GRAMMAR_BYTES_MAX,
+        model::{gguf::TensorType, testing::tiny},
+    };
 
     const CONTEXT: u32 = 100;
 
@@ -553,15 +745,14 @@ mod tests {
 
     fn ask(text: &str, tokens_max: u32) -> Ask {
         Ask {
-            prompt: Prompt::Text(Utf8::cut(text)),
-            begun: List::default(),
-            draws: 0,
             seed: [7; 32],
-            temperature: 0.9,
-            top_p: 0.95,
-            min_p: 0.0,
+            sampling: Sampling {
+                temperature: 0.9,
+                top_p: 0.95,
+                ..Sampling::default()
+            },
             tokens_max: Some(tokens_max),
-            stops: List::default(),
+            ..Ask::new(Prompt::Text(Utf8::cut(text)))
         }
     }
 
@@ -578,18 +769,13 @@ mod tests {
         let mut heard = Heard::default();
         for word in words.iter().filter(|word| word.number() == Some(number)) {
             assert_eq!(heard.finish, None, "a word after the last");
+            heard.text.push_str(&word.text());
             match word {
-                Word::Wrote {
-                    token, draws, text, ..
-                } => {
+                Word::Wrote { token, draws, .. } => {
                     heard.tokens.push(*token);
                     heard.draws = *draws;
-                    heard.text.push_str(text);
                 }
-                Word::Ended { finish, text, .. } => {
-                    heard.text.push_str(text);
-                    heard.finish = Some(*finish);
-                }
+                Word::Ended { finish, .. } => heard.finish = Some(*finish),
                 Word::Began { .. } => {}
                 other => panic!("{other:?}"),
             }
@@ -659,10 +845,8 @@ mod tests {
                 let mut text: String = String::new();
                 let mut said = 0;
                 for word in &words {
-                    if let Word::Wrote { text: piece, .. } = word
-                        && said < cut
-                    {
-                        text.push_str(piece);
+                    if matches!(word, Word::Wrote { .. }) && said < cut {
+                        text.push_str(&word.text());
                         said += 1;
                     }
                 }
@@ -696,7 +880,7 @@ mod tests {
         unknown.prompt = Prompt::Tokens(List::truncated(vec![100_000]));
         assert!(refused(unknown).contains("100000"));
         let mut wrong = ask("x", 1);
-        wrong.temperature = f32::NAN;
+        wrong.sampling.temperature = f32::NAN;
         assert!(refused(wrong).contains("temperature"));
         assert!(refused(ask("", 5)).contains("empty"));
     }
@@ -709,6 +893,229 @@ mod tests {
         }
         let none = alone(&ask("x", 0));
         assert_eq!((none.tokens.len(), none.finish), (0, Some(Finish::Length)));
+    }
+
+    const SCHEMA: &str = r#"{
+        "type": "object",
+        "properties": {
+            "city": { "enum": ["Yinchuan", "Guiyang"] },
+            "hot": { "type": "boolean" }
+        },
+        "required": ["city", "hot"],
+        "additionalProperties": false
+    }"#;
+
+    fn of_form(seed: u8) -> Ask {
+        let schema = Utf8::cut(SCHEMA);
+        let is_strict = true;
+        Ask {
+            seed: [seed; 32],
+            form: Form::Schema { schema, is_strict },
+            ..ask("where", 90)
+        }
+    }
+
+    #[test]
+    fn an_answer_has_the_form_that_was_asked_for() {
+        let mut cities = std::collections::BTreeSet::new();
+        for seed in 0..8 {
+            let heard = alone(&of_form(seed));
+            assert_eq!(heard.finish, Some(Finish::Stop));
+            let value: Value = serde_json::from_str(&heard.text).unwrap();
+            assert!(value["hot"].is_boolean(), "{value}");
+            assert_eq!(value.as_object().unwrap().len(), 2);
+            cities.insert(value["city"].as_str().unwrap().to_owned());
+        }
+        assert!(
+            cities
+                .iter()
+                .all(|city| ["Guiyang", "Yinchuan"].contains(&city.as_str()))
+        );
+        let any = Ask {
+            form: Form::Json,
+            ..ask("x", 90)
+        };
+        assert!(alone(&any).text.starts_with('{'));
+    }
+
+    /// A conversation in which a tool may be called.
+    fn with_tools(usage: Use, seed: u8) -> Ask {
+        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        let functions = serde_json::json!([
+            { "type": "function", "function": { "name": "now" } },
+            { "type": "function", "function": { "name": "weather", "parameters": schema } },
+        ]);
+        let turns = vec![Turn::new(Speaker::User, Utf8::cut("hot?"))];
+        let tools = Some(Tools {
+            functions: Utf8::cut(&functions.to_string()),
+            usage,
+            only_one: true,
+        });
+        Ask {
+            seed: [seed; 32],
+            ..Ask::new(Prompt::Conversation {
+                turns: List::truncated(turns),
+                tools,
+            })
+        }
+    }
+
+    fn long() -> Answers {
+        let load = Load {
+            threads: 2,
+            cache_bytes_max: 1 << 24,
+            context_max: 0,
+        };
+        let mut tiny = tiny(TensorType::Q8_0, true);
+        tiny.number("llama.context_length", 2000);
+        Answers::read(&tiny.file(), &load).unwrap()
+    }
+
+    /// Calls, with their arguments, and the text beside them.
+    fn called(words: &[Word]) -> (Vec<(String, String)>, String) {
+        let mut calls: Vec<(String, String)> = Vec::new();
+        let mut text = String::new();
+        for piece in words.iter().flat_map(Word::pieces) {
+            match piece {
+                Piece::Text(piece) => text.push_str(piece),
+                Piece::Call { index, name } => {
+                    assert_eq!(usize::try_from(*index), Ok(calls.len()));
+                    calls.push((String::from(&**name), String::new()));
+                }
+                Piece::Arguments { call, text } => {
+                    assert_eq!(usize::try_from(*call + 1), Ok(calls.len()));
+                    calls.last_mut().unwrap().1.push_str(text);
+                }
+            }
+        }
+        (calls, text)
+    }
+
+    fn all_words(answers: &mut Answers, ask: &Ask) -> Vec<Word> {
+        let mut words = Vec::new();
+        answers.ask(1, ask, |word| words.push(word));
+        finish(answers, &mut words);
+        words
+    }
+
+    #[test]
+    fn a_tool_is_called_as_its_schema_says() {
+        let mut answers = long();
+        let this = Use::This(Utf8::cut("weather"));
+        for seed in 0..3 {
+            let ask = with_tools(this.clone(), seed);
+            let words = all_words(&mut answers, &ask);
+            let (calls, text) = called(&words);
+            assert_eq!(text, "");
+            assert_eq!(hear(&words, 1).finish, Some(Finish::Calls));
+            let [(name, arguments)] = &calls[..] else {
+                panic!("{words:?}");
+            };
+            let arguments: Value = serde_json::from_str(arguments).unwrap();
+            assert_eq!(
+                (name.as_str(), arguments["hot"].is_boolean()),
+                ("weather", true)
+            );
+            // Whoever goes on with it says the rest, and nothing twice.
+            let tokens = hear(&words, 1).tokens;
+            for cut in [1, tokens.len() / 2, tokens.len() - 1] {
+                let mut rest = ask.clone();
+                rest.begun = List::truncated(tokens[..cut].to_vec());
+                let told = words
+                    .iter()
+                    .filter(|word| matches!(word, Word::Wrote { .. }));
+                let draws = told.clone().nth(cut - 1).map(|word| match word {
+                    Word::Wrote { draws, .. } => *draws,
+                    _ => 0,
+                });
+                rest.draws = draws.unwrap();
+                let mut both: Vec<Word> = told.take(cut).cloned().collect();
+                both.extend(all_words(&mut answers, &rest));
+                assert_eq!(called(&both).0, calls, "cut after {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn forms_and_tools_that_cannot_be_are_refused() {
+        let mut answers = long();
+        let mut refused = |ask: &Ask| match &all_words(&mut answers, ask)[..] {
+            [Word::Refused { why, .. }] => String::from(&**why),
+            other => panic!("{other:?}"),
+        };
+        let with = |schema: &str| Ask {
+            form: Form::Schema {
+                schema: Utf8::cut(schema),
+                is_strict: true,
+            },
+            ..ask("x", 9)
+        };
+        assert!(refused(&with("{")).contains("no JSON"));
+        assert!(refused(&with("[]")).contains("an object"));
+        assert!(refused(&with(r#"{ "type": "thing" }"#)).contains("schema"));
+        assert!(refused(&with(r#"{ "type": "string", "pattern": "(" }"#)).contains("schema"));
+        assert!(refused(&with(r##"{ "$ref": "#/x" }"##)).contains("schema"));
+        let large = format!("{{ \"enum\": [\"{}\"] }}", "x".repeat(GRAMMAR_BYTES_MAX));
+        assert!(refused(&with(&large)).contains("at most"));
+        let unknown = with_tools(Use::This(Utf8::cut("time")), 0);
+        assert!(refused(&unknown).contains("no tool \"time\""));
+    }
+
+    /// Schemas that take much: each is refused, or answered, and neither takes long.
+    #[test]
+    fn costly_schemas_take_no_more_than_they_may() {
+        let nested = (0..60).fold("true".to_owned(), |inner, _| {
+            format!(
+                r#"{{ "type": "array", "items": {{ "anyOf": [{inner}, {inner_too}] }} }}"#,
+                inner_too = r#"{ "type": "integer" }"#
+            )
+        });
+        let pattern = r#"{ "type": "string", "pattern": "^(a?){200}(a|b|ab)*a{200}$" }"#;
+        let many: Vec<String> = (0..3000)
+            .map(|n| format!(r#""p{n}": {{ "type": "string", "maxLength": {n} }}"#))
+            .collect();
+        let many = format!(
+            r#"{{ "type": "object", "properties": {{ {} }} }}"#,
+            many.join(",")
+        );
+        let times = r#"{ "type": "array", "minItems": 100000, "items": { "type": "integer" } }"#;
+        let recursive = r##"{ "$defs": { "a": { "anyOf": [{ "$ref": "#/$defs/a" }, { "type":
+            "array", "items": { "$ref": "#/$defs/a" } }] } }, "$ref": "#/$defs/a" }"##;
+        let mut answers = long();
+        for schema in [&nested, pattern, &many, times, recursive] {
+            let words = all_words(
+                &mut answers,
+                &Ask {
+                    form: Form::Schema {
+                        schema: Utf8::cut(schema),
+                        is_strict: true,
+                    },
+                    ..ask("x", 40)
+                },
+            );
+            assert!(words.last().is_some_and(Word::is_last));
+        }
+    }
+
+    #[test]
+    fn likelihoods_come_with_their_tokens() {
+        let mut ask = ask("he", 12);
+        ask.sampling = Sampling::greedy();
+        ask.likeliest = Some(3);
+        let words = all_words(&mut answers(1 << 20), &ask);
+        let told: Vec<&Likelihood> = (words.iter())
+            .filter_map(|word| match word {
+                Word::Wrote { likelihood, .. } => likelihood.as_deref(),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told.len(), hear(&words, 1).tokens.len());
+        for one in told {
+            // The likeliest was taken.
+            assert_eq!(one.of, one.likeliest[0]);
+            assert_eq!(one.likeliest.len(), 3);
+            assert!(one.of.logarithm < 0.0 && one.of.logarithm.is_finite());
+        }
     }
 
     #[test]
@@ -726,13 +1133,5 @@ mod tests {
         assert!(answers.is_idle());
         assert_eq!(answers.engine.positions_left(), free);
         assert_eq!(hear(&words, 0).finish, Some(Finish::Stopped));
-    }
-
-    #[test]
-    fn text_is_held_back_while_it_may_be_a_stop() {
-        assert_eq!(begun("some <|", "<|end|>"), 2);
-        assert_eq!(begun("aab", "aabaabaac"), 3);
-        assert_eq!(begun("abc", "x"), 0);
-        assert_eq!(begun("é", "éa"), 2);
     }
 }

@@ -336,7 +336,7 @@ fn ended(number: u64, finish: Finish) -> Word {
     Word::Ended {
         number,
         finish,
-        text: Utf8::cut(""),
+        pieces: List::default(),
     }
 }
 

@@ -75,11 +75,8 @@ fn a_real_model_answers_as_others_do() {
     with_model(|file| {
         let tokenizer = Tokenizer::read(file).unwrap();
         let chat = Chat::read(file, &tokenizer).unwrap();
-        let message = Message {
-            role: Role::User,
-            content: QUESTION.to_owned(),
-        };
-        let prompt = chat.prompt(&tokenizer, &[message], true).unwrap();
+        let message = Message::new(Role::User, QUESTION.to_owned());
+        let prompt = chat.prompt(&tokenizer, &[message], &[], true).unwrap();
         let weights = Arc::new(Weights::new(&Llama::read(file).unwrap()));
         let options = EngineOptions {
             threads: 2,

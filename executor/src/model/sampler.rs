@@ -10,7 +10,11 @@
 //! where this one stopped, and equal logits give equal tokens everywhere, because only
 //! additions, multiplications and comparisons are used, in a fixed order.
 //!
-//! Absent: penalties for repetition, biases, and grammars.
+//! What shifts logits before that, penalties for repetition and biases, is [`Shifts`]; what
+//! leaves out tokens because of a form is a [`grammar`](super::grammar)'s. [`likelihoods`]
+//! is what a model alone thinks of its tokens.
+
+use std::collections::BTreeMap;
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -24,6 +28,11 @@ const WORDS: u128 = 2;
 /// A token so much less likely than the best one is never drawn: it would be once in
 /// centuries, and without them there is little to sort.
 const NEGLIGIBLE: f32 = 1.0 / 16_777_216.0;
+
+/// The largest penalty, as OpenAI has it.
+const PENALTY_MAX: f32 = 2.0;
+/// The largest bias: more or less is for certain.
+const BIAS_MAX: f32 = 100.0;
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,6 +58,12 @@ pub enum SamplerError {
     /// A share that is none.
     #[error("min_p must be from 0 to 1")]
     MinP,
+    /// A penalty that is none.
+    #[error("penalties must be from -{PENALTY_MAX} to {PENALTY_MAX}")]
+    Penalty,
+    /// A bias that is none.
+    #[error("biases must be from -{BIAS_MAX} to {BIAS_MAX}")]
+    Bias,
 }
 
 /// Chooses tokens, one after the other.
@@ -171,6 +186,119 @@ impl Sampler {
     }
 }
 
+/// What is added to logits, or taken from them, because of what a question says and of what
+/// its answer has already.
+#[derive(Debug, Clone, Default)]
+pub struct Shifts {
+    presence: f32,
+    frequency: f32,
+    biases: Vec<(u32, f32)>,
+    /// How often the answer has each of its tokens.
+    counts: BTreeMap<u32, u16>,
+}
+
+impl Shifts {
+    /// Those of an answer that has no token yet.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be.
+    pub fn new(
+        presence: f32,
+        frequency: f32,
+        biases: Vec<(u32, f32)>,
+    ) -> Result<Self, SamplerError> {
+        let are_penalties = [presence, frequency]
+            .iter()
+            .all(|penalty| (-PENALTY_MAX..=PENALTY_MAX).contains(penalty));
+        if !are_penalties {
+            return Err(SamplerError::Penalty);
+        }
+        if !(biases.iter()).all(|(_, bias)| (-BIAS_MAX..=BIAS_MAX).contains(bias)) {
+            return Err(SamplerError::Bias);
+        }
+        Ok(Self {
+            presence,
+            frequency,
+            biases,
+            counts: BTreeMap::new(),
+        })
+    }
+
+    /// Whether they change nothing, ever.
+    pub fn is_none(&self) -> bool {
+        !self.counts_tokens() && self.biases.is_empty()
+    }
+
+    fn counts_tokens(&self) -> bool {
+        self.presence != 0.0 || self.frequency != 0.0
+    }
+
+    /// The answer has one token more.
+    pub fn took(&mut self, token: u32) {
+        if self.counts_tokens() {
+            let count = self.counts.entry(token).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Shifts the logits of the next token.
+    pub fn apply(&self, logits: &mut [f32]) {
+        let place = |token: u32| usize::try_from(token).unwrap_or(usize::MAX);
+        for (token, count) in &self.counts {
+            if let Some(logit) = logits.get_mut(place(*token)) {
+                *logit -= self.presence + self.frequency * f32::from(*count);
+            }
+        }
+        for (token, bias) in &self.biases {
+            if let Some(logit) = logits.get_mut(place(*token)) {
+                *logit += bias;
+            }
+        }
+    }
+}
+
+/// The logarithm of a token's likelihood, and the likeliest tokens with theirs: so many,
+/// the likeliest first, and of equals the first. All are at most 0, and finite.
+pub fn likelihoods(logits: &[f32], token: u32, count: usize) -> (f32, Vec<(u32, f32)>) {
+    let (_, largest) = best(logits);
+    let shares = logits.iter().map(|logit| exponential(logit - largest));
+    let sum: f64 = shares
+        .filter(|share| share.is_finite())
+        .map(f64::from)
+        .sum();
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a logarithm of at most a million"
+    )]
+    let sum = sum.ln() as f32;
+    let logarithm = |logit: f32| {
+        let logarithm = logit - largest - sum;
+        // What is not finite is as unlikely as can be.
+        if logarithm.is_finite() {
+            logarithm.min(0.0)
+        } else {
+            f32::MIN
+        }
+    };
+    let mut order: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    order.retain(|(_, logit)| !logit.is_nan());
+    let likelier =
+        |(one, a): &(u32, f32), (other, b): &(u32, f32)| b.total_cmp(a).then(one.cmp(other));
+    if count > 0 && count < order.len() {
+        order.select_nth_unstable_by(count - 1, likelier);
+    }
+    order.truncate(count);
+    order.sort_unstable_by(likelier);
+    let likeliest = order.into_iter();
+    let likeliest = likeliest.map(|(token, logit)| (token, logarithm(logit)));
+    let own = usize::try_from(token)
+        .ok()
+        .and_then(|token| logits.get(token));
+    let own = logarithm(own.copied().unwrap_or(f32::NAN));
+    (own, likeliest.collect())
+}
+
 /// The first of the largest logits, and it.
 fn best(logits: &[f32]) -> (u32, f32) {
     let mut best = (0, f32::NEG_INFINITY);
@@ -245,6 +373,43 @@ mod tests {
         let mut sampler = Sampler::new(options(1.0, 1.0, 0.0), [9; 32]).unwrap();
         let tokens: Vec<u32> = (0..12).map(|_| sampler.sample(&LOGITS)).collect();
         assert_eq!(tokens, [4, 4, 4, 2, 4, 1, 4, 1, 4, 2, 4, 1]);
+    }
+
+    #[test]
+    fn penalties_and_biases_shift_what_they_name() {
+        let mut shifts = Shifts::new(0.5, 0.25, vec![(0, 3.0), (99, 1.0)]).unwrap();
+        shifts.took(1);
+        shifts.took(1);
+        shifts.took(2);
+        let mut logits = [1.0, 3.0, 2.5, 0.0];
+        shifts.apply(&mut logits);
+        assert_eq!(logits, [4.0, 2.0, 1.75, 0.0]);
+        assert!(!shifts.is_none());
+        assert!(Shifts::new(0.0, 0.0, Vec::new()).unwrap().is_none());
+        for (presence, frequency, bias) in [
+            (2.1, 0.0, 0.0),
+            (0.0, f32::NAN, 0.0),
+            (0.0, 0.0, -101.0),
+            (0.0, 0.0, f32::INFINITY),
+        ] {
+            assert!(Shifts::new(presence, frequency, vec![(1, bias)]).is_err());
+        }
+    }
+
+    #[test]
+    fn likelihoods_are_what_they_are_by_definition() {
+        let (own, likeliest) = likelihoods(&LOGITS, 2, 3);
+        // ln(e^-2 + 1 + e^-0.5 + 1 + e^-43) = 1.00873.
+        let near = |a: f32, b: f32| assert!((a - b).abs() < 1e-4, "{a} {b}");
+        near(own, -1.50873);
+        let tokens: Vec<u32> = likeliest.iter().map(|(token, _)| *token).collect();
+        assert_eq!(tokens, [1, 4, 2]);
+        near(likeliest[0].1, -1.00873);
+        near(likeliest[2].1, own);
+        assert_eq!(likelihoods(&LOGITS, 3, 0), (f32::MIN, Vec::new()));
+        assert_eq!(likelihoods(&LOGITS, 0, 99).1.len(), 5);
+        assert_eq!(likelihoods(&[], 0, 1).1, []);
+        assert_eq!(likelihoods(&[f32::NAN], 0, 1), (f32::MIN, Vec::new()));
     }
 
     #[test]

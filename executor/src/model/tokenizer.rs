@@ -188,6 +188,11 @@ impl Tokenizer {
         self.adds_bos
     }
 
+    /// What ends an answer.
+    pub fn ending(&self) -> &[u32] {
+        &self.ending
+    }
+
     /// Whether a token ends an answer.
     pub fn is_end(&self, token: u32) -> bool {
         self.ending.contains(&token)

@@ -47,20 +47,11 @@ async fn serves(server: &ModelServer) -> Facts {
 }
 
 fn ask(text: &str, tokens_max: u32) -> Ask {
-    let turn = Turn {
-        speaker: Speaker::User,
-        text: Utf8::cut(text),
-    };
+    let turn = Turn::new(Speaker::User, Utf8::cut(text));
     Ask {
-        prompt: Prompt::Conversation(List::truncated(vec![turn])),
-        begun: List::default(),
-        draws: 0,
         seed: [1; 32],
-        temperature: 1.0,
-        top_p: 1.0,
-        min_p: 0.0,
         tokens_max: Some(tokens_max),
-        stops: List::default(),
+        ..Ask::new(Prompt::conversation(List::truncated(vec![turn])))
     }
 }
 

@@ -201,6 +201,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/chat/completions", post(models::chat))
         .route("/v1/completions", post(models::complete))
         .route("/v1/embeddings", post(models::embed))
+        .route("/v1/responses", post(models::respond))
         .layer(DefaultBodyLimit::max(CALL_QUESTION_BYTES_MAX));
     gated(stops, Gate::Stop)
         .merge(gated(controls, Gate::Control))

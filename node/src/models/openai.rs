@@ -1,21 +1,24 @@
 //! The form in which people ask and are answered: that of OpenAI's interface.
 //!
 //! ```text
-//! JSON ─▶ read ─▶ Ask ─▶ (an own model) ─▶ words ─▶ Form ─▶ events, or one answer
+//! JSON ─▶ read ─▶ Asked ─▶ (an own model) ─▶ words ─▶ Telling ─▶ events, or one answer
 //! ```
 //!
 //! What a question asks for and a model here can't do is refused, and not left out in
 //! silence: whoever asks for a grammar and gets prose has been served wrongly. Fields that
 //! say nothing of the answer (`user`, `metadata`, …) are passed over.
 //!
-//! Absent: tools, grammars, several answers to a question, and likelihoods of tokens.
+//! Absent: how answers are told ([`telling`]), images and sounds, and fields that were given
+//! up for others (`functions`).
+
+pub mod telling;
 
 use serde::{Deserialize as _, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use suanli_executor::ipc::model::{Ask, AskText, Finish, Prompt, Speaker, Turn};
+use suanli_executor::ipc::model::{
+    Ask, AskText, Call, CallName, Form, Prompt, Sampling, Speaker, Tools, Turn, Use,
+};
 use suanli_protocol::{call::Question, registry::Endpoint, wire::List};
-
-use super::upstream::Tokens;
 
 /// Tokens of a completion that does not say how many.
 const COMPLETION_TOKENS: u32 = 16;
@@ -23,6 +26,10 @@ const COMPLETION_TOKENS: u32 = 16;
 const TEMPERATURE_MAX: f32 = 100.0;
 /// What tells chance of a seed from chance of an answer's name.
 const SEEDED: u8 = 1;
+/// Answers to one question. Each is computed by itself, and the question paid for once.
+const CHOICES_MAX: u8 = 8;
+/// Likeliest tokens beside each: of a conversation's answer, and of a text's.
+const LIKELIEST_MAX: (u8, u8) = (20, 5);
 
 /// What is wrong with a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,15 +60,34 @@ impl Wrong {
 }
 
 /// What a question asks of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// The question.
+    pub ask: Ask,
+    /// How many answers to it.
+    pub choices: u8,
+}
+
+impl Asked {
+    /// The question of one of the answers: each has chance of its own.
+    pub fn choice(&self, index: u8) -> Ask {
+        let mut ask = self.ask.clone();
+        ask.seed[24] = index;
+        ask
+    }
+}
+
+/// What a question asks of a model.
 ///
 /// # Errors
 /// [`Wrong`].
-pub fn read(question: &Question) -> Result<Ask, Wrong> {
+pub fn read(question: &Question) -> Result<Asked, Wrong> {
     let value = serde_json::from_slice(&question.body);
     let Ok(Value::Object(fields)) = value else {
         return Err(Wrong::new("body", "the body is no JSON object"));
     };
     refuse_what_is_not_done(&fields)?;
+    let is_chat = question.endpoint == Endpoint::CHAT_COMPLETIONS;
     let (prompt, default_max) = match question.endpoint {
         Endpoint::CHAT_COMPLETIONS => (conversation(&fields)?, None),
         Endpoint::COMPLETIONS => (text(&fields)?, Some(COMPLETION_TOKENS)),
@@ -78,24 +104,116 @@ pub fn read(question: &Question) -> Result<Ask, Wrong> {
     if tokens_max == Some(0) {
         return Err(Wrong::new("max_tokens", "max_tokens is at least 1"));
     }
-    let top_p = share(&fields, ("top_p", 1.0), 1.0)?;
+    let choices = field(&fields, "n")?.unwrap_or(1);
+    if !(1..=CHOICES_MAX).contains(&choices) {
+        let message = format!("`n` is from 1 to {CHOICES_MAX} here; ask again for more");
+        return Err(Wrong::new("n", message));
+    }
+    if choices > 1 && !question.begun.tokens.is_empty() {
+        return Err(Wrong::new("n", "several answers can't be gone on with"));
+    }
     let ask = Ask {
-        prompt,
         begun: List::truncated(question.begun.tokens.to_vec()),
         draws: question.begun.draws,
         seed: seed(&fields, question.answer)?,
-        temperature: share(&fields, ("temperature", 1.0), TEMPERATURE_MAX)?,
+        sampling: sampling(&fields)?,
+        tokens_max: tokens_max.or(default_max),
+        stops: stops(&fields)?,
+        form: form(&fields)?,
+        likeliest: likeliest(&fields, is_chat)?,
+        ..Ask::new(prompt)
+    };
+    Ok(Asked { ask, choices })
+}
+
+fn sampling(fields: &Map<String, Value>) -> Result<Sampling, Wrong> {
+    let top_p = share(fields, ("top_p", 1.0), 1.0)?;
+    let biases: Map<String, Value> = field(fields, "logit_bias")?.unwrap_or_default();
+    let bias = |(token, bias): (&String, &Value)| -> Option<(u32, f32)> {
+        #[allow(clippy::cast_possible_truncation, reason = "from -100 to 100")]
+        let bias = bias.as_f64()? as f32;
+        (-100.0..=100.0)
+            .contains(&bias)
+            .then_some((token.parse().ok()?, bias))
+    };
+    let biases: Option<Vec<(u32, f32)>> = biases.iter().map(bias).collect();
+    let biases = biases.and_then(|biases| List::new(biases).ok());
+    let penalty = |name: &str| {
+        let number: f32 = field(fields, name)?.unwrap_or(0.0);
+        match (-2.0..=2.0).contains(&number) {
+            true => Ok(number),
+            false => Err(Wrong::new(name, format!("`{name}` is from -2 to 2"))),
+        }
+    };
+    Ok(Sampling {
+        temperature: share(fields, ("temperature", 1.0), TEMPERATURE_MAX)?,
         // 0 leaves the likeliest one.
         top_p: if top_p == 0.0 {
             f32::MIN_POSITIVE
         } else {
             top_p
         },
-        min_p: share(&fields, ("min_p", 0.0), 1.0)?,
-        tokens_max: tokens_max.or(default_max),
-        stops: stops(&fields)?,
+        min_p: share(fields, ("min_p", 0.0), 1.0)?,
+        presence_penalty: penalty("presence_penalty")?,
+        frequency_penalty: penalty("frequency_penalty")?,
+        biases: biases.ok_or_else(|| {
+            let message = "`logit_bias` has up to 300 tokens by number, each with a bias from \
+                           -100 to 100";
+            Wrong::new("logit_bias", message)
+        })?,
+    })
+}
+
+fn form(fields: &Map<String, Value>) -> Result<Form, Wrong> {
+    let format = fields.get("response_format").unwrap_or(&Value::Null);
+    let wrong = |what: &str| {
+        Err(Wrong::new(
+            "response_format",
+            format!("`response_format` {what}"),
+        ))
     };
-    Ok(ask)
+    match (format, format["type"].as_str()) {
+        (Value::Null, _) | (_, Some("text")) => Ok(Form::Any),
+        (_, Some("json_object")) => Ok(Form::Json),
+        (_, Some("json_schema")) => {
+            let described = &format["json_schema"];
+            let schema = match &described["schema"] {
+                schema @ Value::Object(_) => schema.to_string(),
+                _ => return wrong("has its schema as `json_schema.schema`"),
+            };
+            match AskText::try_from(schema) {
+                Ok(schema) => Ok(Form::Schema {
+                    schema,
+                    is_strict: described["strict"].as_bool().unwrap_or(false),
+                }),
+                Err(_) => wrong("is too long"),
+            }
+        }
+        _ => wrong("has the `type` text, json_object or json_schema"),
+    }
+}
+
+fn likeliest(fields: &Map<String, Value>, is_chat: bool) -> Result<Option<u8>, Wrong> {
+    let (name, most, wanted) = if is_chat {
+        let wanted: bool = field(fields, "logprobs")?.unwrap_or(false);
+        let count: Option<u8> = field(fields, "top_logprobs")?;
+        if count.is_some_and(|count| count > 0) && !wanted {
+            let message = "`top_logprobs` needs `logprobs` to be true";
+            return Err(Wrong::new("top_logprobs", message));
+        }
+        let wanted = wanted.then(|| count.unwrap_or(0));
+        ("top_logprobs", LIKELIEST_MAX.0, wanted)
+    } else {
+        let wanted = match fields.get("logprobs") {
+            Some(Value::Bool(false)) => None,
+            _ => field(fields, "logprobs")?,
+        };
+        ("logprobs", LIKELIEST_MAX.1, wanted)
+    };
+    match wanted {
+        Some(count) if count > most => Err(Wrong::new(name, format!("`{name}` is at most {most}"))),
+        wanted => Ok(wanted),
+    }
 }
 
 /// A field, if it is there and not null.
@@ -134,18 +252,20 @@ fn refuse_what_is_not_done(fields: &Map<String, Value>) -> Result<(), Wrong> {
         Value::Bool(true) => false,
     };
     let is_one = |value: &Value| value.is_null() || value.as_u64() == Some(1);
-    let is_text = |value: &Value| value.is_null() || value["type"] == "text";
     for (name, value) in fields {
         let is_fine = match name.as_str() {
-            "n" | "best_of" => is_one(value),
-            "response_format" => is_text(value),
-            "tools" | "functions" | "function_call" | "tool_choice" | "logprobs"
-            | "top_logprobs" | "logit_bias" | "presence_penalty" | "frequency_penalty"
-            | "suffix" | "echo" | "audio" | "grammar" | "json_schema" => is_nothing(value),
+            "best_of" => is_one(value),
+            "functions" | "function_call" | "suffix" | "echo" | "audio" | "grammar"
+            | "json_schema" => is_nothing(value),
             _ => true,
         };
         if !is_fine {
-            let message = format!("this model can't do what `{name}` asks for; leave it out");
+            let instead = match name.as_str() {
+                "functions" | "function_call" => "say it by `tools` and `tool_choice`",
+                "json_schema" => "say it by `response_format`",
+                _ => "leave it out",
+            };
+            let message = format!("this model can't do what `{name}` asks for; {instead}");
             return Err(Wrong::new(name, message));
         }
     }
@@ -162,7 +282,52 @@ fn conversation(fields: &Map<String, Value>) -> Result<Prompt, Wrong> {
         return Err(Wrong::new("messages", "`messages` is missing or empty"));
     }
     let too_many = |error| Wrong::new("messages", format!("too many messages: {error}"));
-    Ok(Prompt::Conversation(List::new(turns).map_err(too_many)?))
+    Ok(Prompt::Conversation {
+        turns: List::new(turns).map_err(too_many)?,
+        tools: tools(fields)?,
+    })
+}
+
+fn tools(fields: &Map<String, Value>) -> Result<Option<Tools>, Wrong> {
+    let all: Vec<Value> = field(fields, "tools")?.unwrap_or_default();
+    let choice = fields.get("tool_choice").unwrap_or(&Value::Null);
+    let wrong = |what: &str| Wrong::new("tool_choice", format!("`tool_choice` {what}"));
+    let named = choice["function"]["name"].as_str();
+    let usage = match (choice, choice.as_str(), named) {
+        (Value::Null, ..) | (_, Some("auto"), _) => Use::May,
+        (_, Some("none"), _) => return Ok(None),
+        (_, Some("required"), _) => Use::Must,
+        (_, _, Some(name)) => Use::This(call_name("tool_choice", name)?),
+        _ => {
+            return Err(wrong(
+                "is none, auto, required, or the name of a function as `function.name`",
+            ));
+        }
+    };
+    if all.is_empty() {
+        return match usage {
+            Use::May => Ok(None),
+            Use::Must | Use::This(_) => Err(wrong("wants one of `tools`, and there are none")),
+        };
+    }
+    if let Some(other) = all.iter().find(|tool| tool["type"] != "function") {
+        let message = format!("`tools` are functions here, and one is {}", other["type"]);
+        return Err(Wrong::new("tools", message));
+    }
+    let functions = AskText::try_from(Value::from(all).to_string());
+    let functions = functions.map_err(|_| Wrong::new("tools", "`tools` is too long"))?;
+    let together: bool = field(fields, "parallel_tool_calls")?.unwrap_or(true);
+    let only_one = !together || matches!(usage, Use::This(_));
+    Ok(Some(Tools {
+        functions,
+        usage,
+        only_one,
+    }))
+}
+
+fn call_name(place: &str, name: &str) -> Result<CallName, Wrong> {
+    CallName::try_from(name.to_owned())
+        .map_err(|_| Wrong::new(place, format!("{place}: a name is too long")))
 }
 
 fn turn(message: &Value, place: &str) -> Result<Turn, Wrong> {
@@ -171,7 +336,10 @@ fn turn(message: &Value, place: &str) -> Result<Turn, Wrong> {
         Some("system" | "developer") => Speaker::System,
         Some("user") => Speaker::User,
         Some("assistant") => Speaker::Assistant,
-        Some(_) => return wrong("`role` is one of system, developer, user, assistant here"),
+        Some("tool") => Speaker::Tool,
+        Some(_) => {
+            return wrong("`role` is one of system, developer, user, assistant, tool here");
+        }
         None => return wrong("`role` is missing"),
     };
     let text = match &message["content"] {
@@ -189,10 +357,49 @@ fn turn(message: &Value, place: &str) -> Result<Turn, Wrong> {
         }
         _ => return wrong("`content` is a text, or a list of parts"),
     };
-    match AskText::try_from(text) {
-        Ok(text) => Ok(Turn { speaker, text }),
-        Err(_) => wrong("it is too long"),
-    }
+    let Ok(text) = AskText::try_from(text) else {
+        return wrong("it is too long");
+    };
+    let answers = match (speaker, message["tool_call_id"].as_str()) {
+        (Speaker::Tool, Some(id)) => Some(call_name(place, id)?),
+        (Speaker::Tool, None) => return wrong("`tool_call_id` is missing"),
+        _ => None,
+    };
+    let calls: Vec<Value> = match &message["tool_calls"] {
+        Value::Array(calls) if speaker == Speaker::Assistant => calls.clone(),
+        _ => Vec::new(),
+    };
+    let calls: Result<Vec<Call>, Wrong> = calls.iter().map(|said| call(said, place)).collect();
+    let Ok(calls) = List::new(calls?) else {
+        return wrong("it has too many `tool_calls`");
+    };
+    Ok(Turn {
+        calls,
+        answers,
+        ..Turn::new(speaker, text)
+    })
+}
+
+/// A call that the model made.
+fn call(call: &Value, place: &str) -> Result<Call, Wrong> {
+    let wrong = |what: &str| Wrong::new(place, format!("{place}: {what}"));
+    let function = &call["function"];
+    let texts = (
+        call["id"].as_str(),
+        function["name"].as_str(),
+        function["arguments"].as_str(),
+    );
+    let (Some(id), Some(name), Some(arguments)) = texts else {
+        return Err(wrong(
+            "a call has an `id`, and a `function` with `name` and `arguments`, which are texts",
+        ));
+    };
+    let arguments = AskText::try_from(arguments.to_owned());
+    Ok(Call {
+        id: call_name(place, id)?,
+        name: call_name(place, name)?,
+        arguments: arguments.map_err(|_| wrong("`arguments` is too long"))?,
+    })
 }
 
 fn text(fields: &Map<String, Value>) -> Result<Prompt, Wrong> {
@@ -246,122 +453,6 @@ fn stops<const BYTES: usize, const MAX: usize>(
     List::new(texts.map_err(wrong)?).map_err(wrong)
 }
 
-/// How an answer is told.
-#[derive(Debug, Clone)]
-pub struct Form {
-    id: String,
-    created: u64,
-    model: String,
-    is_chat: bool,
-}
-
-impl Form {
-    /// Of the answer to a question to a model.
-    pub fn of(question: &Question, model: &str) -> Self {
-        let is_chat = question.endpoint == Endpoint::CHAT_COMPLETIONS;
-        let kind = if is_chat { "chatcmpl" } else { "cmpl" };
-        let digits: String = (question.answer.iter())
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        Self {
-            id: format!("{kind}-{digits}"),
-            created: question.asked_s,
-            model: model.to_owned(),
-            is_chat,
-        }
-    }
-
-    fn body(&self, object: &str, choices: &Value) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        })
-    }
-
-    fn chunk(&self, choices: &Value) -> Value {
-        let object = if self.is_chat {
-            "chat.completion.chunk"
-        } else {
-            "text_completion"
-        };
-        self.body(object, choices)
-    }
-
-    fn delta(&self, delta: &Value, finish: Option<Finish>) -> Vec<u8> {
-        let mut choice = json!({
-            "index": 0,
-            "logprobs": null,
-            "finish_reason": finish.map(finish_reason),
-        });
-        if self.is_chat {
-            choice["delta"] = delta.clone();
-        } else {
-            choice["text"] = delta.get("content").cloned().unwrap_or_else(|| "".into());
-        }
-        self.chunk(&json!([choice])).to_string().into_bytes()
-    }
-
-    /// The event before all text, where there is one.
-    pub fn begins(&self) -> Option<Vec<u8>> {
-        let delta = json!({ "role": "assistant", "content": "", "refusal": null });
-        self.is_chat.then(|| self.delta(&delta, None))
-    }
-
-    /// A piece of text.
-    pub fn piece(&self, text: &str) -> Vec<u8> {
-        self.delta(&json!({ "content": text }), None)
-    }
-
-    /// The event after all text.
-    pub fn ends(&self, finish: Finish) -> Vec<u8> {
-        self.delta(&json!({}), Some(finish))
-    }
-
-    /// The event that says what was used.
-    pub fn usage(&self, tokens: Tokens) -> Vec<u8> {
-        let mut chunk = self.chunk(&json!([]));
-        chunk["usage"] = usage(tokens);
-        chunk.to_string().into_bytes()
-    }
-
-    /// The answer as one.
-    pub fn whole(&self, text: &str, finish: Finish, tokens: Tokens) -> Vec<u8> {
-        let mut choice = json!({
-            "index": 0,
-            "logprobs": null,
-            "finish_reason": finish_reason(finish),
-        });
-        let object = if self.is_chat {
-            choice["message"] = json!({ "role": "assistant", "content": text, "refusal": null });
-            "chat.completion"
-        } else {
-            choice["text"] = text.into();
-            "text_completion"
-        };
-        let mut body = self.body(object, &json!([choice]));
-        body["usage"] = usage(tokens);
-        body.to_string().into_bytes()
-    }
-}
-
-fn usage(tokens: Tokens) -> Value {
-    json!({
-        "prompt_tokens": tokens.read,
-        "completion_tokens": tokens.written,
-        "total_tokens": tokens.read.saturating_add(tokens.written),
-    })
-}
-
-const fn finish_reason(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Stop | Finish::Stopped => "stop",
-        Finish::Length => "length",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use suanli_protocol::{
@@ -393,7 +484,7 @@ mod tests {
         for (name, value) in with.as_object().unwrap() {
             body[name] = value.clone();
         }
-        read(&question(Endpoint::CHAT_COMPLETIONS, &body))
+        read(&question(Endpoint::CHAT_COMPLETIONS, &body)).map(|asked| asked.ask)
     }
 
     #[test]
@@ -404,7 +495,7 @@ mod tests {
             "response_format": { "type": "text" }, "presence_penalty": 0.0,
         }))
         .unwrap();
-        let Prompt::Conversation(turns) = &ask.prompt else {
+        let Prompt::Conversation { turns, tools: None } = &ask.prompt else {
             panic!("{ask:?}");
         };
         let said: Vec<(Speaker, &str)> = turns.iter().map(|t| (t.speaker, &*t.text)).collect();
@@ -417,25 +508,108 @@ mod tests {
             ]
         );
         assert_eq!(
-            (ask.tokens_max, ask.temperature, &*ask.stops[0]),
+            (ask.tokens_max, ask.sampling.temperature, &*ask.stops[0]),
             (Some(7), 0.0, "\n")
         );
-        assert!(ask.top_p > 0.0);
+        assert!(ask.sampling.top_p > 0.0);
         assert_eq!((ask.seed[0], ask.seed[31]), (255, 1));
         let unsaid = chat(&json!({})).unwrap();
-        assert_eq!((unsaid.tokens_max, unsaid.temperature), (None, 1.0));
+        assert_eq!(
+            (unsaid.tokens_max, unsaid.sampling.temperature),
+            (None, 1.0)
+        );
         assert_eq!(unsaid.seed[..16], [0xab; 16]);
+    }
+
+    #[test]
+    fn tools_and_what_they_said_are_read() {
+        let function = json!({ "type": "function", "function": { "name": "f" } });
+        let tools = |with: Value| {
+            let mut all = json!({ "tools": [function] });
+            for (name, value) in with.as_object().unwrap() {
+                all[name] = value.clone();
+            }
+            match chat(&all).unwrap().prompt {
+                Prompt::Conversation { tools, .. } => tools,
+                other => panic!("{other:?}"),
+            }
+        };
+        let usage = |with: Value| tools(with).map(|tools| (tools.usage, tools.only_one));
+        assert_eq!(usage(json!({})), Some((Use::May, false)));
+        let one = json!({ "tool_choice": "required", "parallel_tool_calls": false });
+        assert_eq!(usage(one), Some((Use::Must, true)));
+        let this = json!({ "tool_choice": { "type": "function", "function": { "name": "f" } } });
+        assert_eq!(usage(this), Some((Use::This(CallName::cut("f")), true)));
+        assert_eq!(usage(json!({ "tool_choice": "none" })), None);
+        assert_eq!(
+            &*tools(json!({})).unwrap().functions,
+            &*json!([function]).to_string()
+        );
+
+        let said = json!({ "messages": [
+            { "role": "user", "content": "?" },
+            { "role": "assistant", "content": null, "tool_calls": [
+                { "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{}" } },
+            ] },
+            { "role": "tool", "tool_call_id": "c1", "content": "42" },
+        ] });
+        let Prompt::Conversation { turns, .. } = chat(&said).unwrap().prompt else {
+            panic!("no conversation");
+        };
+        assert_eq!(
+            (&*turns[1].calls[0].name, &*turns[1].calls[0].arguments),
+            ("f", "{}")
+        );
+        assert_eq!((turns[2].speaker, &*turns[2].text), (Speaker::Tool, "42"));
+        assert_eq!(turns[2].answers, Some(CallName::cut("c1")));
+    }
+
+    #[test]
+    fn forms_likelihoods_and_choices_are_read() {
+        let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
+        let ask = chat(&json!({
+            "response_format": { "type": "json_schema",
+                                 "json_schema": { "name": "x", "schema": schema, "strict": true } },
+            "logprobs": true, "top_logprobs": 3, "logit_bias": { "5": -100 },
+            "presence_penalty": 0.5,
+        }))
+        .unwrap();
+        let schema = AskText::cut(&schema.to_string());
+        let is_strict = true;
+        assert_eq!(ask.form, Form::Schema { schema, is_strict });
+        assert_eq!(ask.likeliest, Some(3));
+        assert_eq!(&*ask.sampling.biases, [(5, -100.0)]);
+        let json = chat(&json!({ "response_format": { "type": "json_object" } }));
+        assert_eq!(json.unwrap().form, Form::Json);
+        let body = json!({ "prompt": "x", "logprobs": 2, "n": 3 });
+        let asked = read(&question(Endpoint::COMPLETIONS, &body)).unwrap();
+        assert_eq!((asked.ask.likeliest, asked.choices), (Some(2), 3));
+        assert_eq!(asked.choice(0), asked.ask);
+        assert_ne!(asked.choice(2).seed, asked.ask.seed);
     }
 
     #[test]
     fn what_a_model_here_can_not_do_is_refused_by_its_name() {
         for (name, value) in [
-            ("n", json!(2)),
-            ("tools", json!([{}])),
-            ("logprobs", json!(true)),
-            ("response_format", json!({ "type": "json_object" })),
-            ("frequency_penalty", json!(0.5)),
-            ("logit_bias", json!({ "5": 1 })),
+            ("n", json!(0)),
+            ("n", json!(9)),
+            ("best_of", json!(2)),
+            ("tools", json!([{ "type": "retrieval" }])),
+            ("tools", json!("f")),
+            ("tool_choice", json!("required")),
+            ("tool_choice", json!({ "type": "function" })),
+            ("functions", json!([{ "name": "f" }])),
+            ("logprobs", json!("yes")),
+            ("top_logprobs", json!(3)),
+            ("response_format", json!({ "type": "xml" })),
+            (
+                "response_format",
+                json!({ "type": "json_schema", "json_schema": {} }),
+            ),
+            ("frequency_penalty", json!(2.5)),
+            ("presence_penalty", json!("much")),
+            ("logit_bias", json!({ "5": 101 })),
+            ("logit_bias", json!({ "five": 1 })),
             ("max_tokens", json!(0)),
             ("max_tokens", json!(-1)),
             ("temperature", json!("warm")),
@@ -450,6 +624,8 @@ mod tests {
         }
         let tool = chat(&json!({ "messages": [{ "role": "tool", "content": "x" }] })).unwrap_err();
         assert_eq!(tool.param, "messages[0]");
+        let many = json!({ "logprobs": true, "top_logprobs": 21 });
+        assert_eq!(chat(&many).unwrap_err().param, "top_logprobs");
         let image =
             json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] });
         assert!(chat(&image).unwrap_err().message.contains("text only"));
@@ -462,7 +638,7 @@ mod tests {
                 Endpoint::COMPLETIONS,
                 &json!({ "prompt": prompt }),
             ))
-            .map(|ask| (ask.prompt, ask.tokens_max))
+            .map(|asked| (asked.ask.prompt, asked.ask.tokens_max))
         };
         let text = |text: &str| Prompt::Text(AskText::cut(text));
         assert_eq!(prompt(json!("a")), Ok((text("a"), Some(16))));
@@ -478,32 +654,5 @@ mod tests {
         ] {
             assert_eq!(prompt(wrong).unwrap_err().param, "prompt");
         }
-    }
-
-    #[test]
-    fn an_answer_has_one_name_in_all_its_events() {
-        let form = Form::of(&question(Endpoint::CHAT_COMPLETIONS, &json!({})), "m");
-        let tokens = Tokens {
-            read: 3,
-            written: 2,
-        };
-        for event in [
-            form.begins().unwrap(),
-            form.piece("x"),
-            form.ends(Finish::Length),
-            form.usage(tokens),
-            form.whole("x", Finish::Stop, tokens),
-        ] {
-            let value: Value = serde_json::from_slice(&event).unwrap();
-            assert_eq!(value["id"], format!("chatcmpl-{}", "ab".repeat(16)));
-            assert_eq!(
-                (&value["created"], &value["model"]),
-                (&json!(5), &json!("m"))
-            );
-        }
-        let text = Form::of(&question(Endpoint::COMPLETIONS, &json!({})), "m");
-        assert_eq!(text.begins(), None);
-        let piece: Value = serde_json::from_slice(&text.piece("x")).unwrap();
-        assert_eq!(piece["choices"][0]["text"], "x");
     }
 }

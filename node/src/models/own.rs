@@ -5,9 +5,11 @@
 //!                                               stands for: another could go on after it
 //! ```
 //!
+//! Of several answers to one question each event stands for itself: nobody goes on with them.
+//!
 //! Absent: the worker (the executor's), places and leases ([`super::serving`]).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use suanli_executor::{
     ModelAnswer, ModelServer, ModelState,
@@ -17,7 +19,10 @@ use suanli_protocol::{call::Question, limits::CALL_EVENT_TOKENS_MAX, registry::E
 
 use super::{
     embeddings,
-    openai::{self, Form, Wrong},
+    openai::{
+        self, Wrong,
+        telling::{Said, Telling, Whole},
+    },
     upstream::{Tokens, UpstreamError},
 };
 
@@ -91,31 +96,31 @@ impl Own {
             Endpoint::COMPLETIONS => "prompt",
             _ => "messages",
         };
-        let ask = openai::read(question).map_err(wrong)?;
-        let begun = ask.begun.len();
-        let mut words = self.server.ask(ask).await;
-        let read = match words.next().await {
-            Some(Word::Began { read, .. }) => read.into(),
-            Some(Word::Refused { why, .. }) => return Err(wrong(Wrong::new(param, &*why))),
-            Some(_) | None => return Err(BROKE_OFF),
-        };
-        let form = Form::of(question, &self.name);
-        let begun = u64::try_from(begun).unwrap_or(u64::MAX);
-        let first = form.begins().filter(|_| begun == 0);
+        let asked = openai::read(question).map_err(wrong)?;
+        let mut read = 0;
+        let mut choices = Vec::new();
+        for index in 0..asked.choices {
+            let mut words = self.server.ask(asked.choice(index)).await;
+            read = match words.next().await {
+                Some(Word::Began { read, .. }) => read.into(),
+                Some(Word::Refused { why, .. }) => return Err(wrong(Wrong::new(param, &*why))),
+                Some(_) | None => return Err(BROKE_OFF),
+            };
+            choices.push(Choice::new(index, words, question.begun.draws));
+        }
+        let likelihoods = asked.ask.likeliest.is_some();
+        let begun = u64::try_from(asked.ask.begun.len()).unwrap_or(u64::MAX);
         let mut answer = Answer {
-            words,
-            form,
+            choices,
+            telling: Telling::of(question, &self.name, likelihoods),
             read,
             begun,
             written: 0,
-            tokens: Vec::new(),
-            draws: question.begun.draws,
             ready: VecDeque::new(),
-            is_over: false,
+            next: 0,
         };
-        if let Some(bytes) = first {
-            let event = answer.event(bytes);
-            answer.ready.push_back(event);
+        if begun == 0 {
+            answer.begin();
         }
         Ok(answer)
     }
@@ -149,20 +154,73 @@ pub(super) const BROKE_OFF: UpstreamError = UpstreamError::Broken("its worker en
 /// An answer on its way. Dropping it gives the question up.
 #[derive(Debug)]
 pub struct Answer {
-    words: ModelAnswer,
-    form: Form,
+    choices: Vec<Choice>,
+    telling: Telling,
     /// Tokens of the question,
     read: u64,
     /// that another has written,
     begun: u64,
     /// and that were written here and told of.
     written: u64,
-    /// Since the last event.
-    tokens: Vec<u32>,
-    draws: u64,
     /// Events that are to be given out.
     ready: VecDeque<Event>,
-    is_over: bool,
+    /// Which choice is heard first.
+    next: usize,
+}
+
+/// One of the answers to a question.
+#[derive(Debug)]
+struct Choice {
+    index: u8,
+    words: ModelAnswer,
+    /// Since the last event.
+    tokens: Vec<u32>,
+    said: Said,
+    draws: u64,
+    finish: Option<Finish>,
+}
+
+impl Choice {
+    fn new(index: u8, words: ModelAnswer, draws: u64) -> Self {
+        Self {
+            index,
+            words,
+            tokens: Vec::new(),
+            said: Said::default(),
+            draws,
+            finish: None,
+        }
+    }
+
+    fn hear(&mut self, word: Option<Word>) -> Result<(), UpstreamError> {
+        match word {
+            Some(Word::Wrote {
+                token,
+                draws,
+                pieces,
+                likelihood,
+                ..
+            }) => {
+                self.tokens.push(token);
+                self.draws = draws;
+                self.said.pieces.extend(pieces.into_vec());
+                self.said.likelihoods.extend(likelihood.map(|one| *one));
+                Ok(())
+            }
+            Some(Word::Ended { finish, pieces, .. }) => {
+                self.finish = Some(finish);
+                self.said.pieces.extend(pieces.into_vec());
+                Ok(())
+            }
+            Some(_) | None => Err(BROKE_OFF),
+        }
+    }
+
+    /// Whether there is something to tell.
+    fn has_news(&self) -> bool {
+        let is_last = self.finish.is_some() && !self.said.likelihoods.is_empty();
+        !self.said.pieces.is_empty() || self.tokens.len() >= CALL_EVENT_TOKENS_MAX || is_last
+    }
 }
 
 impl Answer {
@@ -174,6 +232,11 @@ impl Answer {
         }
     }
 
+    /// Whether another could go on with it.
+    pub const fn resumes(&self) -> bool {
+        self.choices.len() == 1
+    }
+
     /// What who asked is told of it.
     const fn told(&self) -> Tokens {
         Tokens {
@@ -182,15 +245,30 @@ impl Answer {
         }
     }
 
-    fn event(&mut self, bytes: Vec<u8>) -> Event {
-        let tokens = std::mem::take(&mut self.tokens);
+    fn is_over(&self) -> bool {
+        self.choices.iter().all(|choice| choice.finish.is_some())
+    }
+
+    /// Tells what comes before all text.
+    fn begin(&mut self) {
+        for at in 0..self.choices.len() {
+            if let Some(bytes) = self.telling.begins(self.choices[at].index) {
+                self.tell(at, bytes);
+            }
+        }
+    }
+
+    fn tell(&mut self, at: usize, bytes: Vec<u8>) {
+        let is_whole = self.is_over();
+        let choice = &mut self.choices[at];
+        let tokens = std::mem::take(&mut choice.tokens);
         self.written += u64::try_from(tokens.len()).unwrap_or(u64::MAX);
-        Event {
+        self.ready.push_back(Event {
             bytes,
             tokens,
-            draws: self.draws,
-            is_whole: self.is_over,
-        }
+            draws: choice.draws,
+            is_whole,
+        });
     }
 
     /// The next event of an answer that streams; none at its end.
@@ -202,24 +280,23 @@ impl Answer {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
-            if self.is_over {
+            let Some(at) = self.hear().await? else {
                 return Ok(None);
-            }
-            let text = self.next_text().await?;
-            let (text, finish) = match &text {
-                Text::Piece(text) => (text, None),
-                Text::Last(text, finish) => (text, Some(*finish)),
             };
-            if !text.is_empty() || self.tokens.len() >= CALL_EVENT_TOKENS_MAX {
-                let bytes = self.form.piece(text);
-                let event = self.event(bytes);
-                self.ready.push_back(event);
+            let choice = &mut self.choices[at];
+            let (index, finish) = (choice.index, choice.finish);
+            if choice.has_news() {
+                let said = std::mem::take(&mut choice.said);
+                let bytes = self.telling.piece(index, &said);
+                self.tell(at, bytes);
             }
             if let Some(finish) = finish {
-                let event = self.event(self.form.ends(finish));
-                self.ready.push_back(event);
-                let event = self.event(self.form.usage(self.told()));
-                self.ready.push_back(event);
+                let bytes = self.telling.ends(index, finish);
+                self.tell(at, bytes);
+                if self.is_over() {
+                    let bytes = self.telling.usage(self.told());
+                    self.tell(at, bytes);
+                }
             }
         }
     }
@@ -229,40 +306,41 @@ impl Answer {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn whole(&mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
-        let mut all = String::new();
-        loop {
-            match self.next_text().await? {
-                Text::Piece(text) => all.push_str(&text),
-                Text::Last(text, finish) => {
-                    all.push_str(&text);
-                    self.event(Vec::new());
-                    let bytes = self.form.whole(&all, finish, self.told());
-                    return Ok((bytes, self.tokens()));
+        let mut wholes = vec![Whole::default(); self.choices.len()];
+        while let Some(at) = self.hear().await? {
+            let choice = &mut self.choices[at];
+            wholes[at].add(std::mem::take(&mut choice.said));
+            let tokens = std::mem::take(&mut choice.tokens).len();
+            self.written += u64::try_from(tokens).unwrap_or(u64::MAX);
+        }
+        let finished = self.choices.iter().map(|choice| choice.finish);
+        let finished = finished.map(|finish| finish.unwrap_or(Finish::Stopped));
+        let wholes: Vec<(Whole, Finish)> = wholes.into_iter().zip(finished).collect();
+        let bytes = self.telling.whole(&wholes, self.told());
+        Ok((bytes, self.tokens()))
+    }
+
+    /// Waits until one of the choices has news, and says which; none if all are over.
+    async fn hear(&mut self) -> Result<Option<usize>, UpstreamError> {
+        if self.is_over() {
+            return Ok(None);
+        }
+        let (count, first) = (self.choices.len(), self.next);
+        let (at, word) = poll_fn(|context| {
+            // Who was heard last comes last: none is kept waiting by the others.
+            for at in (first..first + count).map(|at| at % count) {
+                let choice = &mut self.choices[at];
+                if choice.finish.is_none()
+                    && let Poll::Ready(word) = choice.words.poll_next(context)
+                {
+                    return Poll::Ready((at, word));
                 }
             }
-        }
+            Poll::Pending
+        })
+        .await;
+        self.next = at + 1;
+        self.choices[at].hear(word)?;
+        Ok(Some(at))
     }
-
-    async fn next_text(&mut self) -> Result<Text, UpstreamError> {
-        match self.words.next().await {
-            Some(Word::Wrote {
-                token, draws, text, ..
-            }) => {
-                self.tokens.push(token);
-                self.draws = draws;
-                Ok(Text::Piece(String::from(&*text)))
-            }
-            Some(Word::Ended { finish, text, .. }) => {
-                self.is_over = true;
-                Ok(Text::Last(String::from(&*text), finish))
-            }
-            Some(_) | None => Err(BROKE_OFF),
-        }
-    }
-}
-
-/// What comes next of an answer.
-enum Text {
-    Piece(String),
-    Last(String, Finish),
 }

@@ -230,7 +230,14 @@ impl Answer {
     pub async fn next_event(&mut self) -> Result<Option<Event>, UpstreamError> {
         match self {
             Self::Upstream(answer) => Ok(answer.next_event().await?.map(Event::Plain)),
-            Self::Own(answer) => Ok(answer.next_event().await?.map(Event::Resumable)),
+            Self::Own(answer) => {
+                let event = answer.next_event().await?;
+                let resumes = answer.resumes();
+                Ok(event.map(|event| match resumes {
+                    true => Event::Resumable(event),
+                    false => Event::Plain(event.bytes),
+                }))
+            }
             // They come as one, and nobody asks for events.
             Self::Embeddings(_) => Ok(None),
         }

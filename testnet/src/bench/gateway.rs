@@ -463,29 +463,17 @@ fn written_here(plan: &Plan) -> anyhow::Result<Vec<String>> {
 }
 
 fn written(answers: &mut Answers, tokens: u32, seed: u32) -> anyhow::Result<String> {
-    let turn = Turn {
-        speaker: Speaker::User,
-        text: Utf8::cut(&said(seed)),
-    };
+    let turn = Turn::new(Speaker::User, Utf8::cut(&said(seed)));
     let mut chance = [0; 32];
     chance[..8].copy_from_slice(&u64::from(seed).to_le_bytes());
     chance[31] = 1;
     let ask = Ask {
-        prompt: Prompt::Conversation(List::truncated(vec![turn])),
-        begun: List::default(),
-        draws: 0,
         seed: chance,
-        temperature: 1.0,
-        top_p: 1.0,
-        min_p: 0.0,
         tokens_max: Some(tokens),
-        stops: List::default(),
+        ..Ask::new(Prompt::conversation(List::truncated(vec![turn])))
     };
     let mut text = String::new();
-    let mut hear = |word| match word {
-        Word::Wrote { text: piece, .. } | Word::Ended { text: piece, .. } => text.push_str(&piece),
-        Word::Loaded(_) | Word::Began { .. } | Word::Embedded { .. } | Word::Refused { .. } => {}
-    };
+    let mut hear = |word: Word| text.push_str(&word.text());
     answers.ask(0, &ask, &mut hear);
     while !answers.is_idle() {
         answers.step(&mut hear)?;

@@ -25,11 +25,12 @@ const BEARER: &[u8] = b"Bearer ";
 const DEFAULT_PORT: u16 = 80;
 
 /// Where models are asked: what an API key opens. Below the first is each model.
-const FOR_KEYS: [&str; 4] = [
+const FOR_KEYS: [&str; 5] = [
     "/v1/models",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    "/v1/responses",
 ];
 
 /// Who calls.

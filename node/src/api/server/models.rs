@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! POST /v1/chat/completions, /v1/completions, /v1/embeddings ─▶ gateway ─▶ a provider
-//! GET  /v1/models, /v1/models/{id}                            ─▶ the offer book
+//! POST /v1/responses ─▶ as a chat's question ────────────────────┘
+//! GET  /v1/models, /v1/models/{id} ─▶ the offer book
 //! ```
 //!
 //! Errors have that interface's shape, and so have streams: one event for each piece, usage
@@ -16,6 +17,7 @@
 //! says what is wrong with it.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     convert::Infallible,
     sync::Arc,
@@ -30,7 +32,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::stream;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use suanli_protocol::{offer::Name, registry::Endpoint, units::Meter, wire::Text};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -41,6 +43,7 @@ use crate::{
         Asked, Asker, GatewayError, Served,
         answer::{Answer, Piece},
         model_name,
+        responses::{self, Responding, Wanted},
     },
     handle::Gone,
     keys::{GATEWAY, Key, TooFast},
@@ -82,7 +85,7 @@ pub(super) struct Wrong {
     status: StatusCode,
     kind: &'static str,
     code: Option<&'static str>,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     message: String,
     /// The model's server's own words instead.
     body: Option<Vec<u8>>,
@@ -102,9 +105,9 @@ impl Wrong {
         }
     }
 
-    fn question(param: &'static str, message: impl Into<String>) -> Self {
+    fn question(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
-            param: Some(param),
+            param: Some(param.into()),
             ..Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
         }
     }
@@ -116,7 +119,7 @@ impl Wrong {
         );
         Self {
             code: Some("model_not_found"),
-            param: Some("model"),
+            param: Some("model".into()),
             ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
         }
     }
@@ -298,28 +301,40 @@ pub(super) async fn complete(api: Shared, caller: Extension<Caller>, body: Bytes
     answer(api, caller, Endpoint::COMPLETIONS, &body).await
 }
 
+pub(super) async fn respond(api: Shared, caller: Extension<Caller>, body: Bytes) -> Response {
+    let (State(api), Extension(caller)) = (api, caller);
+    let answered = respond_to(&api, &caller, &body).await;
+    with_rates(&caller, answered)
+}
+
 pub(super) async fn embed(api: Shared, caller: Extension<Caller>, body: Bytes) -> Response {
     answer(api, caller, Endpoint::EMBEDDINGS, &body).await
 }
 
 /// What of a question the gateway itself reads.
 struct Question {
+    endpoint: Endpoint,
     model: Name,
     streams: bool,
     /// Whether the stream's last event is its usage.
     usage: bool,
 }
 
-/// Answers a question, and says how the caller's rates stand.
+/// Answers a question.
 async fn answer(
     State(api): Shared,
     Extension(caller): Extension<Caller>,
     endpoint: Endpoint,
     body: &[u8],
 ) -> Response {
-    let answered = ask(&api, &caller, endpoint, body).await;
+    let answered = answer_to(&api, &caller, endpoint, body).await;
+    with_rates(&caller, answered)
+}
+
+/// The answer, and how the caller's rates stand after it.
+fn with_rates(caller: &Caller, answered: Result<Response, Wrong>) -> Response {
     let mut response = answered.unwrap_or_else(IntoResponse::into_response);
-    if let Caller::Key(key) = &caller {
+    if let Caller::Key(key) = caller {
         let (requests, tokens) = key.rates(Instant::now());
         let headers = response.headers_mut();
         for (names, left) in [(REQUEST_RATE, requests), (TOKEN_RATE, tokens)] {
@@ -331,16 +346,73 @@ async fn answer(
     response
 }
 
-async fn ask(
+async fn answer_to(
     api: &Api,
     caller: &Caller,
     endpoint: Endpoint,
     body: &[u8],
 ) -> Result<Response, Wrong> {
+    let place = enter(api, caller)?;
+    let question = read(endpoint, &fields(body)?)?;
+    let (streams, usage) = (question.streams, question.usage);
+    let answer = ask(api, caller, question, body.to_vec()).await?;
+    if streams {
+        Ok(streamed(answer, Told::Chat { usage }, place))
+    } else {
+        let body = whole(answer).await?;
+        Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }
+}
+
+/// The same in the form of responses: a chat is asked.
+async fn respond_to(api: &Api, caller: &Caller, body: &[u8]) -> Result<Response, Wrong> {
+    let place = enter(api, caller)?;
+    let wanted = Wanted::read(&fields(body)?);
+    let wanted = wanted.map_err(|unfit| Wrong::question(unfit.param, unfit.message))?;
+    let Value::Object(chat) = &wanted.body else {
+        return Err(Wrong::question("body", "the body is no JSON object"));
+    };
+    let question = read(Endpoint::CHAT_COMPLETIONS, chat)?;
+    let streams = question.streams;
+    let body = wanted.body.to_string().into_bytes();
+    let answer = ask(api, caller, question, body).await?;
+    if streams {
+        let told = Told::Wanted(Box::new(wanted));
+        return Ok(streamed(answer, told, place));
+    }
+    let answer: Value = serde_json::from_slice(&whole(answer).await?).unwrap_or_default();
+    Ok(Json(responding(wanted, &answer).whole(&answer)).into_response())
+}
+
+/// A response under the name of the answer that it is made of.
+fn responding(wanted: Wanted, answer: &Value) -> Responding {
+    let name = answer["id"].as_str().unwrap_or_default();
+    let name = name.trim_start_matches("chatcmpl-").to_owned();
+    Responding::new(wanted, name, answer["created"].as_u64().unwrap_or(0))
+}
+
+fn enter(api: &Api, caller: &Caller) -> Result<OwnedSemaphorePermit, Wrong> {
     let place = api.gates.enter(Gate::Ask)?;
     // A wrong question counts: it has to be read, too.
     caller.admit().map_err(Wrong::too_fast)?;
-    let question = read(endpoint, body)?;
+    Ok(place)
+}
+
+fn fields(body: &[u8]) -> Result<Map<String, Value>, Wrong> {
+    let value = serde_json::from_slice(body)
+        .map_err(|error| Wrong::question("body", format!("the body is no JSON: {error}")))?;
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(Wrong::question("body", "the body is no JSON object")),
+    }
+}
+
+async fn ask(
+    api: &Api,
+    caller: &Caller,
+    question: Question,
+    body: Vec<u8>,
+) -> Result<Answer, Wrong> {
     if !caller.may_use(&question.model) {
         return Err(Wrong::no_model(&question.model));
     }
@@ -351,16 +423,11 @@ async fn ask(
             model: question.model,
             key,
         },
-        endpoint,
+        endpoint: question.endpoint,
         streams: question.streams,
-        body: body.to_vec(),
+        body,
     };
-    let answer = api.gateway.ask(asked).await?;
-    if question.streams {
-        Ok(streamed(answer, question.usage, place))
-    } else {
-        whole(answer).await
-    }
+    Ok(api.gateway.ask(asked).await?)
 }
 
 impl Caller {
@@ -416,12 +483,7 @@ const fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + if time.subsec_nanos() > 0 { 1 } else { 0 }
 }
 
-fn read(endpoint: Endpoint, body: &[u8]) -> Result<Question, Wrong> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| Wrong::question("body", format!("the body is no JSON: {error}")))?;
-    let Value::Object(fields) = value else {
-        return Err(Wrong::question("body", "the body is no JSON object"));
-    };
+fn read(endpoint: Endpoint, fields: &Map<String, Value>) -> Result<Question, Wrong> {
     let model = fields.get("model").and_then(Value::as_str);
     let Some(model) = model.filter(|model| !model.is_empty()) else {
         let message = "`model` is missing; GET /v1/models lists those that are served";
@@ -447,40 +509,53 @@ fn read(endpoint: Endpoint, body: &[u8]) -> Result<Question, Wrong> {
     let streams = is_set(fields.get("stream")) && endpoint != Endpoint::EMBEDDINGS;
     let options = fields.get("stream_options");
     Ok(Question {
+        endpoint,
         model: model_name(model).ok_or_else(|| Wrong::no_model(model))?,
         streams,
         usage: is_set(options.and_then(|options| options.get("include_usage"))),
     })
 }
 
-async fn whole(mut answer: Answer) -> Result<Response, Wrong> {
+async fn whole(mut answer: Answer) -> Result<Vec<u8>, Wrong> {
     let mut body = Vec::new();
     loop {
         match answer.next().await {
             Some(Piece::Event(piece)) if body.len() + piece.len() <= ANSWER_BYTES_MAX => {
                 body.extend_from_slice(&piece);
             }
-            Some(Piece::Done) => break,
+            Some(Piece::Done) => return Ok(body),
             Some(Piece::Event(_) | Piece::Broken) | None => {
                 return Err(Wrong::unavailable("the provider broke off; ask again", 1));
             }
         }
     }
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// An answer as a stream of events.
 struct Events {
     answer: Answer,
-    usage: bool,
+    told: Told,
     over: bool,
     _place: OwnedSemaphorePermit,
 }
 
-fn streamed(answer: Answer, usage: bool, place: OwnedSemaphorePermit) -> Response {
+/// How a stream is told.
+enum Told {
+    /// As it comes.
+    Chat {
+        /// Whether its last event is its usage.
+        usage: bool,
+    },
+    /// As a response: the request, until the first event says the answer's name.
+    Wanted(Box<Wanted>),
+    /// As a response.
+    Response(Box<Responding>),
+}
+
+fn streamed(answer: Answer, told: Told, place: OwnedSemaphorePermit) -> Response {
     let events = Events {
         answer,
-        usage,
+        told,
         over: false,
         _place: place,
     };
@@ -495,33 +570,77 @@ fn streamed(answer: Answer, usage: bool, place: OwnedSemaphorePermit) -> Respons
     (headers, Body::from_stream(events)).into_response()
 }
 
+const LOST: &str = "the provider was lost in the middle of the answer, and nobody can go on with \
+                    it; ask again";
+
 impl Events {
     async fn next(&mut self) -> Option<Bytes> {
         while !self.over {
-            match self.answer.next().await {
-                Some(Piece::Event(event)) => {
-                    if self.usage || !is_usage(&event) {
-                        return Some(framed(&event));
-                    }
-                }
+            let told = match self.answer.next().await {
+                Some(Piece::Event(event)) => self.told.event(&event),
                 Some(Piece::Done) => {
                     self.over = true;
-                    return Some(framed(b"[DONE]"));
+                    self.told.done()
                 }
                 Some(Piece::Broken) | None => {
                     self.over = true;
-                    let message = "the provider was lost in the middle of the answer, and nobody \
-                                   can go on with it; ask again";
-                    let wrong = Wrong {
-                        code: Some("provider_lost"),
-                        ..Wrong::new(StatusCode::BAD_GATEWAY, "server_error", message)
-                    };
-                    return Some(framed(wrong.to_json().to_string().as_bytes()));
+                    self.told.broken()
                 }
+            };
+            if !told.is_empty() {
+                return Some(told);
             }
         }
         None
     }
+}
+
+impl Told {
+    /// What is told of an event; nothing of some.
+    fn event(&mut self, event: &[u8]) -> Bytes {
+        let chunk = |event| serde_json::from_slice(event).unwrap_or(Value::Null);
+        match self {
+            Self::Chat { usage } if *usage || !is_usage(event) => framed(event),
+            Self::Chat { .. } => Bytes::new(),
+            Self::Wanted(wanted) => {
+                let chunk = chunk(event);
+                let mut responding = responding(Wanted::clone(wanted), &chunk);
+                let mut events = responding.begins();
+                events.extend(responding.chunk(&chunk));
+                *self = Self::Response(Box::new(responding));
+                all_framed(&events)
+            }
+            Self::Response(responding) => all_framed(&responding.chunk(&chunk(event))),
+        }
+    }
+
+    fn done(&mut self) -> Bytes {
+        match self {
+            Self::Chat { .. } => framed(b"[DONE]"),
+            Self::Wanted(_) => self.broken(),
+            Self::Response(responding) => all_framed(&responding.ends()),
+        }
+    }
+
+    fn broken(&mut self) -> Bytes {
+        let code = "provider_lost";
+        if let Self::Response(responding) = self {
+            return all_framed(&responding.breaks(code, LOST));
+        }
+        let wrong = Wrong {
+            code: Some(code),
+            ..Wrong::new(StatusCode::BAD_GATEWAY, "server_error", LOST)
+        };
+        framed(wrong.to_json().to_string().as_bytes())
+    }
+}
+
+fn all_framed(events: &[responses::Event]) -> Bytes {
+    let lines = events.iter().map(|event| {
+        let responses::Event { kind, data } = event;
+        format!("event: {kind}\ndata: {data}\n\n")
+    });
+    lines.collect::<String>().into()
 }
 
 /// An event that says nothing but what was used.

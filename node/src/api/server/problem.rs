@@ -69,7 +69,7 @@ impl Problem {
         Self::new(
             StatusCode::FORBIDDEN,
             DATA,
-            "an API key asks models and nothing else (/v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings); all other paths want the token in the data directory of this daemon",
+            "an API key asks models and nothing else (/v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses); all other paths want the token in the data directory of this daemon",
         )
     }
 

@@ -468,6 +468,7 @@ async fn abuse_65_without_a_good_key_no_model_is_asked() {
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"),
         ("POST", "/v1/embeddings"),
+        ("POST", "/v1/responses"),
     ] {
         for shown in [
             String::new(),
