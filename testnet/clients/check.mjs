@@ -62,6 +62,56 @@ async function completions() {
   assert.equal(events.map((event) => event.choices[0].text).join(""), answer.choices[0].text);
 }
 
+const schema = {
+  type: "object",
+  properties: { city: { enum: ["Yinchuan", "Guiyang"] }, hot: { type: "boolean" } },
+  required: ["city", "hot"],
+  additionalProperties: false,
+};
+
+function fits(text) {
+  const value = JSON.parse(text);
+  assert.deepEqual(Object.keys(value).sort(), ["city", "hot"]);
+  assert(schema.properties.city.enum.includes(value.city) && typeof value.hot === "boolean");
+}
+
+async function forms() {
+  const response_format = { type: "json_schema", json_schema: { name: "w", schema, strict: true } };
+  const answer = await client.chat.completions.create({ model, messages, response_format });
+  fits(answer.choices[0].message.content);
+  const likely = await client.chat.completions.create({
+    model, messages, max_tokens: 3, n: 2, logprobs: true, top_logprobs: 1,
+  });
+  assert.equal(likely.choices.length, 2);
+  assert.equal(likely.choices[1].logprobs.content[0].top_logprobs.length, 1);
+}
+
+async function tools() {
+  const tools = [{ type: "function", function: { name: "weather", parameters: schema } }];
+  const asked = { model, messages, tools, tool_choice: "required", parallel_tool_calls: false };
+  const answer = await client.chat.completions.create({ ...asked, seed: 1 });
+  const [call] = answer.choices[0].message.tool_calls;
+  assert.equal(answer.choices[0].finish_reason, "tool_calls");
+  fits(call.function.arguments);
+  const stream = client.chat.completions.stream({ ...asked, seed: 1 });
+  const [streamed] = (await stream.finalChatCompletion()).choices[0].message.tool_calls;
+  assert.equal(streamed.function.arguments, call.function.arguments);
+  assert.equal(streamed.function.name, "weather");
+}
+
+async function responses() {
+  const asked = { model, input: "Say hello.", max_output_tokens: 12, temperature: 0 };
+  const answer = await client.responses.create(asked);
+  const events = await all(await client.responses.create({ ...asked, stream: true }));
+  const deltas = events.filter((event) => event.type === "response.output_text.delta");
+  assert.equal(deltas.map((event) => event.delta).join(""), answer.output_text);
+  assert(answer.output_text !== "" && answer.usage.total_tokens > 0);
+  const tools = [{ type: "function", name: "weather", parameters: schema, strict: true }];
+  const called = await client.responses.create({ model, input: "Hot?", tools, tool_choice: "required",
+    parallel_tool_calls: false });
+  fits(called.output[0].arguments);
+}
+
 async function embeddings() {
   const input = ["a cat", "a kitten"];
   const answer = await client.embeddings.create({ model: embedder, input, encoding_format: "float" });
@@ -73,7 +123,7 @@ async function refusals() {
   const refused = (asked, kind) =>
     assert.rejects(client.chat.completions.create({ model, messages, ...asked }), kind);
   await refused({ model: "nobody's" }, OpenAI.NotFoundError);
-  await refused({ n: 2 }, OpenAI.BadRequestError);
+  await refused({ n: 9 }, OpenAI.BadRequestError);
   await refused({ messages: [] }, OpenAI.BadRequestError);
 }
 
@@ -87,7 +137,10 @@ async function keys() {
   await assert.rejects(ask(), OpenAI.RateLimitError);
 }
 
-for (const check of [models, whole, streamed, completions, embeddings, refusals, keys]) {
+const checks = [
+  models, whole, streamed, completions, forms, tools, responses, embeddings, refusals, keys,
+];
+for (const check of checks) {
   await check();
   console.log(`  ${check.name}: as it should be`);
 }
