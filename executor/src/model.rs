@@ -33,6 +33,7 @@
 //! workers open.
 
 pub mod answers;
+pub mod blocks;
 pub mod chat;
 pub mod convert;
 pub mod cpu;

@@ -149,7 +149,36 @@ pub enum MatrixType {
     Bf16,
     Q4_0,
     Q4_1,
+    Q5_0,
+    Q5_1,
     Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl MatrixType {
+    /// What a file calls it.
+    pub const fn tensor_type(self) -> TensorType {
+        match self {
+            Self::F32 => TensorType::F32,
+            Self::F16 => TensorType::F16,
+            Self::Bf16 => TensorType::Bf16,
+            Self::Q4_0 => TensorType::Q4_0,
+            Self::Q4_1 => TensorType::Q4_1,
+            Self::Q5_0 => TensorType::Q5_0,
+            Self::Q5_1 => TensorType::Q5_1,
+            Self::Q8_0 => TensorType::Q8_0,
+            Self::Q4K => TensorType::Q4K,
+            Self::Q5K => TensorType::Q5K,
+            Self::Q6K => TensorType::Q6K,
+        }
+    }
+
+    /// The numbers of a block, and its bytes.
+    pub const fn block(self) -> (usize, usize) {
+        self.tensor_type().block()
+    }
 }
 
 /// Why a file is no model that can be run here.
@@ -194,7 +223,7 @@ pub enum ModelError {
     },
     /// A tensor of a type that is not computed with.
     #[error(
-        "the tensor {name:?} is written as {kind:?}, and F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are what runs here; convert the model to one of them"
+        "the tensor {name:?} is written as {kind:?}, and F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1 and Q4_0 are what runs here; convert the model to one of them"
     )]
     TensorType {
         /// Its name.
@@ -487,19 +516,19 @@ pub(super) fn matrix<'a>(
         TensorType::Bf16 => MatrixType::Bf16,
         TensorType::Q4_0 => MatrixType::Q4_0,
         TensorType::Q4_1 => MatrixType::Q4_1,
+        TensorType::Q5_0 => MatrixType::Q5_0,
+        TensorType::Q5_1 => MatrixType::Q5_1,
         TensorType::Q8_0 => MatrixType::Q8_0,
+        TensorType::Q4K => MatrixType::Q4K,
+        TensorType::Q5K => MatrixType::Q5K,
+        TensorType::Q6K => MatrixType::Q6K,
         kind @ (TensorType::F64
         | TensorType::I8
         | TensorType::I16
         | TensorType::I32
         | TensorType::I64
-        | TensorType::Q5_0
-        | TensorType::Q5_1
         | TensorType::Q2K
-        | TensorType::Q3K
-        | TensorType::Q4K
-        | TensorType::Q5K
-        | TensorType::Q6K) => {
+        | TensorType::Q3K) => {
             return Err(ModelError::TensorType {
                 name: name.to_owned(),
                 kind,
@@ -683,14 +712,9 @@ mod tests {
         });
         assert!(words.contains("not finite"));
         let words = refused(|file| {
-            file.tensor(
-                "blk.0.attn_q.weight",
-                &[WIDTH, WIDTH],
-                6,
-                vec![0; 96 * 3 * 22],
-            );
+            file.tensor("blk.0.attn_q.weight", &[WIDTH, WIDTH], 24, vec![0; 96 * 96]);
         });
-        assert!(words.contains("Q5_0"));
+        assert!(words.contains("I8, and F32"));
         let words = refused(|file| {
             file.float("llama.rope.freq_base", f32::INFINITY);
         });

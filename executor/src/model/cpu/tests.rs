@@ -13,13 +13,18 @@ use crate::model::{
     testing::tiny,
 };
 
-const TYPES: [TensorType; 6] = [
+const TYPES: [TensorType; 11] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::Bf16,
     TensorType::Q8_0,
     TensorType::Q4_0,
     TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q4K,
+    TensorType::Q5K,
+    TensorType::Q6K,
 ];
 const TOKENS: [u32; 45] = {
     let mut tokens = [0; 45];
@@ -261,31 +266,37 @@ fn only_wanted_logits_are_made() {
 fn kernels_agree_also_where_numbers_are_largest() {
     use crate::model::testing;
     let mut random = testing::random(5);
-    for kind in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0] {
+    for kind in &TYPES[3..] {
+        let columns = kind.block().0.max(96);
         for fill in [None, Some(0), Some(0x7f), Some(0x80), Some(0xff)] {
-            let mut bytes = testing::bytes_of(kind, 19 * 96, 1.0, &mut random);
+            let mut bytes = testing::bytes_of(*kind, 19 * columns, 1.0, &mut random);
             if let Some(fill) = fill {
-                let head = if kind == TensorType::Q4_1 { 4 } else { 2 };
-                bytes
-                    .chunks_mut(kind.block().1)
-                    .for_each(|block| block[head..].fill(fill));
+                let parts = match kind {
+                    TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => 2..,
+                    TensorType::Q6K => 0..,
+                    _ => 4..,
+                };
+                let (length, end) = match kind {
+                    TensorType::Q6K => (210, 208),
+                    _ => (kind.block().1, kind.block().1),
+                };
+                for block in bytes.chunks_mut(length) {
+                    block[..end][parts.clone()].fill(fill);
+                }
             }
-            let mut file = testing::Writer::default();
-            file.tensor("token_embd.weight", &[96, 19], kind.number(), bytes);
-            let file = file.file();
-            let file = Gguf::parse(&file).unwrap();
-            let packed = Packed::new(&crate::model::llama::matrix_for_tests(&file, 19, 96));
-            let numbers: Vec<f32> = (0..23 * 96)
+            let packed = packed(*kind, columns, bytes);
+            let numbers: Vec<f32> = (0..23 * columns)
                 .map(|at| match fill {
+                    Some(0x7f) => 1.0,
                     Some(_) if at % 5 < 3 => 1.0,
                     Some(_) => -1.0,
                     None => testing::unit(&mut random),
                 })
                 .collect();
-            let mut blocks = vec![Block::default(); 23 * 3];
+            let mut blocks = vec![Block::default(); 23 * columns / BLOCK];
             kernels::quantise(Isa::Plain, &numbers, &mut blocks);
             let of = Activations {
-                columns: 96,
+                columns,
                 numbers: &numbers,
                 blocks: &blocks,
             };
@@ -309,6 +320,71 @@ fn kernels_agree_also_where_numbers_are_largest() {
                 }
             }
         }
+    }
+}
+
+/// A matrix of 19 rows.
+fn packed(kind: TensorType, columns: usize, bytes: Vec<u8>) -> Packed {
+    let mut file = crate::model::testing::Writer::default();
+    let shape = [u64::try_from(columns).unwrap(), 19];
+    file.tensor("token_embd.weight", &shape, kind.number(), bytes);
+    let file = file.file();
+    let file = Gguf::parse(&file).unwrap();
+    Packed::new(&crate::model::llama::matrix_for_tests(&file, 19, columns))
+}
+
+/// Sums over the numbers that the package `gguf` (0.19) makes of the same blocks.
+const WIDENED: [(TensorType, u64); 8] = [
+    (TensorType::Q4_0, 0x5c36_1838_a7d0_af01),
+    (TensorType::Q4_1, 0xdb27_7cf3_9bf1_c5c6),
+    (TensorType::Q5_0, 0x5b7e_c99c_8dc3_b571),
+    (TensorType::Q5_1, 0x3689_706a_92df_0a61),
+    (TensorType::Q8_0, 0xbf19_0416_1e81_76c8),
+    (TensorType::Q4K, 0x2543_61cd_645b_3d3a),
+    (TensorType::Q5K, 0xa585_f254_a568_f281),
+    (TensorType::Q6K, 0x8fbc_9f23_db70_9388),
+];
+
+#[test]
+fn numbers_are_what_others_read_in_a_file() {
+    for (kind, sum) in WIDENED {
+        let (elements, length) = kind.block();
+        let columns = 3 * elements;
+        let mut state = u32::try_from(length).unwrap();
+        let mut bytes = Vec::new();
+        for _ in 0..19 * 3 {
+            for _ in 0..length {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                bytes.push((state >> 24) as u8);
+            }
+            let begin = bytes.len() - length;
+            let block = &mut bytes[begin..];
+            let scale: u16 = 0x2a3f;
+            match kind {
+                TensorType::Q6K => block[208..].copy_from_slice(&scale.to_le_bytes()),
+                TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => {
+                    block[..2].copy_from_slice(&scale.to_le_bytes());
+                }
+                TensorType::Q4_1 | TensorType::Q5_1 => {
+                    block[..4].copy_from_slice(&[0x3f, 0x2a, 0x5b, 0x9d]);
+                }
+                _ => block[..4].copy_from_slice(&[0x3f, 0x2a, 0x5b, 0x1d]),
+            }
+        }
+        let wide = crate::model::testing::widened(kind.number(), &bytes);
+        let packed = packed(kind, columns, bytes);
+        let mut numbers = vec![0.0; 19 * columns];
+        for (row, numbers) in numbers.chunks_exact_mut(columns).enumerate() {
+            packed.row(row, numbers);
+        }
+        // No zero with a sign.
+        let wide: Vec<f32> = wide.into_iter().map(|number| number + 0.0).collect();
+        assert!(wide == numbers, "{kind:?}");
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+        let found = bytes.fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        assert_eq!(found, sum, "{kind:?}");
     }
 }
 

@@ -481,7 +481,7 @@ impl Builder<'_> {
             let rows: Vec<_> = rows.collect();
             let Some(matrix) = same.first() else { continue };
             let blocks = matrix.columns().div_ceil(BLOCK);
-            let row_bytes = u64_of(blocks * layout::sizes(matrix.kind()).0);
+            let row_bytes = u64_of(blocks * layout::block_bytes(matrix.kind()));
             let most = usize_of(binding_bytes_max(self.gpu) / row_bytes).max(1);
             for rows in rows.chunks(most) {
                 parts.push(self.part(rows, first)?);
@@ -496,14 +496,11 @@ impl Builder<'_> {
             return Err(unable("a matrix without rows"));
         };
         let (kind, columns) = (matrix.kind(), matrix.columns());
-        let blocks = u64_of(rows.len() * columns.div_ceil(BLOCK));
-        let (block, scale) = layout::sizes(kind);
+        let blocks = rows.len() * columns.div_ceil(BLOCK);
+        let scales = layout::scale_bytes(kind, blocks).next_multiple_of(4);
         let part = Part {
-            quants: new_buffer(self.gpu, blocks * u64_of(block))?,
-            scales: new_buffer(
-                self.gpu,
-                (blocks * u64_of(scale)).next_multiple_of(4).max(4),
-            )?,
+            quants: new_buffer(self.gpu, u64_of(blocks * layout::block_bytes(kind)))?,
+            scales: new_buffer(self.gpu, u64_of(scales.max(4)))?,
             kind: layout::number(kind),
             rows: rows.len(),
             columns,
@@ -512,7 +509,7 @@ impl Builder<'_> {
         let (mut layout, mut quants, mut scales) = (Layout::default(), 0, 0);
         for (number, (matrix, row)) in rows.iter().enumerate() {
             if !layout.add(matrix, *row..row + 1) {
-                return Err(unable("a scale of the form Q4_0 is too large"));
+                return Err(unable("a scale of the form Q4_0 or Q5_0 is too large"));
             }
             let is_last = number + 1 == rows.len();
             if !is_last && layout.quants.len() < CHUNK_BYTES {

@@ -68,6 +68,11 @@ fn every_type_and_number_of_rows_gives_what_the_processor_gives() {
         (TensorType::Q8_0, 16),
         (TensorType::Q4_0, 64),
         (TensorType::Q4_1, 32),
+        (TensorType::Q5_0, 16),
+        (TensorType::Q5_1, 64),
+        (TensorType::Q4K, 128),
+        (TensorType::Q5K, 16),
+        (TensorType::Q6K, 32),
     ] {
         let Some((mut device, mut processor)) = engines(kind, head_width) else {
             return;
