@@ -293,7 +293,7 @@ const WIDE: [u64; 2] = [256, 768];
 /// The file of a small random model, another for each seed: it speaks nonsense, always the
 /// same, a token in a millisecond, and comes to no end by itself.
 pub fn small_model(seed: u64) -> Vec<u8> {
-    let mut file = random_model(TensorType::Q8_0, true, seed, HEAD_WIDTH);
+    let mut file = random_model("llama", TensorType::Q8_0, true, seed, HEAD_WIDTH);
     // No names that mean an end.
     named_vocabulary(&mut file, ["<|none|>", "<|turn|>", "<|over|>"]);
     file.number("llama.context_length", 4096)
@@ -301,11 +301,12 @@ pub fn small_model(seed: u64) -> Vec<u8> {
         .file()
 }
 
-/// The file of a random model of two layers and 4096 positions, its matrices of this type,
-/// its heads of this width; and the same with all numbers written with 32 bits.
-pub fn model_and_its_floats(kind: TensorType, head_width: u64) -> [Vec<u8>; 2] {
-    let mut file = random_model(kind, head_width > 16, 1, head_width);
-    file.number("llama.context_length", 4096);
+/// The file of a random model of an architecture, of two layers and 4096 positions, its
+/// matrices of this type, its heads of this width; and the same with all numbers written
+/// with 32 bits.
+pub fn model_and_its_floats(architecture: &str, kind: TensorType, head_width: u64) -> [Vec<u8>; 2] {
+    let mut file = random_model(architecture, kind, head_width > 16, 1, head_width);
+    file.number(&format!("{architecture}.context_length"), 4096);
     let narrow = file.file();
     file.widen();
     [narrow, file.file()]
@@ -314,10 +315,22 @@ pub fn model_and_its_floats(kind: TensorType, head_width: u64) -> [Vec<u8>; 2] {
 /// A random model of two layers, its matrices of this type.
 #[cfg(test)]
 pub(super) fn tiny(kind: TensorType, has_output: bool) -> Writer {
-    random_model(kind, has_output, 1, HEAD_WIDTH)
+    tiny_of("llama", kind, has_output)
 }
 
-fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) -> Writer {
+/// The same of another architecture.
+#[cfg(test)]
+pub(super) fn tiny_of(architecture: &str, kind: TensorType, has_output: bool) -> Writer {
+    random_model(architecture, kind, has_output, 1, HEAD_WIDTH)
+}
+
+fn random_model(
+    architecture: &str,
+    kind: TensorType,
+    has_output: bool,
+    seed: u64,
+    head_width: u64,
+) -> Writer {
     let mut random = random(seed);
     let mut file = Writer::default();
     vocabulary(&mut file);
@@ -326,18 +339,23 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) 
         256 => WIDE,
         _ => [WIDTH, HIDDEN],
     };
-    file.text("general.architecture", "llama")
-        .number("llama.block_count", LAYERS)
-        .number("llama.context_length", 100)
-        .number("llama.embedding_length", width as u32)
-        .number("llama.feed_forward_length", hidden as u32)
-        .number("llama.attention.head_count", HEADS)
-        .number("llama.attention.head_count_kv", KV_HEADS)
-        .number("llama.attention.key_length", head_width as u32)
-        .number("llama.attention.value_length", head_width as u32)
-        .number("llama.rope.dimension_count", HEAD_WIDTH as u32)
-        .float("llama.rope.freq_base", 10_000.0)
-        .float("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let key = |name: &str| format!("{architecture}.{name}");
+    file.text("general.architecture", architecture)
+        .number(&key("block_count"), LAYERS)
+        .number(&key("context_length"), 100)
+        .number(&key("embedding_length"), width as u32)
+        .number(&key("feed_forward_length"), hidden as u32)
+        .number(&key("attention.head_count"), HEADS)
+        .number(&key("attention.head_count_kv"), KV_HEADS)
+        .number(&key("attention.key_length"), head_width as u32)
+        .number(&key("attention.value_length"), head_width as u32)
+        .float(&key("rope.freq_base"), 10_000.0)
+        .float(&key("attention.layer_norm_rms_epsilon"), 1e-5);
+    // Without it all numbers of a head are rotated.
+    if architecture != "qwen2" {
+        file.number(&key("rope.dimension_count"), HEAD_WIDTH as u32);
+    }
+    let mut more = self::random(seed ^ 0x9e37);
     let mut matrix = |file: &mut Writer, name: &str, columns: u64, rows: u64, scale: f32| {
         let kind = fitting(kind, columns);
         // Of more numbers each is smaller, so that no score is so large that it is all.
@@ -368,6 +386,20 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) 
         matrix(&mut file, &name("ffn_gate"), width, hidden, 0.3);
         matrix(&mut file, &name("ffn_up"), width, hidden, 0.3);
         matrix(&mut file, &name("ffn_down"), hidden, width, 0.3);
+        let mut floats = |name: String, length: u64, around: f32| {
+            let numbers = (0..length).map(|_| around + unit(&mut more) / 2.0);
+            let bytes = numbers.flat_map(f32::to_le_bytes).collect();
+            file.tensor(&name, &[length], 0, bytes);
+        };
+        if architecture == "qwen2" {
+            floats(format!("blk.{layer}.attn_q.bias"), query, 0.0);
+            floats(format!("blk.{layer}.attn_k.bias"), kv, 0.0);
+            floats(format!("blk.{layer}.attn_v.bias"), kv, 0.0);
+        }
+        if architecture == "qwen3" {
+            floats(name("attn_q_norm"), head_width, 1.0);
+            floats(name("attn_k_norm"), head_width, 1.0);
+        }
     }
     file
 }

@@ -10,7 +10,8 @@ use super::*;
 use crate::model::{
     engine::Engine as _,
     gguf::{Gguf, TensorType},
-    testing::tiny,
+    llama::Rotation,
+    testing::tiny_of,
 };
 
 const TYPES: [TensorType; 11] = [
@@ -36,8 +37,32 @@ const TOKENS: [u32; 45] = {
     tokens
 };
 
+/// All types, and all architectures.
+const MODELS: [(&str, TensorType); 16] = [
+    ("llama", TYPES[0]),
+    ("llama", TYPES[1]),
+    ("llama", TYPES[2]),
+    ("llama", TYPES[3]),
+    ("llama", TYPES[4]),
+    ("llama", TYPES[5]),
+    ("llama", TYPES[6]),
+    ("llama", TYPES[7]),
+    ("llama", TYPES[8]),
+    ("llama", TYPES[9]),
+    ("llama", TYPES[10]),
+    ("qwen2", TensorType::F32),
+    ("qwen2", TensorType::Q5_0),
+    ("qwen2", TensorType::Q6K),
+    ("qwen3", TensorType::F32),
+    ("qwen3", TensorType::Q4K),
+];
+
 fn weights(kind: TensorType, has_output: bool) -> Arc<Weights> {
-    let bytes = tiny(kind, has_output).file();
+    weights_of("llama", kind, has_output)
+}
+
+fn weights_of(architecture: &str, kind: TensorType, has_output: bool) -> Arc<Weights> {
+    let bytes = tiny_of(architecture, kind, has_output).file();
     let file = Gguf::parse(&bytes).unwrap();
     Arc::new(Weights::new(&Llama::read(&file).unwrap()))
 }
@@ -85,13 +110,13 @@ fn one_by_one(engine: &mut Engine, tokens: &[u32]) -> Vec<Vec<u32>> {
 
 #[test]
 fn a_row_is_the_same_in_any_batch_with_any_threads() {
-    for kind in TYPES {
-        let weights = weights(kind, false);
+    for (name, kind) in MODELS {
+        let weights = weights_of(name, kind, false);
         let alone = one_by_one(&mut engine(&weights, 1, Isa::detect()), &TOKENS);
         for threads in [1, 3] {
             let mut engine = engine(&weights, threads, Isa::detect());
             let prompt = bits(&engine.forward(&steps(1, &TOKENS)).unwrap());
-            assert_eq!(prompt, alone, "{kind:?}, {threads} threads");
+            assert_eq!(prompt, alone, "{name}, {kind:?}, {threads} threads");
             // A prompt in two parts, and five other sequences in between and beside it.
             let first = steps(2, &TOKENS[..20]);
             let mut rows = bits(&engine.forward(&first).unwrap());
@@ -109,7 +134,7 @@ fn a_row_is_the_same_in_any_batch_with_any_threads() {
                     _ => (),
                 }
             }
-            assert_eq!(rows, alone, "{kind:?}, {threads} threads");
+            assert_eq!(rows, alone, "{name}, {kind:?}, {threads} threads");
         }
     }
 }
@@ -117,8 +142,8 @@ fn a_row_is_the_same_in_any_batch_with_any_threads() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
-    for kind in TYPES {
-        let weights = weights(kind, true);
+    for (name, kind) in MODELS {
+        let weights = weights_of(name, kind, true);
         let plain = bits(
             &engine(&weights, 1, Isa::Plain)
                 .forward(&steps(0, &TOKENS))
@@ -130,16 +155,16 @@ fn every_instruction_set_gives_the_same_bits() {
                     .forward(&steps(0, &TOKENS))
                     .unwrap(),
             );
-            assert_eq!(rows, plain, "{kind:?}, {isa:?}");
+            assert_eq!(rows, plain, "{name}, {kind:?}, {isa:?}");
         }
     }
 }
 
 #[test]
 fn every_type_gives_what_the_formulas_say() {
-    for kind in TYPES {
+    for (name, kind) in MODELS {
         for has_output in [false, true] {
-            let weights = weights(kind, has_output);
+            let weights = weights_of(name, kind, has_output);
             let mut engine = engine(&weights, 2, Isa::detect());
             let logits = engine.forward(&steps(0, &TOKENS)).unwrap();
             let truth = by_the_formulas(&weights, &TOKENS);
@@ -157,7 +182,7 @@ fn every_type_gives_what_the_formulas_say() {
             } else {
                 0.002
             };
-            assert!(error < allowed, "{kind:?}: {error}");
+            assert!(error < allowed, "{name}, {kind:?}: {error}");
         }
     }
 }
@@ -399,9 +424,10 @@ fn by_the_formulas(weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
         let mut state = row(&weights.embedding, usize::try_from(*token).unwrap());
         for (index, layer) in weights.layers.iter().enumerate() {
             let normed = norm(&state, &layer.attention_norm, config.epsilon);
-            let query = rotated(times(&layer.query, &normed), config, position);
-            keys[index].push(rotated(times(&layer.key, &normed), config, position));
-            values[index].push(times(&layer.value, &normed));
+            let [query, key, value] = mixture(layer, config, &normed);
+            let query = rotated(query, config, position);
+            keys[index].push(rotated(key, config, position));
+            values[index].push(value);
             let mut mixed = vec![0.0; config.query_width()];
             for head in 0..config.heads {
                 let own = &query[head * width..][..width];
@@ -439,6 +465,26 @@ fn by_the_formulas(weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
     logits
 }
 
+/// Queries, keys and values before positions rotate them.
+fn mixture(layer: &PackedLayer, config: &Config, normed: &[f64]) -> [Vec<f64>; 3] {
+    let matrices = [&layer.query, &layer.key, &layer.value];
+    let mut all = matrices.map(|matrix| times(matrix, normed));
+    if let Some(biases) = &layer.biases {
+        let biases = [&biases.query, &biases.key, &biases.value];
+        for (numbers, bias) in all.iter_mut().zip(biases) {
+            plus(numbers, bias.iter().copied().map(f64::from).collect());
+        }
+    }
+    if let Some(norms) = &layer.head_norms {
+        for (numbers, weights) in all.iter_mut().zip([&norms.query, &norms.key]) {
+            let heads = numbers.chunks_exact(config.head_width);
+            let normed = heads.flat_map(|head| norm(head, weights, config.epsilon));
+            *numbers = normed.collect();
+        }
+    }
+    all
+}
+
 fn row(matrix: &Packed, row: usize) -> Vec<f64> {
     let mut numbers = vec![0.0; matrix.columns()];
     matrix.row(row, &mut numbers);
@@ -469,9 +515,13 @@ fn rotated(mut numbers: Vec<f64>, config: &Config, position: usize) -> Vec<f64> 
                 .rope_base
                 .powf(-2.0 * pair as f64 / config.rotated as f64);
             let (sine, cosine) = (position as f64 * speed).sin_cos();
-            let (x, y) = (head[2 * pair], head[2 * pair + 1]);
-            head[2 * pair] = x * cosine - y * sine;
-            head[2 * pair + 1] = x * sine + y * cosine;
+            let (one, other) = match config.rotation {
+                Rotation::Neighbours => (2 * pair, 2 * pair + 1),
+                Rotation::Halves => (pair, pair + config.rotated / 2),
+            };
+            let (x, y) = (head[one], head[other]);
+            head[one] = x * cosine - y * sine;
+            head[other] = x * sine + y * cosine;
         }
     }
     numbers
