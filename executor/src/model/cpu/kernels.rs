@@ -88,14 +88,32 @@ pub(super) struct Block {
     pub(super) quads: [i32; BLOCK / 4],
     /// What a number is multiplied with.
     pub(super) scale: f32,
-    /// All numbers.
-    pub(super) sum: i32,
+    /// All numbers: 32 times 127 at most.
+    sum: i16,
     /// Those of the first half.
-    pub(super) first: i32,
-    /// All numbers, scaled, as a float of 16 bits: what a minimum of its block's counts.
-    pub(super) weight: f32,
-    /// The same with 32 bits: what a shared minimum counts.
-    pub(super) wide_weight: f32,
+    first: i16,
+    /// All numbers, scaled, as a float of 16 bits: what a block's own minimum counts.
+    weight: f32,
+}
+
+impl Block {
+    /// All numbers.
+    #[inline(always)]
+    fn sum(&self) -> i32 {
+        self.sum.into()
+    }
+
+    /// Those of each half.
+    #[inline(always)]
+    fn halves(&self) -> [i32; 2] {
+        [self.first.into(), (self.sum - self.first).into()]
+    }
+
+    /// All numbers, scaled: what a minimum counts that blocks share.
+    #[inline(always)]
+    fn wide_weight(&self) -> f32 {
+        self.scale * f32::from(self.sum)
+    }
 }
 
 impl Isa {
@@ -168,21 +186,18 @@ fn quantised(numbers: &[f32; BLOCK]) -> Block {
             let bits = (number * inverse + ROUND).to_bits();
             bits.to_le_bytes()[0].cast_signed()
         });
-        *sum = bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>();
+        *sum = bytes.iter().map(|byte| i16::from(*byte)).sum::<i16>();
         *quad = i32::from_le_bytes(bytes.map(i8::cast_unsigned));
     }
     let (first, second) = sums.split_at(BLOCK / 8);
-    let (first, second) = (first.iter().sum::<i32>(), second.iter().sum::<i32>());
-    let sum = first + second;
-    #[allow(clippy::cast_precision_loss, reason = "at most 4064")]
-    let wide_weight = scale * sum as f32;
+    let first = first.iter().sum::<i16>();
+    let sum = first + second.iter().sum::<i16>();
     Block {
         quads,
         scale: f16::from_f32(scale).to_f32(),
         sum,
         first,
-        weight: f16::from_f32(wide_weight).to_f32(),
-        wide_weight,
+        weight: f16::from_f32(scale * f32::from(sum)).to_f32(),
     }
 }
 
@@ -210,7 +225,11 @@ fn plain(panel: &SmallPanel<'_>, activations: &[Block], out: &mut [[f32; PANEL]]
                 let dot = plain_dot(panel, index, lane, block);
                 *out += (panel.scale(index, lane) * block.scale) * dot;
                 if let Some(min) = panel.min(index, lane) {
-                    *out += min * panel.weight(block);
+                    *out += min
+                        * match panel.form.scaling {
+                            Scaling::Shared => block.wide_weight(),
+                            Scaling::Own | Scaling::OwnWithMin | Scaling::Halves => block.weight,
+                        };
                 }
             }
         }
@@ -222,7 +241,7 @@ fn plain(panel: &SmallPanel<'_>, activations: &[Block], out: &mut [[f32; PANEL]]
 #[allow(clippy::cast_precision_loss, reason = "below 2^24")]
 fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -> f32 {
     let zero = panel.form.zero;
-    let mut dots = [-zero * block.first, -zero * (block.sum - block.first)];
+    let mut dots = block.halves().map(|sum| -zero * sum);
     for (quad, numbers) in block.quads.iter().enumerate() {
         for (place, byte) in numbers.to_le_bytes().into_iter().enumerate() {
             let weight = i32::from(panel.quant(index, lane, 4 * quad + place));
@@ -232,17 +251,6 @@ fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -
     match panel.halves(index, lane) {
         Some([one, other]) => one * dots[0] as f32 + other * dots[1] as f32,
         None => (dots[0] + dots[1]) as f32,
-    }
-}
-
-impl SmallPanel<'_> {
-    /// What a block's minimum is multiplied with.
-    #[inline(always)]
-    const fn weight(&self, block: &Block) -> f32 {
-        match self.form.scaling {
-            Scaling::Own | Scaling::OwnWithMin | Scaling::Halves => block.weight,
-            Scaling::Shared => block.wide_weight,
-        }
     }
 }
 

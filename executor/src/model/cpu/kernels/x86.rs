@@ -3,13 +3,31 @@
 //! Each takes a few rows of activations at once, so that weights are loaded and
 //! unpacked once for all of them. In a register of 512 bits a lane is a row of the
 //! panel; one of 256 bits has one half of them.
+//!
+//! A kernel is compiled for each form: `LINES` are those of a block, which are as many as
+//! a number has bits, and `SCALING` is one of the constants below.
 
 use std::arch::x86_64::*;
 
 use super::{
-    super::weights::{Bits, Factors, LOW_LINES, Line, PANEL, SHARING, Scaling, SmallPanel},
+    super::weights::{Bits, LOW_LINES, Line, PANEL, SHARING, Scaling, SmallPanel},
     Block, Isa,
 };
+
+const OWN: u8 = 0;
+const WITH_MIN: u8 = 1;
+const SHARED: u8 = 2;
+const HALVES: u8 = 3;
+
+/// Repeats a block for each number, so that a compiler knows it in each.
+macro_rules! unrolled {
+    ($number:ident in $($value:literal)* => $block:block) => {
+        $({
+            const $number: usize = $value;
+            $block
+        })*
+    };
+}
 
 /// As the function of this name in the parent, which is the only one to call it.
 pub(super) fn small_product(
@@ -48,16 +66,20 @@ fn tile<const ROWS: usize>(
 ) {
     let blocks = panel.blocks();
     let rows: [&[Block]; ROWS] = std::array::from_fn(|row| &activations[row * blocks..][..blocks]);
-    let sums = match panel.form.bits {
-        Bits::Four => sums_of::<ROWS, 4>(isa, panel, &rows),
-        Bits::Five => sums_of::<ROWS, 5>(isa, panel, &rows),
-        Bits::Six => sums_of::<ROWS, 6>(isa, panel, &rows),
-        Bits::Eight => sums_of::<ROWS, 8>(isa, panel, &rows),
+    let sums = match (panel.form.bits, panel.form.scaling) {
+        (Bits::Four, Scaling::Own | Scaling::Halves) => sums_of::<ROWS, 4, OWN>(isa, panel, &rows),
+        (Bits::Four, Scaling::OwnWithMin) => sums_of::<ROWS, 4, WITH_MIN>(isa, panel, &rows),
+        (Bits::Four, Scaling::Shared) => sums_of::<ROWS, 4, SHARED>(isa, panel, &rows),
+        (Bits::Five, Scaling::Own | Scaling::Halves) => sums_of::<ROWS, 5, OWN>(isa, panel, &rows),
+        (Bits::Five, Scaling::OwnWithMin) => sums_of::<ROWS, 5, WITH_MIN>(isa, panel, &rows),
+        (Bits::Five, Scaling::Shared) => sums_of::<ROWS, 5, SHARED>(isa, panel, &rows),
+        (Bits::Six, _) => sums_of::<ROWS, 6, HALVES>(isa, panel, &rows),
+        (Bits::Eight, _) => sums_of::<ROWS, 8, OWN>(isa, panel, &rows),
     };
     out.copy_from_slice(&sums);
 }
 
-fn sums_of<const ROWS: usize, const BITS: u32>(
+fn sums_of<const ROWS: usize, const LINES: usize, const SCALING: u8>(
     isa: Isa,
     panel: &SmallPanel<'_>,
     rows: &[&[Block]; ROWS],
@@ -65,41 +87,66 @@ fn sums_of<const ROWS: usize, const BITS: u32>(
     // SAFETY: a value of `Isa` is only made where the processor has its features.
     unsafe {
         match isa {
-            Isa::Avx512 => avx512::<ROWS, BITS>(panel, rows),
-            Isa::AvxVnni => avx_vnni::<ROWS, BITS>(panel, rows),
-            Isa::Avx2 | Isa::Plain => avx2::<ROWS, BITS>(panel, rows),
+            Isa::Avx512 => avx512::<ROWS, LINES, SCALING>(panel, rows),
+            Isa::AvxVnni => avx_vnni::<ROWS, LINES, SCALING>(panel, rows),
+            Isa::Avx2 | Isa::Plain => avx2::<ROWS, LINES, SCALING>(panel, rows),
         }
     }
 }
 
+/// What a block's minimum is multiplied with.
+#[inline(always)]
+fn weight_of<const SCALING: u8>(block: &Block) -> f32 {
+    if SCALING == SHARED {
+        block.wide_weight()
+    } else {
+        block.weight
+    }
+}
+
+/// Which scale is a block's.
+#[inline(always)]
+const fn scale_of<const SCALING: u8>(index: usize) -> usize {
+    if SCALING < SHARED {
+        index
+    } else {
+        index / SHARING
+    }
+}
+
 #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn avx512<const ROWS: usize, const BITS: u32>(
+fn avx512<const ROWS: usize, const LINES: usize, const SCALING: u8>(
     panel: &SmallPanel<'_>,
     rows: &[&[Block]; ROWS],
 ) -> [[f32; PANEL]; ROWS] {
     let mut sums = [_mm512_setzero_ps(); ROWS];
-    for (index, lines) in panel.quants.chunks_exact(panel.form.lines()).enumerate() {
+    for (index, lines) in panel.quants.as_chunks::<LINES>().0.iter().enumerate() {
         let blocks: [&Block; ROWS] = std::array::from_fn(|row| &rows[row][index]);
-        let (dots, halves) = dots_512::<ROWS, BITS>(panel.form.zero, lines, blocks);
-        let mut scales = halves_512(&panel.scales[index / panel.form.sharing()]);
+        let (dots, halves) = dots_512::<ROWS, LINES>(panel.form.zero, lines, blocks);
+        let mut scales = halves_512(&panel.scales[scale_of::<SCALING>(index)]);
         let mut dots = dots.map(|dot| _mm512_cvtepi32_ps(dot));
-        if BITS == 6 {
+        if SCALING == HALVES {
             let [one, other] = &panel.factors[index];
             let (one, other) = (signed_512(one), signed_512(other));
             for (dot, half) in dots.iter_mut().zip(halves) {
                 let half = _mm512_mul_ps(_mm512_cvtepi32_ps(half), other);
                 *dot = _mm512_add_ps(_mm512_mul_ps(*dot, one), half);
             }
-        } else if panel.form.scaling == Scaling::Shared {
+        }
+        if SCALING == SHARED {
             scales = _mm512_mul_ps(scales, unsigned_512(&panel.factors[index][0]));
         }
         for ((sum, dot), block) in sums.iter_mut().zip(dots).zip(blocks) {
             let scale = _mm512_mul_ps(scales, _mm512_set1_ps(block.scale));
             *sum = _mm512_add_ps(*sum, _mm512_mul_ps(scale, dot));
         }
-        if let Some(mins) = mins_512(panel, index) {
+        if SCALING == WITH_MIN || SCALING == SHARED {
+            let mut mins = halves_512(&panel.mins[scale_of::<SCALING>(index)]);
+            if SCALING == SHARED {
+                mins = _mm512_mul_ps(mins, unsigned_512(&panel.factors[index][1]));
+            }
             for (sum, block) in sums.iter_mut().zip(blocks) {
-                let weight = _mm512_set1_ps(panel.weight(block));
+                let weight = _mm512_set1_ps(weight_of::<SCALING>(block));
                 *sum = _mm512_add_ps(*sum, _mm512_mul_ps(mins, weight));
             }
         }
@@ -115,73 +162,54 @@ fn avx512<const ROWS: usize, const BITS: u32>(
 /// The sums of a block; of six bits the second half's apart.
 #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn dots_512<const ROWS: usize, const BITS: u32>(
+fn dots_512<const ROWS: usize, const LINES: usize>(
     zero: i32,
-    lines: &[Line],
+    lines: &[Line; LINES],
     blocks: [&Block; ROWS],
 ) -> ([__m512i; ROWS], [__m512i; ROWS]) {
     let begin = |sum: i32| _mm512_set1_epi32(-zero * sum);
-    if BITS == 8 {
-        let mut dots = blocks.map(|block| begin(block.sum));
+    let (mut dots, mut halves) = (blocks.map(|block| begin(block.sum())), [begin(0); ROWS]);
+    if LINES == 6 {
+        dots = blocks.map(|block| begin(block.halves()[0]));
+        halves = blocks.map(|block| begin(block.halves()[1]));
+    }
+    if LINES == 8 {
         for (quad, line) in lines.iter().enumerate() {
             let line = line_512(line);
             for (dot, block) in dots.iter_mut().zip(blocks) {
                 *dot = _mm512_dpbusd_epi32(*dot, line, _mm512_set1_epi32(block.quads[quad]));
             }
         }
-        return (dots, [_mm512_setzero_si512(); ROWS]);
+        return (dots, halves);
     }
     let low = _mm512_set1_epi8(0x0f);
-    let upper = _mm512_set1_epi8(if BITS == 5 { 0x10 } else { 0x30 });
-    let (mut dots, mut halves) = match BITS {
-        6 => (
-            blocks.map(|block| begin(block.first)),
-            blocks.map(|block| begin(block.sum - block.first)),
-        ),
-        _ => (
-            blocks.map(|block| begin(block.sum)),
-            [_mm512_setzero_si512(); ROWS],
-        ),
-    };
+    let upper = _mm512_set1_epi8(if LINES == 5 { 0x10 } else { 0x30 });
     let mut more = _mm512_setzero_si512();
-    for (quad, line) in lines[..LOW_LINES].iter().enumerate() {
-        let line = line_512(line);
+    unrolled!(QUAD in 0 1 2 3 => {
+        let line = line_512(&lines[QUAD]);
         let mut first = _mm512_and_si512(line, low);
         let mut second = _mm512_and_si512(_mm512_srli_epi16::<4>(line), low);
-        if BITS > 4 {
-            more = match (BITS, quad) {
-                (5, 0) | (6, 0) => line_512(&lines[LOW_LINES]),
-                (6, 2) => line_512(&lines[LOW_LINES + 1]),
+        if LINES > LOW_LINES {
+            more = match (LINES, QUAD) {
+                (5, 0) => line_512(&lines[LOW_LINES]),
                 (5, _) => _mm512_srli_epi16::<1>(more),
-                _ => _mm512_srli_epi16::<2>(more),
+                (_, 0 | 2) => line_512(&lines[LOW_LINES + QUAD / 2]),
+                (_, _) => _mm512_srli_epi16::<2>(more),
             };
             first = _mm512_or_si512(first, _mm512_and_si512(more, upper));
             let high = _mm512_slli_epi16::<4>(more);
             second = _mm512_or_si512(second, _mm512_and_si512(high, upper));
         }
         for (dot, block) in dots.iter_mut().zip(blocks) {
-            *dot = _mm512_dpbusd_epi32(*dot, first, _mm512_set1_epi32(block.quads[quad]));
+            *dot = _mm512_dpbusd_epi32(*dot, first, _mm512_set1_epi32(block.quads[QUAD]));
         }
-        let seconds = if BITS == 6 { &mut halves } else { &mut dots };
+        let seconds = if LINES == 6 { &mut halves } else { &mut dots };
         for (dot, block) in seconds.iter_mut().zip(blocks) {
-            let numbers = _mm512_set1_epi32(block.quads[quad + LOW_LINES]);
+            let numbers = _mm512_set1_epi32(block.quads[QUAD + LOW_LINES]);
             *dot = _mm512_dpbusd_epi32(*dot, second, numbers);
         }
-    }
+    });
     (dots, halves)
-}
-
-#[target_feature(enable = "avx2,f16c,fma,avx512f")]
-#[inline]
-fn mins_512(panel: &SmallPanel<'_>, index: usize) -> Option<__m512> {
-    match panel.form.scaling {
-        Scaling::Own | Scaling::Halves => None,
-        Scaling::OwnWithMin => Some(halves_512(&panel.mins[index])),
-        Scaling::Shared => {
-            let mins = halves_512(&panel.mins[index / SHARING]);
-            Some(_mm512_mul_ps(mins, unsigned_512(&panel.factors[index][1])))
-        }
-    }
 }
 
 #[target_feature(enable = "avx512f")]
@@ -216,11 +244,11 @@ fn halves_512(halves: &[u16; PANEL]) -> __m512 {
 macro_rules! kernel_256 {
     ($name:ident, $dots:ident, $features:literal, $signed:literal, $dot:ident) => {
         #[target_feature(enable = $features)]
-        fn $name<const ROWS: usize, const BITS: u32>(
+        fn $name<const ROWS: usize, const LINES: usize, const SCALING: u8>(
             panel: &SmallPanel<'_>,
             rows: &[&[Block]; ROWS],
         ) -> [[f32; PANEL]; ROWS] {
-            let zero = if $signed && BITS == 8 {
+            let zero = if $signed && LINES == 8 {
                 0
             } else {
                 panel.form.zero
@@ -228,21 +256,10 @@ macro_rules! kernel_256 {
             let mut out = [[0.0; PANEL]; ROWS];
             for half in 0..2 {
                 let mut sums = [_mm256_setzero_ps(); ROWS];
-                for (index, lines) in panel.quants.chunks_exact(panel.form.lines()).enumerate() {
+                for (index, lines) in panel.quants.as_chunks::<LINES>().0.iter().enumerate() {
                     let blocks: [&Block; ROWS] = std::array::from_fn(|row| &rows[row][index]);
-                    let (dots, others) = $dots::<ROWS, BITS>(zero, lines, half, blocks);
-                    let dots = scaled_256::<ROWS, BITS>(&panel.factors, index, half, dots, others);
-                    let scales = scales_256(panel, index, half);
-                    for ((sum, dot), block) in sums.iter_mut().zip(dots).zip(blocks) {
-                        let scale = _mm256_mul_ps(scales, _mm256_set1_ps(block.scale));
-                        *sum = _mm256_add_ps(*sum, _mm256_mul_ps(scale, dot));
-                    }
-                    if let Some(mins) = mins_256(panel, index, half) {
-                        for (sum, block) in sums.iter_mut().zip(blocks) {
-                            let weight = _mm256_set1_ps(panel.weight(block));
-                            *sum = _mm256_add_ps(*sum, _mm256_mul_ps(mins, weight));
-                        }
-                    }
+                    let (dots, others) = $dots::<ROWS, LINES>(zero, lines, half, blocks);
+                    add_256::<ROWS, SCALING>(panel, index, half, &mut sums, dots, others, blocks);
                 }
                 for (sum, out) in sums.iter().zip(&mut out) {
                     // SAFETY: there is room for eight floats in each half.
@@ -255,59 +272,53 @@ macro_rules! kernel_256 {
         /// As [`dots_512`], of one half of the panel's rows.
         #[target_feature(enable = $features)]
         #[inline]
-        fn $dots<const ROWS: usize, const BITS: u32>(
+        fn $dots<const ROWS: usize, const LINES: usize>(
             zero: i32,
-            lines: &[Line],
+            lines: &[Line; LINES],
             half: usize,
             blocks: [&Block; ROWS],
         ) -> ([__m256i; ROWS], [__m256i; ROWS]) {
             let begin = |sum: i32| _mm256_set1_epi32(-zero * sum);
-            if BITS == 8 {
-                let mut dots = blocks.map(|block| begin(block.sum));
+            let (mut dots, mut others) = (blocks.map(|block| begin(block.sum())), [begin(0); ROWS]);
+            if LINES == 6 {
+                dots = blocks.map(|block| begin(block.halves()[0]));
+                others = blocks.map(|block| begin(block.halves()[1]));
+            }
+            if LINES == 8 {
                 for (quad, line) in lines.iter().enumerate() {
                     let line = line_256(line, half);
                     for (dot, block) in dots.iter_mut().zip(blocks) {
-                        *dot = $dot::<BITS>(*dot, line, block.quads[quad]);
+                        *dot = $dot::<LINES>(*dot, line, block.quads[quad]);
                     }
                 }
-                return (dots, [_mm256_setzero_si256(); ROWS]);
+                return (dots, others);
             }
             let low = _mm256_set1_epi8(0x0f);
-            let upper = _mm256_set1_epi8(if BITS == 5 { 0x10 } else { 0x30 });
-            let (mut dots, mut others) = match BITS {
-                6 => (
-                    blocks.map(|block| begin(block.first)),
-                    blocks.map(|block| begin(block.sum - block.first)),
-                ),
-                _ => (
-                    blocks.map(|block| begin(block.sum)),
-                    [_mm256_setzero_si256(); ROWS],
-                ),
-            };
+            let upper = _mm256_set1_epi8(if LINES == 5 { 0x10 } else { 0x30 });
             let mut more = _mm256_setzero_si256();
-            for (quad, line) in lines[..LOW_LINES].iter().enumerate() {
-                let line = line_256(line, half);
+            unrolled!(QUAD in 0 1 2 3 => {
+                let line = line_256(&lines[QUAD], half);
                 let mut first = _mm256_and_si256(line, low);
                 let mut second = _mm256_and_si256(_mm256_srli_epi16::<4>(line), low);
-                if BITS > 4 {
-                    more = match (BITS, quad) {
-                        (5, 0) | (6, 0) => line_256(&lines[LOW_LINES], half),
-                        (6, 2) => line_256(&lines[LOW_LINES + 1], half),
+                if LINES > LOW_LINES {
+                    more = match (LINES, QUAD) {
+                        (5, 0) => line_256(&lines[LOW_LINES], half),
                         (5, _) => _mm256_srli_epi16::<1>(more),
-                        _ => _mm256_srli_epi16::<2>(more),
+                        (_, 0 | 2) => line_256(&lines[LOW_LINES + QUAD / 2], half),
+                        (_, _) => _mm256_srli_epi16::<2>(more),
                     };
                     first = _mm256_or_si256(first, _mm256_and_si256(more, upper));
                     let high = _mm256_slli_epi16::<4>(more);
                     second = _mm256_or_si256(second, _mm256_and_si256(high, upper));
                 }
                 for (dot, block) in dots.iter_mut().zip(blocks) {
-                    *dot = $dot::<BITS>(*dot, first, block.quads[quad]);
+                    *dot = $dot::<LINES>(*dot, first, block.quads[QUAD]);
                 }
-                let seconds = if BITS == 6 { &mut others } else { &mut dots };
+                let seconds = if LINES == 6 { &mut others } else { &mut dots };
                 for (dot, block) in seconds.iter_mut().zip(blocks) {
-                    *dot = $dot::<BITS>(*dot, second, block.quads[quad + LOW_LINES]);
+                    *dot = $dot::<LINES>(*dot, second, block.quads[QUAD + LOW_LINES]);
                 }
-            }
+            });
             (dots, others)
         }
     };
@@ -322,54 +333,51 @@ kernel_256!(
     dot_avx_vnni
 );
 
-/// Sums as floats; of six bits those of both halves, each times its factor.
+/// Adds the sums of a block, scaled; of six bits those of both halves, each times its
+/// factor.
 #[target_feature(enable = "avx2,f16c,fma")]
 #[inline]
-fn scaled_256<const ROWS: usize, const BITS: u32>(
-    factors: &[Factors],
+fn add_256<const ROWS: usize, const SCALING: u8>(
+    panel: &SmallPanel<'_>,
     index: usize,
     half: usize,
+    sums: &mut [__m256; ROWS],
     dots: [__m256i; ROWS],
     others: [__m256i; ROWS],
-) -> [__m256; ROWS] {
+    blocks: [&Block; ROWS],
+) {
+    let mut scales = halves_256(&panel.scales[scale_of::<SCALING>(index)], half);
     let mut dots = dots.map(|dot| _mm256_cvtepi32_ps(dot));
-    if BITS == 6 {
-        let factors = &factors[index];
-        let signed = |which: usize| {
-            let bytes = eight(&factors[which], half);
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
-        };
-        let (one, second) = (signed(0), signed(1));
-        for (dot, other) in dots.iter_mut().zip(others) {
-            let other = _mm256_mul_ps(_mm256_cvtepi32_ps(other), second);
-            *dot = _mm256_add_ps(_mm256_mul_ps(*dot, one), other);
+    if SCALING == HALVES {
+        let [one, other] = &panel.factors[index];
+        let (one, other) = (signed_256(one, half), signed_256(other, half));
+        for (dot, second) in dots.iter_mut().zip(others) {
+            let second = _mm256_mul_ps(_mm256_cvtepi32_ps(second), other);
+            *dot = _mm256_add_ps(_mm256_mul_ps(*dot, one), second);
         }
     }
-    dots
-}
-
-#[target_feature(enable = "avx2,f16c,fma")]
-#[inline]
-fn scales_256(panel: &SmallPanel<'_>, index: usize, half: usize) -> __m256 {
-    let scales = halves_256(&panel.scales[index / panel.form.sharing()], half);
-    match panel.form.scaling {
-        Scaling::Own | Scaling::OwnWithMin | Scaling::Halves => scales,
-        Scaling::Shared => _mm256_mul_ps(scales, unsigned_256(&panel.factors[index][0], half)),
+    if SCALING == SHARED {
+        scales = _mm256_mul_ps(scales, unsigned_256(&panel.factors[index][0], half));
     }
-}
-
-#[target_feature(enable = "avx2,f16c,fma")]
-#[inline]
-fn mins_256(panel: &SmallPanel<'_>, index: usize, half: usize) -> Option<__m256> {
-    match panel.form.scaling {
-        Scaling::Own | Scaling::Halves => None,
-        Scaling::OwnWithMin => Some(halves_256(&panel.mins[index], half)),
-        Scaling::Shared => {
-            let mins = halves_256(&panel.mins[index / SHARING], half);
-            let factors = unsigned_256(&panel.factors[index][1], half);
-            Some(_mm256_mul_ps(mins, factors))
+    for ((sum, dot), block) in sums.iter_mut().zip(dots).zip(blocks) {
+        let scale = _mm256_mul_ps(scales, _mm256_set1_ps(block.scale));
+        *sum = _mm256_add_ps(*sum, _mm256_mul_ps(scale, dot));
+    }
+    if SCALING == WITH_MIN || SCALING == SHARED {
+        let mut mins = halves_256(&panel.mins[scale_of::<SCALING>(index)], half);
+        if SCALING == SHARED {
+            mins = _mm256_mul_ps(mins, unsigned_256(&panel.factors[index][1], half));
+        }
+        for (sum, block) in sums.iter_mut().zip(blocks) {
+            let weight = _mm256_set1_ps(weight_of::<SCALING>(block));
+            *sum = _mm256_add_ps(*sum, _mm256_mul_ps(mins, weight));
         }
     }
+}
+
+#[target_feature(enable = "avx2")]
+fn signed_256(factors: &[u8; PANEL], half: usize) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight(factors, half)))
 }
 
 #[target_feature(enable = "avx2")]
@@ -385,14 +393,14 @@ fn eight(factors: &[u8; PANEL], half: usize) -> __m128i {
 }
 
 #[target_feature(enable = "avx2,f16c,fma,avxvnni")]
-fn dot_avx_vnni<const BITS: u32>(sum: __m256i, weights: __m256i, quad: i32) -> __m256i {
+fn dot_avx_vnni<const LINES: usize>(sum: __m256i, weights: __m256i, quad: i32) -> __m256i {
     _mm256_dpbusd_avx_epi32(sum, weights, _mm256_set1_epi32(quad))
 }
 
 #[target_feature(enable = "avx2,f16c,fma")]
-fn dot_avx2<const BITS: u32>(sum: __m256i, weights: __m256i, quad: i32) -> __m256i {
+fn dot_avx2<const LINES: usize>(sum: __m256i, weights: __m256i, quad: i32) -> __m256i {
     let quad = _mm256_set1_epi32(quad);
-    let pairs = if BITS < 8 {
+    let pairs = if LINES < 8 {
         // At most 2 · 63 · 127: below where 16 bits saturate.
         _mm256_maddubs_epi16(weights, quad)
     } else {
