@@ -15,6 +15,8 @@
 //!                  └─▶ wordpiece      └─▶ vectors
 //! ```
 //!
+//! Weights are floats, or small numbers in [`blocks`].
+//!
 //! An encoder makes vectors of texts, and [`embeddings`] those of many who ask. [`convert`]
 //! makes an encoder's file of what its makers publish.
 //!
@@ -31,10 +33,11 @@
 //! can compute it again.
 //!
 //! Absent: files, sockets, clocks, and a source of chance (the caller has the bytes
-//! of the file and a seed); models other than Llama's and BERT's families; devices, which only
+//! of the file and a seed); models other than Llama's family, with Qwen's, and BERT's; devices, which only
 //! workers open.
 
 pub mod answers;
+pub mod blocks;
 pub mod chat;
 pub mod convert;
 pub mod cpu;

@@ -561,6 +561,35 @@ mod tests {
     }
 
     #[test]
+    fn what_templates_of_the_family_do_is_done() {
+        // As Qwen3's: what was thought before the last question is left out.
+        let template = "{%- if tools %}{{ tools | tojson }}{% endif %}
+            {%- set ns = namespace(open=true, last=messages|length - 1) %}
+            {%- for message in messages[::-1] %}
+                {%- set index = (messages|length - 1) - loop.index0 %}
+                {%- if ns.open and message.role == \"user\" and not(message.content.startswith('<t>') and message.content.endswith('</t>')) %}
+                    {%- set ns.open = false %}
+                    {%- set ns.last = index %}
+                {%- endif %}
+            {%- endfor %}
+            {%- for message in messages %}
+                {%- if message.role == \"assistant\" and '</think>' in message.content %}
+                    {{- message.content.split('</think>')[-1].lstrip('\\n') }}
+                {%- elif loop.index0 >= ns.last %}
+                    {{- '[' + message.content + ']' }}
+                {%- endif %}
+                {%- if message.tool_calls %}{{ message.tool_calls }}{% endif %}
+            {%- endfor %}
+            {%- if enable_thinking is defined and enable_thinking is false %}no{% endif %}";
+        let messages = [
+            (Role::User, "a"),
+            (Role::Assistant, "<think>b</think>\nc"),
+            (Role::User, "d"),
+        ];
+        assert_eq!(prompt(Some(template), &messages).unwrap(), "c[d]");
+    }
+
+    #[test]
     fn templates_that_never_end_are_ended() {
         let endless =
             "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";

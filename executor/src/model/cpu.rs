@@ -37,7 +37,7 @@ use self::{
 };
 use super::{
     engine::{EngineError, Logits, PAGE, SequenceId, Step},
-    llama::{Config, Layer, Llama},
+    llama::{Biases, Config, HeadNorms, Layer, Llama, Rotation},
 };
 use crate::limits::MODEL_THREADS_MAX;
 
@@ -66,6 +66,8 @@ struct PackedLayer {
     query: Packed,
     key: Packed,
     value: Packed,
+    biases: Option<Biases>,
+    head_norms: Option<HeadNorms>,
     attention_output: Packed,
     feed_norm: Vec<f32>,
     gate: Packed,
@@ -120,6 +122,8 @@ impl PackedLayer {
             query: Packed::new(&layer.query),
             key: Packed::new(&layer.key),
             value: Packed::new(&layer.value),
+            biases: layer.biases.clone(),
+            head_norms: layer.head_norms.clone(),
             attention_output: Packed::new(&layer.attention_output),
             feed_norm: layer.feed_norm.clone(),
             gate: Packed::new(&layer.gate),
@@ -307,7 +311,7 @@ impl<'a> Pass<'a> {
                 (&layer.value, &mut rows.values),
             ],
         );
-        self.remember(index);
+        self.remember(index, layer);
         let rows = &mut *self.rows;
         let mixed = Shared::new(&mut rows.mixed);
         let group = config.query_width() / config.kv_heads;
@@ -343,21 +347,34 @@ impl<'a> Pass<'a> {
         vector::add(self.compute.isa, &mut rows.state, &rows.back);
     }
 
-    /// Rotates queries and keys, and writes keys and values into the cache.
-    fn remember(&mut self, layer: usize) {
+    /// Brings queries and keys to their place, and writes keys and values into the cache.
+    fn remember(&mut self, index: usize, layer: &PackedLayer) {
         let config = &self.weights.config;
-        let (query, kv, width) = (config.query_width(), config.kv_width(), config.head_width);
+        let (query, kv, isa) = (config.query_width(), config.kv_width(), self.compute.isa);
         let rows = &mut *self.rows;
         let queries = rows.queries.chunks_exact_mut(query);
         let keys = rows.keys.chunks_exact_mut(kv);
-        let values = rows.values.chunks_exact(kv);
+        let values = rows.values.chunks_exact_mut(kv);
         let steps = self.steps.iter().zip(&self.turns);
         for (((step, turns), queries), (keys, values)) in steps.zip(queries).zip(keys.zip(values)) {
-            vector::rotate(self.compute.isa, queries, width, turns);
-            vector::rotate(self.compute.isa, keys, width, turns);
+            if let Some(biases) = &layer.biases {
+                vector::add(isa, queries, &biases.query);
+                vector::add(isa, keys, &biases.key);
+                vector::add(isa, values, &biases.value);
+            }
+            if let Some(norms) = &layer.head_norms {
+                vector::normalise_heads(isa, queries, &norms.query, config.epsilon);
+                vector::normalise_heads(isa, keys, &norms.key, config.epsilon);
+            }
+            let rotate = match config.rotation {
+                Rotation::Neighbours => vector::rotate,
+                Rotation::Halves => vector::rotate_halves,
+            };
+            rotate(isa, queries, config.head_width, turns);
+            rotate(isa, keys, config.head_width, turns);
             let position = usize::try_from(step.position).unwrap_or(usize::MAX);
             self.cache
-                .write(step.sequence, position, layer, keys, values);
+                .write(step.sequence, position, index, keys, values);
         }
     }
 

@@ -115,7 +115,7 @@ impl Embeddings {
         };
         if context < TOKENS_MIN {
             return Err(ReadError::Model(ModelError::Size {
-                key: "bert.context_length",
+                key: "bert.context_length".to_owned(),
                 value: context.to_string(),
                 why: "a text has a beginning, an end, and something in between",
             }));

@@ -312,7 +312,14 @@ fn numbers<'a>(
         }
         MatrixType::F16 => pairs().all(|b| u16::from_le_bytes(*b) & 0x7c00 != 0x7c00),
         MatrixType::Bf16 => pairs().all(|b| u16::from_le_bytes(*b) & 0x7f80 != 0x7f80),
-        MatrixType::Q4_0 | MatrixType::Q4_1 | MatrixType::Q8_0 => true,
+        MatrixType::Q4_0
+        | MatrixType::Q4_1
+        | MatrixType::Q5_0
+        | MatrixType::Q5_1
+        | MatrixType::Q8_0
+        | MatrixType::Q4K
+        | MatrixType::Q5K
+        | MatrixType::Q6K => true,
     };
     match is_finite {
         true => Ok(matrix),

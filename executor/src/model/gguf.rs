@@ -838,7 +838,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::testing::{Writer, tiny};
+    use crate::model::testing::{Writer, tiny_of};
 
     fn parse(file: &[u8]) -> GgufError {
         Gguf::parse(file).unwrap_err()
@@ -1026,11 +1026,16 @@ mod tests {
             changes in prop::collection::vec((0..1_usize << 14, any::<u8>()), 1..6),
         ) {
             use crate::model::{chat::Chat, cpu::Weights, llama::Llama, tokenizer::Tokenizer};
-            let mut file = tiny(TensorType::Q4_0, false).file();
-            for (at, byte) in &changes {
-                file[*at] = *byte;
-            }
-            if let Ok(gguf) = Gguf::parse(&file) {
+            for (architecture, kind) in [
+                ("llama", TensorType::Q4_0),
+                ("qwen2", TensorType::Q5_0),
+                ("qwen3", TensorType::Q6K),
+            ] {
+                let mut file = tiny_of(architecture, kind, false).file();
+                for (at, byte) in &changes {
+                    file[*at] = *byte;
+                }
+                let Ok(gguf) = Gguf::parse(&file) else { continue };
                 if let Ok(model) = Llama::read(&gguf) {
                     Weights::new(&model);
                 }

@@ -130,24 +130,36 @@ impl Writer {
 }
 
 /// A tensor's numbers, as its type defines them.
-fn widened(kind: u32, bytes: &[u8]) -> Vec<f32> {
-    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+pub(super) fn widened(kind: u32, bytes: &[u8]) -> Vec<f32> {
     let wide = |block: &[u8]| -> Vec<f32> {
+        let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
         let low = |from: usize| block[from..].iter().map(|byte| f32::from(byte & 15));
         let high = |from: usize| block[from..].iter().map(|byte| f32::from(byte >> 4));
+        let fifth = |at: usize, number: usize| {
+            let bit = block[at + number / 8] >> (number % 8) & 1;
+            16.0 * f32::from(bit)
+        };
         match kind {
             0 => vec![f32::from_le_bytes(block.try_into().unwrap_or_default())],
-            1 => vec![half(block)],
+            1 => vec![half(0)],
             30 => vec![bf16::from_le_bytes([block[0], block[1]]).to_f32()],
             2 => (low(2).chain(high(2)))
-                .map(|number| (number - 8.0) * half(block))
+                .map(|number| (number - 8.0) * half(0))
                 .collect(),
             3 => (low(4).chain(high(4)))
-                .map(|number| number * half(block) + half(&block[2..]))
+                .map(|number| number * half(0) + half(2))
+                .collect(),
+            6 => (low(6).chain(high(6)).enumerate())
+                .map(|(at, number)| (number + fifth(2, at) - 16.0) * half(0))
+                .collect(),
+            7 => (low(8).chain(high(8)).enumerate())
+                .map(|(at, number)| (number + fifth(4, at)) * half(0) + half(2))
                 .collect(),
             8 => (block[2..].iter())
-                .map(|byte| f32::from(byte.cast_signed()) * half(block))
+                .map(|byte| f32::from(byte.cast_signed()) * half(0))
                 .collect(),
+            12 | 13 => (0..256).map(|at| number_of_4_or_5(block, at)).collect(),
+            14 => (0..256).map(|at| number_of_6(block, at)).collect(),
             other => panic!("type {other} is not made here"),
         }
     };
@@ -156,9 +168,45 @@ fn widened(kind: u32, bytes: &[u8]) -> Vec<f32> {
         1 | 30 => 2,
         2 => 18,
         3 => 20,
-        _ => 34,
+        6 => 22,
+        7 => 24,
+        8 => 34,
+        12 => 144,
+        13 => 176,
+        _ => 210,
     };
     bytes.chunks_exact(block).flat_map(wide).collect()
+}
+
+/// A number of a block of Q4_K or Q5_K.
+fn number_of_4_or_5(block: &[u8], at: usize) -> f32 {
+    let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+    let (piece, place) = (at / 32, at % 32);
+    let six = &block[4..16];
+    let (scale, min) = match piece {
+        0..4 => (six[piece] & 63, six[piece + 4] & 63),
+        _ => (
+            (six[piece + 4] & 15) + (six[piece - 4] >> 6) * 16,
+            (six[piece + 4] >> 4) + (six[piece] >> 6) * 16,
+        ),
+    };
+    let (low, fifth) = match block.len() {
+        144 => (&block[16..], 0),
+        _ => (&block[48..], block[16 + place] >> piece & 1),
+    };
+    let number = low[piece / 2 * 32 + place] >> (piece % 2 * 4) & 15;
+    let number = f32::from(number + 16 * fifth);
+    half(0) * f32::from(scale) * number - half(2) * f32::from(min)
+}
+
+/// A number of a block of Q6_K.
+fn number_of_6(block: &[u8], at: usize) -> f32 {
+    let (half, part, place) = (at / 128, at % 128 / 32, at % 32);
+    let low = block[half * 64 + part % 2 * 32 + place] >> (part / 2 * 4) & 15;
+    let high = block[128 + half * 32 + place] >> (2 * part) & 3;
+    let scale = f32::from(block[192 + at / 16].cast_signed());
+    let all = f16::from_le_bytes([block[208], block[209]]).to_f32();
+    all * scale * (f32::from(low + 16 * high) - 32.0)
 }
 
 fn text(text: &str) -> Vec<u8> {
@@ -197,23 +245,36 @@ pub(super) fn bytes_of(
         let number = unit(random) * scale;
         let half = |number: f32| f16::from_f32(number).to_le_bytes();
         let size = (0.5 + unit(random).abs() / 2.0) * scale;
+        let begin = bytes.len();
         match kind {
             TensorType::F32 => bytes.extend(number.to_le_bytes()),
             TensorType::F16 => bytes.extend(half(number)),
             TensorType::Bf16 => bytes.extend(bf16::from_f32(number).to_le_bytes()),
             TensorType::Q4_0 => bytes.extend(half(size / 8.0)),
-            TensorType::Q4_1 => {
-                bytes.extend(half(size / 8.0));
+            TensorType::Q5_0 => bytes.extend(half(size / 16.0)),
+            TensorType::Q4_1 | TensorType::Q5_1 => {
+                let steps = if kind == TensorType::Q4_1 { 8.0 } else { 16.0 };
+                bytes.extend(half(size / steps));
                 bytes.extend(half(-size));
             }
             TensorType::Q8_0 => bytes.extend(half(size / 128.0)),
+            // Factors of scales and mins are random too: on average as large.
+            TensorType::Q4K | TensorType::Q5K => {
+                let steps = if kind == TensorType::Q4K { 7.5 } else { 15.5 };
+                bytes.extend(half(size / 40.0 / steps));
+                bytes.extend(half(size / 40.0));
+            }
+            TensorType::Q6K => (),
             other => panic!("{other:?} is not made here"),
         }
         if elements > 1 {
-            let end = bytes.len().next_multiple_of(block_bytes);
-            while bytes.len() < end {
+            while bytes.len() < begin + block_bytes {
                 bytes.push(random.next_u32() as u8);
             }
+        }
+        if kind == TensorType::Q6K {
+            bytes.truncate(begin + block_bytes - 2);
+            bytes.extend(half(size / 2500.0));
         }
     }
     bytes
@@ -226,11 +287,13 @@ const LAYERS: u32 = 2;
 const HEADS: u32 = 6;
 const KV_HEADS: u32 = 2;
 const HEAD_WIDTH: u64 = WIDTH / HEADS as u64;
+/// The same for types of larger blocks, which these are multiples of.
+const WIDE: [u64; 2] = [256, 768];
 
 /// The file of a small random model, another for each seed: it speaks nonsense, always the
 /// same, a token in a millisecond, and comes to no end by itself.
 pub fn small_model(seed: u64) -> Vec<u8> {
-    let mut file = random_model(TensorType::Q8_0, true, seed, HEAD_WIDTH);
+    let mut file = random_model("llama", TensorType::Q8_0, true, seed, HEAD_WIDTH);
     // No names that mean an end.
     named_vocabulary(&mut file, ["<|none|>", "<|turn|>", "<|over|>"]);
     file.number("llama.context_length", 4096)
@@ -238,11 +301,12 @@ pub fn small_model(seed: u64) -> Vec<u8> {
         .file()
 }
 
-/// The file of a random model of two layers and 4096 positions, its matrices of this type,
-/// its heads of this width; and the same with all numbers written with 32 bits.
-pub fn model_and_its_floats(kind: TensorType, head_width: u64) -> [Vec<u8>; 2] {
-    let mut file = random_model(kind, head_width > 16, 1, head_width);
-    file.number("llama.context_length", 4096);
+/// The file of a random model of an architecture, of two layers and 4096 positions, its
+/// matrices of this type, its heads of this width; and the same with all numbers written
+/// with 32 bits.
+pub fn model_and_its_floats(architecture: &str, kind: TensorType, head_width: u64) -> [Vec<u8>; 2] {
+    let mut file = random_model(architecture, kind, head_width > 16, 1, head_width);
+    file.number(&format!("{architecture}.context_length"), 4096);
     let narrow = file.file();
     file.widen();
     [narrow, file.file()]
@@ -251,27 +315,51 @@ pub fn model_and_its_floats(kind: TensorType, head_width: u64) -> [Vec<u8>; 2] {
 /// A random model of two layers, its matrices of this type.
 #[cfg(test)]
 pub(super) fn tiny(kind: TensorType, has_output: bool) -> Writer {
-    random_model(kind, has_output, 1, HEAD_WIDTH)
+    tiny_of("llama", kind, has_output)
 }
 
-fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) -> Writer {
+/// The same of another architecture.
+#[cfg(test)]
+pub(super) fn tiny_of(architecture: &str, kind: TensorType, has_output: bool) -> Writer {
+    random_model(architecture, kind, has_output, 1, HEAD_WIDTH)
+}
+
+fn random_model(
+    architecture: &str,
+    kind: TensorType,
+    has_output: bool,
+    seed: u64,
+    head_width: u64,
+) -> Writer {
     let mut random = random(seed);
     let mut file = Writer::default();
     vocabulary(&mut file);
     let vocabulary = VOCABULARY as u64;
-    file.text("general.architecture", "llama")
-        .number("llama.block_count", LAYERS)
-        .number("llama.context_length", 100)
-        .number("llama.embedding_length", WIDTH as u32)
-        .number("llama.feed_forward_length", HIDDEN as u32)
-        .number("llama.attention.head_count", HEADS)
-        .number("llama.attention.head_count_kv", KV_HEADS)
-        .number("llama.attention.key_length", head_width as u32)
-        .number("llama.attention.value_length", head_width as u32)
-        .number("llama.rope.dimension_count", HEAD_WIDTH as u32)
-        .float("llama.rope.freq_base", 10_000.0)
-        .float("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let [width, hidden] = match kind.block().0 {
+        256 => WIDE,
+        _ => [WIDTH, HIDDEN],
+    };
+    let key = |name: &str| format!("{architecture}.{name}");
+    file.text("general.architecture", architecture)
+        .number(&key("block_count"), LAYERS)
+        .number(&key("context_length"), 100)
+        .number(&key("embedding_length"), width as u32)
+        .number(&key("feed_forward_length"), hidden as u32)
+        .number(&key("attention.head_count"), HEADS)
+        .number(&key("attention.head_count_kv"), KV_HEADS)
+        .number(&key("attention.key_length"), head_width as u32)
+        .number(&key("attention.value_length"), head_width as u32)
+        .float(&key("rope.freq_base"), 10_000.0)
+        .float(&key("attention.layer_norm_rms_epsilon"), 1e-5);
+    // Without it all numbers of a head are rotated.
+    if architecture != "qwen2" {
+        file.number(&key("rope.dimension_count"), HEAD_WIDTH as u32);
+    }
+    let mut more = self::random(seed ^ 0x9e37);
     let mut matrix = |file: &mut Writer, name: &str, columns: u64, rows: u64, scale: f32| {
+        let kind = fitting(kind, columns);
+        // Of more numbers each is smaller, so that no score is so large that it is all.
+        let scale = scale * WIDTH as f32 / width as f32;
         let bytes = bytes_of(kind, (rows * columns) as usize, scale, &mut random);
         file.tensor(name, &[columns, rows], kind.number(), bytes);
     };
@@ -279,27 +367,51 @@ fn random_model(kind: TensorType, has_output: bool, seed: u64, head_width: u64) 
         head_width * u64::from(HEADS),
         head_width * u64::from(KV_HEADS),
     );
-    matrix(&mut file, "token_embd.weight", WIDTH, vocabulary, 1.0);
+    matrix(&mut file, "token_embd.weight", width, vocabulary, 1.0);
     if has_output {
-        matrix(&mut file, "output.weight", WIDTH, vocabulary, 0.3);
+        matrix(&mut file, "output.weight", width, vocabulary, 0.3);
     }
-    let norm: Vec<u8> = (0..WIDTH)
+    let norm: Vec<u8> = (0..width)
         .flat_map(|n| (0.8 + n as f32 / 200.0).to_le_bytes())
         .collect();
-    file.tensor("output_norm.weight", &[WIDTH], 0, norm.clone());
+    file.tensor("output_norm.weight", &[width], 0, norm.clone());
     for layer in 0..LAYERS {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        file.tensor(&name("attn_norm"), &[WIDTH], 0, norm.clone());
-        file.tensor(&name("ffn_norm"), &[WIDTH], 0, norm.clone());
-        matrix(&mut file, &name("attn_q"), WIDTH, query, 0.4);
-        matrix(&mut file, &name("attn_k"), WIDTH, kv, 0.4);
-        matrix(&mut file, &name("attn_v"), WIDTH, kv, 0.4);
-        matrix(&mut file, &name("attn_output"), query, WIDTH, 0.4);
-        matrix(&mut file, &name("ffn_gate"), WIDTH, HIDDEN, 0.3);
-        matrix(&mut file, &name("ffn_up"), WIDTH, HIDDEN, 0.3);
-        matrix(&mut file, &name("ffn_down"), HIDDEN, WIDTH, 0.3);
+        file.tensor(&name("attn_norm"), &[width], 0, norm.clone());
+        file.tensor(&name("ffn_norm"), &[width], 0, norm.clone());
+        matrix(&mut file, &name("attn_q"), width, query, 0.4);
+        matrix(&mut file, &name("attn_k"), width, kv, 0.4);
+        matrix(&mut file, &name("attn_v"), width, kv, 0.4);
+        matrix(&mut file, &name("attn_output"), query, width, 0.4);
+        matrix(&mut file, &name("ffn_gate"), width, hidden, 0.3);
+        matrix(&mut file, &name("ffn_up"), width, hidden, 0.3);
+        matrix(&mut file, &name("ffn_down"), hidden, width, 0.3);
+        let mut floats = |name: String, length: u64, around: f32| {
+            let numbers = (0..length).map(|_| around + unit(&mut more) / 2.0);
+            let bytes = numbers.flat_map(f32::to_le_bytes).collect();
+            file.tensor(&name, &[length], 0, bytes);
+        };
+        if architecture == "qwen2" {
+            floats(format!("blk.{layer}.attn_q.bias"), query, 0.0);
+            floats(format!("blk.{layer}.attn_k.bias"), kv, 0.0);
+            floats(format!("blk.{layer}.attn_v.bias"), kv, 0.0);
+        }
+        if architecture == "qwen3" {
+            floats(name("attn_q_norm"), head_width, 1.0);
+            floats(name("attn_k_norm"), head_width, 1.0);
+        }
     }
     file
+}
+
+/// What llama.cpp writes where rows are no whole blocks of a type.
+fn fitting(kind: TensorType, columns: u64) -> TensorType {
+    match kind {
+        _ if columns.is_multiple_of(kind.block().0 as u64) => kind,
+        TensorType::Q4K => TensorType::Q5_0,
+        TensorType::Q5K => TensorType::Q5_1,
+        _ => TensorType::Q8_0,
+    }
 }
 
 /// The file of a small random encoder, another for each seed: its vectors mean nothing.

@@ -11,8 +11,9 @@
 //! [`Tokenizer::encode_prompt`] reads them, in what a template wrote
 //! ([`super::chat`]), where what people wrote has been broken up by a [`BREAK`].
 //!
-//! Absent: vocabularies of other kinds (SentencePiece), normalisation of text (the
-//! vocabularies read here have none), and a cache of words: it would tell one tenant
+//! Absent: vocabularies of other kinds (SentencePiece), normalisation of text (Qwen's makers
+//! compose characters first, llama.cpp does not, and here neither: what was written comes
+//! back), and a cache of words: it would tell one tenant
 //! what another wrote.
 
 use std::collections::HashMap;
@@ -39,19 +40,31 @@ const BREAK_TEXT: &str = "\u{fdd1}";
 
 const KIND: &str = "gpt2";
 /// What ends an answer in models of the family, whatever else their files say.
-const ENDS: [&str; 6] = [
+const ENDS: [&str; 9] = [
     "<|im_end|>",
     "<|endoftext|>",
     "<|eot_id|>",
     "<|eom_id|>",
     "<|end_of_text|>",
     "</s>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+];
+/// What else says how text is to be read, where files of the family call it text.
+const SIGNS: [&str; 4] = [
+    "<|im_start|>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
 ];
 
 /// GPT-2's words. What it does not match is a word of its own.
 const GPT2_WORDS: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen's: as Llama's, but for numbers, of which each digit is a word.
+const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DIGITS: &str = r"\p{N}";
 
 /// A vocabulary, and how to use it.
@@ -97,7 +110,7 @@ pub enum TokenizerError {
     Kind(String),
     /// Words are cut in a way that is not known.
     #[error(
-        "the vocabulary cuts words as {0:?}, and \"smollm\", \"gpt-2\" and \"llama-bpe\" are known here; take another model"
+        "the vocabulary cuts words as {0:?}, and \"smollm\", \"gpt-2\", \"llama-bpe\" and \"qwen2\" are known here; take another model"
     )]
     Words(String),
     /// A vocabulary that is in itself wrong.
@@ -126,7 +139,13 @@ impl Tokenizer {
         let (expressions, takes_whole_words) = words_of(words)?;
         let texts = texts(file, "tokenizer.ggml.tokens")?;
         let merges = texts_of_merges(&self::texts(file, "tokenizer.ggml.merges")?)?;
-        let kinds = kinds(file, texts.len())?;
+        let mut kinds = kinds(file, texts.len())?;
+        for (text, kind) in texts.iter().zip(&mut kinds) {
+            // Some files say of these that they are text, which anybody could write.
+            if *kind == TokenKind::Whole && (ENDS.contains(text) || SIGNS.contains(text)) {
+                *kind = TokenKind::Control;
+            }
+        }
         let vocabulary = vocabulary(&texts, &kinds)?;
         let model = BPE::builder()
             .vocab_and_merges(vocabulary, merges)
@@ -342,6 +361,7 @@ fn words_of(name: &str) -> Result<(Vec<&'static str>, bool), TokenizerError> {
         "smollm" => Ok((vec![DIGITS, GPT2_WORDS], false)),
         "gpt-2" | "gpt2" => Ok((vec![GPT2_WORDS], false)),
         "llama-bpe" | "llama3" | "llama-v3" => Ok((vec![LLAMA3_WORDS], true)),
+        "qwen2" | "deepseek-r1-qwen" => Ok((vec![QWEN2_WORDS], false)),
         _ => Err(TokenizerError::Words(name.to_owned())),
     }
 }
@@ -558,6 +578,53 @@ mod tests {
             file.texts("tokenizer.ggml.merges", &["<|im_ end|>".to_owned()]);
         });
         assert!(matches!(refused, Err(TokenizerError::Damaged(_))));
+    }
+
+    /// The words that the expressions of a name make.
+    fn words(name: &str, text: &str) -> Vec<String> {
+        use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+        let (expressions, _) = words_of(name).unwrap();
+        let mut cut = PreTokenizedString::from(text);
+        pre_tokenizer(&expressions)
+            .unwrap()
+            .pre_tokenize(&mut cut)
+            .unwrap();
+        cut.get_splits(OffsetReferential::Original, OffsetType::Byte)
+            .into_iter()
+            .map(|(_, (from, to), _)| text[from..to].to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn words_are_cut_as_each_vocabulary_has_it() {
+        let text = "It's 2024, DON'T\n\n  go..\r\n \u{bd}x";
+        let wanted = [
+            "It", "'s", " ", "2", "0", "2", "4", ",", " DON", "'T", "\n\n", " ", " go", "..\r\n",
+            " ", "\u{bd}", "x",
+        ];
+        assert_eq!(words("qwen2", text), wanted);
+        assert_eq!(words("deepseek-r1-qwen", text), wanted);
+        let llama = words("llama-bpe", text);
+        assert!(llama.contains(&"202".to_owned()) && llama.contains(&"'T".to_owned()));
+        assert!(words("smollm", text).contains(&"'".to_owned()));
+        assert!(words_of("qwen35").is_err());
+    }
+
+    #[test]
+    fn signs_of_the_family_are_no_text_whatever_the_file_says() {
+        let tokenizer = read(|file| {
+            let mut kinds = vec![1; VOCABULARY];
+            kinds[..3].fill(4);
+            file.numbers("tokenizer.ggml.token_type", &kinds)
+                .text("tokenizer.ggml.pre", "qwen2")
+                .without("tokenizer.ggml.eos_token_id");
+        })
+        .unwrap();
+        let plain = tokenizer.encode("<|im_end|><|im_start|>").unwrap();
+        assert!(!plain.contains(&1) && !plain.contains(&2));
+        assert_eq!(tokenizer.encode_prompt("<|im_end|>").unwrap(), [2]);
+        assert_eq!((0..4).filter(|token| tokenizer.is_end(*token)).count(), 2);
+        assert!(!tokenizer.is_end(1));
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //! kernels here give the same bits. [`Isa::detect`] takes the fastest one that the
 //! processor has.
 //!
+//! Where blocks share a scale, each has a small factor beside it: their product has no more
+//! digits than a float has, so that it is exact too.
+//!
 //! Source for the rounding of scales: llama.cpp keeps them, and the sums that a block's
 //! minimum is multiplied with, as 16-bit floats. The same is done here, so that both
 //! speak alike. Absent: processors other than x86-64, which take the plain kernel.
@@ -60,7 +63,7 @@ macro_rules! for_each_isa {
 pub(super) use for_each_isa;
 use half::f16;
 
-use super::weights::{BLOCK, PANEL, Panel, SmallPanel};
+use super::weights::{BLOCK, PANEL, Panel, Scaling, SmallPanel};
 
 /// A set of instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,10 +88,32 @@ pub(super) struct Block {
     pub(super) quads: [i32; BLOCK / 4],
     /// What a number is multiplied with.
     pub(super) scale: f32,
+    /// All numbers: 32 times 127 at most.
+    sum: i16,
+    /// Those of the first half.
+    first: i16,
+    /// All numbers, scaled, as a float of 16 bits: what a block's own minimum counts.
+    weight: f32,
+}
+
+impl Block {
     /// All numbers.
-    pub(super) sum: i32,
-    /// The same, scaled: what a minimum counts.
-    pub(super) weight: f32,
+    #[inline(always)]
+    fn sum(&self) -> i32 {
+        self.sum.into()
+    }
+
+    /// Those of each half.
+    #[inline(always)]
+    fn halves(&self) -> [i32; 2] {
+        [self.first.into(), (self.sum - self.first).into()]
+    }
+
+    /// All numbers, scaled: what a minimum counts that blocks share.
+    #[inline(always)]
+    fn wide_weight(&self) -> f32 {
+        self.scale * f32::from(self.sum)
+    }
 }
 
 impl Isa {
@@ -154,22 +179,25 @@ fn quantised(numbers: &[f32; BLOCK]) -> Block {
         0.0
     };
     let scale = largest / LARGEST;
-    let (mut quads, mut sum) = ([0; BLOCK / 4], 0);
-    for (quad, numbers) in quads.iter_mut().zip(numbers.as_chunks::<4>().0) {
+    let (mut quads, mut sums) = ([0; BLOCK / 4], [0; BLOCK / 4]);
+    let places = quads.iter_mut().zip(&mut sums);
+    for ((quad, sum), numbers) in places.zip(numbers.as_chunks::<4>().0) {
         let bytes = numbers.map(|number| {
             let bits = (number * inverse + ROUND).to_bits();
             bits.to_le_bytes()[0].cast_signed()
         });
-        sum += bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>();
+        *sum = bytes.iter().map(|byte| i16::from(*byte)).sum::<i16>();
         *quad = i32::from_le_bytes(bytes.map(i8::cast_unsigned));
     }
-    #[allow(clippy::cast_precision_loss, reason = "at most 4064")]
-    let weight = scale * sum as f32;
+    let (first, second) = sums.split_at(BLOCK / 8);
+    let first = first.iter().sum::<i16>();
+    let sum = first + second.iter().sum::<i16>();
     Block {
         quads,
         scale: f16::from_f32(scale).to_f32(),
         sum,
-        weight: f16::from_f32(weight).to_f32(),
+        first,
+        weight: f16::from_f32(scale * f32::from(sum)).to_f32(),
     }
 }
 
@@ -189,33 +217,41 @@ pub(super) fn small_product(
 }
 
 fn plain(panel: &SmallPanel<'_>, activations: &[Block], out: &mut [[f32; PANEL]]) {
-    let rows = activations.chunks_exact(panel.scales.len().max(1));
+    let rows = activations.chunks_exact(panel.blocks().max(1));
     for (row, out) in rows.zip(out) {
         *out = [0.0; PANEL];
         for (index, block) in row.iter().enumerate() {
             for (lane, out) in out.iter_mut().enumerate() {
-                let scale = f16::from_bits(panel.scales[index][lane]).to_f32();
                 let dot = plain_dot(panel, index, lane, block);
-                #[allow(clippy::cast_precision_loss, reason = "below 2^24")]
-                let dot = dot as f32;
-                *out += (scale * block.scale) * dot;
-                if let Some(mins) = panel.mins.get(index) {
-                    *out += f16::from_bits(mins[lane]).to_f32() * block.weight;
+                *out += (panel.scale(index, lane) * block.scale) * dot;
+                if let Some(min) = panel.min(index, lane) {
+                    *out += min
+                        * match panel.form.scaling {
+                            Scaling::Shared => block.wide_weight(),
+                            Scaling::Own | Scaling::OwnWithMin | Scaling::Halves => block.weight,
+                        };
                 }
             }
         }
     }
 }
 
-fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -> i32 {
-    let mut dot = -panel.form.zero * block.sum;
+/// The sum of a block, in which halves that have factors are multiplied with them: always
+/// a whole number below 2^24, and so exact, in whatever order it is made.
+#[allow(clippy::cast_precision_loss, reason = "below 2^24")]
+fn plain_dot(panel: &SmallPanel<'_>, index: usize, lane: usize, block: &Block) -> f32 {
+    let zero = panel.form.zero;
+    let mut dots = block.halves().map(|sum| -zero * sum);
     for (quad, numbers) in block.quads.iter().enumerate() {
         for (place, byte) in numbers.to_le_bytes().into_iter().enumerate() {
             let weight = i32::from(panel.quant(index, lane, 4 * quad + place));
-            dot += weight * i32::from(byte.cast_signed());
+            dots[quad / 4] += weight * i32::from(byte.cast_signed());
         }
     }
-    dot
+    match panel.halves(index, lane) {
+        Some([one, other]) => one * dots[0] as f32 + other * dots[1] as f32,
+        None => (dots[0] + dots[1]) as f32,
+    }
 }
 
 for_each_isa! {

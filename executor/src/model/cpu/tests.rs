@@ -10,16 +10,22 @@ use super::*;
 use crate::model::{
     engine::Engine as _,
     gguf::{Gguf, TensorType},
-    testing::tiny,
+    llama::Rotation,
+    testing::tiny_of,
 };
 
-const TYPES: [TensorType; 6] = [
+const TYPES: [TensorType; 11] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::Bf16,
     TensorType::Q8_0,
     TensorType::Q4_0,
     TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q4K,
+    TensorType::Q5K,
+    TensorType::Q6K,
 ];
 const TOKENS: [u32; 45] = {
     let mut tokens = [0; 45];
@@ -31,8 +37,32 @@ const TOKENS: [u32; 45] = {
     tokens
 };
 
+/// All types, and all architectures.
+const MODELS: [(&str, TensorType); 16] = [
+    ("llama", TYPES[0]),
+    ("llama", TYPES[1]),
+    ("llama", TYPES[2]),
+    ("llama", TYPES[3]),
+    ("llama", TYPES[4]),
+    ("llama", TYPES[5]),
+    ("llama", TYPES[6]),
+    ("llama", TYPES[7]),
+    ("llama", TYPES[8]),
+    ("llama", TYPES[9]),
+    ("llama", TYPES[10]),
+    ("qwen2", TensorType::F32),
+    ("qwen2", TensorType::Q5_0),
+    ("qwen2", TensorType::Q6K),
+    ("qwen3", TensorType::F32),
+    ("qwen3", TensorType::Q4K),
+];
+
 fn weights(kind: TensorType, has_output: bool) -> Arc<Weights> {
-    let bytes = tiny(kind, has_output).file();
+    weights_of("llama", kind, has_output)
+}
+
+fn weights_of(architecture: &str, kind: TensorType, has_output: bool) -> Arc<Weights> {
+    let bytes = tiny_of(architecture, kind, has_output).file();
     let file = Gguf::parse(&bytes).unwrap();
     Arc::new(Weights::new(&Llama::read(&file).unwrap()))
 }
@@ -80,13 +110,13 @@ fn one_by_one(engine: &mut Engine, tokens: &[u32]) -> Vec<Vec<u32>> {
 
 #[test]
 fn a_row_is_the_same_in_any_batch_with_any_threads() {
-    for kind in TYPES {
-        let weights = weights(kind, false);
+    for (name, kind) in MODELS {
+        let weights = weights_of(name, kind, false);
         let alone = one_by_one(&mut engine(&weights, 1, Isa::detect()), &TOKENS);
         for threads in [1, 3] {
             let mut engine = engine(&weights, threads, Isa::detect());
             let prompt = bits(&engine.forward(&steps(1, &TOKENS)).unwrap());
-            assert_eq!(prompt, alone, "{kind:?}, {threads} threads");
+            assert_eq!(prompt, alone, "{name}, {kind:?}, {threads} threads");
             // A prompt in two parts, and five other sequences in between and beside it.
             let first = steps(2, &TOKENS[..20]);
             let mut rows = bits(&engine.forward(&first).unwrap());
@@ -104,7 +134,7 @@ fn a_row_is_the_same_in_any_batch_with_any_threads() {
                     _ => (),
                 }
             }
-            assert_eq!(rows, alone, "{kind:?}, {threads} threads");
+            assert_eq!(rows, alone, "{name}, {kind:?}, {threads} threads");
         }
     }
 }
@@ -112,8 +142,8 @@ fn a_row_is_the_same_in_any_batch_with_any_threads() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
-    for kind in TYPES {
-        let weights = weights(kind, true);
+    for (name, kind) in MODELS {
+        let weights = weights_of(name, kind, true);
         let plain = bits(
             &engine(&weights, 1, Isa::Plain)
                 .forward(&steps(0, &TOKENS))
@@ -125,16 +155,16 @@ fn every_instruction_set_gives_the_same_bits() {
                     .forward(&steps(0, &TOKENS))
                     .unwrap(),
             );
-            assert_eq!(rows, plain, "{kind:?}, {isa:?}");
+            assert_eq!(rows, plain, "{name}, {kind:?}, {isa:?}");
         }
     }
 }
 
 #[test]
 fn every_type_gives_what_the_formulas_say() {
-    for kind in TYPES {
+    for (name, kind) in MODELS {
         for has_output in [false, true] {
-            let weights = weights(kind, has_output);
+            let weights = weights_of(name, kind, has_output);
             let mut engine = engine(&weights, 2, Isa::detect());
             let logits = engine.forward(&steps(0, &TOKENS)).unwrap();
             let truth = by_the_formulas(&weights, &TOKENS);
@@ -152,7 +182,7 @@ fn every_type_gives_what_the_formulas_say() {
             } else {
                 0.002
             };
-            assert!(error < allowed, "{kind:?}: {error}");
+            assert!(error < allowed, "{name}, {kind:?}: {error}");
         }
     }
 }
@@ -261,31 +291,37 @@ fn only_wanted_logits_are_made() {
 fn kernels_agree_also_where_numbers_are_largest() {
     use crate::model::testing;
     let mut random = testing::random(5);
-    for kind in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0] {
+    for kind in &TYPES[3..] {
+        let columns = kind.block().0.max(96);
         for fill in [None, Some(0), Some(0x7f), Some(0x80), Some(0xff)] {
-            let mut bytes = testing::bytes_of(kind, 19 * 96, 1.0, &mut random);
+            let mut bytes = testing::bytes_of(*kind, 19 * columns, 1.0, &mut random);
             if let Some(fill) = fill {
-                let head = if kind == TensorType::Q4_1 { 4 } else { 2 };
-                bytes
-                    .chunks_mut(kind.block().1)
-                    .for_each(|block| block[head..].fill(fill));
+                let parts = match kind {
+                    TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => 2..,
+                    TensorType::Q6K => 0..,
+                    _ => 4..,
+                };
+                let (length, end) = match kind {
+                    TensorType::Q6K => (210, 208),
+                    _ => (kind.block().1, kind.block().1),
+                };
+                for block in bytes.chunks_mut(length) {
+                    block[..end][parts.clone()].fill(fill);
+                }
             }
-            let mut file = testing::Writer::default();
-            file.tensor("token_embd.weight", &[96, 19], kind.number(), bytes);
-            let file = file.file();
-            let file = Gguf::parse(&file).unwrap();
-            let packed = Packed::new(&crate::model::llama::matrix_for_tests(&file, 19, 96));
-            let numbers: Vec<f32> = (0..23 * 96)
+            let packed = packed(*kind, columns, bytes);
+            let numbers: Vec<f32> = (0..23 * columns)
                 .map(|at| match fill {
+                    Some(0x7f) => 1.0,
                     Some(_) if at % 5 < 3 => 1.0,
                     Some(_) => -1.0,
                     None => testing::unit(&mut random),
                 })
                 .collect();
-            let mut blocks = vec![Block::default(); 23 * 3];
+            let mut blocks = vec![Block::default(); 23 * columns / BLOCK];
             kernels::quantise(Isa::Plain, &numbers, &mut blocks);
             let of = Activations {
-                columns: 96,
+                columns,
                 numbers: &numbers,
                 blocks: &blocks,
             };
@@ -312,6 +348,71 @@ fn kernels_agree_also_where_numbers_are_largest() {
     }
 }
 
+/// A matrix of 19 rows.
+fn packed(kind: TensorType, columns: usize, bytes: Vec<u8>) -> Packed {
+    let mut file = crate::model::testing::Writer::default();
+    let shape = [u64::try_from(columns).unwrap(), 19];
+    file.tensor("token_embd.weight", &shape, kind.number(), bytes);
+    let file = file.file();
+    let file = Gguf::parse(&file).unwrap();
+    Packed::new(&crate::model::llama::matrix_for_tests(&file, 19, columns))
+}
+
+/// Sums over the numbers that the package `gguf` (0.19) makes of the same blocks.
+const WIDENED: [(TensorType, u64); 8] = [
+    (TensorType::Q4_0, 0x5c36_1838_a7d0_af01),
+    (TensorType::Q4_1, 0xdb27_7cf3_9bf1_c5c6),
+    (TensorType::Q5_0, 0x5b7e_c99c_8dc3_b571),
+    (TensorType::Q5_1, 0x3689_706a_92df_0a61),
+    (TensorType::Q8_0, 0xbf19_0416_1e81_76c8),
+    (TensorType::Q4K, 0x2543_61cd_645b_3d3a),
+    (TensorType::Q5K, 0xa585_f254_a568_f281),
+    (TensorType::Q6K, 0x8fbc_9f23_db70_9388),
+];
+
+#[test]
+fn numbers_are_what_others_read_in_a_file() {
+    for (kind, sum) in WIDENED {
+        let (elements, length) = kind.block();
+        let columns = 3 * elements;
+        let mut state = u32::try_from(length).unwrap();
+        let mut bytes = Vec::new();
+        for _ in 0..19 * 3 {
+            for _ in 0..length {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                bytes.push((state >> 24) as u8);
+            }
+            let begin = bytes.len() - length;
+            let block = &mut bytes[begin..];
+            let scale: u16 = 0x2a3f;
+            match kind {
+                TensorType::Q6K => block[208..].copy_from_slice(&scale.to_le_bytes()),
+                TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => {
+                    block[..2].copy_from_slice(&scale.to_le_bytes());
+                }
+                TensorType::Q4_1 | TensorType::Q5_1 => {
+                    block[..4].copy_from_slice(&[0x3f, 0x2a, 0x5b, 0x9d]);
+                }
+                _ => block[..4].copy_from_slice(&[0x3f, 0x2a, 0x5b, 0x1d]),
+            }
+        }
+        let wide = crate::model::testing::widened(kind.number(), &bytes);
+        let packed = packed(kind, columns, bytes);
+        let mut numbers = vec![0.0; 19 * columns];
+        for (row, numbers) in numbers.chunks_exact_mut(columns).enumerate() {
+            packed.row(row, numbers);
+        }
+        // No zero with a sign.
+        let wide: Vec<f32> = wide.into_iter().map(|number| number + 0.0).collect();
+        assert!(wide == numbers, "{kind:?}");
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+        let found = bytes.fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        assert_eq!(found, sum, "{kind:?}");
+    }
+}
+
 /// The model as it is written in books, one token after the other, in 64 bits.
 fn by_the_formulas(weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
     let config = &weights.config;
@@ -323,9 +424,10 @@ fn by_the_formulas(weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
         let mut state = row(&weights.embedding, usize::try_from(*token).unwrap());
         for (index, layer) in weights.layers.iter().enumerate() {
             let normed = norm(&state, &layer.attention_norm, config.epsilon);
-            let query = rotated(times(&layer.query, &normed), config, position);
-            keys[index].push(rotated(times(&layer.key, &normed), config, position));
-            values[index].push(times(&layer.value, &normed));
+            let [query, key, value] = mixture(layer, config, &normed);
+            let query = rotated(query, config, position);
+            keys[index].push(rotated(key, config, position));
+            values[index].push(value);
             let mut mixed = vec![0.0; config.query_width()];
             for head in 0..config.heads {
                 let own = &query[head * width..][..width];
@@ -363,6 +465,26 @@ fn by_the_formulas(weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
     logits
 }
 
+/// Queries, keys and values before positions rotate them.
+fn mixture(layer: &PackedLayer, config: &Config, normed: &[f64]) -> [Vec<f64>; 3] {
+    let matrices = [&layer.query, &layer.key, &layer.value];
+    let mut all = matrices.map(|matrix| times(matrix, normed));
+    if let Some(biases) = &layer.biases {
+        let biases = [&biases.query, &biases.key, &biases.value];
+        for (numbers, bias) in all.iter_mut().zip(biases) {
+            plus(numbers, bias.iter().copied().map(f64::from).collect());
+        }
+    }
+    if let Some(norms) = &layer.head_norms {
+        for (numbers, weights) in all.iter_mut().zip([&norms.query, &norms.key]) {
+            let heads = numbers.chunks_exact(config.head_width);
+            let normed = heads.flat_map(|head| norm(head, weights, config.epsilon));
+            *numbers = normed.collect();
+        }
+    }
+    all
+}
+
 fn row(matrix: &Packed, row: usize) -> Vec<f64> {
     let mut numbers = vec![0.0; matrix.columns()];
     matrix.row(row, &mut numbers);
@@ -393,9 +515,13 @@ fn rotated(mut numbers: Vec<f64>, config: &Config, position: usize) -> Vec<f64> 
                 .rope_base
                 .powf(-2.0 * pair as f64 / config.rotated as f64);
             let (sine, cosine) = (position as f64 * speed).sin_cos();
-            let (x, y) = (head[2 * pair], head[2 * pair + 1]);
-            head[2 * pair] = x * cosine - y * sine;
-            head[2 * pair + 1] = x * sine + y * cosine;
+            let (one, other) = match config.rotation {
+                Rotation::Neighbours => (2 * pair, 2 * pair + 1),
+                Rotation::Halves => (pair, pair + config.rotated / 2),
+            };
+            let (x, y) = (head[one], head[other]);
+            head[one] = x * cosine - y * sine;
+            head[other] = x * sine + y * cosine;
         }
     }
     numbers

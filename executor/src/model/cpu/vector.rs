@@ -34,14 +34,30 @@ fn sum(numbers: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     parts[0]
 }
 
+/// What brings a row's mean square to 1.
+#[inline(always)]
+fn inverse_root_of_mean(row: &[f32], epsilon: f32) -> f32 {
+    #[allow(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+    let mean = sum(row, |number| number * number) / row.len() as f32;
+    1.0 / (mean + epsilon).sqrt()
+}
+
 for_each_isa! {
 /// Scales a row so that its mean square is 1, and each number by its weight.
 pub(super) fn normalise(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
-    #[allow(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
-    let mean = sum(row, |number| number * number) / row.len() as f32;
-    let scale = 1.0 / (mean + epsilon).sqrt();
+    let scale = inverse_root_of_mean(row, epsilon);
     for ((out, number), weight) in out.iter_mut().zip(row).zip(weights) {
         *out = number * scale * weight;
+    }
+}
+
+/// The same with each head of a row, all with the same weights.
+pub(super) fn normalise_heads(row: &mut [f32], weights: &[f32], epsilon: f32) {
+    for head in row.chunks_exact_mut(weights.len()) {
+        let scale = inverse_root_of_mean(head, epsilon);
+        for (number, weight) in head.iter_mut().zip(weights) {
+            *number = *number * scale * weight;
+        }
     }
 }
 
@@ -113,10 +129,21 @@ pub(super) fn softmax(scores: &mut [f32]) {
     }
 }
 
-    /// Turns the pairs of each head of a row by the angles of a position.
+    /// Turns the pairs of each head of a row by the angles of a position. Neighbours are a
+    /// pair.
     pub(super) fn rotate(row: &mut [f32], width: usize, turns: &[[f32; 2]]) {
         for head in row.chunks_exact_mut(width) {
             for ([x, y], [cosine, sine]) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+                (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
+            }
+        }
+    }
+
+    /// The same, where a pair is a number of the first half and its like of the second.
+    pub(super) fn rotate_halves(row: &mut [f32], width: usize, turns: &[[f32; 2]]) {
+        for head in row.chunks_exact_mut(width) {
+            let (first, rest) = head.split_at_mut(turns.len());
+            for ((x, y), [cosine, sine]) in first.iter_mut().zip(rest).zip(turns) {
                 (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
             }
         }

@@ -14,7 +14,9 @@ struct Batch {
 }
 
 // How numbers are written: 0 with 32 bits, 1 with 16, 2 with the upper 16 of 32, 3 with 8
-// and a scale for a block, 4 with 4, a scale and a least number.
+// and a scale for a block, 4 with 4, a scale and a least number, 5 with 5 and these. Eight
+// blocks share a scale and a least number in 6, with 4 bits, and 7, with 5; a scale in 8,
+// with 6.
 override KIND: u32 = 0;
 // Of the matrix.
 override ROWS: u32 = 1;
@@ -53,18 +55,63 @@ fn four(block: u32, i: u32) -> vec4<f32> {
             return bitcast<vec4<f32>>(vec4<u32>(lower.x, upper.x, lower.y, upper.y));
         }
         case 3u: {
-            let both = scales[block / 2u];
-            let scale = wide(select(both & 0xffffu, both >> 16u, block % 2u == 1u));
+            let two = scales[block / 2u];
+            let scale = wide(select(two & 0xffffu, two >> 16u, block % 2u == 1u));
             let word = quants[block * 2u + i / 4u][i % 4u];
             return vec4<f32>(unpack4xI8(word)) * scale;
         }
+        case 4u: {
+            let scale = both(scales[block]);
+            return bytes(low(block, i)) * scale.x + scale.y;
+        }
+        case 5u: {
+            let scale = both(scales[block * 2u]);
+            let upper = fifth(scales[block * 2u + 1u], i);
+            return bytes(low(block, i) | upper) * scale.x + scale.y;
+        }
+        case 6u, 7u: {
+            let begin = block / 8u * select(5u, 13u, KIND == 7u);
+            let factors = factors_of(begin, block % 8u);
+            let own = vec2<f32>(f32(factors & 0xffu), f32((factors >> 8u) & 0xffu));
+            let scale = both(scales[begin]) * own;
+            var word = low(block, i);
+            if KIND == 7u {
+                word |= fifth(scales[begin + 5u + block % 8u], i);
+            }
+            return bytes(word) * scale.x + scale.y;
+        }
         default: {
-            let both = scales[block];
-            let scale = vec2<f32>(wide(both & 0xffffu), wide(both >> 16u));
-            let word = quants[block][i % 4u] >> (4u * (i / 4u));
-            return vec4<f32>(unpack4xU8(word & 0x0f0f0f0fu)) * scale.x + scale.y;
+            let begin = block / 8u * 21u;
+            let factors = bitcast<i32>(factors_of(begin, block % 8u));
+            let own = f32(extractBits(factors, 8u * (i / 4u), 8u));
+            let upper = scales[begin + 5u + block % 8u * 2u + i / 4u] >> (2u * (i % 4u));
+            let word = low(block, i) | ((upper & 0x03030303u) << 4u);
+            return (bytes(word) - 32.0) * (wide(scales[begin] & 0xffffu) * own);
         }
     }
+}
+
+// Their lower four bits, where those lie in sixteen bytes.
+fn low(block: u32, i: u32) -> u32 {
+    return (quants[block][i % 4u] >> (4u * (i / 4u))) & 0x0f0f0f0fu;
+}
+
+// Their fifth bits.
+fn fifth(word: u32, i: u32) -> u32 {
+    return ((word >> i) & 0x01010101u) << 4u;
+}
+
+// The two bytes that one of eight blocks has beside what they share.
+fn factors_of(begin: u32, own: u32) -> u32 {
+    return scales[begin + 1u + own / 2u] >> (16u * (own % 2u));
+}
+
+fn bytes(word: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8(word));
+}
+
+fn both(word: u32) -> vec2<f32> {
+    return vec2<f32>(wide(word & 0xffffu), wide(word >> 16u));
 }
 
 // A float of 16 bits, also one so small that a device may take it for 0 by itself: scales

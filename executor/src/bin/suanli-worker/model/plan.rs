@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tokens ─embed─▶ state ─norm─▶ normed ─products─▶ mixture ─rotate─▶ mixture, cache
-//!                    ▲                                          ─attend─▶ parts ─merge─▶ mixed
+//!                    ▲                              (heads normed)   ─attend─▶ parts ─merge─▶ mixed
 //!                    ├──────────── product, added ◀─────────────────────────────────────┘
 //!                    ├─norm─▶ normed ─products─▶ both ─gate─▶ gated
 //!                    └──────────── product, added ◀────────────┘          for each layer
@@ -22,7 +22,7 @@ use suanli_executor::{
     limits::MODEL_STEPS_MAX,
     model::{
         engine::PAGE,
-        llama::{Config, Layer, Llama, Matrix},
+        llama::{Config, Layer, Llama, Matrix, Rotation},
     },
     spec::{Buffer, Constant, Content, Graph, Pass as GraphPass},
 };
@@ -297,9 +297,7 @@ impl Builder<'_> {
         (picked, batch): (Option<&wgpu::Buffer>, &wgpu::Buffer),
         rooms: &Rooms,
     ) -> Result<Pass, Fault> {
-        let bytes: Vec<u8> = weights.iter().flat_map(|n| n.to_le_bytes()).collect();
-        let weights = new_buffer(self.gpu, u64_of(bytes.len()))?;
-        write(self.gpu, &weights, 0, &bytes)?;
+        let weights = self.floats(&[weights])?;
         let none = self.none.clone();
         let constants = [
             ("WIDTH", float(config.width)),
@@ -334,35 +332,14 @@ impl Builder<'_> {
         let config = &model.config;
         let buffers = &rooms.outside;
         let batch = &buffers.batch;
-        let none = &self.none.clone();
         let mut passes = vec![self.norm(config, &layer.attention_norm, (None, batch), rooms)?];
         let parts = self.weights(&[&layer.query, &layer.key, &layer.value])?;
         let to = (&rooms.mixture, mixture(config), false);
         passes.extend(self.product(&parts, batch, &rooms.normed, to)?);
-        let heads = [
-            ("HEADS", float(config.heads)),
-            ("KV_HEADS", float(config.kv_heads)),
-            ("PAIRS", float(config.head_width / 2)),
-        ];
-        let rotated = [
-            ("ROTATED", float(config.rotated / 2)),
-            ("OUT", float(mixture(config))),
-        ];
-        let (places, turns) = (&buffers.places, &buffers.turns);
-        let bound = [
-            batch,
-            none,
-            none,
-            none,
-            places,
-            turns,
-            none,
-            cache,
-            &rooms.mixture,
-        ];
-        let work = self.work(ROWS, "rotate", &[&heads[..], &rotated].concat(), &bound)?;
-        let groups = u32_of(mixture(config) / 2).div_ceil(LANES);
-        passes.push(Pass::Each { work, groups });
+        let heads = heads(config);
+        passes.extend(self.head_norms(config, layer, rooms)?);
+        passes.push(self.rotate(config, layer, rooms, cache)?);
+        let (places, none) = (&buffers.places, &self.none.clone());
         let groups = u32_of(config.heads);
         let scale = 1.0 / float(config.head_width).sqrt();
         let attends = [("IN", float(mixture(config))), ("SCALE", scale)];
@@ -397,6 +374,83 @@ impl Builder<'_> {
         let to = (&rooms.state, whole(config.width), true);
         passes.extend(self.product(&parts, batch, &rooms.mixed, to)?);
         Ok(passes)
+    }
+
+    /// The norms of heads of queries and keys, where there are such.
+    fn head_norms(
+        &mut self,
+        config: &Config,
+        layer: &Layer<'_>,
+        rooms: &Rooms,
+    ) -> Result<Option<Pass>, Fault> {
+        let Some(norms) = &layer.head_norms else {
+            return Ok(None);
+        };
+        let weights = self.floats(&[&norms.query, &norms.key])?;
+        let none = &self.none.clone();
+        let constants = [
+            ("OUT", float(mixture(config))),
+            ("EPSILON", f64::from(config.epsilon)),
+        ];
+        let constants = [&heads(config)[..], &constants].concat();
+        let bound = [
+            &rooms.outside.batch,
+            none,
+            &weights,
+            none,
+            none,
+            none,
+            none,
+            none,
+            &rooms.mixture,
+        ];
+        let work = self.work(ROWS, "norm_heads", &constants, &bound)?;
+        let groups = u32_of(config.heads + config.kv_heads);
+        Ok(Some(Pass::Each { work, groups }))
+    }
+
+    fn rotate(
+        &mut self,
+        config: &Config,
+        layer: &Layer<'_>,
+        rooms: &Rooms,
+        cache: &wgpu::Buffer,
+    ) -> Result<Pass, Fault> {
+        let buffers = &rooms.outside;
+        let none = &self.none.clone();
+        let biases = match &layer.biases {
+            Some(biases) => self.floats(&[&biases.query, &biases.key, &biases.value])?,
+            None => none.clone(),
+        };
+        let constants = [
+            ("OUT", float(mixture(config))),
+            ("BIASED", f64::from(u8::from(layer.biases.is_some()))),
+        ];
+        let bound = [
+            &buffers.batch,
+            none,
+            &biases,
+            none,
+            &buffers.places,
+            &buffers.turns,
+            none,
+            cache,
+            &rooms.mixture,
+        ];
+        let constants = [&heads(config)[..], &constants].concat();
+        let work = self.work(ROWS, "rotate", &constants, &bound)?;
+        let groups = u32_of(mixture(config) / 2).div_ceil(LANES);
+        Ok(Pass::Each { work, groups })
+    }
+
+    /// Numbers on the device, these after each other.
+    fn floats(&self, numbers: &[&[f32]]) -> Result<wgpu::Buffer, Fault> {
+        let bytes: Vec<u8> = (numbers.iter().copied().flatten())
+            .flat_map(|number| number.to_le_bytes())
+            .collect();
+        let buffer = new_buffer(self.gpu, u64_of(bytes.len()))?;
+        write(self.gpu, &buffer, 0, &bytes)?;
+        Ok(buffer)
     }
 
     fn feed(
@@ -481,7 +535,7 @@ impl Builder<'_> {
             let rows: Vec<_> = rows.collect();
             let Some(matrix) = same.first() else { continue };
             let blocks = matrix.columns().div_ceil(BLOCK);
-            let row_bytes = u64_of(blocks * layout::sizes(matrix.kind()).0);
+            let row_bytes = u64_of(blocks * layout::block_bytes(matrix.kind()));
             let most = usize_of(binding_bytes_max(self.gpu) / row_bytes).max(1);
             for rows in rows.chunks(most) {
                 parts.push(self.part(rows, first)?);
@@ -496,14 +550,11 @@ impl Builder<'_> {
             return Err(unable("a matrix without rows"));
         };
         let (kind, columns) = (matrix.kind(), matrix.columns());
-        let blocks = u64_of(rows.len() * columns.div_ceil(BLOCK));
-        let (block, scale) = layout::sizes(kind);
+        let blocks = rows.len() * columns.div_ceil(BLOCK);
+        let scales = layout::scale_bytes(kind, blocks).next_multiple_of(4);
         let part = Part {
-            quants: new_buffer(self.gpu, blocks * u64_of(block))?,
-            scales: new_buffer(
-                self.gpu,
-                (blocks * u64_of(scale)).next_multiple_of(4).max(4),
-            )?,
+            quants: new_buffer(self.gpu, u64_of(blocks * layout::block_bytes(kind)))?,
+            scales: new_buffer(self.gpu, u64_of(scales.max(4)))?,
             kind: layout::number(kind),
             rows: rows.len(),
             columns,
@@ -512,7 +563,7 @@ impl Builder<'_> {
         let (mut layout, mut quants, mut scales) = (Layout::default(), 0, 0);
         for (number, (matrix, row)) in rows.iter().enumerate() {
             if !layout.add(matrix, *row..row + 1) {
-                return Err(unable("a scale of the form Q4_0 is too large"));
+                return Err(unable("a scale of the form Q4_0 or Q5_0 is too large"));
             }
             let is_last = number + 1 == rows.len();
             if !is_last && layout.quants.len() < CHUNK_BYTES {
@@ -597,6 +648,18 @@ fn of_part(part: &Part) -> Vec<(&'static str, f64)> {
         ("ROWS", float(part.rows)),
         ("BLOCKS", float(part.columns.div_ceil(BLOCK))),
         ("FIRST", float(part.first)),
+    ]
+}
+
+/// What kernels know of heads.
+fn heads(config: &Config) -> [(&'static str, f64); 5] {
+    let halves = config.rotation == Rotation::Halves;
+    [
+        ("HEADS", float(config.heads)),
+        ("KV_HEADS", float(config.kv_heads)),
+        ("PAIRS", float(config.head_width / 2)),
+        ("ROTATED", float(config.rotated / 2)),
+        ("HALVES", f64::from(u8::from(halves))),
     ]
 }
 

@@ -1,7 +1,8 @@
 // What happens to rows of numbers between two products: norms, rotations, attention and
 // gates. A row is a step of the batch.
 //
-// Numbers of a head are taken in pairs, which positions rotate. Keys and values lie in
+// Numbers of a head are taken in pairs, which positions rotate: neighbours, or one of each
+// half of those that are rotated. Keys and values lie in
 // pages of 32 positions, with 16 bits, a pair in a word: for each page and head of keys and
 // values first the keys, a row of positions for each pair, then the values, a row of pairs
 // for each position. So neighbours in a group read neighbouring words of both.
@@ -38,6 +39,10 @@ override KV_HEADS: u32 = 1;
 // Pairs of a head, and those of them that are rotated.
 override PAIRS: u32 = 1;
 override ROTATED: u32 = 1;
+// Whether those are a number of the first half and its like of the second.
+override HALVES: bool = false;
+// Whether something is added to queries, keys and values.
+override BIASED: bool = false;
 override SCALE: f32 = 1.0;
 
 @group(0) @binding(0) var<storage, read> batch: Batch;
@@ -97,6 +102,32 @@ fn norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 }
 
+// Each head of a row's queries and keys over the root of its mean square, in place: a group
+// for each.
+@compute @workgroup_size(64)
+fn norm_heads(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let begin = group.y * OUT + group.x * 2u * PAIRS;
+    // The keys' weights follow the queries'.
+    let own = select(0u, 2u * PAIRS, group.x >= HEADS);
+    var squares = 0.0;
+    for (var i = local; i < 2u * PAIRS; i += 64u) {
+        let number = out[begin + i];
+        squares += number * number;
+    }
+    let scale = inverseSqrt(sum_of_group(local, 64u, squares) / f32(2u * PAIRS) + EPSILON);
+    for (var i = local; i < 2u * PAIRS; i += 64u) {
+        out[begin + i] = out[begin + i] * scale * weights[own + i];
+    }
+}
+
+// Where a pair's two numbers are in a head of queries or keys.
+fn places_of(pair: u32) -> vec2<u32> {
+    if HALVES && pair < ROTATED {
+        return vec2<u32>(pair, pair + ROTATED);
+    }
+    return vec2<u32>(2u * pair, 2u * pair + 1u);
+}
+
 // Rotates queries in place, and keys on their way into the cache, where values go too: one
 // for each pair of a row's queries, keys and values.
 @compute @workgroup_size(64)
@@ -106,8 +137,17 @@ fn rotate(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let pair = id.x % PAIRS;
-    let at = id.y * OUT + id.x * 2u;
-    var both = vec2<f32>(out[at], out[at + 1u]);
+    let begin_of_head = head * 2u * PAIRS;
+    var of_head = vec2<u32>(2u * pair, 2u * pair + 1u);
+    if head < HEADS + KV_HEADS {
+        of_head = places_of(pair);
+    }
+    let at = of_head + id.y * OUT + begin_of_head;
+    var both = vec2<f32>(out[at.x], out[at.y]);
+    if BIASED {
+        let bias = of_head + begin_of_head;
+        both += vec2<f32>(weights[bias.x], weights[bias.y]);
+    }
     if head < HEADS + KV_HEADS && pair < ROTATED {
         let turn = turns[id.y * ROTATED + pair];
         both = vec2<f32>(
@@ -116,8 +156,8 @@ fn rotate(@builtin(global_invocation_id) id: vec3<u32>) {
         );
     }
     if head < HEADS {
-        out[at] = both.x;
-        out[at + 1u] = both.y;
+        out[at.x] = both.x;
+        out[at.y] = both.y;
         return;
     }
     let place = places[id.y];
@@ -149,8 +189,8 @@ fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
     let end = min(begin + batch.span, place.positions);
     let own = head / (HEADS / KV_HEADS);
     for (var pair = local; pair < PAIRS; pair += 64u) {
-        let at = row * IN + (head * PAIRS + pair) * 2u;
-        query[pair] = vec2<f32>(numbers[at], numbers[at + 1u]) * SCALE;
+        let at = places_of(pair) + row * IN + head * 2u * PAIRS;
+        query[pair] = vec2<f32>(numbers[at.x], numbers[at.y]) * SCALE;
     }
     workgroupBarrier();
     // Where there are fewer pairs than lanes, several lanes share a pair.

@@ -16,11 +16,19 @@ const CACHE_BYTES: u64 = 16 << 20;
 /// The device's engine of a model, and the processor's of the same with wide numbers; none
 /// on a machine without a device.
 fn engines(kind: TensorType, head_width: u64) -> Option<(Device, cpu::Engine)> {
+    engines_of("llama", kind, head_width)
+}
+
+fn engines_of(
+    architecture: &str,
+    kind: TensorType,
+    head_width: u64,
+) -> Option<(Device, cpu::Engine)> {
     let Some((adapter, _)) = adapters().into_iter().next() else {
         println!("skipped: no Vulkan adapter");
         return None;
     };
-    let [narrow, wide] = model_and_its_floats(kind, head_width);
+    let [narrow, wide] = model_and_its_floats(architecture, kind, head_width);
     let gpu = Gpu::open(adapter.index).unwrap();
     let file = Gguf::parse(&narrow).unwrap();
     let device = Device::new(gpu, &Llama::read(&file).unwrap(), CACHE_BYTES).unwrap();
@@ -61,15 +69,25 @@ fn apart(one: &mut dyn Engine, other: &mut dyn Engine, steps: &[Step]) -> f64 {
 
 #[test]
 fn every_type_and_number_of_rows_gives_what_the_processor_gives() {
-    for (kind, head_width) in [
-        (TensorType::F32, 16),
-        (TensorType::F16, 80),
-        (TensorType::Bf16, 160),
-        (TensorType::Q8_0, 16),
-        (TensorType::Q4_0, 64),
-        (TensorType::Q4_1, 32),
+    for (architecture, kind, head_width) in [
+        ("llama", TensorType::F32, 16),
+        ("llama", TensorType::F16, 80),
+        ("llama", TensorType::Bf16, 160),
+        ("llama", TensorType::Q8_0, 16),
+        ("llama", TensorType::Q4_0, 64),
+        ("llama", TensorType::Q4_1, 32),
+        ("llama", TensorType::Q5_0, 16),
+        ("llama", TensorType::Q5_1, 64),
+        ("llama", TensorType::Q4K, 128),
+        ("llama", TensorType::Q5K, 16),
+        ("llama", TensorType::Q6K, 32),
+        ("qwen2", TensorType::F32, 64),
+        ("qwen2", TensorType::Q4K, 16),
+        // Some of a head's numbers are rotated, and all of them.
+        ("qwen3", TensorType::Q6K, 128),
+        ("qwen3", TensorType::Q8_0, 16),
     ] {
-        let Some((mut device, mut processor)) = engines(kind, head_width) else {
+        let Some((mut device, mut processor)) = engines_of(architecture, kind, head_width) else {
             return;
         };
         let mut from = 0;
@@ -78,7 +96,10 @@ fn every_type_and_number_of_rows_gives_what_the_processor_gives() {
         for count in [1, 2, 3, 4, 7, 8, 9, 33, 100, 130, 1, 6] {
             let steps = steps(1, from, count);
             let apart = apart(&mut device, &mut processor, &steps);
-            assert!(apart < 2e-3, "{kind:?}, {count} rows from {from}: {apart}");
+            assert!(
+                apart < 2e-3,
+                "{architecture}, {kind:?}, {count} rows from {from}: {apart}"
+            );
             from += count;
         }
     }
