@@ -272,6 +272,8 @@ pub const CALL_NAME_BYTES_MAX: usize = 64;
 pub const PIECES_MAX: usize = 8;
 /// Bytes of a piece: more than any token has, with what was held back.
 pub const PIECE_BYTES_MAX: usize = 4 << 10;
+/// Tokens that are scored in one call of a model: each takes logits of its own.
+pub const SCORES_MAX: usize = 64;
 /// Bytes of a question's schema, or of its tools. Most have one or two thousand; of this
 /// many a schema that means ill takes a second.
 pub const GRAMMAR_BYTES_MAX: usize = 64 << 10;

@@ -13,8 +13,9 @@
 //! how often chance was asked ([`Ask::draws`]) are all that another worker with the same
 //! file needs, and each [`Word::Wrote`] says both.
 //!
-//! An encoder is asked with Embed instead, and says Embedded, once for each text, where
-//! another model says Wrote.
+//! Whoever doubts an answer has it scored ([`Ask::scores`]): the worker says Scored, for each
+//! of its tokens, where it would else say Wrote. An encoder is asked with Embed instead, and
+//! says Embedded, once for each text.
 //!
 //! Absent: names of models, prices, who asks, and the form in which people ask.
 
@@ -24,7 +25,7 @@ use suanli_protocol::wire::{List, Utf8};
 use super::Detail;
 use crate::limits::{
     ASK_TEXT_BYTES_MAX, BEGUN_TOKENS_MAX, BIASES_MAX, CALL_NAME_BYTES_MAX, EMBED_INPUTS_MAX,
-    ENCODER_CONTEXT_MAX, ENCODER_WIDTH_MAX, LIKELIEST_MAX, PIECE_BYTES_MAX, PIECES_MAX,
+    ENCODER_CONTEXT_MAX, ENCODER_WIDTH_MAX, LIKELIEST_MAX, PIECE_BYTES_MAX, PIECES_MAX, SCORES_MAX,
     STOP_BYTES_MAX, STOPS_MAX, TOKEN_BYTES_MAX, TURN_CALLS_MAX, TURNS_MAX,
 };
 
@@ -87,6 +88,9 @@ pub struct Ask {
     pub form: Form,
     /// Whether each token comes with its likelihood, and with how many of the likeliest.
     pub likeliest: Option<u8>,
+    /// Nothing is to be written: what was written already is held against what would have
+    /// been.
+    pub scores: bool,
 }
 
 impl Ask {
@@ -102,6 +106,7 @@ impl Ask {
             stops: List::default(),
             form: Form::Any,
             likeliest: None,
+            scores: false,
         }
     }
 
@@ -324,6 +329,19 @@ pub struct Likelihood {
     pub likeliest: List<Likely, LIKELIEST_MAX>,
 }
 
+/// What is thought of a token that somebody has written.
+#[derive(Debug, Clone, Copy, PartialEq, Encode, Decode)]
+pub struct Score {
+    /// The logarithm of its likelihood, by the model alone.
+    pub logarithm: f32,
+    /// The token that would have been written here, after the same ones and with the same
+    /// chance; none if none could.
+    pub instead: Option<u32>,
+    /// How far it is behind that one: in units of logits, over the temperature, chance
+    /// included. 0 if it is the same; the largest number if it could not be.
+    pub behind: f32,
+}
+
 /// A token, and its likelihood.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Likely {
@@ -361,6 +379,13 @@ pub enum Word {
         /// How likely it was, if that was asked.
         likelihood: Option<Box<Likelihood>>,
     },
+    /// What is thought of the next tokens of an answer that is scored.
+    Scored {
+        /// Of which answer.
+        number: u64,
+        /// Of each token.
+        scores: List<Score, SCORES_MAX>,
+    },
     /// A vector: of the next text, in the order of the question.
     Embedded {
         /// Of which answer.
@@ -395,6 +420,7 @@ impl Word {
             Self::Loaded(_) => None,
             Self::Began { number, .. }
             | Self::Wrote { number, .. }
+            | Self::Scored { number, .. }
             | Self::Embedded { number, .. }
             | Self::Ended { number, .. }
             | Self::Refused { number, .. } => Some(*number),
@@ -405,9 +431,11 @@ impl Word {
     pub fn pieces(&self) -> &[Piece] {
         match self {
             Self::Wrote { pieces, .. } | Self::Ended { pieces, .. } => pieces,
-            Self::Loaded(_) | Self::Began { .. } | Self::Embedded { .. } | Self::Refused { .. } => {
-                &[]
-            }
+            Self::Loaded(_)
+            | Self::Began { .. }
+            | Self::Scored { .. }
+            | Self::Embedded { .. }
+            | Self::Refused { .. } => &[],
         }
     }
 

@@ -40,9 +40,12 @@ use super::{
 use crate::{
     ipc::model::{
         Ask, Call, Facts, Finish, Form, Likelihood, Likely, Load, Piece, PieceText, Pieces, Prompt,
-        Sampling, Speaker, Tools, Turn, Word,
+        Sampling, Score, Speaker, Tools, Turn, Word,
     },
-    limits::{ANSWERS_MAX, LIKELIEST_MAX, MODEL_STEPS_MAX, PIECE_BYTES_MAX, PROMPT_STEPS_BESIDE},
+    limits::{
+        ANSWERS_MAX, LIKELIEST_MAX, MODEL_STEPS_MAX, PIECE_BYTES_MAX, PROMPT_STEPS_BESIDE,
+        SCORES_MAX,
+    },
 };
 
 /// Why a file's model can't be served.
@@ -133,6 +136,8 @@ struct Answer {
     length_max: usize,
     text: Writing,
     choice: Choice,
+    /// If it is only scored: the position after which the next token is.
+    scored: Option<usize>,
 }
 
 /// What chooses an answer's tokens.
@@ -180,13 +185,25 @@ impl Choice {
         if self.shifts.is_none() && self.grammar.is_none() {
             return Ok(self.sampler.sample(logits));
         }
+        self.change(logits)?;
+        Ok(self.sampler.sample(&self.logits))
+    }
+
+    /// The next token, and how far another is behind it; none if no token fits.
+    fn doubt(&mut self, logits: &[f32], token: u32) -> Option<(u32, f32)> {
+        self.change(logits).ok()?;
+        Some(self.sampler.doubt(&self.logits, token))
+    }
+
+    /// Takes over logits as what is wanted of the answer changes them.
+    fn change(&mut self, logits: &[f32]) -> Result<(), GrammarError> {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         self.shifts.apply(&mut self.logits);
         if let Some(grammar) = &mut self.grammar {
             grammar.allowed()?.apply(&mut self.logits);
         }
-        Ok(self.sampler.sample(&self.logits))
+        Ok(())
     }
 
     /// An answer has one token more.
@@ -224,8 +241,18 @@ impl Choice {
 }
 
 impl Answer {
+    /// Steps until it has what it is computed for: the next token, or the last score.
     fn pending(&self) -> usize {
-        self.tokens.len() - self.computed
+        let all = self.tokens.len() - usize::from(self.scored.is_some());
+        all - self.computed
+    }
+
+    /// Whether what follows a position is wanted.
+    fn wants(&self, position: usize) -> bool {
+        match self.scored {
+            Some(next) => position >= next,
+            None => position + 1 == self.tokens.len(),
+        }
     }
 
     fn ended(self, finish: Finish) -> Word {
@@ -342,7 +369,11 @@ impl Answers {
             number,
             form: ask.form.clone(),
             tools: ask.tools().cloned(),
-            begun: ask.begun.to_vec(),
+            begun: if ask.scores {
+                Vec::new()
+            } else {
+                ask.begun.to_vec()
+            },
         };
         match maker.order(wanted) {
             true => Ok(()),
@@ -382,6 +413,12 @@ impl Answers {
             number: answer.number,
             read: answer.read,
         });
+        if answer.scored.is_some() {
+            return match answer.pending() {
+                0 => say(answer.ended(Finish::Stop)),
+                _ => self.waiting.push_back(answer),
+            };
+        }
         if answer.choice.is_over() {
             answer.text.end();
         }
@@ -417,7 +454,9 @@ impl Answers {
         for token in &ask.begun {
             // Whoever wrote them has given that text out.
             let _ = text.push(&self.tokenizer, *token);
-            choice.shifts.took(*token);
+            if !ask.scores {
+                choice.shifts.took(*token);
+            }
         }
         let most = ask.tokens_max.map_or(usize::MAX, |most| {
             usize::try_from(most).unwrap_or(usize::MAX)
@@ -432,6 +471,7 @@ impl Answers {
             length_max: asked.saturating_add(most).min(self.context),
             text,
             choice,
+            scored: ask.scores.then(|| asked - 1),
         })
     }
 
@@ -569,7 +609,13 @@ impl Answers {
         for answer in &mut running {
             let is_its = |step: &&Step| step.sequence == answer.sequence;
             answer.computed += steps.iter().filter(is_its).count();
-            if let Some((_, row)) = rows.iter().find(|(step, _)| is_its(step))
+            if let Some(next) = answer.scored {
+                let its = rows.iter().filter(|(step, _)| is_its(step));
+                let its: Vec<&[f32]> = its.map(|(_, row)| *row).collect();
+                if !its.is_empty() {
+                    say(score(answer, next, &its));
+                }
+            } else if let Some((_, row)) = rows.iter().find(|(step, _)| is_its(step))
                 && let Err(error) = write(&self.tokenizer, answer, row, &mut say)
             {
                 tracing::debug!(%error, "an answer can't be held to its form");
@@ -579,6 +625,12 @@ impl Answers {
         for answer in running {
             let finish = if stuck.contains(&answer.number) {
                 Finish::Stuck
+            } else if answer.scored.is_some() {
+                if answer.pending() > 0 {
+                    self.running.push(answer);
+                    continue;
+                }
+                Finish::Stop
             } else if answer.text.is_over() {
                 Finish::Stop
             } else if answer.tokens.len() >= answer.length_max {
@@ -604,14 +656,42 @@ fn refused(number: u64, error: &impl std::fmt::Display) -> Word {
 }
 
 fn next_steps(answer: &Answer, most: usize) -> impl Iterator<Item = Step> {
-    let last = answer.tokens.len() - 1;
-    let pending = answer.tokens.iter().enumerate().skip(answer.computed);
-    pending.take(most).map(move |(position, token)| Step {
+    let most = match answer.scored {
+        Some(_) => most.min(SCORES_MAX),
+        None => most,
+    };
+    let steps = most.min(answer.pending());
+    let tokens = answer.tokens.iter().enumerate().skip(answer.computed);
+    tokens.take(steps).map(|(position, token)| Step {
         sequence: answer.sequence,
         token: *token,
         position: u32::try_from(position).unwrap_or(u32::MAX),
-        wants_logits: position == last,
+        wants_logits: answer.wants(position),
     })
+}
+
+/// Scores the tokens that follow some steps.
+fn score(answer: &mut Answer, mut next: usize, rows: &[&[f32]]) -> Word {
+    let mut scores = Vec::with_capacity(rows.len());
+    for logits in rows {
+        next += 1;
+        let Some(token) = answer.tokens.get(next).copied() else {
+            break;
+        };
+        let doubt = answer.choice.doubt(logits, token);
+        // One that its form does not allow is seen by what would have come instead.
+        let _ = answer.choice.took(token);
+        scores.push(Score {
+            logarithm: likelihoods(logits, token, 0).0,
+            instead: doubt.map(|(instead, _)| instead),
+            behind: doubt.map_or(f32::MAX, |(_, behind)| behind),
+        });
+    }
+    answer.scored = Some(next);
+    Word::Scored {
+        number: answer.number,
+        scores: List::truncated(scores),
+    }
 }
 
 /// Writes a token, unless it says that the answer is over.
@@ -1095,6 +1175,52 @@ mod tests {
             );
             assert!(words.last().is_some_and(Word::is_last));
         }
+    }
+
+    #[test]
+    fn who_doubts_an_answer_finds_the_same_tokens_or_others() {
+        for (form, temperature) in [(false, 0.9), (false, 0.0), (true, 0.9)] {
+            let mut asked = if form { of_form(3) } else { ask("he said", 60) };
+            asked.sampling.temperature = temperature;
+            asked.sampling.frequency_penalty = 0.1;
+            let tokens = alone(&asked).tokens;
+            let mut doubted = asked.clone();
+            doubted.scores = true;
+            doubted.begun = List::truncated(tokens.clone());
+            let page = 2 * 2 * 2 * 32 * 32;
+            // Also where another takes its room in the middle.
+            for pages in [100, 5] {
+                let mut answers = answers(pages * page);
+                let mut words = Vec::new();
+                answers.ask(2, &ask("what else", 60), |word| words.push(word));
+                answers.step(|word| words.push(word)).unwrap();
+                answers.ask(1, &doubted, |word| words.push(word));
+                finish(&mut answers, &mut words);
+                let scores = scores(&words);
+                let instead: Vec<u32> = scores.iter().filter_map(|score| score.instead).collect();
+                assert_eq!(instead, tokens);
+                assert!(scores.iter().all(|score| score.logarithm <= 0.0));
+            }
+            // One token that another model would have written is seen, and only that one.
+            let middle = tokens.len() / 2;
+            let mut other = tokens.clone();
+            other[middle] = (other[middle] + 1) % 256 + 3;
+            doubted.begun = List::truncated(other.clone());
+            let words = all_words(&mut answers(1 << 20), &doubted);
+            let scores = scores(&words);
+            assert_eq!(scores.len(), other.len());
+            assert_ne!(scores[middle].instead, Some(other[middle]));
+            let before = scores[..middle].iter().map(|score| score.instead);
+            assert!(before.eq(other[..middle].iter().copied().map(Some)));
+        }
+    }
+
+    fn scores(words: &[Word]) -> Vec<Score> {
+        let scores = words.iter().filter_map(|word| match word {
+            Word::Scored { number: 1, scores } => Some(scores.to_vec()),
+            _ => None,
+        });
+        scores.flatten().collect()
     }
 
     #[test]

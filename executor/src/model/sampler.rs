@@ -5,10 +5,17 @@
 //! [`min_p`](SamplerOptions::min_p) of the best one's likelihood are left out, and of
 //! the rest the likeliest that make up [`top_p`](SamplerOptions::top_p).
 //!
-//! Chance is ChaCha8 from a seed, one 64-bit number a draw. A sampler is known by its
-//! options, its seed and how many draws it has made: with these another machine goes on
-//! where this one stopped, and equal logits give equal tokens everywhere, because only
-//! additions, multiplications and comparisons are used, in a fixed order.
+//! Chance is ChaCha8 from a seed, one 64-bit number a draw, of which each token gets noise of
+//! its own (Gumbel's distribution): the token with the largest sum of logit and noise is
+//! drawn. That is as likely as it should be, and it is hardly moved by small differences:
+//! who computes the same logits in another arithmetic draws the same token but where two
+//! sums are nearly equal. So a drawn answer can be held against the model that is said to
+//! have written it ([`Sampler::doubt`]).
+//!
+//! A sampler is known by its options, its seed and how many draws it has made: with these
+//! another machine goes on where this one stopped, and equal logits give equal tokens
+//! everywhere, because only additions, multiplications, divisions and comparisons are used,
+//! in a fixed order.
 //!
 //! What shifts logits before that, penalties for repetition and biases, is [`Shifts`]; what
 //! leaves out tokens because of a form is a [`grammar`](super::grammar)'s. [`likelihoods`]
@@ -73,7 +80,15 @@ pub struct Sampler {
     random: ChaCha8Rng,
     draws: u64,
     /// Kept for its room.
-    candidates: Vec<(f32, u32)>,
+    candidates: Vec<Candidate>,
+}
+
+/// A token that may be drawn.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    token: u32,
+    /// As a part of the best one's.
+    likelihood: f32,
 }
 
 impl SamplerOptions {
@@ -137,53 +152,136 @@ impl Sampler {
     /// The next token. Logits that are no numbers are never chosen, unless all are: then
     /// it is token 0.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        self.choose(logits).0
+    }
+
+    /// The next token, and by how much another one is less than it: in units of logits, over
+    /// the temperature. 0 for the token itself.
+    pub fn doubt(&mut self, logits: &[f32], token: u32) -> (u32, f32) {
+        let own = usize::try_from(token).ok();
+        let own = own.and_then(|token| logits.get(token)).copied();
+        let own = own.filter(|logit| logit.is_finite());
+        let (chosen, largest, noise) = self.choose(logits);
+        let behind = own.map(|own| match noise {
+            None => f64::from(largest - own),
+            Some(noise) => {
+                let scaled = f64::from((own - largest) * self.inverse());
+                noise.best - (scaled + noise.of(token))
+            }
+        });
+        #[allow(clippy::cast_possible_truncation, reason = "logits are of 32 bits")]
+        let behind = behind.map_or(f32::MAX, |behind| behind.max(0.0) as f32);
+        (chosen, if chosen == token { 0.0 } else { behind })
+    }
+
+    fn inverse(&self) -> f32 {
+        1.0 / self.options.temperature
+    }
+
+    /// The next token, the largest logit, and the noise that was drawn.
+    fn choose(&mut self, logits: &[f32]) -> (u32, f32, Option<Noise>) {
         let (best, largest) = best(logits);
         if self.options.temperature == 0.0 || !largest.is_finite() {
-            return best;
+            return (best, largest, None);
         }
-        let inverse = 1.0 / self.options.temperature;
+        self.narrow(logits, largest);
+        let inverse = self.inverse();
+        let mut noise = Noise {
+            key: self.draw(),
+            best: f64::NEG_INFINITY,
+        };
+        let mut chosen = best;
+        for candidate in &self.candidates {
+            let token = candidate.token;
+            let logit = usize::try_from(token).map_or(largest, |token| logits[token]);
+            let sum = f64::from((logit - largest) * inverse) + noise.of(token);
+            if sum > noise.best {
+                (chosen, noise.best) = (token, sum);
+            }
+        }
+        (chosen, largest, Some(noise))
+    }
+
+    /// Finds the tokens that may be drawn.
+    fn narrow(&mut self, logits: &[f32], largest: f32) {
+        let inverse = self.inverse();
         let least = self.options.min_p.max(NEGLIGIBLE);
         self.candidates.clear();
         for (token, logit) in (0..).zip(logits) {
             let likelihood = exponential((logit - largest) * inverse);
             if likelihood >= least {
-                self.candidates.push((likelihood, token));
+                self.candidates.push(Candidate { token, likelihood });
             }
         }
-        self.candidates
-            .sort_unstable_by(|(a, first), (b, second)| b.total_cmp(a).then(first.cmp(second)));
-        let all: f64 = self
-            .candidates
-            .iter()
-            .map(|(share, _)| f64::from(*share))
-            .sum();
+        if self.options.top_p >= 1.0 {
+            return;
+        }
+        let share = |candidate: &Candidate| f64::from(candidate.likelihood);
+        let likelier = |one: &Candidate, other: &Candidate| {
+            let by_share = other.likelihood.total_cmp(&one.likelihood);
+            by_share.then(one.token.cmp(&other.token))
+        };
+        self.candidates.sort_unstable_by(likelier);
+        let all: f64 = self.candidates.iter().map(share).sum();
         let wanted = all * f64::from(self.options.top_p);
         let (mut kept, mut count) = (0.0, 0);
         while count < self.candidates.len() && kept < wanted {
-            kept += f64::from(self.candidates[count].0);
+            kept += share(&self.candidates[count]);
             count += 1;
         }
-        let mut left = self.draw() * kept;
-        for (share, token) in &self.candidates[..count] {
-            left -= f64::from(*share);
-            if left < 0.0 {
-                return *token;
-            }
-        }
-        // Only rounding leads here.
-        self.candidates[..count]
-            .last()
-            .map_or(best, |(_, token)| *token)
+        self.candidates.truncate(count);
     }
 
-    /// From 0 to 1, without 1.
-    fn draw(&mut self) -> f64 {
-        const UNIT: f64 = 1.0 / 9_007_199_254_740_992.0;
+    fn draw(&mut self) -> u64 {
         self.draws = self.draws.wrapping_add(1);
-        #[allow(clippy::cast_precision_loss, reason = "53 bits are exact")]
-        let whole = (self.random.next_u64() >> 11) as f64;
-        whole * UNIT
+        self.random.next_u64()
     }
+}
+
+/// What one draw gives to each token.
+#[derive(Debug, Clone, Copy)]
+struct Noise {
+    key: u64,
+    /// The largest sum of a logit, over the temperature, and its noise.
+    best: f64,
+}
+
+impl Noise {
+    /// A token's noise.
+    fn of(&self, token: u32) -> f64 {
+        const UNIT: f64 = 1.0 / 9_007_199_254_740_992.0;
+        // The finaliser of SplitMix64, over numbers that are far apart.
+        let mut mixed = self.key ^ u64::from(token).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        #[allow(clippy::cast_precision_loss, reason = "53 bits are exact")]
+        let even = ((mixed >> 11) as f64 + 0.5) * UNIT;
+        -logarithm(-logarithm(even))
+    }
+}
+
+/// The natural logarithm of a positive number that is not subnormal, with an error below
+/// 1e-12, by operations that give the same everywhere.
+fn logarithm(number: f64) -> f64 {
+    const EXPONENT: u64 = 0x7ff;
+    let bits = number.to_bits();
+    let mut exponent = ((bits >> 52) & EXPONENT).cast_signed() - 1023;
+    let mut rest = f64::from_bits((bits & !(EXPONENT << 52)) | (1023 << 52));
+    if rest > std::f64::consts::SQRT_2 {
+        rest *= 0.5;
+        exponent += 1;
+    }
+    // ln((1 + s) / (1 - s)) = 2 (s + s^3 / 3 + s^5 / 5 + …), and s is below 0.172.
+    let s = (rest - 1.0) / (rest + 1.0);
+    let square = s * s;
+    let mut series = 0.0;
+    for divisor in [15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        series = series * square + 1.0 / divisor;
+    }
+    #[allow(clippy::cast_precision_loss, reason = "below 2000")]
+    let exponent = exponent as f64;
+    2.0 * s * series + exponent * std::f64::consts::LN_2
 }
 
 /// What is added to logits, or taken from them, because of what a question says and of what
@@ -373,6 +471,49 @@ mod tests {
         let mut sampler = Sampler::new(options(1.0, 1.0, 0.0), [9; 32]).unwrap();
         let tokens: Vec<u32> = (0..12).map(|_| sampler.sample(&LOGITS)).collect();
         assert_eq!(tokens, [4, 4, 4, 2, 4, 1, 4, 1, 4, 2, 4, 1]);
+    }
+
+    #[test]
+    fn the_logarithm_is_near_the_true_one() {
+        for power in -60..10 {
+            for part in [1.0, 1.2, 1.414, 1.415, 1.7, 1.999_999] {
+                let number = part * 2.0_f64.powi(power);
+                let error = (logarithm(number) - number.ln()).abs();
+                assert!(
+                    error < 1e-12 * number.ln().abs().max(1.0),
+                    "{number} {error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_little_other_logits_mostly_draw_the_same_token() {
+        let logits: Vec<f32> = (0..2000_u16).map(|n| f32::from(n % 97) * 0.1).collect();
+        let other: Vec<f32> = (0..2000_u16)
+            .map(|n| f32::from(n % 97) * 0.1 + f32::from(n % 7) * 0.002)
+            .collect();
+        let mut first = Sampler::new(options(1.0, 1.0, 0.0), [4; 32]).unwrap();
+        let mut second = first.clone();
+        let mut equal = 0;
+        for _ in 0..500 {
+            let token = first.sample(&logits);
+            let (instead, behind) = second.doubt(&other, token);
+            equal += u32::from(instead == token);
+            // What is not drawn here was nearly drawn.
+            assert!((0.0..0.02).contains(&behind), "{behind}");
+        }
+        assert!(equal > 490, "{equal}");
+        // Another seed draws others, that lie far behind.
+        let mut third = Sampler::new(options(1.0, 1.0, 0.0), [5; 32]).unwrap();
+        let behind: f32 = (0..500)
+            .map(|_| third.doubt(&logits, first.sample(&logits)).1)
+            .sum();
+        assert!(behind / 500.0 > 2.0, "{behind}");
+        let mut greedy = Sampler::new(SamplerOptions::GREEDY, [0; 32]).unwrap();
+        assert_eq!(greedy.doubt(&LOGITS, 2), (1, 0.5));
+        assert_eq!(greedy.doubt(&LOGITS, 3), (1, f32::MAX));
+        assert_eq!(greedy.doubt(&LOGITS, 99), (1, f32::MAX));
     }
 
     #[test]
