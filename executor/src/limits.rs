@@ -288,7 +288,24 @@ pub const GRAMMAR_STEP_FUEL: u64 = 100_000;
 /// and in items: some two.
 pub const GRAMMAR_STEP_ITEMS_MAX: usize = 50_000;
 /// States of a grammar's lexer, of one or two kilobytes each.
-pub const GRAMMAR_LEXER_STATES_MAX: usize = 10_000;
+pub const GRAMMAR_LEXER_STATES_MAX: usize = 5_000;
+/// Ways in which a grammar may go on at once.
+pub const GRAMMAR_ITEMS_MAX: usize = 1_000;
+/// Names of properties by patterns, in all of a schema: each is compared with all others.
+pub const GRAMMAR_PATTERNS_MAX: usize = 16;
+/// Answers of a form at once, in a model's worker: each may take some ten megabytes. Others
+/// wait for their turn.
+pub const FORMS_MAX: usize = 32;
+/// A grammar that is not made within this time is given up.
+pub const GRAMMAR_TIME_MAX: Duration = Duration::from_secs(10);
+/// Threads that were given up with one, and have not ended: with more of them no answers of
+/// a form are given.
+pub const GRAMMAR_THREADS_MAX: usize = 2;
+/// Bytes of a token, and of all of a vocabulary, where answers are to have forms: what the
+/// crate `llguidance` can arrange.
+pub const GRAMMAR_TOKEN_BYTES_MAX: usize = 1_000;
+/// See [`GRAMMAR_TOKEN_BYTES_MAX`].
+pub const GRAMMAR_VOCABULARY_BYTES_MAX: usize = 4_000_000;
 /// Symbols of a grammar: four megabytes.
 pub const GRAMMAR_SIZE_MAX: usize = 100_000;
 /// Questions that a model's worker computes at once. More give hardly more speed, and each

@@ -20,6 +20,10 @@ use std::{
     fs::File,
     os::fd::AsFd as _,
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -46,8 +50,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const IS_WELL_AFTER: Duration = Duration::from_secs(60);
 /// Orders on their way to a worker.
 const ORDERS: usize = 64;
-/// Memory beside weights and cache: the vocabulary, rows of a batch, threads.
-const MEMORY_BESIDE: u64 = 1 << 30;
+/// Memory beside weights and cache: the vocabulary, rows of a batch, threads, and the forms
+/// of answers.
+const MEMORY_BESIDE: u64 = 3 << 29;
 /// Words of an answer beside its tokens.
 const WORDS_BESIDE: usize = 4;
 
@@ -84,12 +89,13 @@ pub enum ModelState {
 pub struct ModelServer {
     orders: mpsc::Sender<Command>,
     state: watch::Receiver<ModelState>,
+    /// The number of the last question.
+    numbers: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 enum Command {
-    Ask(Box<Ask>, mpsc::Sender<Word>),
-    Embed(Box<Embed>, mpsc::Sender<Word>),
+    Ask(Order, mpsc::Sender<Word>),
     Stop(u64),
 }
 
@@ -142,13 +148,17 @@ impl ModelServer {
             queue,
             states,
             answers: BTreeMap::new(),
-            numbers: 0,
             file: None,
         };
         std::thread::Builder::new()
             .name("suanli-model".to_owned())
             .spawn(move || runtime.block_on(task.run()))?;
-        Ok(Self { orders, state })
+        let numbers = Arc::default();
+        Ok(Self {
+            orders,
+            state,
+            numbers,
+        })
     }
 
     /// How it is, and how it becomes.
@@ -161,14 +171,16 @@ impl ModelServer {
         let most = ask.tokens_max.unwrap_or(u32::MAX);
         let tokens = self.context().map_or(0, |context| most.min(context));
         let tokens = usize::try_from(tokens).unwrap_or(0);
-        self.order(tokens, |words| Command::Ask(Box::new(ask), words))
+        let ask = Box::new(ask);
+        self.order(tokens, |number| Order::Ask { number, ask })
             .await
     }
 
     /// Asks an encoder. Of a model that is down no word comes.
     pub async fn embed(&self, embed: Embed) -> ModelAnswer {
         let vectors = embed.inputs.len();
-        self.order(vectors, |words| Command::Embed(Box::new(embed), words))
+        let embed = Box::new(embed);
+        self.order(vectors, |number| Order::Embed { number, embed })
             .await
     }
 
@@ -180,18 +192,18 @@ impl ModelServer {
     }
 
     /// All that an answer may have fits: the task never waits for who hears it.
-    async fn order(
-        &self,
-        words: usize,
-        command: impl FnOnce(mpsc::Sender<Word>) -> Command,
-    ) -> ModelAnswer {
+    async fn order(&self, words: usize, order: impl FnOnce(u64) -> Order) -> ModelAnswer {
         let (sender, words) = mpsc::channel(words + WORDS_BESIDE);
-        if self.context().is_some() {
-            let _ = self.orders.send(command(sender)).await;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        let serves = self.context().is_some();
+        if serves {
+            let asked = Command::Ask(order(number), sender);
+            let _ = self.orders.send(asked).await;
         }
         ModelAnswer {
             words,
-            number: None,
+            // Whoever hangs up before the first word stops it as well.
+            number: Some(number).filter(|_| serves),
             orders: self.orders.clone(),
         }
     }
@@ -203,7 +215,6 @@ struct Task {
     queue: mpsc::Receiver<Command>,
     states: watch::Sender<ModelState>,
     answers: BTreeMap<u64, mpsc::Sender<Word>>,
-    numbers: u64,
     /// The model's file: the one that was opened first, whatever lies there later.
     file: Option<File>,
 }
@@ -298,11 +309,11 @@ impl Task {
                 next = next_order(&mut self.queue, orders) => {
                     let (place, command) = next?;
                     let order = match command {
-                        Command::Ask(ask, words) => {
-                            Order::Ask { number: self.number(words), ask }
-                        }
-                        Command::Embed(embed, words) => {
-                            Order::Embed { number: self.number(words), embed }
+                        Command::Ask(order, words) => {
+                            if let Order::Ask { number, .. } | Order::Embed { number, .. } = &order {
+                                self.answers.insert(*number, words);
+                            }
+                            order
                         }
                         Command::Stop(number) => Order::Stop(number),
                     };
@@ -310,13 +321,6 @@ impl Task {
                 }
             }
         }
-    }
-
-    /// The next answer's number; its words go there.
-    fn number(&mut self, words: mpsc::Sender<Word>) -> u64 {
-        self.numbers += 1;
-        self.answers.insert(self.numbers, words);
-        self.numbers
     }
 
     /// Gives a word to who hears it. The order to stop, if nobody does.
@@ -400,8 +404,11 @@ fn unexpected(reply: Option<Result<Reply, IpcError>>) -> String {
 /// Speaks while others listen: a worker that writes is not one that reads.
 async fn speak(speaker: Speaker, mut orders: mpsc::Receiver<Order>) {
     while let Some(order) = orders.recv().await {
-        if speaker.send(&Request::Model(order), &[]).await.is_err() {
-            return;
+        match speaker.send(&Request::Model(order), &[]).await {
+            Ok(()) => {}
+            // Whoever makes orders keeps them shorter; no other waits for one that is not.
+            Err(error @ IpcError::FrameTooLong { .. }) => tracing::error!(%error, "not asked"),
+            Err(_) => return,
         }
     }
 }

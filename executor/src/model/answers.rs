@@ -21,7 +21,14 @@
 //!
 //! Absent: who asks, fairness between them, and time.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::Value;
 use suanli_protocol::wire::{List, Utf8};
@@ -35,7 +42,7 @@ use super::{
     llama::{Llama, ModelError},
     sampler::{Sampler, SamplerError, SamplerOptions, Shifts, likelihoods},
     tokenizer::{Tokenizer, TokenizerError},
-    writing::{self, Writing},
+    writing::{self, Calls, Writing},
 };
 use crate::{
     ipc::model::{
@@ -43,8 +50,8 @@ use crate::{
         Sampling, Score, Speaker, Tools, Turn, Word,
     },
     limits::{
-        ANSWERS_MAX, LIKELIEST_MAX, MODEL_STEPS_MAX, PIECE_BYTES_MAX, PROMPT_STEPS_BESIDE,
-        SCORES_MAX,
+        ANSWERS_MAX, FORMS_MAX, GRAMMAR_BYTES_MAX, LIKELIEST_MAX, MODEL_STEPS_MAX, PIECE_BYTES_MAX,
+        PROMPT_STEPS_BESIDE, SCORES_MAX,
     },
 };
 
@@ -83,10 +90,8 @@ enum AskError {
     Tokens(#[from] TokenizerError),
     #[error(transparent)]
     Sampler(#[from] SamplerError),
-    #[error("answers of a form can't be given now: {0}")]
-    NoThread(#[from] std::io::Error),
-    #[error("too many answers of a form are asked for; ask again later")]
-    Busy,
+    #[error("the question's tools have {0} bytes, and at most {GRAMMAR_BYTES_MAX} are read")]
+    Tools(usize),
     #[error("the question is empty")]
     Empty,
     #[error("the token {0} is not one of the model's")]
@@ -107,8 +112,10 @@ pub struct Answers {
     engine: Box<dyn Engine>,
     tokenizer: Tokenizer,
     chat: Option<Chat>,
-    /// For answers that must have a form; started when the first is asked for.
-    grammars: Option<Maker>,
+    /// For answers that must have a form.
+    grammars: Maker,
+    /// Grammars whose turn has not come.
+    wanted: VecDeque<Wanted>,
     facts: Facts,
     /// Positions that a question and its answer may take.
     context: usize,
@@ -138,6 +145,8 @@ struct Answer {
     choice: Choice,
     /// If it is only scored: the position after which the next token is.
     scored: Option<usize>,
+    /// Nobody wants it any more.
+    is_left: Arc<AtomicBool>,
 }
 
 /// What chooses an answer's tokens.
@@ -323,9 +332,10 @@ impl Answers {
         Ok(Self {
             engine,
             text_bytes_max: context.saturating_mul(tokenizer.longest()),
+            grammars: Maker::new(tokenizer.clone()),
+            wanted: VecDeque::new(),
             tokenizer,
             chat,
-            grammars: None,
             facts,
             context,
             sequences: 0,
@@ -351,44 +361,35 @@ impl Answers {
             Ok(answer) if ask.form == Form::Any && ask.tools().is_none() => {
                 self.begin(answer, say);
             }
-            Ok(answer) => match self.form(number, ask) {
-                Ok(()) => self.forming.push(answer),
-                Err(error) => say(refused(number, &error)),
-            },
+            Ok(answer) => {
+                self.wanted.push_back(wanted(&answer, ask));
+                self.forming.push(answer);
+            }
             Err(error) => say(refused(number, &error)),
         }
     }
 
-    /// Has an answer's grammar made.
-    fn form(&mut self, number: u64, ask: &Ask) -> Result<(), AskError> {
-        let maker = match &mut self.grammars {
-            Some(maker) => maker,
-            none => none.insert(Maker::start(&self.tokenizer)?),
-        };
-        let wanted = Wanted {
-            number,
-            form: ask.form.clone(),
-            tools: ask.tools().cloned(),
-            begun: if ask.scores {
-                Vec::new()
-            } else {
-                ask.begun.to_vec()
-            },
-        };
-        match maker.order(wanted) {
-            true => Ok(()),
-            false => Err(AskError::Busy),
+    /// Orders grammars, and takes those that are made. Waits for one if there is nothing else
+    /// to do.
+    fn form(&mut self, mut say: impl FnMut(Word)) {
+        let all = self.running.iter().chain(&self.waiting);
+        let of_form = all.filter(|one| one.choice.grammar.is_some()).count();
+        // Those that are being made have left the line, and are of a form soon.
+        let made = self.forming.len().saturating_sub(self.wanted.len());
+        let places = FORMS_MAX.saturating_sub(of_form + made);
+        for wanted in self.wanted.drain(..places.min(self.wanted.len())) {
+            let number = wanted.number;
+            if let Err(error) = self.grammars.order(wanted) {
+                self.forming.retain(|one| one.number != number);
+                say(refused(number, &error));
+            }
         }
-    }
-
-    /// Takes grammars that are made. Waits for one if there is nothing else to do.
-    fn formed(&mut self, mut say: impl FnMut(Word)) {
-        while let Some(maker) = self.grammars.as_ref().filter(|_| !self.forming.is_empty()) {
-            let works = !self.running.is_empty() || !self.waiting.is_empty();
-            let patience = if works { Duration::ZERO } else { HEARS_AGAIN };
-            let Some(made) = maker.made(patience) else {
-                return;
-            };
+        let works = !self.running.is_empty() || !self.waiting.is_empty();
+        let patience = match works || self.forming.is_empty() {
+            true => Duration::ZERO,
+            false => HEARS_AGAIN,
+        };
+        for made in self.grammars.made(patience) {
             let place = self
                 .forming
                 .iter()
@@ -450,7 +451,13 @@ impl Answers {
         }
         let mut choice = Choice::of(ask)?;
         let stops = ask.stops.iter().map(|stop| String::from(&**stop));
-        let mut text = Writing::new(stops, ask.tools().is_some());
+        let calls = match (ask.tools(), &ask.form) {
+            (None, _) => Calls::None,
+            (Some(_), Form::Any) => Calls::Anywhere,
+            // JSON may have in a text what would be a call.
+            (Some(_), Form::Json | Form::Schema { .. }) => Calls::First,
+        };
+        let mut text = Writing::new(stops, calls);
         for token in &ask.begun {
             // Whoever wrote them has given that text out.
             let _ = text.push(&self.tokenizer, *token);
@@ -472,6 +479,7 @@ impl Answers {
             text,
             choice,
             scored: ask.scores.then(|| asked - 1),
+            is_left: Arc::default(),
         })
     }
 
@@ -480,6 +488,9 @@ impl Answers {
         let bytes = match prompt {
             Prompt::Conversation { turns, tools } => {
                 let tools = tools.as_ref().map_or(0, |tools| tools.functions.len());
+                if tools > GRAMMAR_BYTES_MAX {
+                    return Err(AskError::Tools(tools));
+                }
                 turns.iter().map(bytes).sum::<usize>() + tools
             }
             Prompt::Text(text) => text.len(),
@@ -519,6 +530,8 @@ impl Answers {
             }
         };
         if let Some(answer) = answer {
+            self.wanted.retain(|one| one.number != number);
+            answer.is_left.store(true, Ordering::Relaxed);
             self.engine.end(answer.sequence);
             say(answer.ended(Finish::Stopped));
         }
@@ -530,7 +543,7 @@ impl Answers {
     ///
     /// [`EngineError::Device`]: nothing more will be computed.
     pub fn step(&mut self, mut say: impl FnMut(Word)) -> Result<(), EngineError> {
-        self.formed(&mut say);
+        self.form(&mut say);
         self.admit();
         let steps = loop {
             let steps = self.steps();
@@ -649,6 +662,21 @@ impl Answers {
 const ROOM: usize = 32;
 /// While only a grammar is waited for, orders are heard again after this long.
 const HEARS_AGAIN: Duration = Duration::from_millis(5);
+
+/// What an answer's grammar is made of.
+fn wanted(answer: &Answer, ask: &Ask) -> Wanted {
+    let begun = match ask.scores {
+        true => Vec::new(),
+        false => ask.begun.to_vec(),
+    };
+    Wanted {
+        number: answer.number,
+        form: ask.form.clone(),
+        tools: ask.tools().cloned(),
+        begun,
+        is_left: Arc::clone(&answer.is_left),
+    }
+}
 
 fn refused(number: u64, error: &impl std::fmt::Display) -> Word {
     let why = Utf8::cut(&error.to_string());
@@ -808,7 +836,6 @@ mod tests {
     use super::*;
     use crate::{
         ipc::model::Use,
-        limits::GRAMMAR_BYTES_MAX,
         model::{gguf::TensorType, testing::tiny},
     };
 
@@ -1161,8 +1188,19 @@ mod tests {
         let times = r#"{ "type": "array", "minItems": 100000, "items": { "type": "integer" } }"#;
         let recursive = r##"{ "$defs": { "a": { "anyOf": [{ "$ref": "#/$defs/a" }, { "type":
             "array", "items": { "$ref": "#/$defs/a" } }] } }, "$ref": "#/$defs/a" }"##;
+        // Each refers to the next one.
+        let chain: Vec<String> = (0..1500)
+            .map(|n| {
+                let next = n + 1;
+                format!(r##""a{n}": {{ "allOf": [{{ "$ref": "#/$defs/a{next}" }}] }}"##)
+            })
+            .collect();
+        let chain = format!(
+            r##"{{ "$defs": {{ {}, "a1500": true }}, "$ref": "#/$defs/a0" }}"##,
+            chain.join(",")
+        );
         let mut answers = long();
-        for schema in [&nested, pattern, &many, times, recursive] {
+        for schema in [&nested, pattern, &many, times, recursive, &chain] {
             let words = all_words(
                 &mut answers,
                 &Ask {
@@ -1221,6 +1259,29 @@ mod tests {
             _ => None,
         });
         scores.flatten().collect()
+    }
+
+    #[test]
+    fn who_gives_up_while_a_form_is_made_is_forgotten() {
+        let mut answers = answers(1 << 20);
+        let mut words = Vec::new();
+        for number in 0..40 {
+            let seed = u8::try_from(number).unwrap();
+            answers.ask(number, &of_form(seed), |word| words.push(word));
+        }
+        assert!(words.is_empty());
+        for number in (0..40).filter(|number| number % 2 == 0) {
+            answers.stop(number, |word| words.push(word));
+        }
+        assert_eq!(words.len(), 20);
+        finish(&mut answers, &mut words);
+        for number in 0..40 {
+            let wanted = match number % 2 {
+                0 => Finish::Stopped,
+                _ => Finish::Stop,
+            };
+            assert_eq!(hear(&words, number).finish, Some(wanted));
+        }
     }
 
     #[test]

@@ -470,7 +470,7 @@ mod tests {
     fn draws_are_the_same_on_every_machine() {
         let mut sampler = Sampler::new(options(1.0, 1.0, 0.0), [9; 32]).unwrap();
         let tokens: Vec<u32> = (0..12).map(|_| sampler.sample(&LOGITS)).collect();
-        assert_eq!(tokens, [4, 4, 4, 2, 4, 1, 4, 1, 4, 2, 4, 1]);
+        assert_eq!(tokens, [4, 4, 1, 0, 1, 4, 4, 1, 4, 1, 1, 1]);
     }
 
     #[test]

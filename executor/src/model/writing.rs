@@ -46,11 +46,23 @@ pub struct Writing {
     held: String,
     stops: Vec<String>,
     place: Place,
-    /// Whether calls are cut out of the text.
-    calls: bool,
+    calls: Calls,
+    /// Whether there was any text.
+    has_text: bool,
     /// Calls that were begun.
     begun: u32,
     is_over: bool,
+}
+
+/// Where calls are cut out of the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// Nowhere.
+    None,
+    /// Wherever they are.
+    Anywhere,
+    /// Only where no text was before.
+    First,
 }
 
 /// Where in an answer.
@@ -66,13 +78,14 @@ enum Place {
 
 impl Writing {
     /// Nothing yet. It ends before the first of `stops` that stands in its text.
-    pub fn new(stops: impl Iterator<Item = String>, calls: bool) -> Self {
+    pub fn new(stops: impl Iterator<Item = String>, calls: Calls) -> Self {
         Self {
             stream: TextStream::new(),
             held: String::new(),
             stops: stops.filter(|stop| !stop.is_empty()).collect(),
             place: Place::Text,
             calls,
+            has_text: false,
             begun: 0,
             is_over: false,
         }
@@ -173,7 +186,11 @@ impl Writing {
     fn cut_text(&mut self, pieces: &mut Vec<Piece>) -> bool {
         let stops = self.stops.iter().map(String::as_str);
         let stop = stops.filter_map(|stop| self.held.find(stop)).min();
-        let call = self.held.find(CALL_BEGINS).filter(|_| self.calls);
+        let call = self.held.find(CALL_BEGINS).filter(|at| match self.calls {
+            Calls::None => false,
+            Calls::Anywhere => true,
+            Calls::First => *at == 0 && !self.has_text,
+        });
         match (stop, call) {
             (Some(at), call) if call.is_none_or(|call| at <= call) => {
                 self.is_over = true;
@@ -189,8 +206,13 @@ impl Writing {
             }
             (_, None) => {
                 let stops = self.stops.clone();
-                let call = Some(CALL_BEGINS).filter(|_| self.calls);
+                let call = Some(CALL_BEGINS).filter(|call| match self.calls {
+                    Calls::None => false,
+                    Calls::Anywhere => true,
+                    Calls::First => !self.has_text && call.starts_with(&self.held),
+                });
                 let certain = self.certain(stops.iter().map(String::as_str).chain(call));
+                self.has_text |= !certain.is_empty();
                 push(pieces, Piece::Text(certain));
                 false
             }
@@ -246,7 +268,7 @@ mod tests {
     };
 
     /// All pieces of a text that comes in bytes, joined where they belong together.
-    fn pieces(text: &str, stops: &[&str], calls: bool) -> Vec<Piece> {
+    fn pieces(text: &str, stops: &[&str], calls: Calls) -> Vec<Piece> {
         let mut file = Writer::default();
         vocabulary(&mut file);
         let bytes = file.file();
@@ -294,32 +316,51 @@ mod tests {
             .chain(first)
             .chain(second)
             .collect();
-        assert_eq!(pieces(written, &[], true), wanted);
-        assert_eq!(pieces(written, &[], false), [text(written)]);
+        assert_eq!(pieces(written, &[], Calls::Anywhere), wanted);
+        assert_eq!(pieces(written, &[], Calls::None), [text(written)]);
+    }
+
+    #[test]
+    fn a_text_in_json_is_no_call() {
+        let json = "{\"a\": \"<tool_call>\\n{\"}";
+        assert_eq!(pieces(json, &[], Calls::First), [text(json)]);
+        let called = "<tool_call>\n{\"name\": \"f\", \"arguments\": 1}\n</tool_call>\
+                      <tool_call>\n{\"name\": \"g\", \"arguments\": 2}\n</tool_call>";
+        let both: Vec<Piece> = call(0, "f", "1")
+            .into_iter()
+            .chain(call(1, "g", "2"))
+            .collect();
+        assert_eq!(pieces(called, &[], Calls::First), both);
     }
 
     #[test]
     fn a_call_that_breaks_off_is_not_lost() {
         assert_eq!(
-            pieces("a <tool_call>\n{\"na", &[], true),
+            pieces("a <tool_call>\n{\"na", &[], Calls::Anywhere),
             [text("a <tool_call>\n{\"na")]
         );
         let begun = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": {}}\n";
-        assert_eq!(pieces(begun, &[], true), call(0, "f", "{\"x\": {}}\n"));
-        assert_eq!(pieces("<tool_cal", &[], true), [text("<tool_cal")]);
+        assert_eq!(
+            pieces(begun, &[], Calls::Anywhere),
+            call(0, "f", "{\"x\": {}}\n")
+        );
+        assert_eq!(
+            pieces("<tool_cal", &[], Calls::Anywhere),
+            [text("<tool_cal")]
+        );
     }
 
     #[test]
     fn stops_end_text_and_not_arguments() {
-        assert_eq!(pieces("one, two", &[","], true), [text("one")]);
+        assert_eq!(pieces("one, two", &[","], Calls::Anywhere), [text("one")]);
         let stopped = "<tool_call>\n{\"name\": \"f\", \"arguments\": [1, 2]}\n</tool_call>x, y";
         let [begins, arguments] = call(0, "f", "[1, 2]");
         assert_eq!(
-            pieces(stopped, &[","], true),
+            pieces(stopped, &[","], Calls::Anywhere),
             [begins, arguments, text("x")]
         );
         let before = "a STOP <tool_call>";
-        assert_eq!(pieces(before, &["STOP"], true), [text("a ")]);
+        assert_eq!(pieces(before, &["STOP"], Calls::Anywhere), [text("a ")]);
     }
 
     #[test]

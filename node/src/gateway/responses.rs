@@ -112,11 +112,21 @@ fn refuse_what_is_not_done(fields: &Map<String, Value>) -> Result<(), Unfit> {
             "background",
             "responses are not kept here; leave `background` out, or ask for a stream",
         ),
+        (
+            "top_logprobs",
+            "likelihoods are told at /v1/chat/completions; leave it out here",
+        ),
     ];
     let is_asked = |name: &str| match fields.get(name) {
         None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::Number(number)) => number.as_u64() != Some(0),
         Some(_) => true,
     };
+    let included = fields.get("include").and_then(Value::as_array);
+    if let Some(other) = included.and_then(|all| all.first()) {
+        let message = format!("{other} can't be included here; leave `include` out");
+        return Err(Unfit::new("include", message));
+    }
     match refused.into_iter().find(|(name, _)| is_asked(name)) {
         Some((name, why)) => Err(Unfit::new(name, why)),
         None => Ok(()),
@@ -236,8 +246,10 @@ fn content(content: &Value) -> Option<String> {
 }
 
 fn tools(fields: &Map<String, Value>) -> Result<Vec<Value>, Unfit> {
-    let Some(Value::Array(tools)) = fields.get("tools") else {
-        return Ok(Vec::new());
+    let tools = match fields.get("tools") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(tools)) => tools,
+        Some(_) => return Err(Unfit::new("tools", "`tools` is a list of functions")),
     };
     let tool = |tool: &Value| match tool["type"].as_str() {
         Some("function") => {
@@ -344,6 +356,10 @@ impl Responding {
         }
         self.usage = answer["usage"].clone();
         self.finish = choice["finish_reason"].as_str().map(str::to_owned);
+        let status = self.status();
+        if let Some(last) = self.output.last_mut() {
+            last["status"] = status.into();
+        }
         self.response(self.status())
     }
 
@@ -384,8 +400,8 @@ impl Responding {
     /// What comes after everything.
     pub fn ends(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        self.close(&mut events);
         let status = self.status();
+        self.close(status, &mut events);
         let kind = match status {
             "completed" => "response.completed",
             _ => "response.incomplete",
@@ -470,7 +486,7 @@ impl Responding {
 
     /// Begins an item, after the one before it has ended.
     fn open(&mut self, item: Open, events: &mut Vec<Event>) {
-        self.close(events);
+        self.close("completed", events);
         let (id, at) = (self.item_id(&item), self.output.len());
         let begun = self.item(&item, "in_progress");
         let data = json!({ "output_index": at, "item": begun });
@@ -529,8 +545,8 @@ impl Responding {
         }
     }
 
-    /// Ends the item that is open.
-    fn close(&mut self, events: &mut Vec<Event>) {
+    /// Ends the item that is open, whole or not.
+    fn close(&mut self, status: &str, events: &mut Vec<Event>) {
         match &self.open {
             None => return,
             Some(Open::Message { text }) => {
@@ -546,7 +562,7 @@ impl Responding {
             }
         }
         if let Some(item) = self.open.take() {
-            let whole = self.item(&item, "completed");
+            let whole = self.item(&item, status);
             let data = json!({ "output_index": self.output.len(), "item": whole });
             events.push(self.event("response.output_item.done", data));
             self.output.push(whole);
@@ -619,6 +635,9 @@ mod tests {
         for (name, value) in [
             ("previous_response_id", json!("resp_1")),
             ("background", json!(true)),
+            ("top_logprobs", json!(2)),
+            ("include", json!(["message.output_text.logprobs"])),
+            ("tools", json!("f")),
             ("conversation", json!("c")),
             ("input", json!(5)),
             ("instructions", json!(5)),
@@ -728,6 +747,7 @@ mod tests {
             "max_output_tokens"
         );
         assert_eq!(response["max_output_tokens"], 2);
+        assert_eq!(response["output"][0]["status"], "incomplete");
         let broken = responding.breaks("provider_lost", "gone").pop().unwrap();
         assert_eq!(broken.data["response"]["error"]["code"], "provider_lost");
     }

@@ -15,8 +15,9 @@ pub mod telling;
 
 use serde::{Deserialize as _, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use suanli_executor::ipc::model::{
-    Ask, AskText, Call, CallName, Form, Prompt, Sampling, Speaker, Tools, Turn, Use,
+use suanli_executor::{
+    ipc::model::{Ask, AskText, Call, CallName, Form, Prompt, Sampling, Speaker, Tools, Turn, Use},
+    limits::GRAMMAR_BYTES_MAX,
 };
 use suanli_protocol::{call::Question, registry::Endpoint, wire::List};
 
@@ -177,17 +178,14 @@ fn form(fields: &Map<String, Value>) -> Result<Form, Wrong> {
         (_, Some("json_object")) => Ok(Form::Json),
         (_, Some("json_schema")) => {
             let described = &format["json_schema"];
-            let schema = match &described["schema"] {
-                schema @ Value::Object(_) => schema.to_string(),
-                _ => return wrong("has its schema as `json_schema.schema`"),
-            };
-            match AskText::try_from(schema) {
-                Ok(schema) => Ok(Form::Schema {
-                    schema,
-                    is_strict: described["strict"].as_bool().unwrap_or(false),
-                }),
-                Err(_) => wrong("is too long"),
+            let schema = &described["schema"];
+            if !schema.is_object() {
+                return wrong("has its schema as `json_schema.schema`");
             }
+            Ok(Form::Schema {
+                schema: short("response_format", schema)?,
+                is_strict: described["strict"].as_bool().unwrap_or(false),
+            })
         }
         _ => wrong("has the `type` text, json_object or json_schema"),
     }
@@ -314,8 +312,7 @@ fn tools(fields: &Map<String, Value>) -> Result<Option<Tools>, Wrong> {
         let message = format!("`tools` are functions here, and one is {}", other["type"]);
         return Err(Wrong::new("tools", message));
     }
-    let functions = AskText::try_from(Value::from(all).to_string());
-    let functions = functions.map_err(|_| Wrong::new("tools", "`tools` is too long"))?;
+    let functions = short("tools", &Value::from(all))?;
     let together: bool = field(fields, "parallel_tool_calls")?.unwrap_or(true);
     let only_one = !together || matches!(usage, Use::This(_));
     Ok(Some(Tools {
@@ -323,6 +320,30 @@ fn tools(fields: &Map<String, Value>) -> Result<Option<Tools>, Wrong> {
         usage,
         only_one,
     }))
+}
+
+/// A schema, or tools, as text: no longer than what is read of it.
+fn short(name: &str, value: &Value) -> Result<AskText, Wrong> {
+    let text = value.to_string();
+    let length = text.len();
+    let text = AskText::try_from(text).ok();
+    text.filter(|_| length <= GRAMMAR_BYTES_MAX).ok_or_else(|| {
+        let message = format!(
+            "`{name}` has {length} bytes as JSON, and at most {GRAMMAR_BYTES_MAX} are read here"
+        );
+        Wrong::new(name, message)
+    })
+}
+
+/// How many answers a question asks for, if it can be read.
+pub fn choices(question: &Question) -> u8 {
+    #[derive(serde::Deserialize)]
+    struct Several {
+        n: Option<u8>,
+    }
+    let several = serde_json::from_slice(&question.body);
+    let count = several.map_or(1, |several: Several| several.n.unwrap_or(1));
+    count.clamp(1, CHOICES_MAX)
 }
 
 fn call_name(place: &str, name: &str) -> Result<CallName, Wrong> {
@@ -593,6 +614,10 @@ mod tests {
         for (name, value) in [
             ("n", json!(0)),
             ("n", json!(9)),
+            (
+                "tools",
+                json!([{ "type": "function", "function": { "name": "f".repeat(70_000) } }]),
+            ),
             ("best_of", json!(2)),
             ("tools", json!([{ "type": "retrieval" }])),
             ("tools", json!("f")),

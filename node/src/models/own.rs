@@ -151,6 +151,9 @@ impl Own {
 
 pub(super) const BROKE_OFF: UpstreamError = UpstreamError::Broken("its worker ended");
 
+/// Tokens with likelihoods that wait for text: more would be too long an event.
+const LIKELIHOODS_MAX: usize = 16;
+
 /// An answer on its way. Dropping it gives the question up.
 #[derive(Debug)]
 pub struct Answer {
@@ -218,8 +221,14 @@ impl Choice {
 
     /// Whether there is something to tell.
     fn has_news(&self) -> bool {
-        let is_last = self.finish.is_some() && !self.said.likelihoods.is_empty();
-        !self.said.pieces.is_empty() || self.tokens.len() >= CALL_EVENT_TOKENS_MAX || is_last
+        let likelihoods = self.said.likelihoods.len();
+        let most = match self.finish {
+            Some(_) => 1,
+            None => LIKELIHOODS_MAX,
+        };
+        !self.said.pieces.is_empty()
+            || self.tokens.len() >= CALL_EVENT_TOKENS_MAX
+            || likelihoods >= most
     }
 }
 

@@ -556,6 +556,7 @@ impl Desk {
         let work = Work {
             source: model.source.clone(),
             places: Arc::clone(&model.places),
+            places_all: model.offer.places.max(1).into(),
             question,
             stop: lease.stop.subscribe(),
         };
@@ -605,6 +606,8 @@ fn decline((_reader, mut writer): (CallReader, CallWriter), reason: Reason) {
 struct Work {
     source: Source,
     places: Arc<Semaphore>,
+    /// How many there are.
+    places_all: u32,
     question: Question,
     stop: watch::Receiver<bool>,
 }
@@ -676,8 +679,9 @@ impl Work {
         mut stopped: std::pin::Pin<&mut impl Future<Output = Stopped>>,
     ) -> (Ending, Option<Speed>) {
         let nothing = Tokens::default();
+        let count = self.source.places_for(&self.question).min(self.places_all);
         let place = tokio::select! {
-            place = Arc::clone(&self.places).acquire_owned() => place,
+            place = Arc::clone(&self.places).acquire_many_owned(count) => place,
             why = &mut stopped => return (why.ending(nothing), None),
         };
         let Ok(_place) = place else {

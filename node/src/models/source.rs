@@ -16,6 +16,7 @@ use suanli_protocol::{call::Question, registry::Endpoint};
 use super::{
     embeddings,
     entry::ModelEntry,
+    openai,
     own::{self, Own},
     upstream::{self, Base, Tokens, Upstream, UpstreamError},
 };
@@ -187,6 +188,14 @@ impl Source {
         match self {
             Self::Upstream(_) => None,
             Self::Own(own) => own.facts(),
+        }
+    }
+
+    /// Places that a question takes: one for each answer that is computed by itself.
+    pub fn places_for(&self, question: &Question) -> u32 {
+        match self {
+            Self::Upstream(_) => 1,
+            Self::Own(_) => openai::choices(question).into(),
         }
     }
 
