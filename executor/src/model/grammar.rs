@@ -413,7 +413,7 @@ fn factory(tokenizer: &Tokenizer) -> Option<ParserFactory> {
     if !are_fine {
         return None;
     }
-    let words: Vec<Vec<u8>> = (0..count)
+    let mut words: Vec<Vec<u8>> = (0..count)
         .map(|token| match tokenizer.kind(token) {
             // What ends an answer is no text, whatever the file says.
             _ if tokenizer.is_end(token) => [&[CONTROL], tokenizer.bytes(token)].concat(),
@@ -423,8 +423,10 @@ fn factory(tokenizer: &Tokenizer) -> Option<ParserFactory> {
             _ => tokenizer.bytes(token).to_vec(),
         })
         .collect();
-    let end = tokenizer.ending().first()?;
-    let trie = TokTrie::from(&TokRxInfo::new(count, *end), &words);
+    // One that no model has stands for the end of answers, where the file names none.
+    words.push([&[CONTROL], b"<end>".as_slice()].concat());
+    let end = tokenizer.ending().first().copied().unwrap_or(count);
+    let trie = TokTrie::from(&TokRxInfo::new(count + 1, end), &words);
     let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
     let mut factory = ParserFactory::new_simple(&env).ok()?;
     factory.quiet();

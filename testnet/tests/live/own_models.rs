@@ -76,7 +76,7 @@ fn live_a_model_of_a_providers_own_answers_whole_and_streamed() {
     assert_eq!(streamed[streamed.len() - 2]["usage"], whole["usage"]);
 
     let mut wrong = question(40, 1.5, false);
-    wrong["tools"] = json!([{}]);
+    wrong["suffix"] = json!("x");
     let (status, body) = ask(&network, &wrong);
     assert_eq!(status, 400, "{body}");
     assert!(body.contains("leave it out"), "{body}");
@@ -200,18 +200,13 @@ fn live_an_encoder_of_a_providers_own_gives_embeddings() {
     });
 }
 
-#[test]
-fn live_an_answer_goes_on_when_its_provider_is_killed() {
-    const TOKENS: u32 = 2500;
-    let files = TempDir::new().unwrap();
-    // The third has another model of the same name, and may not go on.
-    let mut network = network(&files, &[("first", 1), ("other", 2), ("second", 1)]);
-    wait_for_providers(&network, 3);
+/// All events of an answer whose provider, the first, is killed in the middle.
+fn heard_though_killed(network: &mut Network, question: &Value) -> Vec<Value> {
     let stream = open(
         network.node(CLIENT),
         "POST",
         "/v1/chat/completions",
-        Some(&question(TOKENS, 0.0, true)),
+        Some(question),
     );
     let mut reader = BufReader::new(stream);
     let mut body = String::new();
@@ -221,7 +216,124 @@ fn live_an_answer_goes_on_when_its_provider_is_killed() {
     network.testnet.node_mut("first").unwrap().kill().unwrap();
     reader.read_to_string(&mut body).unwrap();
     let (_, body) = body.split_once("\r\n\r\n").unwrap();
-    let events = events(&asking::unchunked(body));
+    events(&asking::unchunked(body))
+}
+
+/// A question whose answer is JSON by a schema: so many words, each one of two.
+fn of_form(count: u32, streams: bool) -> Value {
+    let mut question = question(4000, 1.0, streams);
+    question["response_format"] = json!({ "type": "json_schema", "json_schema": {
+        "name": "hot", "strict": true,
+        "schema": { "type": "array", "items": { "enum": ["hot", "cold"] },
+                    "minItems": count, "maxItems": count },
+    } });
+    question
+}
+
+#[test]
+fn live_an_answer_of_a_form_keeps_it_when_its_provider_is_killed() {
+    const COUNT: u32 = 250;
+    let files = TempDir::new().unwrap();
+    let mut network = network(&files, &[("first", 1), ("second", 1)]);
+    wait_for_providers(&network, 2);
+    let events = heard_though_killed(&mut network, &of_form(COUNT, true));
+    let text = text_of(&events);
+    let words: Vec<String> = serde_json::from_str(&text).unwrap();
+    assert_eq!(words.len(), usize::try_from(COUNT).unwrap());
+    assert!(words.iter().all(|word| word == "hot" || word == "cold"));
+    let finish = &events[events.len() - 3]["choices"][0]["finish_reason"];
+    assert_eq!(finish, "stop", "{:#?}", events.last_chunk::<4>());
+    let (_, whole) = ask(&network, &of_form(COUNT, false));
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(whole["choices"][0]["message"]["content"], text);
+    eventually("the second is paid", || {
+        (total(&network, "second") > Amount::ZERO).then_some(())
+    });
+}
+
+#[test]
+fn live_tools_are_called_likelihoods_told_and_several_answers_given() {
+    let files = TempDir::new().unwrap();
+    let network = network(&files, &[("seller", 1)]);
+    wait_for_providers(&network, 1);
+    let mut due = 0;
+    let mut answered = |path: &str, question: &Value| -> Value {
+        let node = network.node(CLIENT);
+        let (status, body) = asking::request(node, "POST", path, Some(question));
+        assert_eq!(status, 200, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let usage = &answer["usage"];
+        let count = |name: &str| usage[name].as_u64();
+        let read = count("prompt_tokens")
+            .or_else(|| count("input_tokens"))
+            .unwrap();
+        let written = count("completion_tokens")
+            .or_else(|| count("output_tokens"))
+            .unwrap();
+        due += read + 10 * written;
+        answer
+    };
+    let schema = json!({ "type": "object", "properties": { "hot": { "type": "boolean" } },
+                         "required": ["hot"], "additionalProperties": false });
+    let chat = "/v1/chat/completions";
+
+    let mut asked = question(200, 1.0, false);
+    asked["tools"] = json!([{ "type": "function",
+                              "function": { "name": "weather", "parameters": schema } }]);
+    asked["tool_choice"] = json!("required");
+    asked["parallel_tool_calls"] = json!(false);
+    let answer = answered(chat, &asked);
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    let call = &choice["message"]["tool_calls"][0]["function"];
+    assert_eq!(call["name"], "weather");
+    let is_hot = |text: &Value| -> bool {
+        let value: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
+        value["hot"].as_bool().unwrap()
+    };
+    is_hot(&call["arguments"]);
+
+    let mut several = question(20, 1.5, false);
+    several["n"] = json!(3);
+    several["logprobs"] = json!(true);
+    several["top_logprobs"] = json!(2);
+    let answer = answered(chat, &several);
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 3);
+    let tokens = choices.iter().map(|choice| {
+        let told = choice["logprobs"]["content"].as_array().unwrap();
+        assert!(
+            told.iter()
+                .all(|one| one["top_logprobs"].as_array().unwrap().len() == 2)
+        );
+        u64::try_from(told.len()).unwrap()
+    });
+    assert_eq!(answer["usage"]["completion_tokens"], tokens.sum::<u64>());
+
+    let tool = json!({ "type": "function", "name": "weather", "parameters": schema });
+    let response = answered(
+        "/v1/responses",
+        &json!({ "model": "small", "input": "hot?", "tools": [tool], "tool_choice": "required",
+                 "parallel_tool_calls": false }),
+    );
+    assert_eq!(response["status"], "completed");
+    is_hot(&response["output"][0]["arguments"]);
+
+    let due = Amount::from_micros(due);
+    eventually("all is paid, on both sides", || {
+        let totals = [CLIENT, "seller"].map(|node| total(&network, node));
+        (totals == [due, due]).then_some(())
+    });
+}
+
+#[test]
+fn live_an_answer_goes_on_when_its_provider_is_killed() {
+    const TOKENS: u32 = 2500;
+    let files = TempDir::new().unwrap();
+    // The third has another model of the same name, and may not go on.
+    let mut network = network(&files, &[("first", 1), ("other", 2), ("second", 1)]);
+    wait_for_providers(&network, 3);
+    let events = heard_though_killed(&mut network, &question(TOKENS, 0.0, true));
     let usage = &events[events.len() - 2]["usage"];
     assert_eq!(
         usage["completion_tokens"],
