@@ -22,8 +22,8 @@
 //! too costly in the middle of an answer, only that answer ends. It is understood on a thread
 //! of its own, so that others do not wait, with a stack that is deep enough for whatever a
 //! schema of that size may refer to; if even so it takes too long, the thread is left to
-//! itself. What is allowed depends on the tokens before only, so an
-//! answer goes on elsewhere by giving them in again.
+//! itself. What is allowed depends on the tokens before only, so an answer goes on elsewhere
+//! by giving them in again.
 //!
 //! Absent: grammars that people write themselves.
 
