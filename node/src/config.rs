@@ -78,6 +78,8 @@ pub struct Config {
     pub worker: Option<PathBuf>,
     /// The most that a job may cost that says nothing itself.
     pub max_price: Amount,
+    /// Of a hundred answers of models as many are scored by other providers.
+    pub audit_percent: u8,
     /// What a gigabyte costs that leaves the region, as the network's operator bills it.
     pub traffic_price: Amount,
     /// What principals may spend.
@@ -318,6 +320,7 @@ impl Config {
             log_format: LogFormat::Text,
             worker: None,
             max_price: Amount::from_micros(10_000_000),
+            audit_percent: 2,
             traffic_price: Amount::ZERO,
             budget: Vec::new(),
             store_quota: ByteSize(20 << 30),
@@ -489,6 +492,9 @@ impl Loaded {
                 "the API would be reachable from other machines, unencrypted; bind it to \
                  127.0.0.1, or set api_allow_remote = true if a proxy or tunnel protects it",
             ));
+        }
+        if config.audit_percent > 100 {
+            return Err(self.wrong("audit_percent", "of a hundred answers, 100 at most"));
         }
         if config.timing.offer_ttl > OFFER_TTL_MAX {
             return Err(self.wrong("timing.offer_ttl", "15m at most: peers refuse longer ones"));

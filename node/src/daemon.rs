@@ -393,6 +393,7 @@ fn facts(config: &Config, identity: &Identity, provider: Option<&ProviderConfig>
         local_only: provider.is_some_and(|provider| provider.local_only),
         sandbox: sandbox.map_or_else(|| "none".to_owned(), |level| level.to_string()),
         max_price: config.max_price,
+        audit_percent: config.audit_percent,
     }
 }
 

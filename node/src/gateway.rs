@@ -12,11 +12,13 @@
 //! its own, and [`answer`] passes on what comes, counts it, and tells the driver. A provider
 //! that fails before the first word is left for another; one that fails later as well, if
 //! it has said which tokens it wrote and another has the same weights. The person who asked
-//! sees nothing of it. [`responses`] is a second form in which people may ask.
+//! sees nothing of it. [`responses`] is a second form in which people may ask, and
+//! [`audits`] has some answers scored by others.
 //!
 //! Absent: HTTP, and what a key may ask (the API's).
 
 pub mod answer;
+pub mod audits;
 pub mod leases;
 pub mod responses;
 

@@ -60,6 +60,8 @@ pub struct NodeFacts {
     pub sandbox: String,
     /// The most that a job costs whose file names no price.
     pub max_price: Amount,
+    /// Of a hundred answers of models as many are scored by others.
+    pub audit_percent: u8,
 }
 
 /// Asks the driver. Every method fails with [`Gone`] once the node is stopping.

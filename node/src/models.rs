@@ -26,6 +26,7 @@ pub mod openai;
 pub mod own;
 pub mod package;
 pub mod pull;
+pub mod scores;
 pub mod serving;
 pub mod shelf;
 pub mod source;

@@ -129,6 +129,8 @@ registered! {
         COMPLETIONS = 2, "completions";
         /// What texts mean, as vectors.
         EMBEDDINGS = 3, "embeddings";
+        /// Whether an answer that is given is what the model would have written.
+        SCORES = 4, "scores";
     }
 }
 

@@ -92,7 +92,7 @@ macro_rules! timing {
     }),*] };
 }
 
-static TOP: [Setting; 18] = top![
+static TOP: [Setting; 19] = top![
     network,
     unit,
     data_dir,
@@ -107,6 +107,7 @@ static TOP: [Setting; 18] = top![
     log_format,
     worker,
     max_price,
+    audit_percent,
     traffic_price,
     budget,
     store_quota,

@@ -37,11 +37,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Asker, Gateway, SETTLE, TRIES, leases::Place};
+use super::{
+    Asker, Gateway, SETTLE, TRIES,
+    audits::{self, Audit},
+    leases::Place,
+};
 use crate::transport::{CallReader, CallWriter};
 
 /// How long the first word may take: a long question in a long line.
-const FIRST_WAIT: Duration = Duration::from_secs(600);
+pub(super) const FIRST_WAIT: Duration = Duration::from_secs(600);
 /// How long a provider may be silent in the middle of an answer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// The same where another could go on, for each time of the longest pause until then,
@@ -126,7 +130,7 @@ impl Answer {
 }
 
 /// Calls a provider, and says the question.
-async fn call(
+pub(super) async fn call(
     gateway: &Gateway,
     place: &mut Place,
     question: &Question,
@@ -146,14 +150,14 @@ async fn call(
     }
 }
 
-async fn next(reader: &mut CallReader) -> Option<Part> {
+pub(super) async fn next(reader: &mut CallReader) -> Option<Part> {
     let frame = reader.receive(PART_FRAME_BYTES_MAX).await.ok()??;
     Part::decode(&frame).ok()
 }
 
 /// What was seen of an answer of one provider.
 #[derive(Debug)]
-struct Count {
+pub(super) struct Count {
     agreement: AgreementId,
     streams: bool,
     question_bytes: u64,
@@ -169,7 +173,7 @@ struct Count {
 }
 
 impl Count {
-    fn of(question: &Question, agreement: AgreementId) -> Self {
+    pub(super) fn of(question: &Question, agreement: AgreementId) -> Self {
         let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         Self {
             agreement,
@@ -184,7 +188,7 @@ impl Count {
         }
     }
 
-    fn add(&mut self, piece: &[u8], tokens: Option<usize>) {
+    pub(super) fn add(&mut self, piece: &[u8], tokens: Option<usize>) {
         if self.events > 0 {
             self.pause = self.pause.max(self.last.elapsed());
         }
@@ -206,7 +210,7 @@ impl Count {
     }
 
     /// Of what is claimed as much as can be.
-    fn believe(&self, (read, written): (u64, u64)) -> (u64, u64) {
+    pub(super) fn believe(&self, (read, written): (u64, u64)) -> (u64, u64) {
         let by_events = match self.streams {
             true => self.events.saturating_mul(PER_EVENT),
             false => u64::MAX,
@@ -285,7 +289,7 @@ enum Ending {
 }
 
 /// Both halves of a call.
-type Halves = (CallReader, CallWriter);
+pub(super) type Halves = (CallReader, CallWriter);
 
 /// Hears an answer to its end.
 struct Hears {
@@ -363,7 +367,7 @@ impl Hears {
                 Ending::Over(tokens) => {
                     self.tell(tokens).await;
                     let _ = pieces.send(Piece::Done).await;
-                    return;
+                    return self.audit();
                 }
                 Ending::Left(tokens) => return self.tell(tokens).await,
                 // The same provider may go on, under another lease.
@@ -384,6 +388,31 @@ impl Hears {
             part = self.go_on(&pieces).await;
         }
         let _ = pieces.send(Piece::Broken).await;
+    }
+
+    /// Has an answer that one provider wrote scored by others, if chance wants it.
+    fn audit(mut self) {
+        let is_one = self.left.is_empty() && self.question.begun.tokens.is_empty();
+        let (Some(weights), true) = (self.place.weights, is_one && self.question.streams) else {
+            return;
+        };
+        let Some(begun) = self.written.begun() else {
+            return;
+        };
+        if !audits::is_wanted(self.gateway.handle.facts().audit_percent) {
+            return;
+        }
+        let gateway = self.gateway.clone();
+        let audit = Audit {
+            model: self.asker.model.clone(),
+            writer: self.place.provider,
+            weights,
+            question: self.question.clone(),
+            begun,
+        };
+        // The place is given back before.
+        self.place.gives_back();
+        tokio::spawn(audit.run(gateway));
     }
 
     /// A provider's part has broken off: it may claim a little more than came.

@@ -75,6 +75,10 @@ const PART_MIN: u64 = 64;
 const SPEC_MS: u64 = 3_600_000;
 /// Leases at once.
 const LEASES_MAX: usize = 4096;
+/// How long a provider is not asked whose answers others would not have written.
+const AVOIDED_FOR: Duration = Duration::from_secs(86_400);
+/// How many are remembered.
+const AVOIDED_MAX: usize = 4096;
 
 /// Asks the desk.
 #[derive(Debug, Clone)]
@@ -109,6 +113,11 @@ impl Place {
     /// Its lease is over: nobody gets a place in it any more, from now on.
     pub fn ends(&mut self) {
         self.failed = true;
+        self.give_back();
+    }
+
+    /// It is not needed any more.
+    pub fn gives_back(&mut self) {
         self.give_back();
     }
 
@@ -176,6 +185,8 @@ enum Order {
         job: JobId,
         event: JobEventInfo,
     },
+    /// This provider is not asked any more, for a while.
+    Avoid(PeerId),
     /// A job's lines have ended.
     Over(JobId),
     NotTaken(JobId, NotTaken),
@@ -199,9 +210,15 @@ impl Leases {
             orders: orders.downgrade(),
             leases: BTreeMap::new(),
             short: VecDeque::new(),
+            avoided: BTreeMap::new(),
         };
         tokio::spawn(desk.run(queue));
         Self(orders)
+    }
+
+    /// A provider is not asked any more, for a day.
+    pub async fn avoid(&self, provider: PeerId) {
+        let _ = self.0.send(Order::Avoid(provider)).await;
     }
 
     /// A place in a lease of a model, with none of those.
@@ -283,6 +300,8 @@ struct Desk {
     leases: BTreeMap<JobId, Lease>,
     /// Those whose principal has too little left until another lease of it is over.
     short: VecDeque<Take>,
+    /// Those who are not asked, and since when.
+    avoided: BTreeMap<PeerId, Instant>,
 }
 
 impl Desk {
@@ -313,12 +332,34 @@ impl Desk {
                 self.is_handed_in(job).await;
                 self.happened(job, event).await;
             }
+            Order::Avoid(provider) => self.avoid(provider).await,
             Order::Over(job) => self.over(job, None).await,
             Order::NotTaken(job, why) => self.over(job, Some(why)).await,
         }
     }
 
-    async fn take(&mut self, take: Take) {
+    /// Leaves all leases with a provider, and makes no more with it for a while.
+    async fn avoid(&mut self, provider: PeerId) {
+        if self.avoided.len() >= AVOIDED_MAX {
+            self.avoided.pop_first();
+        }
+        self.avoided.insert(provider, Instant::now());
+        let with_it: Vec<JobId> = (self.leases.iter_mut())
+            .filter(|(_, lease)| lease.agreed.is_some_and(|(with, _)| with == provider))
+            .map(|(job, lease)| {
+                lease.left = true;
+                *job
+            })
+            .collect();
+        for job in with_it {
+            self.leave(job).await;
+        }
+    }
+
+    async fn take(&mut self, mut take: Take) {
+        self.avoided
+            .retain(|_, since| since.elapsed() < AVOIDED_FOR);
+        take.avoid.extend(self.avoided.keys());
         let wanted = (&take.principal, &take.model);
         let serving = (self.leases.iter()).filter(|(_, lease)| lease.serves(wanted, &take.avoid));
         let least = serving.min_by_key(|(_, lease)| lease.load());

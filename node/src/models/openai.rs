@@ -88,8 +88,14 @@ pub fn read(question: &Question) -> Result<Asked, Wrong> {
         return Err(Wrong::new("body", "the body is no JSON object"));
     };
     refuse_what_is_not_done(&fields)?;
-    let is_chat = question.endpoint == Endpoint::CHAT_COMPLETIONS;
-    let (prompt, default_max) = match question.endpoint {
+    let scores = question.endpoint == Endpoint::SCORES;
+    let endpoint = match (scores, fields.contains_key("messages")) {
+        (false, _) => question.endpoint,
+        (true, true) => Endpoint::CHAT_COMPLETIONS,
+        (true, false) => Endpoint::COMPLETIONS,
+    };
+    let is_chat = endpoint == Endpoint::CHAT_COMPLETIONS;
+    let (prompt, default_max) = match endpoint {
         Endpoint::CHAT_COMPLETIONS => (conversation(&fields)?, None),
         Endpoint::COMPLETIONS => (text(&fields)?, Some(COMPLETION_TOKENS)),
         _ => {
@@ -122,6 +128,7 @@ pub fn read(question: &Question) -> Result<Asked, Wrong> {
         stops: stops(&fields)?,
         form: form(&fields)?,
         likeliest: likeliest(&fields, is_chat)?,
+        scores,
         ..Ask::new(prompt)
     };
     Ok(Asked { ask, choices })

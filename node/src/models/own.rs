@@ -23,6 +23,7 @@ use super::{
         self, Wrong,
         telling::{Said, Telling, Whole},
     },
+    scores,
     upstream::{Tokens, UpstreamError},
 };
 
@@ -123,6 +124,21 @@ impl Own {
             answer.begin();
         }
         Ok(answer)
+    }
+
+    /// Asks what is thought of an answer, and waits until it is understood.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn score(&self, question: &Question) -> Result<scores::Answer, UpstreamError> {
+        let wrong = |wrong: Wrong| UpstreamError::Refused(400, wrong.to_json());
+        let asked = openai::read(question).map_err(wrong)?;
+        let mut words = self.server.ask(asked.ask).await;
+        match words.next().await {
+            Some(Word::Began { read, .. }) => Ok(scores::Answer::new(words, read.into(), question)),
+            Some(Word::Refused { why, .. }) => Err(wrong(Wrong::new("messages", &*why))),
+            Some(_) | None => Err(BROKE_OFF),
+        }
     }
 
     /// Asks for embeddings, and waits until the texts are read.

@@ -691,7 +691,8 @@ impl Work {
         let Question {
             endpoint, streams, ..
         } = self.question;
-        let streams = streams && endpoint != Endpoint::EMBEDDINGS;
+        let comes_as_one = [Endpoint::EMBEDDINGS, Endpoint::SCORES].contains(&endpoint);
+        let streams = streams && !comes_as_one;
         let asking = self.source.ask(&self.question, streams);
         let answer = tokio::select! {
             answer = asking => answer,

@@ -18,6 +18,7 @@ use super::{
     entry::ModelEntry,
     openai,
     own::{self, Own},
+    scores,
     upstream::{self, Base, Tokens, Upstream, UpstreamError},
 };
 
@@ -160,6 +161,8 @@ pub enum Answer {
     Own(own::Answer),
     /// Of a worker, as vectors.
     Embeddings(embeddings::Answer),
+    /// Of a worker, on an answer.
+    Scores(scores::Answer),
 }
 
 /// An event of an answer.
@@ -217,6 +220,9 @@ impl Source {
             Self::Own(own) if question.endpoint == Endpoint::EMBEDDINGS => {
                 own.embed(question).await.map(Answer::Embeddings)
             }
+            Self::Own(own) if question.endpoint == Endpoint::SCORES => {
+                own.score(question).await.map(Answer::Scores)
+            }
             Self::Own(own) => own.ask(question).await.map(Answer::Own),
         }
     }
@@ -224,11 +230,12 @@ impl Source {
 
 impl Answer {
     /// Tokens so far.
-    pub const fn tokens(&self) -> Tokens {
+    pub fn tokens(&self) -> Tokens {
         match self {
             Self::Upstream(answer) => answer.tokens(),
             Self::Own(answer) => answer.tokens(),
             Self::Embeddings(answer) => answer.tokens(),
+            Self::Scores(answer) => answer.tokens(),
         }
     }
 
@@ -248,7 +255,7 @@ impl Answer {
                 }))
             }
             // They come as one, and nobody asks for events.
-            Self::Embeddings(_) => Ok(None),
+            Self::Embeddings(_) | Self::Scores(_) => Ok(None),
         }
     }
 
@@ -261,6 +268,7 @@ impl Answer {
             Self::Upstream(answer) => answer.whole().await,
             Self::Own(answer) => answer.whole().await,
             Self::Embeddings(answer) => answer.whole().await,
+            Self::Scores(answer) => answer.whole().await,
         }
     }
 }

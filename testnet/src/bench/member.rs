@@ -145,6 +145,7 @@ fn facts(identity: &Identity) -> NodeFacts {
         local_only: true,
         sandbox: "none".to_owned(),
         max_price: Amount::ZERO,
+        audit_percent: 0,
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn network(providers: Vec<(&str, String)>) -> Network {
     Network::of(nodes)
 }
 
-fn node(name: &str, region: &str, settings: &str) -> NodeSpec {
+pub(crate) fn node(name: &str, region: &str, settings: &str) -> NodeSpec {
     NodeSpec {
         name: name.into(),
         region: region.into(),

@@ -29,6 +29,68 @@ fn network(files: &TempDir, providers: &[(&'static str, u64)]) -> Network {
     asking::network(providers.collect())
 }
 
+/// Who names other weights than those of its file, and is the cheapest, is asked no more once
+/// two others have doubted an answer.
+#[test]
+fn live_who_serves_another_model_than_it_names_is_found_and_left() {
+    let files = TempDir::new().unwrap();
+    let mut nodes = vec![
+        asking::node(CLIENT, "CN-BJ", "audit_percent = 100\n"),
+        asking::node(
+            "cheat",
+            "CN-NX",
+            "[provide]\nslots = 1\n[[provide.price]]\nmeter = \"gpu.ms\"\namount = \"0.50\"\n\
+             per = 3600000\n",
+        ),
+    ];
+    let file = files.path().join("1.gguf");
+    std::fs::write(&file, small_model(1)).unwrap();
+    let file = file.to_str().unwrap();
+    for (price, name) in [(2, "second"), (3, "third")] {
+        let settings = format!(
+            "[provide]\nslots = 1\n[[provide.model]]\nname = \"small\"\nfile = \"{file}\"\n\
+             price_in = \"{price}\"\nprice_out = \"{}\"\nthreads = 1\n",
+            price * 10
+        );
+        nodes.push(asking::node(name, "CN-NX", &settings));
+    }
+    let mut network = Network::of(nodes);
+    let prices = ["--price-in", "1", "--price-out", "10", "--threads", "1"];
+    let add = [&["model", "add", file, "--name", "small"], &prices[..]].concat();
+    let added = network.suanli("cheat", &add);
+    assert!(added.status.success(), "{added:?}");
+    // A file on the shelf goes by its name. Another one is put in its place.
+    let cheat = network.testnet.node_mut("cheat").unwrap();
+    cheat.stop().unwrap();
+    let hash = blake3::hash(&small_model(1)).to_hex();
+    let shelf = cheat.data_dir().join("models");
+    let kept = std::fs::read_dir(&shelf)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let kept = kept.filter(|path| path.to_string_lossy().contains(hash.as_str()));
+    for path in kept {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, small_model(2)).unwrap();
+    }
+    network.testnet.restart("cheat").unwrap();
+    wait_for_providers(&network, 3);
+    let text = || {
+        let (status, body) = ask(&network, &question(60, 1.0, true));
+        assert_eq!(status, 200, "{body}");
+        text_of(&events(&body))
+    };
+    let first = text();
+    assert!(total(&network, "third") == Amount::ZERO && !first.is_empty());
+    let other = eventually("another provider answers", || {
+        let now = text();
+        (now != first).then_some(now)
+    });
+    // Whose answers are right is asked again and again.
+    for _ in 0..5 {
+        assert_eq!(text(), other);
+    }
+}
+
 /// Without a temperature a random model comes to no end by itself.
 fn question(tokens: u32, temperature: f32, streams: bool) -> Value {
     json!({

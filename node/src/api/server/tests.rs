@@ -938,6 +938,7 @@ fn facts(dealt: &Dealt) -> NodeFacts {
         local_only: true,
         sandbox: "process".to_owned(),
         max_price: "2.5".parse().unwrap(),
+        audit_percent: 0,
     }
 }
 
