@@ -19,6 +19,8 @@
 //!
 //! Absent: names of models, prices, who asks, and the form in which people ask.
 
+use std::fmt::Display;
+
 use bincode::{Decode, Encode};
 use suanli_protocol::wire::{List, Utf8};
 
@@ -425,6 +427,12 @@ impl Word {
             | Self::Ended { number, .. }
             | Self::Refused { number, .. } => Some(*number),
         }
+    }
+
+    /// There is no answer, for this reason.
+    pub fn refused(number: u64, error: &impl Display) -> Self {
+        let why = Detail::cut(&error.to_string());
+        Self::Refused { number, why }
     }
 
     /// What is certain with it.

@@ -365,7 +365,7 @@ impl Answers {
                 self.wanted.push_back(wanted(&answer, ask));
                 self.forming.push(answer);
             }
-            Err(error) => say(refused(number, &error)),
+            Err(error) => say(Word::refused(number, &error)),
         }
     }
 
@@ -381,7 +381,7 @@ impl Answers {
             let number = wanted.number;
             if let Err(error) = self.grammars.order(wanted) {
                 self.forming.retain(|one| one.number != number);
-                say(refused(number, &error));
+                say(Word::refused(number, &error));
             }
         }
         let works = !self.running.is_empty() || !self.waiting.is_empty();
@@ -403,7 +403,7 @@ impl Answers {
                     answer.choice.grammar = Some(grammar);
                     self.begin(answer, &mut say);
                 }
-                Err(error) => say(refused(made.number, &error)),
+                Err(error) => say(Word::refused(made.number, &error)),
             }
         }
     }
@@ -676,11 +676,6 @@ fn wanted(answer: &Answer, ask: &Ask) -> Wanted {
         begun,
         is_left: Arc::clone(&answer.is_left),
     }
-}
-
-fn refused(number: u64, error: &impl std::fmt::Display) -> Word {
-    let why = Utf8::cut(&error.to_string());
-    Word::Refused { number, why }
 }
 
 fn next_steps(answer: &Answer, most: usize) -> impl Iterator<Item = Step> {

@@ -163,7 +163,7 @@ impl Embeddings {
     /// Takes a question.
     pub fn embed(&mut self, number: u64, embed: Embed, mut say: impl FnMut(Word)) {
         if embed.inputs.is_empty() {
-            return say(refused(number, &EmbedError::None));
+            return say(Word::refused(number, &EmbedError::None));
         }
         self.reading.push_back(Reading {
             number,
@@ -208,7 +208,7 @@ impl Embeddings {
                 // A mistake of ours: no answer may hang.
                 tracing::error!(%error, "embeddings could not be computed");
                 for ask in self.running.drain(..) {
-                    say(refused(ask.number, &error));
+                    say(Word::refused(ask.number, &error));
                 }
             }
         }
@@ -250,7 +250,7 @@ impl Embeddings {
                     ask.read.push_back(tokens);
                     self.reading.push_front(ask);
                 }
-                Err(error) => say(refused(ask.number, &error)),
+                Err(error) => say(Word::refused(ask.number, &error)),
             }
         }
     }
@@ -340,14 +340,9 @@ fn ended(number: u64, finish: Finish) -> Word {
     }
 }
 
-fn refused(number: u64, error: &impl std::fmt::Display) -> Word {
-    let why = Utf8::cut(&error.to_string());
-    Word::Refused { number, why }
-}
-
 fn not_finite(number: u64) -> Word {
     let words = "the model makes numbers of it that are not finite; its file is damaged";
-    refused(number, &words)
+    Word::refused(number, &words)
 }
 
 #[cfg(test)]

@@ -289,7 +289,7 @@ enum Ending {
 }
 
 /// Both halves of a call.
-pub(super) type Halves = (CallReader, CallWriter);
+type Halves = (CallReader, CallWriter);
 
 /// Hears an answer to its end.
 struct Hears {
@@ -391,7 +391,7 @@ impl Hears {
     }
 
     /// Has an answer that one provider wrote scored by others, if chance wants it.
-    fn audit(mut self) {
+    fn audit(self) {
         let is_one = self.left.is_empty() && self.question.begun.tokens.is_empty();
         let (Some(weights), true) = (self.place.weights, is_one && self.question.streams) else {
             return;
@@ -410,8 +410,6 @@ impl Hears {
             question: self.question.clone(),
             begun,
         };
-        // The place is given back before.
-        self.place.gives_back();
         tokio::spawn(audit.run(gateway));
     }
 

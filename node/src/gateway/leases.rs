@@ -116,11 +116,6 @@ impl Place {
         self.give_back();
     }
 
-    /// It is not needed any more.
-    pub fn gives_back(&mut self) {
-        self.give_back();
-    }
-
     fn give_back(&mut self) {
         let is_given_back = std::mem::replace(&mut self.is_given_back, true);
         let Some(orders) = self.back.upgrade().filter(|_| !is_given_back) else {

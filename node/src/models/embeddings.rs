@@ -224,8 +224,7 @@ impl Answer {
                 }
                 Some(Word::Ended { .. }) => return Ok((self.to_json(), self.tokens())),
                 Some(Word::Refused { why, .. }) => {
-                    let wrong = Wrong::new("input", &*why);
-                    return Err(UpstreamError::Refused(400, wrong.to_json()));
+                    return Err(Wrong::new("input", &*why).into());
                 }
                 Some(_) | None => return Err(BROKE_OFF),
             }

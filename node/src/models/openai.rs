@@ -21,6 +21,8 @@ use suanli_executor::{
 };
 use suanli_protocol::{call::Question, registry::Endpoint, wire::List};
 
+use super::upstream::UpstreamError;
+
 /// Tokens of a completion that does not say how many.
 const COMPLETION_TOKENS: u32 = 16;
 /// As warm as it gets; 2 is what most clients allow.
@@ -57,6 +59,12 @@ impl Wrong {
             "code": null,
         } });
         error.to_string().into_bytes()
+    }
+}
+
+impl From<Wrong> for UpstreamError {
+    fn from(wrong: Wrong) -> Self {
+        Self::Refused(400, wrong.to_json())
     }
 }
 
@@ -491,7 +499,7 @@ mod tests {
 
     use super::*;
 
-    fn question(endpoint: Endpoint, body: &Value) -> Question {
+    pub(super) fn question(endpoint: Endpoint, body: &Value) -> Question {
         Question {
             agreement: AgreementId(Hash::of(b"lease")),
             endpoint,

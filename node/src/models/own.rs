@@ -87,24 +87,23 @@ impl Own {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn ask(&self, question: &Question) -> Result<Answer, UpstreamError> {
-        let wrong = |wrong: Wrong| UpstreamError::Refused(400, wrong.to_json());
         if self.facts().is_some_and(|facts| facts.embeds.is_some()) {
             let message = "this model gives embeddings, and writes no text; ask it at \
                            /v1/embeddings, or take another model";
-            return Err(wrong(Wrong::new("model", message)));
+            return Err(Wrong::new("model", message).into());
         }
         let param = match question.endpoint {
             Endpoint::COMPLETIONS => "prompt",
             _ => "messages",
         };
-        let asked = openai::read(question).map_err(wrong)?;
+        let asked = openai::read(question)?;
         let mut read = 0;
         let mut choices = Vec::new();
         for index in 0..asked.choices {
             let mut words = self.server.ask(asked.choice(index)).await;
             read = match words.next().await {
                 Some(Word::Began { read, .. }) => read.into(),
-                Some(Word::Refused { why, .. }) => return Err(wrong(Wrong::new(param, &*why))),
+                Some(Word::Refused { why, .. }) => return Err(Wrong::new(param, &*why).into()),
                 Some(_) | None => return Err(BROKE_OFF),
             };
             choices.push(Choice::new(index, words, question.begun.draws));
@@ -131,12 +130,11 @@ impl Own {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn score(&self, question: &Question) -> Result<scores::Answer, UpstreamError> {
-        let wrong = |wrong: Wrong| UpstreamError::Refused(400, wrong.to_json());
-        let asked = openai::read(question).map_err(wrong)?;
+        let asked = openai::read(question)?;
         let mut words = self.server.ask(asked.ask).await;
         match words.next().await {
             Some(Word::Began { read, .. }) => Ok(scores::Answer::new(words, read.into(), question)),
-            Some(Word::Refused { why, .. }) => Err(wrong(Wrong::new("messages", &*why))),
+            Some(Word::Refused { why, .. }) => Err(Wrong::new("messages", &*why).into()),
             Some(_) | None => Err(BROKE_OFF),
         }
     }
@@ -146,20 +144,19 @@ impl Own {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn embed(&self, question: &Question) -> Result<embeddings::Answer, UpstreamError> {
-        let wrong = |wrong: Wrong| UpstreamError::Refused(400, wrong.to_json());
         let facts = self.facts().ok_or(BROKE_OFF)?;
         if facts.embeds.is_none() {
             // In the words for all that such a model does not do.
-            return Err(openai::read(question).map_or_else(wrong, |_| BROKE_OFF));
+            return Err(openai::read(question).map_or_else(Into::into, |_| BROKE_OFF));
         }
-        let (embed, encoding) = embeddings::read(question, &facts).map_err(wrong)?;
+        let (embed, encoding) = embeddings::read(question, &facts)?;
         let mut words = self.server.embed(embed).await;
         match words.next().await {
             Some(Word::Began { .. }) => {
                 let name = String::from(&*self.name);
                 Ok(embeddings::Answer::new(words, name, encoding))
             }
-            Some(Word::Refused { why, .. }) => Err(wrong(Wrong::new("input", &*why))),
+            Some(Word::Refused { why, .. }) => Err(Wrong::new("input", &*why).into()),
             Some(_) | None => Err(BROKE_OFF),
         }
     }

@@ -94,8 +94,7 @@ impl Answer {
                 Some(Word::Scored { scores, .. }) => self.scores.extend(scores.into_vec()),
                 Some(Word::Ended { .. }) => break,
                 Some(Word::Refused { why, .. }) => {
-                    let wrong = Wrong::new("messages", &*why);
-                    return Err(UpstreamError::Refused(400, wrong.to_json()));
+                    return Err(Wrong::new("messages", &*why).into());
                 }
                 Some(_) | None => return Err(BROKE_OFF),
             }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
 use suanli_executor::{
     ipc::{
-        Confinement, Detail, Failure, IpcError, Reply, Request, Start, WorkerEnd,
+        Confinement, Failure, IpcError, Reply, Request, Start, WorkerEnd,
         model::{Facts, Load, Order, Word},
     },
     model::{
@@ -119,10 +119,6 @@ impl Model {
 
     /// None if it is no order for a model that is loaded.
     fn take(&mut self, order: Order, mut say: impl FnMut(Word)) -> Option<()> {
-        let refused = |number, why| Word::Refused {
-            number,
-            why: Detail::cut(why),
-        };
         match (self, order) {
             (Self::Writes(answers), Order::Ask { number, ask }) => answers.ask(number, &ask, say),
             (Self::Embeds(embeddings), Order::Embed { number, embed }) => {
@@ -131,15 +127,15 @@ impl Model {
             (Self::Writes(answers), Order::Stop(number)) => answers.stop(number, say),
             (Self::Embeds(embeddings), Order::Stop(number)) => embeddings.stop(number, say),
             (Self::Writes(_), Order::Embed { number, .. }) => {
-                say(refused(
+                say(Word::refused(
                     number,
-                    "this model writes text, and gives no embeddings",
+                    &"this model writes text, and gives no embeddings",
                 ));
             }
             (Self::Embeds(_), Order::Ask { number, .. }) => {
-                say(refused(
+                say(Word::refused(
                     number,
-                    "this model gives embeddings, and writes no text",
+                    &"this model gives embeddings, and writes no text",
                 ));
             }
             (Self::Writes(_) | Self::Embeds(_), Order::Load(_)) => return None,

@@ -309,24 +309,12 @@ const fn finish_reason(finish: Finish) -> &'static str {
 #[cfg(test)]
 mod tests {
     use suanli_executor::ipc::model::{CallName, PieceText};
-    use suanli_protocol::{
-        call::Begun,
-        ids::{AgreementId, Hash},
-        wire::{Bytes, List},
-    };
+    use suanli_protocol::wire::List;
 
-    use super::*;
+    use super::{super::tests::question, *};
 
     fn telling(endpoint: Endpoint) -> Telling {
-        let question = Question {
-            agreement: AgreementId(Hash::of(b"lease")),
-            endpoint,
-            streams: true,
-            answer: [0xab; 16],
-            asked_s: 5,
-            begun: Begun::default(),
-            body: Bytes::default(),
-        };
+        let question = question(endpoint, &json!({}));
         Telling::of(&question, "m", true)
     }
 
