@@ -66,10 +66,13 @@ fn main() {
             let agreed = (scores.iter().zip(&written))
                 .filter(|(score, token)| score.instead == Some(**token))
                 .count();
-            let sum: f64 = scores.iter().map(|score| f64::from(score.logarithm)).sum();
+            let sum: f64 = scores
+                .iter()
+                .map(|score| f64::from(score.logarithm.get()))
+                .sum();
             #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
             let mean = sum / scores.len().max(1) as f64;
-            let capped = |score: &Score| f64::from(score.behind.min(BEHIND_MAX));
+            let capped = |score: &Score| f64::from(score.behind.get().min(BEHIND_MAX));
             let behind: f64 = scores.iter().map(capped).sum();
             #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
             let behind = behind / scores.len().max(1) as f64;

@@ -46,8 +46,8 @@ use super::{
 };
 use crate::{
     ipc::model::{
-        Ask, Call, Facts, Finish, Form, Likelihood, Likely, Load, Piece, PieceText, Pieces, Prompt,
-        Sampling, Score, Speaker, Tools, Turn, Word,
+        Ask, Call, Facts, Finish, Finite, Form, Likelihood, Likely, Load, Piece, PieceText, Pieces,
+        Prompt, Sampling, Score, Speaker, Tools, Turn, Word,
     },
     limits::{
         ANSWERS_MAX, FORMS_MAX, GRAMMAR_BYTES_MAX, LIKELIEST_MAX, MODEL_STEPS_MAX, PIECE_BYTES_MAX,
@@ -239,7 +239,7 @@ impl Choice {
         let (own, likeliest) = likelihoods(logits, token, count);
         let likely = |(token, logarithm)| Likely {
             token,
-            logarithm,
+            logarithm: Finite::nearest(logarithm),
             bytes: List::truncated(tokenizer.bytes(token).to_vec()),
         };
         Some(Box::new(Likelihood {
@@ -705,9 +705,9 @@ fn score(answer: &mut Answer, mut next: usize, rows: &[&[f32]]) -> Word {
         // One that its form does not allow is seen by what would have come instead.
         let _ = answer.choice.took(token);
         scores.push(Score {
-            logarithm: likelihoods(logits, token, 0).0,
+            logarithm: Finite::nearest(likelihoods(logits, token, 0).0),
             instead: doubt.map(|(instead, _)| instead),
-            behind: doubt.map_or(f32::MAX, |(_, behind)| behind),
+            behind: Finite::nearest(doubt.map_or(f32::MAX, |(_, behind)| behind)),
         });
     }
     answer.scored = Some(next);
@@ -1232,7 +1232,7 @@ mod tests {
                 let scores = scores(&words);
                 let instead: Vec<u32> = scores.iter().filter_map(|score| score.instead).collect();
                 assert_eq!(instead, tokens);
-                assert!(scores.iter().all(|score| score.logarithm <= 0.0));
+                assert!(scores.iter().all(|score| score.logarithm.get() <= 0.0));
             }
             // One token that another model would have written is seen, and only that one.
             let middle = tokens.len() / 2;
@@ -1296,7 +1296,7 @@ mod tests {
             // The likeliest was taken.
             assert_eq!(one.of, one.likeliest[0]);
             assert_eq!(one.likeliest.len(), 3);
-            assert!(one.of.logarithm < 0.0 && one.of.logarithm.is_finite());
+            assert!((f32::MIN..0.0).contains(&one.of.logarithm.get()));
         }
     }
 

@@ -41,7 +41,7 @@ impl Scores {
             .iter()
             .filter(|(token, score)| score.instead == Some(*token));
         let behind = all.iter().map(|(_, score)| match score.instead {
-            Some(_) => f64::from(score.behind.clamp(0.0, BEHIND_MAX)),
+            Some(_) => f64::from(score.behind.get().clamp(0.0, BEHIND_MAX)),
             None => f64::from(BEHIND_MAX),
         });
         let count = u32::try_from(all.len()).unwrap_or(u32::MAX);
@@ -108,14 +108,16 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use suanli_executor::ipc::model::Finite;
+
     use super::*;
 
     #[test]
     fn a_score_is_a_mean_in_which_no_token_counts_too_much() {
         let score = |instead, behind| Score {
-            logarithm: -1.0,
+            logarithm: Finite::nearest(-1.0),
             instead,
-            behind,
+            behind: Finite::nearest(behind),
         };
         let all = [
             (5, score(Some(5), 0.0)),

@@ -286,7 +286,7 @@ fn shown(likely: &Likely) -> String {
 }
 
 const fn logarithm(likely: &Likely) -> f32 {
-    likely.logarithm.max(UNLIKELY)
+    likely.logarithm.get().max(UNLIKELY)
 }
 
 fn usage(tokens: Tokens) -> Value {
@@ -308,7 +308,7 @@ const fn finish_reason(finish: Finish) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use suanli_executor::ipc::model::{CallName, PieceText};
+    use suanli_executor::ipc::model::{CallName, Finite, PieceText};
     use suanli_protocol::wire::List;
 
     use super::{super::tests::question, *};
@@ -335,7 +335,7 @@ mod tests {
     fn likely(token: u32, logarithm: f32, text: &str) -> Likely {
         Likely {
             token,
-            logarithm,
+            logarithm: Finite::nearest(logarithm),
             bytes: List::truncated(text.as_bytes().to_vec()),
         }
     }
