@@ -399,6 +399,14 @@ pub enum Input {
         /// Whether all are right; none if one can't be read, or what it is made of.
         right: Option<bool>,
     },
+    /// An answer of a provider was not written with the weights that it names: two others
+    /// say so.
+    Forged {
+        /// Whose.
+        provider: PeerId,
+        /// For whom it offers.
+        account: AccountId,
+    },
     /// The user of a lease has counted so many more tokens, read and written. Nothing,
     /// once before the first, says that they are counted.
     Counted {
@@ -1015,6 +1023,9 @@ impl Peer {
                 let tokens = (read, written);
                 self.buyer
                     .on_counted(&mut self.core, &mut self.ledger, agreement, tokens);
+            }
+            Input::Forged { provider, account } => {
+                self.core.failed(provider, account, Failing::Forged);
             }
             Input::Command(command) => self.on_command(command),
         }

@@ -111,7 +111,7 @@ impl Outcome {
     }
 }
 
-/// How a provider failed us, other than by a result.
+/// How a provider failed us, other than by a result that we have judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failing {
@@ -121,6 +121,8 @@ pub enum Failing {
     Refused,
     /// Its quote was not what its offer says.
     Bait,
+    /// Two others would not have written an answer of its, with the weights that it names.
+    Forged,
 }
 
 /// A failure, as it is written down.
@@ -166,6 +168,23 @@ pub struct Results {
 }
 
 impl Results {
+    /// Others contradict a result of one of its nodes.
+    fn contradicted(&mut self, node: PeerId, at: Wall) {
+        let until = self.left_out_until();
+        self.contradicted.add(at);
+        self.in_a_row = Tally::default();
+        // What it did before it was left out comes to light bit by bit.
+        if until.is_none_or(|until| until <= at) {
+            self.times = self.times.saturating_add(1);
+            self.last = Some(at);
+        }
+        if !self.liars.contains(&node) {
+            let mut liars = self.liars.to_vec();
+            liars.push(node);
+            self.liars = List::truncated(liars);
+        }
+    }
+
     /// Until when it is left out, because its results were wrong.
     pub fn left_out_until(&self) -> Option<Wall> {
         let times = self.times.checked_sub(1)?;
@@ -571,19 +590,7 @@ impl Standings {
                 }
             }
             Verdict::Disputed(Reason::WRONG_RESULT) => {
-                let until = results.left_out_until();
-                results.contradicted.add(at);
-                results.in_a_row = Tally::default();
-                // What it did before it was left out comes to light bit by bit.
-                if until.is_none_or(|until| until <= at) {
-                    results.times = results.times.saturating_add(1);
-                    results.last = Some(at);
-                }
-                if !results.liars.contains(&provider) {
-                    let mut liars = results.liars.to_vec();
-                    liars.push(provider);
-                    results.liars = List::truncated(liars);
-                }
+                results.contradicted(provider, at);
                 self.lied(provider, account);
             }
             Verdict::Disputed(_) => {
@@ -611,6 +618,10 @@ impl Standings {
             Failing::Lost => results.lost.add(failure.at),
             Failing::Refused => results.refused.add(failure.at),
             Failing::Bait => results.baits.add(failure.at),
+            Failing::Forged => {
+                results.contradicted(failure.provider, failure.at);
+                self.lied(failure.provider, failure.account);
+            }
         }
     }
 

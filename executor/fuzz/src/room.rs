@@ -1,4 +1,4 @@
-//! A thread with just the stack that a worker has.
+//! A thread with just the stack that something has in a worker.
 //!
 //! What recurses in a check must overflow here if it would overflow a worker. The
 //! thread handles its signals on a stack of their own, so that the fuzzer can still
@@ -24,21 +24,29 @@ struct Room {
     done: Receiver<()>,
 }
 
-/// Has `target` look at these bytes in that thread. A target that panics there has
-/// ended the process already.
+/// Has `target` look at these bytes in a thread with a worker's stack. A target that panics
+/// there has ended the process already.
 ///
 /// # Panics
 /// If there is no memory for the thread.
 pub fn with_worker_stack(target: fn(&[u8]), bytes: &[u8]) {
+    with_stack(WORKER_STACK_BYTES, target, bytes);
+}
+
+/// The same with a stack of that many bytes. All inputs of a process have the first one's.
+///
+/// # Panics
+/// If there is no memory for the thread.
+pub fn with_stack(stack: usize, target: fn(&[u8]), bytes: &[u8]) {
     ROOM.with(|room| {
-        let room = room.get_or_init(|| Room::open(target));
+        let room = room.get_or_init(|| Room::open(stack, target));
         room.inputs.send(bytes.to_vec()).expect("the thread waits");
         room.done.recv().expect("the thread answers");
     });
 }
 
 impl Room {
-    fn open(target: fn(&[u8])) -> Self {
+    fn open(stack: usize, target: fn(&[u8])) -> Self {
         let (inputs, taken) = sync_channel::<Vec<u8>>(1);
         let (said, done) = sync_channel(1);
         let look = move || {
@@ -51,7 +59,7 @@ impl Room {
             }
         };
         thread::Builder::new()
-            .stack_size(WORKER_STACK_BYTES)
+            .stack_size(stack)
             .spawn(look)
             .expect("there is memory for a stack");
         Self { inputs, done }
