@@ -26,7 +26,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use suanli_protocol::{
     call::{Begun, Question},
-    ids::{BlobId, PeerId},
+    ids::{AccountId, BlobId, PeerId},
     offer::{ModelOffer, Name},
     registry::{Endpoint, Reason},
     wire::{Bytes, Text},
@@ -108,8 +108,10 @@ pub enum GatewayError {
 /// A model that somebody serves.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// By whom.
+    /// By whom,
     pub provider: PeerId,
+    /// and for which account.
+    pub account: AccountId,
     /// Where that is.
     pub region: Name,
     /// What the offer says of it.
@@ -222,6 +224,7 @@ async fn served(handle: &NodeHandle) -> Result<Vec<Served>, Gone> {
         .flat_map(|offer| {
             let of = |model: &ModelOffer| Served {
                 provider: offer.signer(),
+                account: offer.body().account,
                 region: offer.body().region.clone(),
                 model: model.clone(),
             };

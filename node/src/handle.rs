@@ -185,6 +185,7 @@ pub(crate) enum Ask {
     Reached(PeerId, u64, oneshot::Sender<()>),
     Written(oneshot::Sender<bool>),
     Counted(AgreementId, (u64, u64)),
+    Forged(PeerId, AccountId),
     Grant(BTreeMap<Name, Budget>, oneshot::Sender<()>),
     Pause {
         until: Option<Wall>,
@@ -297,6 +298,16 @@ impl NodeHandle {
     ) -> Result<(), Gone> {
         let counted = Ask::Counted(agreement, (read, written));
         self.asks.send(counted).await.map_err(|_| Gone)
+    }
+
+    /// Tells that a provider, which offers for that account, has not written an answer with
+    /// the weights that it names: two others say so.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn forged(&self, provider: PeerId, account: AccountId) -> Result<(), Gone> {
+        let forged = Ask::Forged(provider, account);
+        self.asks.send(forged).await.map_err(|_| Gone)
     }
 
     /// Calls a peer, for a lease.

@@ -71,7 +71,7 @@ use crate::{
     receipt,
     record::{JobEnd, JobOrder, Lsn, Part, Record},
     registry::{Reason, Runtime},
-    standing::{Outcome, Standing, Standings},
+    standing::{Failing, Outcome, Standing, Standings},
     units::{Amount, Millis, Mono, Now, Total, Usage, Wall},
     wire::{List, Text},
 };

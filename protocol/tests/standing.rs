@@ -197,6 +197,30 @@ fn failures_are_remembered_weighed_and_fade() {
 }
 
 #[test]
+fn whose_answers_others_would_not_have_written_is_left_out_longer_each_time() {
+    let mut standings = Standings::default();
+    agreed(&mut standings, 1, 20, at(0));
+    let forged = |standings: &mut Standings, day| {
+        standings.failed(Failure {
+            account: account(1),
+            provider: node(1),
+            how: Failing::Forged,
+            at: at(day),
+        });
+        let standing = standings.of(node(1), account(1)).unwrap();
+        standing.left_out_until().unwrap().since(at(day))
+    };
+    let (first, second) = (forged(&mut standings, 0), forged(&mut standings, 1));
+    assert!(first > std::time::Duration::ZERO && second == first * 2);
+    assert_eq!(audited(&standings, 1, at(1)), 1000, "trust is lost at once");
+    // Its node takes that along to another account.
+    for of in [1, 2] {
+        let opinion = standings.opinion(node(1), account(of), at(1));
+        assert_eq!(opinion, Err(Reason::WRONG_RESULT));
+    }
+}
+
+#[test]
 fn references_count_as_far_as_their_clients_trade_with_us() {
     let mut standings = Standings::default();
     // Of whom we know nothing counts nothing, and neither does one that lied to us.

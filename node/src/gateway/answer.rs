@@ -245,12 +245,12 @@ impl Count {
     }
 }
 
-/// What is written of an answer, if another could go on with it.
+/// What is written of an answer.
 #[derive(Debug, Default)]
 struct Written {
     tokens: Vec<u32>,
     draws: u64,
-    /// Something came that nobody else can go on after.
+    /// Something came that names no tokens: nobody else can go on after it.
     is_plain: bool,
     /// Its text is whole.
     is_whole: bool,
@@ -393,19 +393,20 @@ impl Hears {
     /// Has an answer that one provider wrote scored by others, if chance wants it.
     fn audit(self) {
         let is_one = self.left.is_empty() && self.question.begun.tokens.is_empty();
-        let (Some(weights), true) = (self.place.weights, is_one && self.question.streams) else {
+        let wanted = || audits::is_wanted(self.gateway.handle.facts().audit_percent);
+        let (Some(weights), Some(account), Some(begun), true) = (
+            self.place.weights,
+            self.place.account,
+            self.written.begun(),
+            is_one && wanted(),
+        ) else {
             return;
         };
-        let Some(begun) = self.written.begun() else {
-            return;
-        };
-        if !audits::is_wanted(self.gateway.handle.facts().audit_percent) {
-            return;
-        }
         let gateway = self.gateway.clone();
         let audit = Audit {
             model: self.asker.model.clone(),
             writer: self.place.provider,
+            account,
             weights,
             question: self.question.clone(),
             begun,
@@ -458,11 +459,6 @@ impl Hears {
     fn note(&mut self, part: Part) -> Option<Vec<u8>> {
         match part {
             Part::Event(event) | Part::Wrote { event, .. } if event.is_empty() => None,
-            Part::Wrote { event, .. } if !self.question.streams => {
-                self.written.is_plain = true;
-                self.count.add(&event, None);
-                Some(event.into_vec())
-            }
             Part::Event(event) => {
                 self.written.is_plain = true;
                 self.count.add(&event, None);
@@ -486,7 +482,7 @@ impl Hears {
     /// Another provider that goes on, and its first word; none where nobody does, or nobody
     /// wants the rest any more.
     async fn go_on(&mut self, pieces: &mpsc::Sender<Piece>) -> Option<(Part, Halves)> {
-        let weights = self.place.weights?;
+        let weights = self.place.weights.filter(|_| self.question.streams)?;
         self.question.begun = self.written.begun()?;
         for _ in 0..TRIES {
             let others = self.gateway.others(&self.asker.model, weights).await;

@@ -4,33 +4,38 @@
 //! an answer is whole ─ chance ─▶ another provider with the same weights scores it
 //!                                   ├─ it would have written that ─▶ nothing
 //!                                   └─ doubts ─▶ a third scores it, too
-//!                                                  └─ doubts ─▶ the writer is left, for a day
+//!                                                  └─ doubts ─▶ the writer is left
 //! ```
 //!
 //! Whoever has the same file finds by one reading which tokens it would have written itself,
 //! with the same chance ([`crate::models::scores`]). One who doubts may lie, or have other
-//! weights than it says: so nobody is left because of one other's word. Where there is no
-//! third, a doubt is logged.
+//! weights than it says: so nobody is left because of one other's word, and both are of other
+//! accounts than the writer and each other. They are chosen by chance, whatever their prices:
+//! who would like to judge can't see to it. Where there is no third, a doubt is logged.
+//!
+//! A writer that is left is not asked by this gateway for a day, and what was found counts in
+//! this node's view of its account as a result that others contradict.
 //!
 //! Scores are asked for, and paid, by the node and not by who asked, so that nobody's budget is
 //! spent on them, and a provider that scores does not see for whom.
 //!
-//! Absent: answers that name no tokens (servers'), that several providers have written, or
-//! that came as one; and standing: what is found is known until the node ends.
+//! Absent: answers that name no tokens (servers'; several at once), and those that several
+//! providers have written.
 
 use std::collections::BTreeSet;
 
 use suanli_protocol::{
     call::{Begun, Part, Question},
-    ids::{BlobId, PeerId},
-    offer::Name,
+    ids::{AccountId, BlobId, PeerId},
+    offer::{Name, tokens},
     registry::Endpoint,
+    units::{Amount, cost},
     wire::Text,
 };
 use tokio::time::timeout;
 
 use super::{
-    Asker, Gateway,
+    Asker, Gateway, Served,
     answer::{Count, FIRST_WAIT, call, next},
 };
 use crate::{data_dir::random_secret, keys::GATEWAY, models::scores::Scores};
@@ -40,14 +45,21 @@ use crate::{data_dir::random_secret, keys::GATEWAY, models::scores::Scores};
 const DOUBTFUL: f64 = 0.05;
 /// Shorter answers show too little.
 const TOKENS_MIN: usize = 16;
+/// Providers that are tried for one opinion.
+const TRIES: usize = 3;
 /// Bytes of scores, as they travel.
 const SCORES_BYTES_MAX: usize = 4 << 10;
+
+/// How many times dearer than the middle one a provider that is asked may be.
+const DEARER_MAX: u64 = 4;
 
 /// An answer that may be audited.
 #[derive(Debug, Clone)]
 pub(super) struct Audit {
     pub(super) model: Name,
     pub(super) writer: PeerId,
+    /// For whom the writer offers.
+    pub(super) account: AccountId,
     pub(super) weights: BlobId,
     pub(super) question: Question,
     pub(super) begun: Begun,
@@ -59,15 +71,26 @@ pub(super) fn is_wanted(percent: u8) -> bool {
     percent > 0 && chance().is_some_and(|chance| chance % 100 < u16::from(percent))
 }
 
+/// Those who were asked of an answer, its writer first.
+#[derive(Debug)]
+struct Asked {
+    providers: BTreeSet<PeerId>,
+    /// Of those who have said something.
+    accounts: BTreeSet<AccountId>,
+}
+
 impl Audit {
     /// Asks others, and leaves the writer if two of them doubt that it has written that.
     pub(super) async fn run(self, gateway: Gateway) {
         if self.begun.tokens.len() < TOKENS_MIN {
             return;
         }
-        let mut asked = BTreeSet::from([self.writer]);
+        let mut asked = Asked {
+            providers: BTreeSet::from([self.writer]),
+            accounts: BTreeSet::from([self.account]),
+        };
         for opinion in 0..2 {
-            let Some((by, scores)) = self.ask(&gateway, &asked).await else {
+            let Some((by, scores)) = self.opinion(&gateway, &mut asked).await else {
                 if opinion > 0 {
                     tracing::warn!(
                         writer = %self.writer, model = %self.model,
@@ -84,28 +107,52 @@ impl Audit {
             if !is_doubted {
                 return;
             }
-            asked.insert(by);
         }
         tracing::warn!(
             writer = %self.writer, model = %self.model,
             "two other providers with the same weights would not have written its answer: it is \
              not asked any more"
         );
+        let _ = gateway.handle.forged(self.writer, self.account).await;
         gateway.leases.avoid(self.writer).await;
     }
 
-    /// The scores of a provider with the same weights, but for these; none if there is none.
-    async fn ask(&self, gateway: &Gateway, but: &BTreeSet<PeerId>) -> Option<(PeerId, Scores)> {
-        let others = gateway.others(&self.model, self.weights).await.ok()?;
-        let avoid = others.union(but).copied().collect();
+    /// The scores of one who was not asked yet; none if nobody gives any.
+    async fn opinion(&self, gateway: &Gateway, asked: &mut Asked) -> Option<(PeerId, Scores)> {
+        for _ in 0..TRIES {
+            let all = gateway.served().await.ok()?;
+            let all: Vec<Served> = (all.into_iter())
+                .filter(|served| served.model.name == self.model)
+                .collect();
+            let able: Vec<&Served> = all.iter().filter(|one| self.may_ask(one, asked)).collect();
+            let chosen = one_of(&able, self.begun.tokens.len())?;
+            asked.providers.insert(chosen.provider);
+            let others = all.iter().map(|served| served.provider);
+            let others = others.filter(|provider| *provider != chosen.provider);
+            if let Some(scores) = self.ask(gateway, &others.collect()).await {
+                asked.accounts.insert(chosen.account);
+                return Some((chosen.provider, scores));
+            }
+        }
+        None
+    }
+
+    /// Whether one has the same weights, and nothing to do with those who were asked.
+    fn may_ask(&self, one: &Served, asked: &Asked) -> bool {
+        one.model.weights == self.weights
+            && !asked.providers.contains(&one.provider)
+            && !asked.accounts.contains(&one.account)
+    }
+
+    /// The scores of the one that is left without those; none if it gives none.
+    async fn ask(&self, gateway: &Gateway, but: &BTreeSet<PeerId>) -> Option<Scores> {
         let asker = Asker {
             principal: Text::lossy(GATEWAY),
             model: self.model.clone(),
             key: None,
         };
-        let mut place = gateway.leases.take(&asker, &avoid).await.ok()?;
-        let by = place.provider;
-        if place.weights != Some(self.weights) || but.contains(&by) {
+        let mut place = gateway.leases.take(&asker, but).await.ok()?;
+        if place.weights != Some(self.weights) || but.contains(&place.provider) {
             return None;
         }
         let question = Question {
@@ -136,6 +183,77 @@ impl Audit {
         let _ = gateway.handle.counted(place.agreement, tokens).await;
         let scores: Scores = serde_json::from_slice(&body).ok()?;
         let all = u64::try_from(self.begun.tokens.len()).unwrap_or(u64::MAX);
-        (scores.tokens == all && scores.behind.is_finite()).then_some((by, scores))
+        (scores.tokens == all && scores.behind.is_finite()).then_some(scores)
+    }
+}
+
+/// One of these by chance, but none that is far dearer than others: who would like to be
+/// asked can't be by a low price, and nobody earns much by a high one.
+fn one_of<'a>(able: &[&'a Served], read: usize) -> Option<&'a Served> {
+    let read = u64::try_from(read).unwrap_or(u64::MAX);
+    let price = |one: &Served| cost(&tokens(read, 0), &one.model.prices);
+    let mut prices: Vec<Amount> = able.iter().filter_map(|one| price(one)).collect();
+    prices.sort_unstable();
+    let middle = *prices.get(prices.len() / 2)?;
+    let most = middle.as_micros().saturating_mul(DEARER_MAX);
+    let is_fair = |one: &&Served| price(one).is_some_and(|price| price.as_micros() <= most);
+    let fair: Vec<&Served> = able.iter().copied().filter(is_fair).collect();
+    let chance = random_secret().ok()?;
+    let chance = usize::from(u16::from_le_bytes(*chance.first_chunk()?));
+    // As good as even, for as many as there can be.
+    fair.get(chance % fair.len().max(1)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use suanli_protocol::{
+        ids::Hash,
+        offer::ModelOffer,
+        units::{Meter, Price},
+        wire::List,
+    };
+
+    use super::*;
+
+    fn served(number: u8, micros: u64) -> Served {
+        let price = Price {
+            meter: Meter::TOKEN_IN,
+            amount: Amount::from_micros(micros),
+            per: 1,
+        };
+        Served {
+            provider: PeerId::from_bytes([number; 32]),
+            account: AccountId::from_bytes([number; 32]),
+            region: Text::lossy("CN-NX"),
+            model: ModelOffer {
+                name: Text::lossy("small"),
+                weights: BlobId(Hash::of(b"weights")),
+                quantisation: Text::lossy("Q8_0"),
+                context: 4096,
+                device: 0,
+                prices: List::truncated(vec![price]),
+                prefill_per_second: 0,
+                decode_per_second: 0,
+                places: 1,
+                places_free: 1,
+            },
+        }
+    }
+
+    #[test]
+    fn all_are_asked_by_chance_but_those_far_dearer_than_others() {
+        let [free, one, dear, too_dear] = [0, 10, 40, 41].map(|micros| {
+            // Its number is its price.
+            served(u8::try_from(micros).unwrap(), micros)
+        });
+        let asked = |able: &[&Served]| {
+            let chosen = (0..200).filter_map(|_| Some(one_of(able, 20)?.provider.as_bytes()[0]));
+            chosen.collect::<BTreeSet<u8>>()
+        };
+        // The middle one costs 10. That one of three is never asked of 200 is as good as
+        // impossible.
+        assert_eq!(asked(&[&free, &one, &dear]), BTreeSet::from([0, 10, 40]));
+        assert_eq!(asked(&[&free, &one, &too_dear]), BTreeSet::from([0, 10]));
+        assert_eq!(asked(&[]), BTreeSet::new());
     }
 }

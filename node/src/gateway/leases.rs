@@ -26,7 +26,7 @@ use std::{
 
 use suanli_protocol::{
     deal::{BlobRef, Needs, Work},
-    ids::{AgreementId, BlobId, Hash, JobId, PeerId},
+    ids::{AccountId, AgreementId, BlobId, Hash, JobId, PeerId},
     message::InlineBlob,
     offer::{ModelRef, Name, tokens},
     rank::Policy,
@@ -91,8 +91,10 @@ pub struct Place {
     pub agreement: AgreementId,
     /// and with whom.
     pub provider: PeerId,
-    /// What the provider says of the model's weights, if it is known.
+    /// What the provider says of the model's weights, if it is known,
     pub weights: Option<BlobId>,
+    /// and for whom it offers.
+    pub account: Option<AccountId>,
     job: JobId,
     /// Whether the provider has failed.
     failed: bool,
@@ -245,8 +247,8 @@ struct Lease {
     until: Wall,
     /// The last agreement, and with whom.
     agreed: Option<(PeerId, AgreementId)>,
-    /// What the provider says of the model's weights.
-    weights: Option<BlobId>,
+    /// What the provider says of the model's weights, and for whom it offers.
+    offered: Option<(BlobId, AccountId)>,
     /// Whether it stands.
     stands: bool,
     /// Those who are not asked.
@@ -471,7 +473,7 @@ impl Desk {
                 model,
                 until,
                 agreed: None,
-                weights: None,
+                offered: None,
                 stands: false,
                 avoid,
                 calls: 0,
@@ -511,7 +513,7 @@ impl Desk {
                 lease.agreed = Some((peer, agreement));
                 lease.stands = false;
                 // A provider that has started again may have another file.
-                lease.weights = weights(&self.handle, peer, &lease.model).await;
+                lease.offered = offered(&self.handle, peer, &lease.model).await;
             }
             JobEventInfo::Started => {
                 let Some((_, agreement)) = lease.agreed else {
@@ -621,12 +623,17 @@ impl Desk {
     }
 }
 
-/// What a provider's offer says of a model's weights.
-async fn weights(handle: &NodeHandle, provider: PeerId, model: &Name) -> Option<BlobId> {
+/// What a provider's offer says of a model's weights, and for whom it is.
+async fn offered(
+    handle: &NodeHandle,
+    provider: PeerId,
+    model: &Name,
+) -> Option<(BlobId, AccountId)> {
     let served = super::served(handle).await.ok()?;
     let mut served = served.iter();
     let is_it = |one: &&Served| one.provider == provider && one.model.name == *model;
-    Some(served.find(is_it)?.model.weights)
+    let found = served.find(is_it)?;
+    Some((found.model.weights, found.account))
 }
 
 /// How large a lease is.
@@ -734,7 +741,8 @@ fn give(
     let place = Place {
         agreement,
         provider,
-        weights: lease.weights,
+        weights: lease.offered.map(|(weights, _)| weights),
+        account: lease.offered.map(|(_, account)| account),
         job,
         failed: false,
         used: (0, 0),

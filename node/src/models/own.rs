@@ -323,23 +323,31 @@ impl Answer {
         }
     }
 
-    /// All of an answer that comes as one.
+    /// All of an answer that comes as one, with the tokens of all choices.
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn whole(&mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
+    pub async fn whole(&mut self) -> Result<(Event, Tokens), UpstreamError> {
+        let mut all_tokens = Vec::new();
         let mut wholes = vec![Whole::default(); self.choices.len()];
         while let Some(at) = self.hear().await? {
             let choice = &mut self.choices[at];
             wholes[at].add(std::mem::take(&mut choice.said));
-            let tokens = std::mem::take(&mut choice.tokens).len();
-            self.written += u64::try_from(tokens).unwrap_or(u64::MAX);
+            let tokens = std::mem::take(&mut choice.tokens);
+            self.written += u64::try_from(tokens.len()).unwrap_or(u64::MAX);
+            all_tokens.extend(tokens);
         }
+        let draws = self.choices.iter().map(|choice| choice.draws).sum();
         let finished = self.choices.iter().map(|choice| choice.finish);
         let finished = finished.map(|finish| finish.unwrap_or(Finish::Stopped));
         let wholes: Vec<(Whole, Finish)> = wholes.into_iter().zip(finished).collect();
-        let bytes = self.telling.whole(&wholes, self.told());
-        Ok((bytes, self.tokens()))
+        let event = Event {
+            bytes: self.telling.whole(&wholes, self.told()),
+            tokens: all_tokens,
+            draws,
+            is_whole: true,
+        };
+        Ok((event, self.tokens()))
     }
 
     /// Waits until one of the choices has news, and says which; none if all are over.

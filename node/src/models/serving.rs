@@ -23,7 +23,7 @@ use std::{
 use suanli_protocol::{
     call::{Part, QUESTION_FRAME_BYTES_MAX, Question, is_of_the_question},
     ids::{AgreementId, PeerId},
-    limits::{AGREEMENTS_MAX, CALL_EVENT_BYTES_MAX},
+    limits::AGREEMENTS_MAX,
     offer::{Device, ModelOffer, ModelRef, tokens},
     peer::{ExecutionEvent, ExecutionId, ExecutionOrder, Input},
     registry::{Endpoint, Reason},
@@ -718,12 +718,12 @@ impl Work {
                 return (Ending::Done(Tokens { read, written: 0 }), None);
             }
         };
-        let (bytes, tokens) = match whole {
+        let (events, tokens) = match whole {
             Ok(whole) => whole,
             Err(error) => return (Ending::No(no(error)), None),
         };
-        for piece in bytes.chunks(CALL_EVENT_BYTES_MAX) {
-            if !tell(writer, Event::Plain(piece.to_vec())).await {
+        for event in events {
+            if !tell(writer, event).await {
                 return (Ending::Lost(tokens), None);
             }
         }
@@ -793,7 +793,7 @@ impl Work {
 async fn tell(writer: &mut CallWriter, event: Event) -> bool {
     let part = match event {
         Event::Plain(bytes) => Bytes::new(bytes).map(Part::Event),
-        Event::Resumable(event) => Bytes::new(event.bytes).map(|bytes| Part::Wrote {
+        Event::Named(event) => Bytes::new(event.bytes).map(|bytes| Part::Wrote {
             event: bytes,
             tokens: List::truncated(event.tokens),
             draws: event.draws,

@@ -11,7 +11,11 @@ use suanli_executor::{
     CheckError, ExecutorError, ModelConfig, ModelServer, WorkerProgram, ipc::model::Facts,
     machine::cores,
 };
-use suanli_protocol::{call::Question, registry::Endpoint};
+use suanli_protocol::{
+    call::Question,
+    limits::{CALL_EVENT_BYTES_MAX, CALL_EVENT_TOKENS_MAX},
+    registry::Endpoint,
+};
 
 use super::{
     embeddings,
@@ -168,10 +172,11 @@ pub enum Answer {
 /// An event of an answer.
 #[derive(Debug)]
 pub enum Event {
-    /// That only its own source can go on after.
+    /// That says nothing of tokens.
     Plain(Vec<u8>),
-    /// That another could go on after.
-    Resumable(own::Event),
+    /// That names the tokens that it stands for. If the answer streams, another could go on
+    /// after it.
+    Named(own::Event),
 }
 
 impl Source {
@@ -250,7 +255,7 @@ impl Answer {
                 let event = answer.next_event().await?;
                 let resumes = answer.resumes();
                 Ok(event.map(|event| match resumes {
-                    true => Event::Resumable(event),
+                    true => Event::Named(event),
                     false => Event::Plain(event.bytes),
                 }))
             }
@@ -259,16 +264,77 @@ impl Answer {
         }
     }
 
-    /// All of an answer that comes as one.
+    /// All of an answer that comes as one, in events that are short enough to travel.
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn whole(&mut self) -> Result<(Vec<u8>, Tokens), UpstreamError> {
-        match self {
-            Self::Upstream(answer) => answer.whole().await,
-            Self::Own(answer) => answer.whole().await,
-            Self::Embeddings(answer) => answer.whole().await,
-            Self::Scores(answer) => answer.whole().await,
+    pub async fn whole(&mut self) -> Result<(Vec<Event>, Tokens), UpstreamError> {
+        let (bytes, tokens) = match self {
+            Self::Upstream(answer) => answer.whole().await?,
+            Self::Own(answer) => {
+                let (whole, tokens) = answer.whole().await?;
+                if answer.resumes() {
+                    return Ok((named(whole), tokens));
+                }
+                (whole.bytes, tokens)
+            }
+            Self::Embeddings(answer) => answer.whole().await?,
+            Self::Scores(answer) => answer.whole().await?,
+        };
+        let pieces = bytes.chunks(CALL_EVENT_BYTES_MAX);
+        let events = pieces.map(|piece| Event::Plain(piece.to_vec()));
+        Ok((events.collect(), tokens))
+    }
+}
+
+/// An event in as many as its bytes and its tokens take.
+fn named(whole: own::Event) -> Vec<Event> {
+    let (bytes, tokens) = (whole.bytes.len(), whole.tokens.len());
+    let count = bytes
+        .div_ceil(CALL_EVENT_BYTES_MAX)
+        .max(tokens.div_ceil(CALL_EVENT_TOKENS_MAX));
+    let mut tokens = whole.tokens.chunks(CALL_EVENT_TOKENS_MAX);
+    let pieces = whole.bytes.chunks(bytes.div_ceil(count.max(1)).max(1));
+    let named = pieces.map(|piece| own::Event {
+        bytes: piece.to_vec(),
+        tokens: tokens.next().unwrap_or_default().to_vec(),
+        draws: whole.draws,
+        is_whole: whole.is_whole,
+    });
+    named.map(Event::Named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_comes_as_one_names_all_its_tokens() {
+        for (bytes, tokens) in [
+            (300, 0),
+            (300, 1),
+            (300, CALL_EVENT_TOKENS_MAX),
+            (300, CALL_EVENT_TOKENS_MAX + 1),
+            (5 * CALL_EVENT_TOKENS_MAX, 5 * CALL_EVENT_TOKENS_MAX),
+            (2 * CALL_EVENT_BYTES_MAX + 1, 3),
+        ] {
+            let whole = own::Event {
+                bytes: (0..=u8::MAX).cycle().take(bytes).collect(),
+                tokens: (0..).take(tokens).collect(),
+                draws: 7,
+                is_whole: true,
+            };
+            let (mut all_bytes, mut all_tokens) = (Vec::new(), Vec::new());
+            for event in named(whole.clone()) {
+                let Event::Named(event) = event else {
+                    panic!("{event:?} names no tokens")
+                };
+                assert!(event.bytes.len() <= CALL_EVENT_BYTES_MAX && !event.bytes.is_empty());
+                assert!(event.tokens.len() <= CALL_EVENT_TOKENS_MAX);
+                all_bytes.extend(event.bytes);
+                all_tokens.extend(event.tokens);
+            }
+            assert!((all_bytes, all_tokens) == (whole.bytes, whole.tokens));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 
 use serde_json::{Value, json};
 use suanli_executor::model::testing::{small_encoder, small_model};
+use suanli_node::api::types::{OfferInfo, Status};
 use suanli_protocol::units::Amount;
 use tempfile::TempDir;
 
@@ -30,7 +31,7 @@ fn network(files: &TempDir, providers: &[(&'static str, u64)]) -> Network {
 }
 
 /// Who names other weights than those of its file, and is the cheapest, is asked no more once
-/// two others have doubted an answer.
+/// two others have doubted an answer, and has lost its standing.
 #[test]
 fn live_who_serves_another_model_than_it_names_is_found_and_left() {
     let files = TempDir::new().unwrap();
@@ -59,25 +60,14 @@ fn live_who_serves_another_model_than_it_names_is_found_and_left() {
     let add = [&["model", "add", file, "--name", "small"], &prices[..]].concat();
     let added = network.suanli("cheat", &add);
     assert!(added.status.success(), "{added:?}");
-    // A file on the shelf goes by its name. Another one is put in its place.
-    let cheat = network.testnet.node_mut("cheat").unwrap();
-    cheat.stop().unwrap();
-    let hash = blake3::hash(&small_model(1)).to_hex();
-    let shelf = cheat.data_dir().join("models");
-    let kept = std::fs::read_dir(&shelf)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let kept = kept.filter(|path| path.to_string_lossy().contains(hash.as_str()));
-    for path in kept {
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, small_model(2)).unwrap();
-    }
-    network.testnet.restart("cheat").unwrap();
+    changes_its_file(&mut network, "cheat", (1, 2));
     wait_for_providers(&network, 3);
     let text = || {
-        let (status, body) = ask(&network, &question(60, 1.0, true));
+        let (status, body) = ask(&network, &question(60, 1.0, false));
         assert_eq!(status, 200, "{body}");
-        text_of(&events(&body))
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let text = answer["choices"][0]["message"]["content"].as_str();
+        text.unwrap().to_owned()
     };
     let first = text();
     assert!(total(&network, "third") == Amount::ZERO && !first.is_empty());
@@ -89,6 +79,38 @@ fn live_who_serves_another_model_than_it_names_is_found_and_left() {
     for _ in 0..5 {
         assert_eq!(text(), other);
     }
+    let standing = |name: &str| {
+        let peer = network.api(name).get::<Status>("/v1/status").unwrap().peer;
+        let path = format!("/v1/offers/{peer:#}");
+        network
+            .api(CLIENT)
+            .get::<OfferInfo>(&path)
+            .unwrap()
+            .standing
+    };
+    let cheats = standing("cheat").unwrap();
+    assert!(
+        cheats.contradicted > 0 && cheats.left_out_until_ms.is_some(),
+        "{cheats:?}"
+    );
+    for name in ["second", "third"] {
+        assert!(standing(name).is_none_or(|standing| standing.contradicted == 0));
+    }
+}
+
+/// A file on the shelf goes by its name: another one is put in its place.
+fn changes_its_file(network: &mut Network, name: &str, (old, new): (u64, u64)) {
+    let node = network.testnet.node_mut(name).unwrap();
+    node.stop().unwrap();
+    let hash = blake3::hash(&small_model(old)).to_hex();
+    let shelf = node.data_dir().join("models");
+    let kept = std::fs::read_dir(&shelf).unwrap();
+    let kept = kept.map(|entry| entry.unwrap().path());
+    for path in kept.filter(|path| path.to_string_lossy().contains(hash.as_str())) {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, small_model(new)).unwrap();
+    }
+    network.testnet.restart(name).unwrap();
 }
 
 /// Without a temperature a random model comes to no end by itself.

@@ -1010,7 +1010,7 @@ async fn play(
                 granted(&mut peer, budgets);
                 let _ = reply.send(());
             }
-            Ask::Neighbour(_) | Ask::Counted(..) => {}
+            Ask::Neighbour(_) | Ask::Counted(..) | Ask::Forged(..) => {}
             Ask::Stop(reply) => {
                 let _ = reply.send(());
                 drop(stop);
