@@ -11,14 +11,17 @@
 //! when nobody does. A question takes a place in one, is sent to its provider on a stream of
 //! its own, and [`answer`] passes on what comes, counts it, and tells the driver. A provider
 //! that fails before the first word is left for another; one that fails later as well, if
-//! it has said which tokens it wrote and another has the same weights. The person who asked
-//! sees nothing of it. [`responses`] is a second form in which people may ask, and
+//! it has said which tokens it wrote and another has the same weights. One whose places are all
+//! taken says how many questions come first, and is left for another with fewer. The person who
+//! asked sees nothing of it. What goes on with a [conversation](conversations) is asked where
+//! it was before. [`responses`] is a second form in which people may ask, and
 //! [`audits`] has some answers scored by others.
 //!
 //! Absent: HTTP, and what a key may ask (the API's).
 
 pub mod answer;
 pub mod audits;
+pub mod conversations;
 pub mod leases;
 pub mod responses;
 
@@ -34,7 +37,8 @@ use suanli_protocol::{
 
 use self::{
     answer::Answer,
-    leases::{Leases, NoLease},
+    conversations::Conversation,
+    leases::{Leases, NoLease, Place},
 };
 use crate::{
     data_dir::random_secret,
@@ -45,6 +49,8 @@ use crate::{
 
 /// Providers that are tried for one question.
 const TRIES: u32 = 4;
+/// Providers whose line is left for another's.
+const LINES_MAX: usize = 2;
 /// How long a lease whose provider says that it does not know it is given to begin there.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -77,6 +83,17 @@ pub struct Asker {
     pub model: Name,
     /// The API key that it was asked with, if any: it counts the tokens.
     pub key: Option<Arc<Key>>,
+    /// What the question goes on with.
+    pub conversation: Option<Conversation>,
+}
+
+/// What was found of those who were asked before.
+#[derive(Debug, Clone, Default)]
+struct Before {
+    /// Those who did not answer.
+    failed: BTreeSet<PeerId>,
+    /// Those whose places were all taken, and how many questions came first.
+    lines: Vec<(u32, PeerId)>,
 }
 
 /// Why there is no answer.
@@ -142,12 +159,12 @@ impl Gateway {
         let body = Bytes::new(asked.body).map_err(|_| GatewayError::TooLong)?;
         let answer = answer_name().ok_or(Gone)?;
         let asked_s = wall_ms() / 1000;
-        let mut avoid = BTreeSet::new();
+        let mut before = Before::default();
         let mut last = String::new();
         for _ in 0..TRIES {
-            let place = match self.leases.take(&asker, &avoid).await {
+            let place = match self.place(&asker, &before).await {
                 Ok(place) => place,
-                Err(NoLease::NoSuchModel) if avoid.is_empty() => {
+                Err(NoLease::NoSuchModel) if before.failed.is_empty() => {
                     return Err(GatewayError::NoSuchModel(asker.model.to_string()));
                 }
                 Err(NoLease::NoSuchModel) => break,
@@ -165,8 +182,9 @@ impl Gateway {
                 body: body.clone(),
             };
             let provider = place.provider;
-            match Answer::begin(self, &asker, place, question).await {
+            match Answer::begin(self, &asker, (place, question), &before).await {
                 Ok(answer) => return Ok(answer),
+                Err(answer::NoAnswer::Queued(ahead)) => before.lines.push((ahead, provider)),
                 Err(answer::NoAnswer::Refused(status, words)) => {
                     return Err(GatewayError::Refused(status, words));
                 }
@@ -177,11 +195,11 @@ impl Gateway {
                 }
                 Err(answer::NoAnswer::Declined(reason)) => {
                     last = reason.sentence().to_owned();
-                    avoid.insert(provider);
+                    before.fails(provider);
                 }
                 Err(answer::NoAnswer::Lost(words)) => {
                     last = words;
-                    avoid.insert(provider);
+                    before.fails(provider);
                 }
                 Err(answer::NoAnswer::Gone) => return Err(Gone.into()),
             }
@@ -196,7 +214,63 @@ impl Gateway {
     }
 }
 
+impl Before {
+    fn fails(&mut self, provider: PeerId) {
+        self.failed.insert(provider);
+        self.lines.retain(|(_, other)| *other != provider);
+    }
+
+    fn asked(&self) -> BTreeSet<PeerId> {
+        let lines = self.lines.iter().map(|(_, provider)| *provider);
+        self.failed.iter().copied().chain(lines).collect()
+    }
+
+    /// Whose line was the shortest.
+    fn shortest(&self) -> Option<(u32, PeerId)> {
+        self.lines.iter().min().copied()
+    }
+}
+
 impl Gateway {
+    /// A place with somebody who was not asked yet, or else with whose line is the shortest.
+    async fn place(&self, asker: &Asker, before: &Before) -> Result<Place, NoLease> {
+        let Some((_, shortest)) = before.shortest() else {
+            return self.leases.take(asker, &before.failed).await;
+        };
+        if before.lines.len() < LINES_MAX {
+            match self.leases.take(asker, &before.asked()).await {
+                Err(NoLease::NoSuchModel | NoLease::Failed(_)) => {}
+                taken => return taken,
+            }
+        }
+        let served = self.served().await.map_err(|_| NoLease::Gone)?;
+        let others = served.iter().map(|served| served.provider);
+        let others = others.filter(|provider| *provider != shortest);
+        self.leases.take(asker, &others.collect()).await
+    }
+
+    /// Whether a question is taken elsewhere that would have to wait for so many others: to
+    /// somebody who was not asked yet, or whose line is shorter. It is asked where it waits
+    /// only once again.
+    async fn leaves(&self, model: &Name, before: &Before, (at, ahead): (PeerId, u32)) -> bool {
+        if before.lines.iter().any(|(_, provider)| *provider == at) {
+            return false;
+        }
+        let is_shorter = before.shortest().is_some_and(|(other, _)| other < ahead);
+        if is_shorter || before.lines.len() >= LINES_MAX {
+            return is_shorter;
+        }
+        let asked = before.asked();
+        let Ok(served) = self.served().await else {
+            return false;
+        };
+        served.iter().any(|served| {
+            served.model.name == *model
+                && served.provider != at
+                && !asked.contains(&served.provider)
+        })
+    }
+
     /// Those who serve a model with other weights.
     async fn others(&self, model: &Name, weights: BlobId) -> Result<BTreeSet<PeerId>, Gone> {
         let served = self.served().await?;

@@ -25,6 +25,7 @@ pub mod entry;
 pub mod openai;
 pub mod own;
 pub mod package;
+pub mod places;
 pub mod pull;
 pub mod scores;
 pub mod serving;

@@ -91,6 +91,12 @@ pub enum Part {
     },
     /// The provider can't answer.
     Declined(Decline),
+    /// First, where all places are taken: the question waits for its turn, and may be taken
+    /// elsewhere for nothing until then.
+    Queued {
+        /// Questions whose turns come first, as it stands.
+        ahead: u32,
+    },
 }
 
 impl Question {
@@ -179,6 +185,7 @@ mod tests {
                 written: 0,
             },
             Part::Declined(Reason::BUSY.into()),
+            Part::Queued { ahead: 7 },
         ] {
             assert_eq!(Part::decode(&part.encode()), Ok(part));
         }

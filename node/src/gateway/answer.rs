@@ -38,7 +38,7 @@ use tokio::{
 };
 
 use super::{
-    Asker, Gateway, SETTLE, TRIES,
+    Asker, Before, Gateway, SETTLE, TRIES,
     audits::{self, Audit},
     leases::Place,
 };
@@ -70,6 +70,8 @@ const ON_THE_WAY: u64 = 64;
 pub enum NoAnswer {
     /// The model's server refuses the question.
     Refused(u16, Vec<u8>),
+    /// So many questions come first, and somebody else may have a place.
+    Queued(u32),
     /// The provider can't answer.
     Declined(Reason),
     /// The provider is lost.
@@ -96,12 +98,12 @@ pub enum Piece {
 }
 
 impl Answer {
-    /// Asks, and waits for the first word.
+    /// Asks, and waits for the first word. What was found before decides for how long.
     pub(super) async fn begin(
         gateway: &Gateway,
         asker: &Asker,
-        mut place: Place,
-        question: Question,
+        (mut place, question): (Place, Question),
+        before: &Before,
     ) -> Result<Self, NoAnswer> {
         let call = call(gateway, &mut place, &question).await?;
         let hears = Hears {
@@ -115,7 +117,7 @@ impl Answer {
         };
         let (begins, begun) = oneshot::channel();
         let (pieces, answer) = mpsc::channel(PIECES_MAX);
-        tokio::spawn(hears.hear(call, begins, pieces));
+        tokio::spawn(hears.hear(call, (begins, before.clone()), pieces));
         match begun.await {
             Ok(Ok(())) => Ok(Self { pieces: answer }),
             Ok(Err(no)) => Err(no),
@@ -153,6 +155,18 @@ pub(super) async fn call(
 pub(super) async fn next(reader: &mut CallReader) -> Option<Part> {
     let frame = reader.receive(PART_FRAME_BYTES_MAX).await.ok()??;
     Part::decode(&frame).ok()
+}
+
+async fn within(wait: Duration, reader: &mut CallReader) -> Option<Part> {
+    timeout(wait, next(reader)).await.ok().flatten()
+}
+
+/// The first word of who goes on, once it is its turn.
+async fn turn(reader: &mut CallReader) -> Option<Part> {
+    match within(SILENCE_MAX, reader).await? {
+        Part::Queued { .. } => within(FIRST_WAIT, reader).await,
+        part => Some(part),
+    }
 }
 
 /// What was seen of an answer of one provider.
@@ -308,17 +322,17 @@ impl Hears {
     async fn hear(
         mut self,
         (mut reader, mut writer): Halves,
-        mut begins: oneshot::Sender<Result<(), NoAnswer>>,
+        (mut begins, before): (oneshot::Sender<Result<(), NoAnswer>>, Before),
         pieces: mpsc::Sender<Piece>,
     ) {
         let first = tokio::select! {
-            first = timeout(FIRST_WAIT, next(&mut reader)) => first.ok().flatten(),
+            first = self.first(&mut reader, &before) => first,
             () = begins.closed() => {
                 let tokens = self.stop((&mut reader, &mut writer)).await;
                 return self.tell(tokens).await;
             }
         };
-        match self.begins(first) {
+        match first.and_then(|first| self.begins(first)) {
             Ok(first) => {
                 let _ = begins.send(Ok(()));
                 self.pass_all(first, (reader, writer), pieces).await;
@@ -329,6 +343,23 @@ impl Hears {
                 let _ = begins.send(Err(no));
             }
         }
+    }
+
+    /// The first word, once it is the question's turn.
+    async fn first(
+        &self,
+        reader: &mut CallReader,
+        before: &Before,
+    ) -> Result<Option<Part>, NoAnswer> {
+        let first = within(FIRST_WAIT, reader).await;
+        let Some(Part::Queued { ahead }) = first else {
+            return Ok(first);
+        };
+        let line = (self.place.provider, ahead);
+        if self.gateway.leaves(&self.asker.model, before, line).await {
+            return Err(NoAnswer::Queued(ahead));
+        }
+        Ok(within(FIRST_WAIT, reader).await)
     }
 
     /// Whether a first word begins an answer.
@@ -344,7 +375,7 @@ impl Hears {
                 }
                 Err(NoAnswer::Declined(decline.reason))
             }
-            Some(Part::Refused { .. }) | None => {
+            Some(Part::Refused { .. } | Part::Queued { .. }) | None => {
                 self.place.fails();
                 Err(NoAnswer::Lost("the provider ended the call".to_owned()))
             }
@@ -475,7 +506,9 @@ impl Hears {
                 self.written.add(&tokens, draws);
                 Some(event.into_vec())
             }
-            Part::Done { .. } | Part::Refused { .. } | Part::Declined(_) => None,
+            Part::Done { .. } | Part::Refused { .. } | Part::Declined(_) | Part::Queued { .. } => {
+                None
+            }
         }
     }
 
@@ -520,7 +553,7 @@ impl Hears {
     ) -> Result<(Part, Halves), NoAnswer> {
         let (mut reader, mut writer) = call(&self.gateway, &mut self.place, &self.question).await?;
         let first = tokio::select! {
-            first = timeout(SILENCE_MAX, next(&mut reader)) => first.ok().flatten(),
+            first = turn(&mut reader) => first,
             // It reads already, and is told to stop.
             () = pieces.closed() => {
                 let tokens = self.stop((&mut reader, &mut writer)).await;
@@ -539,6 +572,8 @@ impl Hears {
             loop {
                 match next(reader).await? {
                     Part::Done { read, written } => return Some((read, written)),
+                    // It has not begun.
+                    Part::Queued { .. } => {}
                     part => drop(self.note(part)?),
                 }
             }

@@ -150,6 +150,7 @@ impl Audit {
             principal: Text::lossy(GATEWAY),
             model: self.model.clone(),
             key: None,
+            conversation: None,
         };
         let mut place = gateway.leases.take(&asker, but).await.ok()?;
         if place.weights != Some(self.weights) || but.contains(&place.provider) {
@@ -170,6 +171,7 @@ impl Audit {
         let mut body = Vec::new();
         let claimed = loop {
             match timeout(FIRST_WAIT, next(&mut reader)).await.ok()?? {
+                Part::Queued { .. } if body.is_empty() => {}
                 Part::Event(piece) if body.len() + piece.len() <= SCORES_BYTES_MAX => {
                     count.add(&piece, None);
                     body.extend_from_slice(&piece);

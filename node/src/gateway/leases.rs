@@ -40,7 +40,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{Asker, Served};
+use super::{
+    Asker, Served,
+    conversations::{Conversation, Conversations},
+};
 use crate::{
     api::types::JobEventInfo,
     data_dir::random_secret,
@@ -102,6 +105,8 @@ pub struct Place {
     used: (u64, u64),
     /// The API key that counts them.
     key: Option<Arc<Key>>,
+    /// What is asked goes on with it.
+    conversation: Option<Conversation>,
     back: mpsc::WeakSender<Order>,
     is_given_back: bool,
 }
@@ -128,16 +133,18 @@ impl Place {
             agreement: self.agreement,
             failed: self.failed,
             used: self.used,
+            conversation: self.conversation,
         };
         if let Err(mpsc::error::TrySendError::Full(back)) = orders.try_send(back) {
             tokio::spawn(async move { drop(orders.send(back).await) });
         }
     }
 
-    /// Its tokens count as that key's.
+    /// Its tokens count as that asker's.
     #[must_use]
-    fn counted_by(mut self, key: Option<Arc<Key>>) -> Self {
-        self.key = key;
+    fn taken_by(mut self, asker: &Asker) -> Self {
+        self.key.clone_from(&asker.key);
+        self.conversation = asker.conversation;
         self
     }
 
@@ -177,6 +184,7 @@ enum Order {
         agreement: AgreementId,
         failed: bool,
         used: (u64, u64),
+        conversation: Option<Conversation>,
     },
     Happened {
         job: JobId,
@@ -195,6 +203,7 @@ struct Take {
     principal: Name,
     model: Name,
     avoid: BTreeSet<PeerId>,
+    conversation: Option<Conversation>,
     reply: oneshot::Sender<Result<Place, NoLease>>,
 }
 
@@ -208,6 +217,7 @@ impl Leases {
             leases: BTreeMap::new(),
             short: VecDeque::new(),
             avoided: BTreeMap::new(),
+            conversations: Conversations::default(),
         };
         tokio::spawn(desk.run(queue));
         Self(orders)
@@ -228,11 +238,12 @@ impl Leases {
             principal: asker.principal.clone(),
             model: asker.model.clone(),
             avoid: avoid.clone(),
+            conversation: asker.conversation,
             reply,
         });
         self.0.send(take).await.map_err(|_| NoLease::Gone)?;
         match timeout(AGREE_WAIT, answer).await {
-            Ok(Ok(taken)) => taken.map(|place| place.counted_by(asker.key.clone())),
+            Ok(Ok(taken)) => taken.map(|place| place.taken_by(asker)),
             Ok(Err(_)) => Err(NoLease::Gone),
             Err(_) => Err(NoLease::Failed("nobody has agreed in time".to_owned())),
         }
@@ -299,6 +310,8 @@ struct Desk {
     short: VecDeque<Take>,
     /// Those who are not asked, and since when.
     avoided: BTreeMap<PeerId, Instant>,
+    /// With whom conversations are.
+    conversations: Conversations,
 }
 
 impl Desk {
@@ -324,7 +337,17 @@ impl Desk {
                 agreement,
                 failed,
                 used,
-            } => self.back(job, (agreement, failed), used).await,
+                conversation,
+            } => {
+                let with = self.leases.get(&job).and_then(|lease| lease.agreed);
+                if let (Some(conversation), Some((provider, now)), false) =
+                    (conversation, with, failed)
+                    && now == agreement
+                {
+                    self.conversations.answered(conversation, provider);
+                }
+                self.back(job, (agreement, failed), used).await;
+            }
             Order::Happened { job, event } => {
                 self.is_handed_in(job).await;
                 self.happened(job, event).await;
@@ -359,7 +382,13 @@ impl Desk {
         take.avoid.extend(self.avoided.keys());
         let wanted = (&take.principal, &take.model);
         let serving = (self.leases.iter()).filter(|(_, lease)| lease.serves(wanted, &take.avoid));
-        let least = serving.min_by_key(|(_, lease)| lease.load());
+        let with = take.conversation;
+        let with = with.and_then(|conversation| self.conversations.with(conversation));
+        let goes_on = |lease: &Lease| {
+            let provider = lease.agreed.map(|(provider, _)| provider);
+            with.is_some() && provider == with && lease.load() < CALLS_MAX
+        };
+        let least = serving.min_by_key(|(_, lease)| (!goes_on(lease), lease.load()));
         let least = least.map(|(job, lease)| (*job, lease.load(), lease.agreed));
         let mut avoid_too = take.avoid.clone();
         if let Some((job, load, agreed)) = least {
@@ -747,6 +776,7 @@ fn give(
         failed: false,
         used: (0, 0),
         key: None,
+        conversation: None,
         back: orders.clone(),
         is_given_back: false,
     };

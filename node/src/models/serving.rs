@@ -8,15 +8,17 @@
 //! ```
 //!
 //! One task, the desk, knows the leases. A call names its lease, and is served if the peer
-//! is the lease's client and the lease has not ended. A model has so many places; who finds
-//! none waits in line, and the line has an end. Tokens count when the call is over, by the
-//! server's own count; if it is given up in the middle, by what has been sent.
+//! is the lease's client and the lease has not ended. A model has so many [`places`]; who
+//! finds none is told how many come first, and waits or goes elsewhere. Tokens count when the
+//! call is over, by the server's own count; if it is given up in the middle, by what has been
+//! sent.
 //!
-//! Absent: turns that are fair between leases (the line is by time of coming).
+//! Absent: whose turn it is ([`places`]), and what answers ([`source`](super::source)).
+//!
+//! [`places`]: super::places
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,11 +33,12 @@ use suanli_protocol::{
     wire::{Bytes, List, Text},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
+    places::{Entered, Place, Places},
     source::{Answer, Event, Source},
     upstream::{Tokens, UpstreamError},
 };
@@ -51,8 +54,6 @@ const ORDERS: usize = 256;
 const CONTROLS: usize = 4 * AGREEMENTS_MAX;
 /// How long a caller may take to say its question.
 const QUESTION_WAIT: Duration = Duration::from_secs(10);
-/// Questions that wait for a place, for each place that there is.
-const LINE_PER_PLACE: usize = 8;
 /// How often leases are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often servers are asked whether they are there.
@@ -208,20 +209,17 @@ struct Model {
     offer: ModelOffer,
     source: Source,
     answers: bool,
-    places: Arc<Semaphore>,
-    line: Arc<Semaphore>,
+    places: Places,
     speeds: VecDeque<Speed>,
 }
 
 impl Model {
     fn new(offer: ModelOffer, source: Source) -> Self {
-        let places = usize::from(offer.places);
         Self {
+            places: Places::new(offer.places),
             offer,
             source,
             answers: false,
-            places: Arc::new(Semaphore::new(places)),
-            line: Arc::new(Semaphore::new(places.saturating_mul(1 + LINE_PER_PLACE))),
             speeds: VecDeque::new(),
         }
     }
@@ -246,7 +244,7 @@ impl Model {
                 .map_or(known.quantisation, |facts| Text::lossy(&facts.quantisation)),
             prefill_per_second: middle(|speed| speed.prefill_per_second),
             decode_per_second: middle(|speed| speed.decode_per_second),
-            places_free: u16::try_from(self.places.available_permits()).unwrap_or(u16::MAX),
+            places_free: u16::try_from(self.places.free()).unwrap_or(u16::MAX),
             ..known
         }
     }
@@ -546,23 +544,19 @@ impl Desk {
         if !question.begun.tokens.is_empty() && !model.source.resumes() {
             return decline(call, Reason::NOT_RESUMABLE);
         }
-        let Ok(in_line) = Arc::clone(&model.line).try_acquire_owned() else {
-            return decline(call, Reason::BUSY);
-        };
         let Some(orders) = self.orders.upgrade() else {
             return;
         };
         lease.calls += 1;
         let work = Work {
             source: model.source.clone(),
-            places: Arc::clone(&model.places),
-            places_all: model.offer.places.max(1).into(),
+            places: model.places.clone(),
+            client: lease.client,
             question,
             stop: lease.stop.subscribe(),
         };
         tokio::spawn(async move {
             let (tokens, speed) = work.answer(call).await;
-            drop(in_line);
             let ended = Order::Ended {
                 agreement,
                 tokens,
@@ -605,9 +599,8 @@ fn decline((_reader, mut writer): (CallReader, CallWriter), reason: Reason) {
 /// A question, with all that its answer takes.
 struct Work {
     source: Source,
-    places: Arc<Semaphore>,
-    /// How many there are.
-    places_all: u32,
+    places: Places,
+    client: PeerId,
     question: Question,
     stop: watch::Receiver<bool>,
 }
@@ -679,13 +672,12 @@ impl Work {
         mut stopped: std::pin::Pin<&mut impl Future<Output = Stopped>>,
     ) -> (Ending, Option<Speed>) {
         let nothing = Tokens::default();
-        let count = self.source.places_for(&self.question).min(self.places_all);
         let place = tokio::select! {
-            place = Arc::clone(&self.places).acquire_many_owned(count) => place,
+            place = self.enter(writer) => place,
             why = &mut stopped => return (why.ending(nothing), None),
         };
-        let Ok(_place) = place else {
-            return (Ending::No(Part::Declined(Reason::MODEL_DOWN.into())), None);
+        let Some(_place) = place else {
+            return (Ending::No(Part::Declined(Reason::BUSY.into())), None);
         };
         let began = Instant::now();
         let Question {
@@ -728,6 +720,21 @@ impl Work {
             }
         }
         (Ending::Done(tokens), None)
+    }
+
+    /// Its place, once it is its turn. Who has to wait is told so. None if it has lost its
+    /// turn, or nobody waits any more.
+    async fn enter(&self, writer: &mut CallWriter) -> Option<Place> {
+        let count = self.source.places_for(&self.question);
+        match self.places.enter(self.client, count) {
+            Entered::Now(place) => Some(place),
+            Entered::Waits { ahead, turn } => {
+                let queued = Part::Queued { ahead };
+                writer.send(&queued.encode()).await.ok()?;
+                turn.await.ok()
+            }
+            Entered::Full => None,
+        }
     }
 
     async fn stream(

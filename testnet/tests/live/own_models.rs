@@ -1,6 +1,9 @@
 //! Models of providers' own workers, asked through a gateway.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpStream,
+};
 
 use serde_json::{Value, json};
 use suanli_executor::model::testing::{small_encoder, small_model};
@@ -15,13 +18,18 @@ use crate::{
 
 /// A client, and providers of rising prices, each with a worker for a model of this seed.
 fn network(files: &TempDir, providers: &[(&'static str, u64)]) -> Network {
+    network_with(files, providers, "")
+}
+
+/// The same, with more lines for each model.
+fn network_with(files: &TempDir, providers: &[(&'static str, u64)], more: &str) -> Network {
     let ranked = (1..).zip(providers);
     let providers = ranked.map(|(rank, (name, seed))| {
         let file = files.path().join(format!("{seed}.gguf"));
         std::fs::write(&file, small_model(*seed)).unwrap();
         let settings = format!(
             "[provide]\nslots = 1\n[[provide.model]]\nname = \"small\"\nfile = \"{}\"\n\
-             price_in = \"{rank}\"\nprice_out = \"{}\"\nthreads = 1\n",
+             price_in = \"{rank}\"\nprice_out = \"{}\"\nthreads = 1\n{more}",
             file.display(),
             rank * 10
         );
@@ -443,6 +451,51 @@ fn live_an_answer_goes_on_when_its_provider_is_killed() {
         let whole = Amount::from_micros(30 * u64::from(TOKENS));
         (total(&network, "second") > whole).then_some(())
     });
+}
+
+/// Whose places are all taken is left for another, whoever goes on with a conversation stays
+/// where it was, and where nobody has a place, questions wait.
+#[test]
+fn live_questions_go_where_there_is_a_place_and_conversations_stay() {
+    let files = TempDir::new().unwrap();
+    let providers = [("first", 1), ("second", 2)];
+    let network = network_with(&files, &providers, "places = 2\n");
+    wait_for_providers(&network, 2);
+    let begin = |tokens: u32| {
+        let question = question(tokens, 0.0, true);
+        let path = ("POST", "/v1/chat/completions");
+        let mut stream = BufReader::new(open(network.node(CLIENT), path, Some(&question)));
+        let mut line = String::new();
+        while !line.contains("content") {
+            line.clear();
+            assert!(stream.read_line(&mut line).unwrap() > 0);
+        }
+        stream
+    };
+    let end = |mut stream: BufReader<TcpStream>| {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("[DONE]"), "{rest}");
+    };
+    // The third finds no place with the cheaper one, and the fifth with nobody.
+    let long: Vec<_> = (0..4).map(|_| begin(3000)).collect();
+    let waited = begin(3);
+    long.into_iter().chain([waited]).for_each(end);
+    eventually("both are paid", || {
+        let is_paid = |(name, _)| total(&network, name) > Amount::ZERO;
+        providers.into_iter().all(is_paid).then_some(())
+    });
+    let text = || {
+        let (status, body) = ask(&network, &question(20, 0.0, false));
+        assert_eq!(status, 200, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        answer["choices"][0]["message"]["content"].clone()
+    };
+    // The other one has less to do, and would say something else.
+    let before = text();
+    let beside = begin(3000);
+    assert_eq!(text(), before);
+    end(beside);
 }
 
 #[test]

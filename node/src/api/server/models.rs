@@ -42,6 +42,7 @@ use crate::{
     gateway::{
         Asked, Asker, GatewayError, Served,
         answer::{Answer, Piece},
+        conversations::Conversation,
         model_name,
         responses::{self, Responding, Wanted},
     },
@@ -318,6 +319,8 @@ struct Question {
     streams: bool,
     /// Whether the stream's last event is its usage.
     usage: bool,
+    /// What it goes on with.
+    conversation: Option<Conversation>,
 }
 
 /// Answers a question.
@@ -422,6 +425,7 @@ async fn ask(
             principal,
             model: question.model,
             key,
+            conversation: question.conversation,
         },
         endpoint: question.endpoint,
         streams: question.streams,
@@ -513,6 +517,7 @@ fn read(endpoint: Endpoint, fields: &Map<String, Value>) -> Result<Question, Wro
         model: model_name(model).ok_or_else(|| Wrong::no_model(model))?,
         streams,
         usage: is_set(options.and_then(|options| options.get("include_usage"))),
+        conversation: Conversation::of(fields),
     })
 }
 
