@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use suanli_executor::quantity::{ByteSize, Span};
 use suanli_protocol::{
-    expression::written,
+    expression::{Bound, Expression, Field, Number, written},
     rank::{Misfit, Plan},
     record::JobOrder,
     registry::{Reason, SandboxLevel},
@@ -23,6 +23,8 @@ use suanli_protocol::{
 
 /// Changes that are shown.
 const SHOWN: usize = 8;
+/// Bounds of what operators accept that are tried: each is a plan of its own.
+const BOUNDS_TRIED: usize = 16;
 
 /// A changed job.
 #[derive(Debug, Clone)]
@@ -33,8 +35,9 @@ pub struct Change {
     pub order: JobOrder,
 }
 
-/// All single changes that are worth a try, given who could not run it and why.
-pub fn changes(order: &JobOrder, plan: &Plan) -> Vec<Change> {
+/// All single changes that are worth a try, given who could not run it and why, and what those
+/// accept who accept no such jobs.
+pub fn changes(order: &JobOrder, plan: &Plan, accepted: &[Expression]) -> Vec<Change> {
     let mut all = Vec::new();
     let mut push = |text: String, change: &dyn Fn(&mut JobOrder)| {
         let mut order = order.clone();
@@ -98,7 +101,58 @@ pub fn changes(order: &JobOrder, plan: &Plan) -> Vec<Change> {
         let text = format!("market.max_price = \"{dearest}\" or more");
         push(text, &|order| order.budget = dearest);
     }
+    all.extend(to_be_accepted(order, accepted));
     all
+}
+
+/// The job within single bounds of what operators accept.
+fn to_be_accepted(order: &JobOrder, accepted: &[Expression]) -> Vec<Change> {
+    let bounds = accepted.iter().flat_map(Expression::bounds);
+    let mut all: Vec<Change> = Vec::new();
+    for bound in bounds {
+        let changed = within(order, &bound);
+        let changed = changed.filter(|new| all.iter().all(|old| old.text != new.text));
+        all.extend(changed);
+        if all.len() >= BOUNDS_TRIED {
+            break;
+        }
+    }
+    all
+}
+
+/// The job, changed so far that it keeps to a bound.
+fn within(order: &JobOrder, bound: &Bound) -> Option<Change> {
+    let (millionth, whole) = (Number::millionths(1), Number::whole(1));
+    let mut order = order.clone();
+    let text = match bound.field {
+        Field::JOB_RUN_MAX => {
+            let run = bound.nearest(Number::millionths(1000))?;
+            order.needs.run_max = Millis::new(run);
+            let run = Span(Duration::from_millis(run));
+            format!("limits.run = \"{run}\", if that is enough")
+        }
+        Field::JOB_MEMORY => {
+            order.needs.memory_bytes = bound.nearest(whole)?;
+            let memory = ByteSize(order.needs.memory_bytes);
+            format!("limits.memory = \"{memory}\", if it can do with that")
+        }
+        Field::JOB_OUTPUTS => {
+            order.needs.output_bytes_max = bound.nearest(whole)?;
+            let bytes = ByteSize(order.needs.output_bytes_max);
+            format!("limits.output = \"{bytes}\", if that is enough")
+        }
+        Field::JOB_FUEL => {
+            order.needs.fuel_max = bound.nearest(whole)?;
+            let fuel = order.needs.fuel_max;
+            format!("limits.fuel = {fuel}, if that is enough")
+        }
+        Field::JOB_BUDGET => {
+            order.budget = Amount::from_micros(bound.nearest(millionth)?);
+            format!("market.max_price = \"{}\"", order.budget)
+        }
+        _ => return None,
+    };
+    Some(Change { text, order })
 }
 
 /// How many more a plan has than another: one demand less takes nobody away.

@@ -1251,7 +1251,7 @@ impl Driver {
                 let _ = reply.send(self.settle(declaration).await);
             }
             Ask::Counted(agreement, tokens) => self.counted(agreement, tokens).await,
-            Ask::Forged(provider, account) => self.step(Input::Forged { provider, account }).await,
+            Ask::Forged(provider, account) => self.step(Input::Forged(provider, account)).await,
             Ask::Grant(budgets, reply) => {
                 self.step(Input::Command(Command::Grant(budgets))).await;
                 let _ = reply.send(());

@@ -100,6 +100,8 @@ pub struct PreparedJob {
     pub policy: Policy,
     /// The most that it may cost, if it says.
     pub max_price: Option<Amount>,
+    /// By how many percent less than the best quote is proposed, once; 0 for not at all.
+    pub counter_percent: u8,
     /// Regions that it allows; empty for all.
     pub regions: Vec<String>,
     /// Providers that it allows; empty for all.
@@ -246,6 +248,7 @@ impl PreparedJob {
             total_ms: millis(self.total),
             checkpoint_ms: self.checkpoint.map(millis),
             max_price: self.max_price,
+            counter_percent: self.counter_percent,
             regions: self.regions.clone(),
             providers: self.providers.clone(),
             condition: self.condition.clone(),
@@ -303,6 +306,7 @@ struct MarketToml {
     rank: Option<Spanned<String>>,
     policy: Option<Policy>,
     max_price: Option<Amount>,
+    counter_percent: Option<Spanned<u8>>,
     #[serde(default)]
     region: Vec<Spanned<String>>,
     #[serde(default)]
@@ -377,6 +381,7 @@ fn prepare(document: &Document) -> Result<PreparedJob, Mistake> {
         rank: toml.market.rank(document)?,
         policy: toml.market.policy.unwrap_or_default(),
         max_price: toml.market.max_price,
+        counter_percent: toml.market.counter(document, toml.array.is_some())?,
         regions: toml.market.regions(document)?,
         providers: toml.market.providers(document)?,
         device: toml.market.device(document)?,
@@ -620,6 +625,21 @@ impl MarketToml {
                 })
             })
             .collect()
+    }
+
+    fn counter(&self, document: &Document, is_array: bool) -> Result<u8, Mistake> {
+        let Some(percent) = &self.counter_percent else {
+            return Ok(0);
+        };
+        let message = match percent.get_ref() {
+            _ if is_array => {
+                "`market.counter_percent` is for single jobs: units of an array are not haggled \
+                 over; leave it out"
+            }
+            1..=99 => return Ok(*percent.get_ref()),
+            _ => "`market.counter_percent` is 1 to 99; leave it out to take quotes as they are",
+        };
+        Err(document.mistake(Some(percent.span()), message))
     }
 
     fn device(&self, document: &Document) -> Result<Option<String>, Mistake> {
@@ -1010,7 +1030,7 @@ buffer = "c"
     }
 
     /// Each is the good file with one thing replaced.
-    const WRONG: [(&str, &str); 20] = [
+    const WRONG: [(&str, &str); 22] = [
         ("name = \"noop\"\n", ""),
         ("name = \"noop\"", "name = \"\""),
         ("name = \"noop\"", "nmae = \"noop\""),
@@ -1024,6 +1044,8 @@ buffer = "c"
         ("policy = \"fastest\"", "policy = \"fast\""),
         ("max_price = \"0.5\"", "max_price = 0.5"),
         ("max_price = \"0.5\"", "max_price = \"0.5 CNY\""),
+        ("max_price = \"0.5\"", "counter_percent = 100"),
+        ("max_price = \"0.5\"", "counter_percent = \"10%\""),
         ("region = [\"CN-NX\"]", "region = \"CN-NX\""),
         ("device = \"gpu\"", "device = \"tpu\""),
         ("sandbox = \"confined\"", "sandbox = \"confind\""),

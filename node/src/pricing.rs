@@ -2,7 +2,8 @@
 //!
 //! Each rule has a part of the list prices, in percent, and says when it holds; those
 //! that hold are multiplied. `provide.power_price` is the floor: what the power costs that
-//! the devices take while they compute.
+//! the devices take while they compute, of time on a GPU and of fuel. Absent: a floor of a
+//! model's tokens.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use suanli_protocol::{
     ids::AccountId,
     offer::Offer,
-    pricing::{Moment, Pricing, WHOLE, power_floor},
+    pricing::{Moment, Pricing, WHOLE, fuel_floor, power_floor},
+    registry::SpeedKind,
     units::{Amount, Price},
 };
 
@@ -113,13 +115,20 @@ pub fn of(provide: &Provide, offer: &Offer) -> Arc<dyn Pricing> {
     });
     let power = provide.power_price.filter(|price| *price > Amount::ZERO);
     let watts = offer.energy.map(|energy| energy.watts);
-    let floor = power.zip(watts);
+    let fuel = offer.devices.iter();
+    let fuel = fuel.map(|device| {
+        device
+            .speed(SpeedKind::FUEL)
+            .saturating_mul(device.slots.max(1).into())
+    });
+    let fuel = fuel.max().unwrap_or(0);
+    let floor = power.zip(watts).map(|(price, watts)| {
+        let time = power_floor(watts, price);
+        [Some(time), fuel_floor(watts, price, fuel)]
+    });
     Arc::new(Rules {
         rules: rules.collect(),
-        floor: floor
-            .map(|(price, watts)| power_floor(watts, price))
-            .into_iter()
-            .collect(),
+        floor: floor.into_iter().flatten().flatten().collect(),
     })
 }
 

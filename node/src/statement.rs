@@ -400,7 +400,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use suanli_protocol::record::Record;
+    use suanli_protocol::{ids::Hash, record::Record, units::Wall};
 
     use super::*;
     use crate::records::dealt;
@@ -443,6 +443,38 @@ mod tests {
             let read: Statement = serde_json::from_str(&file).unwrap();
             read.verify().unwrap();
         }
+    }
+
+    #[test]
+    fn a_second_voucher_of_one_number_is_shown_and_checked() {
+        let dealt = dealt::deal(2, false);
+        let mut earned = dealt.provider.iter().filter_map(|record| match record {
+            Record::Earned { voucher, .. } => Some(voucher),
+            _ => None,
+        });
+        let voucher = earned.next_back().unwrap();
+        let mut body = voucher.body().clone();
+        body.previous = VoucherId(Hash::of(b"another history"));
+        let (_, payer) = dealt::core_of(0);
+        let second = payer.sign(voucher.issued(), Wall::from_millis(u64::MAX), body.clone());
+        let mut both = documents(&dealt.provider);
+        both.push(Document::of(None, &second));
+        let stated = Statement::of(dealt::NETWORK, "credit", both).unwrap();
+        assert!(stated.frozen);
+        let contradicts = |line: &Line| matches!(line.entry, Entry::Contradiction { sequence, .. } if sequence == body.sequence);
+        assert_eq!(
+            stated.lines.iter().filter(|line| contradicts(line)).count(),
+            1
+        );
+        let file = serde_json::to_string(&stated).unwrap();
+        let read: Statement = serde_json::from_str(&file).unwrap();
+        read.verify().unwrap();
+        // What the second voucher says is owed to nobody; without it nothing is frozen.
+        let plain = statement(&dealt.provider);
+        assert_eq!((plain.frozen, &plain.owed), (false, &stated.owed));
+        let mut hidden = stated.clone();
+        hidden.lines.retain(|line| !contradicts(line));
+        assert!(hidden.verify().is_err());
     }
 
     #[test]

@@ -140,6 +140,17 @@ pub enum Term {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Expression(List<Term, TERMS_MAX>);
 
+/// A part of a condition that compares a field with a number that is written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The field.
+    pub field: Field,
+    /// What it must be to the number.
+    pub how: Comparison,
+    /// The number.
+    pub number: Number,
+}
+
 /// Why a list of terms is no expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Wrong {
@@ -224,12 +235,72 @@ impl Number {
         Self(millionths)
     }
 
+    /// As many of something as are in it, rounded down, and whether that is all of it.
+    fn of_grains(self, grain: Self) -> Option<(i128, bool)> {
+        let whole = self.0.checked_div_euclid(grain.0)?;
+        Some((whole, self.0.checked_rem_euclid(grain.0)? == 0))
+    }
+
     fn times(self, other: Self) -> Option<Self> {
         Some(Self(self.0.checked_mul(other.0)? / STEP))
     }
 
     fn over(self, other: Self) -> Option<Self> {
         Some(Self(self.0.checked_mul(STEP)?.checked_div(other.0)?))
+    }
+}
+
+impl Bound {
+    /// What a part is, if it is one.
+    fn of(part: &[Term]) -> Option<Self> {
+        let (field, how, number) = match part {
+            [
+                Term::Field(field),
+                Term::Number(number, _),
+                Term::Compare(how),
+            ] => (field, *how, number),
+            [
+                Term::Number(number, _),
+                Term::Field(field),
+                Term::Compare(how),
+            ] => (field, how.turned(), number),
+            _ => return None,
+        };
+        Some(Self {
+            field: *field,
+            how,
+            number: *number,
+        })
+    }
+
+    /// The nearest to its number of all values that meet it, as a multiple of `grain`. None
+    /// if it is below zero or too large, and where all values but one do.
+    pub fn nearest(&self, grain: Number) -> Option<u64> {
+        let (down, is_whole) = self.number.of_grains(grain)?;
+        let up = down + i128::from(!is_whole);
+        let nearest = match self.how {
+            Comparison::Less => up - 1,
+            Comparison::LessOrEqual => down,
+            Comparison::Equal => is_whole.then_some(down)?,
+            Comparison::NotEqual => return None,
+            Comparison::GreaterOrEqual => up,
+            Comparison::Greater => down + 1,
+        };
+        u64::try_from(nearest).ok()
+    }
+}
+
+impl Comparison {
+    /// The same with its two sides exchanged.
+    const fn turned(self) -> Self {
+        match self {
+            Self::Less => Self::Greater,
+            Self::LessOrEqual => Self::GreaterOrEqual,
+            Self::Equal => Self::Equal,
+            Self::NotEqual => Self::NotEqual,
+            Self::GreaterOrEqual => Self::LessOrEqual,
+            Self::Greater => Self::Less,
+        }
     }
 }
 
@@ -288,6 +359,11 @@ impl Expression {
             }
         }
         (!terms.is_empty()).then(|| Self(List::truncated(terms)))
+    }
+
+    /// Those of its [`Expression::parts`] that compare a field with a number.
+    pub fn bounds(&self) -> Vec<Bound> {
+        self.parts().into_iter().filter_map(Bound::of).collect()
     }
 
     /// The conditions that are joined by `&&`, in their order.

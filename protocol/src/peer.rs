@@ -399,14 +399,9 @@ pub enum Input {
         /// Whether all are right; none if one can't be read, or what it is made of.
         right: Option<bool>,
     },
-    /// An answer of a provider was not written with the weights that it names: two others
-    /// say so.
-    Forged {
-        /// Whose.
-        provider: PeerId,
-        /// For whom it offers.
-        account: AccountId,
-    },
+    /// An answer of this provider, which offers for that account, was not written with the
+    /// weights that it names: two others say so.
+    Forged(PeerId, AccountId),
     /// The user of a lease has counted so many more tokens, read and written. Nothing,
     /// once before the first, says that they are counted.
     Counted {
@@ -1024,9 +1019,7 @@ impl Peer {
                 self.buyer
                     .on_counted(&mut self.core, &mut self.ledger, agreement, tokens);
             }
-            Input::Forged { provider, account } => {
-                self.core.failed(provider, account, Failing::Forged);
-            }
+            Input::Forged(node, account) => self.core.failed(node, account, Failing::Forged),
             Input::Command(command) => self.on_command(command),
         }
         while let Some(timer) = self.core.timers.pop_due(self.core.now.mono) {

@@ -102,13 +102,27 @@ fn above(price: Price, floor: &[Price]) -> Price {
 /// What the power costs that a device takes while it computes: the floor of its time.
 /// `per_kwh` is in the network's unit.
 pub fn power_floor(watts: u32, per_kwh: Amount) -> Price {
-    // W · (amount per kWh) / 1000 is what an hour costs.
-    let hour = u128::from(watts) * u128::from(per_kwh.as_micros());
     Price {
         meter: Meter::GPU_MS,
-        amount: Amount::from_micros(u64::try_from(hour.div_ceil(1000)).unwrap_or(u64::MAX)),
+        amount: power_of_an_hour(watts, per_kwh),
         per: HOUR_MS,
     }
+}
+
+/// The same of fuel, where all programs that run at once use so many units of it in a second;
+/// none where that was not measured.
+pub fn fuel_floor(watts: u32, per_kwh: Amount, per_second: u64) -> Option<Price> {
+    (per_second > 0).then(|| Price {
+        meter: Meter::WASM_FUEL,
+        amount: power_of_an_hour(watts, per_kwh),
+        per: per_second.saturating_mul(HOUR_MS / 1000),
+    })
+}
+
+fn power_of_an_hour(watts: u32, per_kwh: Amount) -> Amount {
+    // W · (amount per kWh) / 1000.
+    let hour = u128::from(watts) * u128::from(per_kwh.as_micros());
+    Amount::from_micros(u64::try_from(hour.div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -135,6 +149,13 @@ mod tests {
                 .as_micros()
         };
         assert_eq!((at(1000), at(600), at(100)), (60_000, 36_000, 30_000));
+        // Of fuel, as much as is used in an hour costs as much.
+        let fuel = fuel_floor(300, Amount::from_micros(100_000), 2_000_000_000).unwrap();
+        assert_eq!(
+            fuel.of(7_200_000_000_000),
+            Some(Amount::from_micros(30_000))
+        );
+        assert_eq!(fuel_floor(300, Amount::from_micros(100_000), 0), None);
         // Whatever the price is per.
         let dear = priced(&[per_ms(1, 1_000_000)], 1000, &floor);
         assert!(dear[0].of(HOUR_MS).unwrap().as_micros() >= 30_000);

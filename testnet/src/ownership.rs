@@ -17,6 +17,7 @@
 //! `docs/ownership.md` where that is from.
 
 mod guess;
+mod kept;
 
 use std::{
     fs::File,
@@ -27,7 +28,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use suanli_protocol::rank::Policy;
 
 use crate::{
@@ -55,6 +56,17 @@ pub struct Args {
     /// What a machine of one's own costs in an hour, used or not
     #[arg(long, default_value_t = 1.18)]
     own_hour: f64,
+    /// What an hour of a machine of the pool is sold for; else as the scenario says
+    #[arg(long)]
+    pool_hour: Option<f64>,
+    /// A scenario file of firms and machines: like testnet/scenarios/ownership.toml, which is
+    /// taken if none is named
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Keep what was found in this file, and take from it what it has: a run that was
+    /// interrupted goes on. Other firms, prices or seeds want another file
+    #[arg(long, value_name = "FILE")]
+    points: Option<PathBuf>,
     /// Draw the curve into an SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -71,7 +83,7 @@ const NEAR: usize = 64;
 const OF_HUNDRED: usize = 95;
 
 /// One duty, both ways.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// The part of the day in which a firm has work.
     pub duty: f64,
@@ -84,7 +96,7 @@ pub struct Point {
 }
 
 /// What it took.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Way {
     /// Machines.
     pub machines: usize,
@@ -113,7 +125,7 @@ impl Args {
                 "--duty {duty} is no part of a day: give parts above 0 and up to 1"
             );
         }
-        let points = self.points(&Scenario::ownership()?)?;
+        let points = self.points(&self.base()?)?;
         let (firms, seed) = (self.firms, self.seed);
         writeln!(
             out,
@@ -135,6 +147,32 @@ impl Args {
         }
     }
 
+    /// The scenario, with the pool's price.
+    fn base(&self) -> anyhow::Result<Scenario> {
+        let mut base = match &self.scenario {
+            Some(file) => Scenario::read(file)?,
+            None => Scenario::ownership()?,
+        };
+        if let Some(hour) = self.pool_hour {
+            anyhow::ensure!(
+                (0.0..=1e9).contains(&hour),
+                "--pool-hour {hour} is no price: give 0 or more"
+            );
+            // The scenario has millionths for a second.
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "bounded"
+            )]
+            let price = (hour * 1e6 / 3600.0).round() as u64;
+            let machines = base.groups.iter_mut();
+            for group in machines.filter(|group| group.role == Role::Provider) {
+                group.price = price;
+            }
+        }
+        Ok(base)
+    }
+
     /// Each duty, both ways.
     ///
     /// # Errors
@@ -143,10 +181,34 @@ impl Args {
         // The longest first, so that no core waits for it at the end.
         let mut duties = self.duty.clone();
         duties.sort_by(|one, other| other.total_cmp(one));
-        let points = on_all_cores(&duties, |duty| self.point(base, *duty));
+        let kept = Kept::open(self.points.as_deref(), self.question())?;
+        let points = on_all_cores(&duties, |duty| {
+            if let Some(known) = kept.point(*duty) {
+                return Ok(known);
+            }
+            let point = self.point(base, *duty)?;
+            kept.keep(&point)?;
+            Ok(point)
+        });
         let mut points = points.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         points.reverse();
         Ok(points)
+    }
+
+    /// What points depend on beside their duty.
+    fn question(&self) -> String {
+        let pool = self
+            .pool_hour
+            .map_or("as it says".to_owned(), |hour| hour.to_string());
+        let scenario = self.scenario.as_deref().map(Path::display);
+        format!(
+            "{} firms, {} to a node, seed {}, own {}, pool {pool}, scenario {}",
+            self.firms,
+            self.share,
+            self.seed,
+            self.own_hour,
+            scenario.map_or("ownership".to_owned(), |path| path.to_string()),
+        )
     }
 
     fn point(&self, base: &Scenario, duty: f64) -> anyhow::Result<Point> {
@@ -392,6 +454,9 @@ mod tests {
             share: 3,
             seed: 1,
             own_hour: 1.18,
+            points: None,
+            pool_hour: None,
+            scenario: None,
             plot: None,
             python: "python3".into(),
         };
@@ -412,6 +477,14 @@ mod tests {
             assert!(point.pooled.wait_p95 <= point.owned.wait_p95, "{point:?}");
             assert!(point.pooled.used > point.owned.used, "{point:?}");
         }
+        // What an hour is sold for is what is paid for it.
+        let dear = Args {
+            pool_hour: Some(4.0),
+            ..half_a_day(&[], 8).1
+        };
+        let price = |base: &Scenario| base.groups.last().map(|group| group.price);
+        assert_eq!(price(&dear.base().unwrap()), Some(1111));
+        assert_eq!(price(&args.base().unwrap()), Some(556));
         // A machine of one's own that stands idle costs more than buying, a busy one less.
         assert!(rare.pooled.cost_per_job < rare.owned.cost_per_job / 2.0);
         assert!(often.pooled.cost_per_job > often.owned.cost_per_job);

@@ -344,6 +344,10 @@ pub struct Submission {
     /// The most that it may cost; none for the node's default.
     #[serde(default)]
     pub max_price: Option<Amount>,
+    /// By how many percent less than the best quote is proposed, once; 0 for not at all. Not
+    /// for arrays.
+    #[serde(default)]
+    pub counter_percent: u8,
     /// Regions that it allows; empty for all.
     #[serde(default)]
     pub regions: Vec<String>,
@@ -510,6 +514,9 @@ pub struct PlanInfo {
     /// How many can't.
     #[serde(default)]
     pub unfit: usize,
+    /// Of each region that the job names and no offer is in, what to say.
+    #[serde(default)]
+    pub nowhere: Vec<String>,
 }
 
 /// What a principal may spend in so many days, today included, and has spent in them.

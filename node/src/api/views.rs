@@ -110,6 +110,9 @@ pub enum Refused {
         /// All that are named.
         inputs: usize,
     },
+    /// A counter-offer that can't be made.
+    #[error("counter_percent is {0}; up to 99 are allowed, and none for an array")]
+    Counter(u8),
     /// A limit of nothing.
     #[error("{0} is 0; give the job some")]
     Zero(&'static str),
@@ -199,9 +202,10 @@ pub fn order(
         total: Millis::new(submission.total_ms),
         parallel: submission.array.map_or(1, |array| array.parallel),
         max_failures: submission.array.map_or(0, |array| array.max_failures),
-        take: true,
+        // A firm offer that is taken is not haggled over.
+        take: submission.counter_percent == 0,
         verify: verify(&submission.verify)?,
-        counter_percent: 0,
+        counter_percent: submission.counter_percent,
         checkpoint_every: submission.checkpoint_ms.map(Millis::new),
         staying: few(
             "staying",
@@ -403,6 +407,7 @@ pub fn plan_info(plan: &Plan, unit: &str, budget: Amount) -> PlanInfo {
         unit: unit.to_owned(),
         budget,
         left: None,
+        nowhere: Vec::new(),
         fitting: plan.fitting,
         unfit: plan.unfit,
         candidates: plan
@@ -728,6 +733,11 @@ fn check_limits(submission: &Submission) -> Result<(), Refused> {
             given: submission.run_ms,
             max,
         });
+    }
+    if submission.counter_percent > 99
+        || (submission.counter_percent > 0 && submission.array.is_some())
+    {
+        return Err(Refused::Counter(submission.counter_percent));
     }
     if submission.total_ms < submission.run_ms {
         return Err(Refused::TotalBelowRun {

@@ -109,7 +109,9 @@ struct Here {
     /// What sending the inputs there costs beside.
     traffic: Amount,
     took_ms: u64,
-    /// When it would be over if it began now.
+    /// How long it waits for a slot and for its inputs before that, where that takes longest.
+    waits_ms: u64,
+    /// When it would be over if it were handed in now.
     done_at_ms: u64,
     providers: usize,
     first: CandidateInfo,
@@ -212,6 +214,10 @@ fn here(candidates: &[CandidateInfo], units: u32, at_once: u16) -> Option<Here> 
             .filter(|_| used.len() > 1 || units == 1)
             .unwrap_or(0),
     );
+    let waits = used
+        .iter()
+        .map(|(candidate, _)| candidate.finish_ms.saturating_sub(candidate.expected_ms));
+    let waits_ms = waits.max().unwrap_or(0);
     // As the plan has it: for what all units read, as if one place ran them.
     let traffic = used.iter().map(|used| used.0.traffic).max();
     Some(Here {
@@ -223,7 +229,8 @@ fn here(candidates: &[CandidateInfo], units: u32, at_once: u16) -> Option<Here> 
             .max()
             .unwrap_or(first.cap),
         took_ms,
-        done_at_ms: wall_ms().saturating_add(took_ms),
+        waits_ms,
+        done_at_ms: wall_ms().saturating_add(waits_ms).saturating_add(took_ms),
         providers: used.len(),
         first,
     })
@@ -307,6 +314,14 @@ fn text(cost: &Cost, needs_table: bool) -> String {
         ),
     };
     text += &format!("; prices in {unit}, {at_most} at most\n");
+    let all = rough(here.waits_ms.saturating_add(here.took_ms));
+    text += &match here.waits_ms {
+        0 => format!("done in about {all}\n"),
+        waits => format!(
+            "done in about {all}, of which {} go by before it begins\n",
+            rough(waits)
+        ),
+    };
     if here.traffic > Amount::ZERO {
         text += &format!(
             "beside that {} for sending the inputs, by traffic_price\n",
@@ -361,6 +376,10 @@ mod tests {
         );
         // Two slots of two seconds and one of one second are two units a second.
         let all = [candidate(2000, 1000, 2), candidate(1000, 2000, 1)];
+        let mut later = all.clone();
+        later[1].finish_ms = 8000;
+        let waits = |all: &[CandidateInfo]| here(all, 100, 64).unwrap().waits_ms;
+        assert_eq!((waits(&all), waits(&later)), (0, 7000));
         let many = here(&all, 100, 64).unwrap();
         assert_eq!((many.price.as_micros(), many.providers), (1500, 2));
         assert!(

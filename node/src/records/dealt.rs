@@ -127,6 +127,7 @@ pub(crate) fn submission(number: u8) -> Submission {
         total_ms: 60_000,
         checkpoint_ms: None,
         max_price: None,
+        counter_percent: 0,
         regions: Vec::new(),
         providers: Vec::new(),
         condition: None,

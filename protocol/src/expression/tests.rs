@@ -282,3 +282,50 @@ fn it_travels() {
     let read: Expression = crate::wire::decode(&bytes, 1024).unwrap();
     assert_eq!(read, expression);
 }
+
+#[test]
+fn a_bound_has_a_nearest_value_that_meets_it() {
+    let nearest = |how, millionths, grain| {
+        let part = vec![
+            Term::Field(Field::SLOTS),
+            Term::Number(Number::millionths(millionths), Unit::Plain),
+            Term::Compare(how),
+        ];
+        let bounds = condition(part).bounds();
+        assert_eq!(bounds.len(), 1);
+        bounds[0].nearest(Number::millionths(grain))
+    };
+    for (how, millionths, expected) in [
+        (Comparison::Less, 5_000_000, Some(4999)),
+        (Comparison::Less, 5_000_001, Some(5000)),
+        (Comparison::LessOrEqual, 5_000_999, Some(5000)),
+        (Comparison::Equal, 5_000_000, Some(5000)),
+        (Comparison::Equal, 5_000_001, None),
+        (Comparison::NotEqual, 5_000_000, None),
+        (Comparison::GreaterOrEqual, 5_000_001, Some(5001)),
+        (Comparison::GreaterOrEqual, 5_000_000, Some(5000)),
+        (Comparison::Greater, 5_000_000, Some(5001)),
+        (Comparison::Less, 0, None),
+        (
+            Comparison::Greater,
+            100_000_000_000_000_000_000_000_000,
+            None,
+        ),
+    ] {
+        assert_eq!(
+            nearest(how, millionths, 1000),
+            expected,
+            "{how:?} {millionths}"
+        );
+    }
+    // A number that comes first is turned round; what is no plain bound is passed over.
+    let turned = condition(vec![
+        plain(3),
+        Term::Field(Field::SLOTS),
+        Term::Compare(Comparison::Less),
+    ]);
+    assert_eq!(turned.bounds()[0].nearest(Number::whole(1)), Some(4));
+    let all = condition(usual(8));
+    assert_eq!(all.bounds().len(), 2);
+    assert_eq!(all.bounds()[1].field, Field::PRICE_GPU_HOUR);
+}

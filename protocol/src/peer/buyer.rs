@@ -642,6 +642,20 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Why nobody took it, if nobody ever did and somebody was asked.
+    fn refused(&self) -> Option<Reason> {
+        if !self.agreements.is_empty() {
+            return None;
+        }
+        match self.last_reason {
+            // Those who said when its turn would come said: too late.
+            Reason::NO_OFFER => (!self.too_late.is_empty()).then_some(Reason::BUSY),
+            reason => Some(reason),
+        }
+    }
+}
+
 impl Active {
     /// What it may still cost.
     fn promised(&self) -> Amount {
@@ -740,7 +754,11 @@ impl Buyer {
             core.persist(record);
             job.fence(agreement, Reason::JOB_DEADLINE);
         }
-        self.end(core, ledger, id, JobEnd::Expired);
+        let end = match job.refused() {
+            Some(reason) => JobEnd::Declined(reason),
+            None => JobEnd::Expired,
+        };
+        self.end(core, ledger, id, end);
     }
 
     /// A connection came or went: live agreements there are asked about at once.

@@ -863,3 +863,26 @@ fn a_wasm_receipt_that_charges_for_a_device_is_disputed() {
     assert!(world.run_until(Duration::from_secs(60), |world| disputes(world) > 0));
     assert_eq!(world.job(1).spent, micros(0));
 }
+
+#[test]
+fn a_job_that_nobody_has_room_for_in_its_time_is_declined_for_that() {
+    let mut world = World::new(1);
+    world.offer_of(1).slots = 1;
+    world.add(None);
+    world.nodes[1].run = Run::Done { ms: 900 };
+    let mut world = world.start(&[]);
+    world.submit_at(0, order(1));
+    world.pass(Duration::from_millis(300));
+    let mut short = order(2);
+    short.total = Millis::new(500);
+    world.submit_at(2, short);
+    world.run_until_settled();
+    let ends = world.peer(2).jobs();
+    assert_eq!(ends[0].end, Some(JobEnd::Declined(Reason::BUSY)));
+    // One that was taken, and is not done in time, ran out of time.
+    let mut late = order(3);
+    late.total = Millis::new(500);
+    world.submit_at(0, late);
+    world.run_until_settled();
+    assert_eq!(world.job(3).end, Some(JobEnd::Expired));
+}

@@ -463,8 +463,8 @@ fn live_questions_go_where_there_is_a_place_and_conversations_stay() {
     wait_for_providers(&network, 2);
     let begin = |tokens: u32| {
         let question = question(tokens, 0.0, true);
-        let path = ("POST", "/v1/chat/completions");
-        let mut stream = BufReader::new(open(network.node(CLIENT), path, Some(&question)));
+        let (node, path) = (network.node(CLIENT), "/v1/chat/completions");
+        let mut stream = BufReader::new(open(node, "POST", path, Some(&question)));
         let mut line = String::new();
         while !line.contains("content") {
             line.clear();

@@ -3,7 +3,7 @@
 //! The driver knows the jobs of this run and the last ones before it; older
 //! ones are found in the store. Both are shown alike.
 
-use std::convert::Infallible;
+use std::{collections::BTreeSet, convert::Infallible};
 
 use axum::{
     Json,
@@ -15,10 +15,14 @@ use axum::{
 use futures::stream;
 use serde::Deserialize;
 use suanli_protocol::{
-    ids::{BlobId, JobId, ReceiptId},
+    expression::Expression,
+    ids::{BlobId, JobId, PeerId, ReceiptId},
     message::InlineBlobs,
     peer::JobView,
+    rank::Misfit,
     receipt::Verdict,
+    record::JobOrder,
+    registry::Reason,
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -38,7 +42,8 @@ use crate::{
         views,
     },
     changes,
-    handle::Watch,
+    document::allowed,
+    handle::{Gone, Watch},
     records::JobStory,
 };
 
@@ -47,6 +52,8 @@ const JOBS_MAX: usize = 200;
 /// Receipts of one job whose outputs are shown.
 const RECEIPTS_SHOWN: usize = 64;
 const UNITS: u32 = 100;
+/// Regions that may be meant by one that no offer is in.
+const REGIONS_SHOWN: usize = 20;
 const UNITS_MAX: u32 = 1000;
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -59,9 +66,11 @@ pub(super) async fn plan(
     let order = views::order(&submission, facts.max_price, InlineBlobs::default())?;
     let budget = order.budget;
     let left = api.handle.budget(order.principal.clone()).await?.left();
+    let nowhere = nowhere(&api, &order).await?;
     let plan = api.handle.plan(Box::new(order)).await?;
     Ok(Json(PlanInfo {
         left,
+        nowhere,
         ..views::plan_info(&plan, &facts.unit, budget)
     }))
 }
@@ -73,18 +82,58 @@ pub(super) async fn explain(
     let facts = api.handle.facts();
     let order = views::order(&submission, facts.max_price, InlineBlobs::default())?;
     let before = api.handle.plan(Box::new(order.clone())).await?;
+    let refusing = |misfit: &Misfit| misfit.decline.reason == Reason::NOT_ACCEPTED;
+    let refusing = before.misfits.iter().filter(|misfit| refusing(misfit));
+    let refusing: BTreeSet<PeerId> = refusing.map(|misfit| misfit.peer).collect();
+    let accepted: Vec<Expression> = match refusing.is_empty() {
+        true => Vec::new(),
+        false => {
+            let offers = api.handle.offers().await?;
+            let theirs = offers
+                .iter()
+                .filter(|offer| refusing.contains(&offer.signer()));
+            theirs
+                .filter_map(|offer| offer.body().accept.clone())
+                .collect()
+        }
+    };
     let mut tried = Vec::new();
-    for change in changes::changes(&order, &before) {
+    for change in changes::changes(&order, &before, &accepted) {
         let after = api.handle.plan(Box::new(change.order)).await?;
         tried.push((change.text, changes::admitted(&before, &after)));
     }
     let changes = changes::best(tried).into_iter();
     Ok(Json(ExplainInfo {
-        plan: views::plan_info(&before, &facts.unit, order.budget),
+        plan: PlanInfo {
+            nowhere: nowhere(&api, &order).await?,
+            ..views::plan_info(&before, &facts.unit, order.budget)
+        },
         changes: changes
             .map(|(change, admits)| ChangeInfo { change, admits })
             .collect(),
     }))
+}
+
+/// Regions that a job names and no offer is in, each with the one that may be meant.
+async fn nowhere(api: &Api, order: &JobOrder) -> Result<Vec<String>, Gone> {
+    if order.regions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let offers = api.handle.offers().await?;
+    let known: BTreeSet<&str> = offers.iter().map(|offer| &*offer.body().region).collect();
+    let unheard = order
+        .regions
+        .iter()
+        .filter(|region| !known.contains(&***region));
+    let said = unheard.map(|region| {
+        let known = known.iter().copied().take(REGIONS_SHOWN);
+        let known: Vec<&str> = known.collect();
+        match known.is_empty() {
+            true => format!("no offer is in {region}"),
+            false => format!("no offer is in {region}; {}", allowed(region, known)),
+        }
+    });
+    Ok(said.collect())
 }
 
 pub(super) async fn submit(

@@ -50,6 +50,9 @@ pub(in crate::cli) fn text(plan: &PlanInfo) -> String {
             plan.budget
         ));
     }
+    for nowhere in &plan.nowhere {
+        text.push_str(&format!("{}\n", visible(nowhere)));
+    }
     text.push_str(&misfits(plan));
     text
 }
@@ -66,6 +69,8 @@ pub(in crate::cli) fn require_candidate(plan: &PlanInfo, named: bool) -> Result<
             .to_owned()
     } else if plan.misfits.is_empty() {
         "no offer is known: `suanli peer list` shows whether there is anybody to hear".to_owned()
+    } else if !plan.nowhere.is_empty() {
+        visible(&plan.nowhere.join("; "))
     } else {
         "no provider fits: the plan says for each one why, which is what to change".to_owned()
     };

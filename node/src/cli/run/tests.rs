@@ -111,6 +111,7 @@ fn plan_info(script: Script) -> PlanInfo {
         candidates: vec![candidate; script.candidates],
         fitting: script.candidates,
         unfit: 0,
+        nowhere: Vec::new(),
         misfits: Vec::new(),
     }
 }
