@@ -91,6 +91,11 @@ use crate::{
     wire::List,
 };
 
+/// After so long without a failure, half of what a provider failed counts no more.
+const QUIET: Duration = Duration::from_secs(60 * 60);
+/// How often the time doubles for which a failing provider is left out: an hour and more.
+const EXCLUSION_DOUBLINGS: u32 = 8;
+
 /// All jobs of a node's own.
 #[derive(Debug, Default)]
 pub(crate) struct Buyer {
@@ -162,12 +167,27 @@ impl Past {
 #[derive(Debug, Default)]
 struct LeftOut(BTreeMap<PeerId, Exclusion>);
 
-/// A provider that failed, or had no slot free, left out until a time that doubles with
-/// each failure.
+/// A provider that failed, or had no slot free, left out for a time that doubles with
+/// each failure. What it did well since, and each quiet hour after that time, halve what
+/// counts against it.
 #[derive(Debug)]
 struct Exclusion {
     failures: u32,
     until: Mono,
+}
+
+impl Exclusion {
+    /// Failures that still count.
+    fn counted(&self, now: Mono) -> u32 {
+        let quiet = now.since(self.until).as_millis() / QUIET.as_millis();
+        let halvings = u32::try_from(quiet).unwrap_or(u32::MAX);
+        self.failures.checked_shr(halvings).unwrap_or(0)
+    }
+
+    /// Whether it still says anything.
+    fn counts(&self, now: Mono) -> bool {
+        self.until > now || self.counted(now) > 0
+    }
 }
 
 impl LeftOut {
@@ -183,13 +203,24 @@ impl LeftOut {
             failures: 0,
             until: now,
         });
-        let pause = pause * (1 << exclusion.failures.min(doublings_max));
-        exclusion.failures += 1;
+        let failures = exclusion.counted(now);
+        let pause = pause * (1 << failures.min(doublings_max));
+        exclusion.failures = failures.min(doublings_max) + 1;
         exclusion.until = now.after(pause);
     }
 
     fn has(&self, now: Mono, peer: PeerId) -> bool {
         (self.0.get(&peer)).is_some_and(|exclusion| exclusion.until > now)
+    }
+
+    /// One did well. It stays out for as long as it was left out.
+    fn did_well(&mut self, now: Mono, peer: PeerId) {
+        if let Some(exclusion) = self.0.get_mut(&peer) {
+            exclusion.failures /= 2;
+            if !exclusion.counts(now) {
+                self.0.remove(&peer);
+            }
+        }
     }
 
     fn remove(&mut self, peer: PeerId) {
@@ -920,5 +951,60 @@ impl Buyer {
         self.jobs.values().fold(Total::ZERO, |sum, job| {
             sum.checked_add(job.spent).unwrap_or(sum)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PeerId;
+
+    const PAUSE: Duration = Duration::from_secs(15);
+
+    fn peer(number: u8) -> PeerId {
+        PeerId::from_bytes([number; 32])
+    }
+
+    /// Fails at a time, and says for how long it is left out.
+    fn fails(left_out: &mut LeftOut, now: Mono) -> Duration {
+        left_out.add(now, peer(1), PAUSE, EXCLUSION_DOUBLINGS);
+        left_out.0.get(&peer(1)).unwrap().until.since(now)
+    }
+
+    #[test]
+    fn a_failing_provider_is_left_out_longer_each_time_and_quiet_hours_halve_that() {
+        let mut left_out = LeftOut::default();
+        let mut now = Mono::default();
+        for doublings in [0, 1, 2, 3, 4, 5, 6, 7, 8, 8] {
+            assert_eq!(fails(&mut left_out, now), PAUSE * (1 << doublings));
+            assert!(left_out.has(now, peer(1)));
+            now = now.after(PAUSE * (1 << doublings));
+            assert!(!left_out.has(now, peer(1)));
+        }
+        // Nine count: half of them after an hour, none after four.
+        assert_eq!(fails(&mut left_out, now.after(QUIET)), PAUSE * (1 << 4));
+        let later = now.after(QUIET * 2);
+        assert_eq!(fails(&mut left_out, later.after(QUIET * 4)), PAUSE);
+        // Whatever was long ago.
+        let months = Duration::from_secs(90 * 86_400);
+        assert_eq!(fails(&mut left_out, now.after(months)), PAUSE);
+    }
+
+    #[test]
+    fn what_a_provider_does_well_halves_what_it_failed() {
+        let mut left_out = LeftOut::default();
+        let mut now = Mono::default();
+        for _ in 0..4 {
+            now = now.after(fails(&mut left_out, now));
+        }
+        left_out.did_well(now, peer(1));
+        assert_eq!(fails(&mut left_out, now), PAUSE * 4);
+        // Something else was under way: it stays out.
+        left_out.did_well(now, peer(1));
+        assert!(left_out.has(now, peer(1)));
+        now = now.after(PAUSE * 4);
+        left_out.did_well(now, peer(1));
+        assert!(left_out.0.is_empty(), "nothing counts, nothing is kept");
+        assert_eq!(fails(&mut left_out, now), PAUSE);
     }
 }

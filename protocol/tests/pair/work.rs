@@ -237,6 +237,31 @@ fn the_providers_fault_costs_nothing_and_the_next_best_does_it() {
     world.assert_conserved();
 }
 
+/// The first failure is forgiven by what was done well since, so that the next one counts
+/// like a first.
+#[test]
+fn a_provider_that_did_well_again_is_not_left_out_longer_than_at_first() {
+    let mut world = World::new(1).start(&[]);
+    let failing = Run::Fails(Reason::DEVICE_LOST);
+    let well = Run::Done { ms: 100 };
+    for (number, run) in [(1, failing), (2, well), (3, failing)] {
+        world.nodes[1].run = run;
+        world.submit(order(number));
+        let tried = usize::from(number);
+        assert!(
+            world.run_until(Duration::from_secs(1), |world| world.executed.len()
+                == tried)
+        );
+        world.pass(Duration::from_secs(1));
+        world.command(0, Command::Cancel(JobId::from_bytes([number; 16])));
+        world.pass(Duration::from_secs(15));
+    }
+    world.nodes[1].run = well;
+    world.submit(order(4));
+    let again = world.run_until(Duration::from_secs(1), |world| world.executed.len() == 4);
+    assert!(again, "it is left out for as long as for a second failure");
+}
+
 #[test]
 fn a_hung_executor_is_its_providers_fault_and_the_job_goes_on_elsewhere() {
     let mut world = World::new(2).start(&[]);

@@ -648,7 +648,8 @@ impl Buyer {
 
     pub(super) fn exclude(&mut self, core: &Core, peer: PeerId) {
         let pause = core.config.timing.exclude;
-        self.excluded.add(core.now.mono, peer, pause, 8);
+        self.excluded
+            .add(core.now.mono, peer, pause, EXCLUSION_DOUBLINGS);
     }
 
     pub(super) fn end(&mut self, core: &mut Core, ledger: &mut Ledger, id: JobId, end: JobEnd) {

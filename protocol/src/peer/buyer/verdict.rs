@@ -184,6 +184,10 @@ impl Buyer {
         job.spent = job.spent.saturating_add(body.amount);
         let principal = &job.order.principal;
         self.spending.add(principal, core.now.wall, body.amount);
+        let is_done = body.key.last && body.outcome == Outcome::Completed;
+        if is_done && verification != Verification::UNDECIDED {
+            self.excluded.did_well(core.now.mono, receipt.signer());
+        }
         let verdict = (Verdict::Accepted, verification);
         let lsn = self.judge(core, id, receipt, verdict, outputs);
         let receipt = ReceiptId(receipt.hash());
