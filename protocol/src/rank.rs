@@ -3,7 +3,7 @@
 //! ```text
 //! offer ─▶ regions ─▶ fit (runtime, device, memory, …) ─▶ the offer's `accept` ─▶ opinion
 //!                                                  │
-//!                      the job's `where`, on each device that is left ─▶ rank, policy
+//!                      the job's `where` and budget, on each device that is left ─▶ rank, policy
 //! ```
 //!
 //! [`fit`] is one rule for both sides: the client judges offers by it before
@@ -40,7 +40,7 @@ use crate::{
     limits::DEVICES_MAX,
     message::Decline,
     offer::{Device, Figures, Name, Offer},
-    registry::Reason,
+    registry::{Reason, Runtime},
     units::{Amount, Millis},
     wire::List,
 };
@@ -102,6 +102,22 @@ pub struct Want<'a> {
     pub traffic: Amount,
     /// How much time is left for it all. What is expected to take longer comes last.
     pub within: Option<Millis>,
+}
+
+impl Want<'_> {
+    /// Whether it says how much work an execution is. Where it does not, a budget is what
+    /// ends it, and so it does with a lease. Fuel is what it may use at most, and mostly far
+    /// more than it does.
+    pub(crate) const fn says_work(&self) -> bool {
+        let is_lease = matches!(self.work, Work::Lease { .. });
+        let is_limit = matches!(self.needs.runtime, Runtime::WASM);
+        !is_lease && !is_limit && self.flops.is_some()
+    }
+
+    /// Whether it pays what is expected.
+    pub(crate) fn pays(&self, expected: &Expected) -> bool {
+        expected.price <= self.budget
+    }
 }
 
 /// What a client's node knows of a provider beside its offer.
@@ -215,8 +231,9 @@ pub fn rank<'a>(
     let slowest = fitting.iter().filter_map(fastest).min().unwrap_or(1);
     let mut ranked = Vec::new();
     for (n, (offer, able)) in fitting.iter().enumerate() {
-        let best = meeting(offer.body(), able, want, slowest).map(|found| found.score);
-        match best.min() {
+        let met = meeting(offer.body(), able, want, slowest);
+        let best = met.filter(|found| want.pays(&found.expected));
+        match best.map(|found| found.score).min() {
             Some(score) => ranked.push(((score, able.view.failing), offer.signer(), n)),
             None => misfits.miss(offer, able, want, slowest),
         }
@@ -255,11 +272,20 @@ impl Misfits {
         });
     }
 
-    /// One that could run it and does not meet the job's own condition.
+    /// One that could run it, and is too dear or does not meet the job's own condition.
     fn miss(&mut self, offer: &Verified<Offer>, able: &Able<'_>, want: &Want<'_>, slowest: u64) {
-        self.name(offer, Reason::CONDITION.into(), || {
-            missed(offer.body(), able, want, slowest)
-        });
+        let met = meeting(offer.body(), able, want, slowest);
+        let Some(least) = met.map(|found| found.expected.price).min() else {
+            return self.name(offer, Reason::CONDITION.into(), || {
+                missed(offer.body(), able, want, slowest)
+            });
+        };
+        let decline = Decline {
+            reason: Reason::OVER_BUDGET,
+            need: least.as_micros(),
+            have: want.budget.as_micros(),
+        };
+        self.name(offer, decline, || None);
     }
 
     fn name(
@@ -308,7 +334,13 @@ fn judge<'a>(
     if !want.regions.is_empty() && !want.regions.contains(&body.region) {
         return Err(Reason::OTHER_REGION.into());
     }
-    let devices = fitting_devices(body, want.needs, want.work, want.budget)?;
+    // What it is expected to cost is more, and asked later.
+    let budget = if want.says_work() {
+        Amount::MAX
+    } else {
+        want.budget
+    };
+    let devices = fitting_devices(body, want.needs, want.work, budget)?;
     if let Some(accept) = &body.accept
         // What we can't know is the provider's to judge.
         && accept.evaluate(&asker(want)) == Answer::Known(Value::Bool(false))
@@ -381,7 +413,8 @@ fn candidate(
     want: &Want<'_>,
     slowest: u64,
 ) -> Option<Candidate> {
-    let mut met: Vec<_> = meeting(offer.body(), able, want, slowest).collect();
+    let met = meeting(offer.body(), able, want, slowest);
+    let mut met: Vec<_> = met.filter(|found| want.pays(&found.expected)).collect();
     met.sort_by_key(|found| (found.score, found.place));
     let best = met.first()?;
     let (runtime, units) = (want.needs.runtime, want.work.unit_count());

@@ -208,7 +208,7 @@ fn wishes() -> impl Strategy<Value = Wish> {
     );
     let bounds = (
         prop::option::of(1_u64..100_000_000),
-        prop_oneof![Just(700_u64), Just(10_000_000)],
+        prop_oneof![Just(700_u64), 700_u64..40_000, Just(10_000_000)],
         prop::option::of(1_u64..60_000),
         any::<bool>(),
         (

@@ -31,6 +31,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use suanli_protocol::rank::Policy;
 
+use self::kept::Kept;
 use crate::{
     cores::on_all_cores,
     market::{Day, Figures, days, patient_day},
@@ -199,7 +200,7 @@ impl Args {
     fn question(&self) -> String {
         let pool = self
             .pool_hour
-            .map_or("as it says".to_owned(), |hour| hour.to_string());
+            .map_or_else(|| "as it says".to_owned(), |hour| hour.to_string());
         let scenario = self.scenario.as_deref().map(Path::display);
         format!(
             "{} firms, {} to a node, seed {}, own {}, pool {pool}, scenario {}",
@@ -207,7 +208,7 @@ impl Args {
             self.share,
             self.seed,
             self.own_hour,
-            scenario.map_or("ownership".to_owned(), |path| path.to_string()),
+            scenario.map_or_else(|| "ownership".to_owned(), |path| path.to_string()),
         )
     }
 

@@ -228,16 +228,20 @@ pub(super) fn expectation(
     expected_of(&Stated::of(figures, want), view, want, slowest)
 }
 
+/// How much work one execution is, where the client says so.
+pub(super) const fn operations(want: &Want<'_>) -> Option<u64> {
+    match want.needs.runtime {
+        Runtime::WASM => Some(want.needs.fuel_max),
+        _ => want.flops,
+    }
+}
+
 /// What a client expects. `slowest` is what the slowest device that fits is believed to
 /// do: it is taken to need the whole run limit, where nobody says how much work it is.
 pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u64) -> Expected {
     let (runtime, run_max) = (want.needs.runtime, want.needs.run_max.get());
     let speed = believed_speed(said.speed, view.believed);
-    let operations = match runtime {
-        Runtime::WASM => Some(want.needs.fuel_max),
-        _ => want.flops,
-    };
-    let run = match operations {
+    let run = match operations(want) {
         Some(operations) => {
             let millis = (u128::from(operations) * 1000).div_ceil(u128::from(speed));
             u64::try_from(millis).unwrap_or(run_max).min(run_max)
@@ -250,6 +254,11 @@ pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u
     let units = want.work.unit_count().max(1);
     let quantity = expected_quantity(want.needs, Millis::new(run));
     let price = said.price(runtime, quantity, units);
+    let price = match want.says_work() && said.speed > 0 {
+        true => price,
+        // It may end sooner, and does when the budget is used up.
+        false => price.min(want.budget).max(said.price(runtime, 0, units)),
+    };
     let link = said.way(view);
     let wait = match said.slots_free {
         // Somebody else's work, like ours, about to be done on one of them.
@@ -265,7 +274,7 @@ pub(super) fn expected_of(said: &Stated, view: View, want: &Want<'_>, slowest: u
         transfer,
         run: Millis::new(run),
         finish: Millis::new(wait.max(transfer.get()).saturating_add(busy)),
-        price: price.min(want.budget),
+        price,
         traffic: match said.near {
             true => Amount::ZERO,
             false => want.traffic,

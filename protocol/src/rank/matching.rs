@@ -3,7 +3,7 @@
 //! ```text
 //! classes ─ runtime, device, region, sandbox, and what of the condition is about nothing else ─┐
 //! offers ──▶ class ─▶ memory, limits, price ─▶ the offer's `accept` ─▶ view ─▶ numbers of the condition
-//!                                                            ─▶ expectation ─▶ the rest of it ─▶ score
+//!                                                  ─▶ expectation ─▶ budget, the rest of it ─▶ score
 //! ```
 //!
 //! What is the same for many devices is asked once; of the job's condition the
@@ -256,7 +256,7 @@ impl<'a> Query<'a> {
         let fits = needs.quantity_max() > 0
             && needs.run_max <= head.run_max
             && needs.output_bytes_max <= head.storage_bytes
-            && least <= self.want.budget;
+            && (self.want.says_work() || least <= self.want.budget);
         if !fits || (head.accepts && !self.is_accepted(head.peer)) {
             return None;
         }
@@ -280,7 +280,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// The best score of an offer's devices that meet the job's condition.
+    /// The best score of an offer's devices that meet the job's condition and budget.
     fn score(&self, fit: &Fit<'_>, slowest: u64) -> Option<Score> {
         let scores = fit.rows.iter().filter_map(|row| {
             let known = self.known(row).filter(|known| known.meets)?;
@@ -304,7 +304,9 @@ impl<'a> Query<'a> {
         };
         if parts.numbers.is_empty() && parts.rest.is_empty() && want.rank.is_none() {
             // Nobody reads the fields.
-            return Some(by_policy(want.policy, None, want.within, &expected()));
+            let expected = expected();
+            let score = || by_policy(want.policy, None, want.within, &expected);
+            return want.pays(&expected).then(score);
         }
         let classes = self.book.index().classes();
         let class = classes.get(usize::try_from(row.class).ok()?)?;
@@ -321,7 +323,7 @@ impl<'a> Query<'a> {
             return None;
         }
         fields.expected = expected();
-        if !parts.rest.iter().all(|part| is_true(part, &fields)) {
+        if !want.pays(&fields.expected) || !parts.rest.iter().all(|part| is_true(part, &fields)) {
             return None;
         }
         Some(score(want.policy, want.rank, want.within, &fields))

@@ -1,6 +1,6 @@
 //! From a request to an agreement, or to a no.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use suanli_protocol::{
     delegation::Delegation,
@@ -12,9 +12,9 @@ use suanli_protocol::{
     peer::{Command, Event, ExecutionOrder, JobEvent},
     rank::{self, PLAN_MAX, Policy, View, Want},
     receipt::Verdict,
-    record::{JobEnd, Record},
+    record::{JobEnd, JobOrder, Record},
     registry::{DeviceKind, Feature, Reason, Runtime},
-    units::{Millis, Price, Wall},
+    units::{Meter, Millis, Price, Wall},
     wire::{List, Text},
 };
 
@@ -356,7 +356,7 @@ fn a_receipt_that_overtakes_its_countersignature_is_kept() {
     let mut world = World::new(1).start(&[]);
     let mut take = order(1);
     take.take = true;
-    let again = suanli_protocol::record::JobOrder {
+    let again = JobOrder {
         job: order(2).job,
         ..take.clone()
     };
@@ -811,11 +811,14 @@ fn a_quote_dearer_than_its_own_offer_is_refused_and_named() {
 fn a_cap_that_pays_for_half_a_job_is_no_bargain() {
     let mut world = World::new(2);
     // The first sells all that is asked for 1000 + 1000 · 10, the second a single
-    // unit for 2000 + 6000, and that within the budget.
-    sell_fuel(world.offer_of(1), 10);
-    sell_fuel(world.offer_of(2), 6000);
+    // millisecond for 2000 + 6000, and that within the budget.
+    let mut prices = world.offer_of(2).prices.to_vec();
+    for price in prices.iter_mut().filter(|of| of.meter == Meter::GPU_MS) {
+        price.amount = micros(6000);
+    }
+    world.offer_of(2).prices = List::truncated(prices);
     let mut world = world.start(&[]);
-    let mut order = wasm_order(1, 1000);
+    let mut order = order(1);
     order.budget = micros(12_000);
     world.submit(order);
     let agreed = |frame: &Frame| matches!(frame, Frame::Agree(..));
@@ -823,6 +826,81 @@ fn a_cap_that_pays_for_half_a_job_is_no_bargain() {
     let quoted = |frame: &Frame| matches!(frame, Frame::Quoted(_));
     assert_eq!(world.count_sent(quoted), 2, "both had a say");
     assert_eq!(world.job(1).provider, Some(world.id(1)));
+}
+
+/// Who fits, at which price, and who is too dear: what it would cost.
+fn dear(world: &World, order: &JobOrder) -> (Vec<u64>, Vec<(Reason, u64, u64)>) {
+    let plan = world.peer(0).plan(order, world.now(0).wall);
+    let candidates = plan.candidates.iter();
+    let misfits = plan.misfits.iter().map(|misfit| misfit.decline);
+    (
+        candidates.map(|of| of.expected.price.as_micros()).collect(),
+        misfits.map(|no| (no.reason, no.need, no.have)).collect(),
+    )
+}
+
+#[test]
+fn whose_expected_price_is_over_the_budget_does_not_fit() {
+    let world = World::new(2).start(&[]);
+    // Half a second on either: 1000 + 500 · 10, and twice as much.
+    let mut order = order(1);
+    order.flops = 500_000_000;
+    let over = |need, have| (Reason::OVER_BUDGET, need, have);
+    order.budget = micros(12_000);
+    assert_eq!(dear(&world, &order), (vec![6000, 12_000], vec![]));
+    order.budget = micros(11_999);
+    let second = (vec![6000], vec![over(12_000, 11_999)]);
+    assert_eq!(dear(&world, &order), second);
+    // Not even what an execution costs by itself: the whole price is told.
+    order.budget = micros(999);
+    let (none, misfits) = dear(&world, &order);
+    assert_eq!(none, Vec::<u64>::new());
+    let needs: BTreeSet<_> = misfits.into_iter().collect();
+    assert_eq!(needs, [over(6000, 999), over(12_000, 999)].into());
+}
+
+/// Fuel is a limit, which few programs reach.
+#[test]
+fn what_a_program_may_use_at_most_is_no_reason_to_leave_it_out() {
+    let mut world = World::new(2);
+    sell_fuel(world.offer_of(1), 10);
+    sell_fuel(world.offer_of(2), 20);
+    let world = world.start(&[]);
+    let mut order = wasm_order(1, 500);
+    order.budget = micros(11_999);
+    assert_eq!(dear(&world, &order), (vec![6000, 11_999], vec![]));
+}
+
+#[test]
+fn a_run_of_unknown_length_may_be_cut_short_by_its_budget() {
+    let mut world = World::new(2);
+    let mut devices = world.offer_of(2).devices.to_vec();
+    for device in &mut devices {
+        device.speeds = List::default();
+    }
+    world.offer_of(2).devices = List::truncated(devices);
+    let world = world.start(&[]);
+    let mut order = order(1);
+    order.budget = micros(3000);
+    assert_eq!(dear(&world, &order), (vec![1000, 3000], vec![]));
+    // What the second does in a second nobody knows.
+    order.flops = 500_000_000;
+    let first = vec![(Reason::OVER_BUDGET, 6000, 3000)];
+    assert_eq!(dear(&world, &order), (vec![3000], first));
+    order.budget = micros(1999);
+    let (none, misfits) = dear(&world, &order);
+    assert_eq!((none.len(), misfits.len()), (0, 2));
+}
+
+#[test]
+fn nobody_is_asked_who_is_expected_to_be_too_dear() {
+    let mut world = World::new(1).start(&[]);
+    let mut order = order(1);
+    (order.flops, order.budget) = (500_000_000, micros(5999));
+    world.submit(order);
+    world.run_until_settled();
+    assert_eq!(world.count_sent(|frame| matches!(frame, Frame::Ask(_))), 0);
+    assert!(matches!(world.job(1).end, Some(JobEnd::Declined(_))));
 }
 
 #[test]
