@@ -263,6 +263,81 @@ fn a_providers_condition_is_judged_on_both_sides() {
     assert_eq!(world.executed.len(), 1);
 }
 
+/// As in docs/configuration.md: at night only.
+#[test]
+fn a_provider_that_accepts_by_the_hour_declines_at_noon_and_quotes_at_night() {
+    let at = |how, hour| {
+        vec![
+            Term::Field(Field::HOUR),
+            Term::Number(Number::whole(hour), Unit::Plain),
+            Term::Compare(how),
+        ]
+    };
+    let late = at(Comparison::GreaterOrEqual, 20);
+    let night = [late, at(Comparison::Less, 8), vec![Term::Or]].concat();
+    // The worlds begin at eight.
+    for (hours_later, hour, quotes) in [
+        (0, 8, false),
+        (4, 12, false),
+        (11, 19, false),
+        (12, 20, true),
+        (16, 0, true),
+        (23, 7, true),
+    ] {
+        let mut world = World::new(1);
+        world.offer_of(1).accept = condition(night.clone(), Scope::Job);
+        let client = world.add(None);
+        for node in &mut world.nodes {
+            node.skew_ms = hours_later * 3_600_000;
+        }
+        let mut world = world.start(&[client]);
+        assert_eq!(world.now(1).wall.as_millis() / 3_600_000 % 24, hour);
+        // What hour it is there the provider says: its client does not leave it out.
+        let plan = world.peer(0).plan(&order(1), world.now(0).wall);
+        assert_eq!((plan.fitting, plan.unfit), (1, 0));
+        let said = Client::new(client, 1).ask_for(&mut world, order(1));
+        let said = said.map(|_| ());
+        let wanted = if quotes {
+            Ok(())
+        } else {
+            Err(Reason::NOT_ACCEPTED)
+        };
+        assert_eq!(said, wanted, "at {hour}");
+    }
+}
+
+/// As in docs/configuration.md: only these clients, up to this price.
+#[test]
+fn a_provider_that_accepts_named_clients_declines_others_and_what_is_too_large() {
+    let mut world = World::new(1);
+    let friend = world.add(None);
+    let stranger = world.add(None);
+    let account = account_signer(friend).public().account();
+    let named = vec![
+        Term::Field(Field::CLIENT),
+        Term::Text(Word::new(format!("{account:#}")).unwrap()),
+        Term::Compare(Comparison::Equal),
+        Term::Field(Field::JOB_BUDGET),
+        Term::Number(Number::millionths(50_000), Unit::Money),
+        Term::Compare(Comparison::LessOrEqual),
+        Term::And,
+    ];
+    world.offer_of(1).accept = condition(named, Scope::Job);
+    let mut world = world.start(&[friend, stranger]);
+    let mut small = order(1);
+    small.budget = micros(50_000);
+    let mut ask = |client, order| {
+        let said = Client::new(client, 1).ask_for(&mut world, order);
+        said.map(|_| ())
+    };
+    assert_eq!(ask(friend, small.clone()), Ok(()));
+    assert_eq!(ask(friend, order(2)), Err(Reason::NOT_ACCEPTED));
+    assert_eq!(ask(stranger, small), Err(Reason::NOT_ACCEPTED));
+    // Whose account it is its node knows, and does not ask.
+    let plan = world.peer(0).plan(&order(3), world.now(0).wall);
+    assert_eq!(plan.misfits[0].decline.reason, Reason::NOT_ACCEPTED);
+}
+
 /// A module needs no device that shaders are for, however much memory that has.
 #[test]
 fn a_device_without_the_jobs_runtime_does_not_run_it() {
