@@ -33,6 +33,7 @@ mod counting;
 mod likeness;
 mod products;
 mod restore;
+mod sites;
 mod spread;
 mod staying;
 mod verdict;
@@ -52,6 +53,7 @@ use self::{
     counting::Counted,
     likeness::{Comparisons, Likeness},
     products::Proof,
+    sites::{Common, Crowd, Runner},
     spread::{Share, Wanted},
     staying::Staying,
 };

@@ -9,10 +9,10 @@ use suanli_protocol::{
     record::{JobEnd, JobOrder, Record, Verify},
     registry::{Reason, Verification},
     units::{Millis, Wall},
-    wire::List,
+    wire::{List, Text},
 };
 
-use crate::world::{Run, World, micros, order};
+use crate::world::{Run, World, micros, name, order};
 
 fn array(count: u32) -> JobOrder {
     let mut order = order(1);
@@ -176,6 +176,94 @@ fn results_that_agree_are_all_paid() {
         "the client's word says what was done"
     );
     world.assert_conserved_with(3);
+}
+
+/// Providers in these regions, under these addresses.
+fn spread_over(sites: &[(&str, &[&str])]) -> World {
+    let mut world = World::new(sites.len());
+    for (number, (region, addresses)) in (1..).zip(sites) {
+        let offer = world.offer_of(number);
+        offer.region = name(region);
+        let addresses = addresses.iter().map(|address| Text::lossy(address));
+        offer.addresses = List::truncated(addresses.collect());
+    }
+    world.start(&[])
+}
+
+/// Who ran a job whose results are compared, of the cheapest first.
+fn compared_at(sites: &[(&str, &[&str])], verify: Verify) -> Vec<usize> {
+    let mut world = spread_over(sites);
+    let mut order = order(1);
+    order.verify = verify;
+    world.submit(order);
+    world.run_until_settled();
+    assert_eq!(world.job(1).end, Some(JobEnd::Done));
+    let ran = world.executed.iter().map(|(node, _)| *node);
+    ran.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Replicas are begun at once, an audit after the first result.
+#[test]
+fn results_are_compared_with_those_of_providers_that_are_near_nobody() {
+    let audit = Verify {
+        audit: 1000,
+        ..Verify::NONE
+    };
+    let relayed = |relay: &str| format!("/ip4/9.9.9.9/tcp/1/p2p/{relay}/p2p-circuit");
+    let [one, other] = [relayed("one"), relayed("other")];
+    for verify in [replicas(2), audit] {
+        // Of two neighbours only the cheaper one.
+        let neighbours: [(&str, &[&str]); 3] = [
+            ("CN-NX", &["/ip4/8.8.4.4/udp/1/quic-v1"]),
+            ("CN-NX", &["/ip4/8.8.4.5/udp/1/quic-v1"]),
+            ("CN-NX", &["/ip4/8.8.5.4/udp/1/quic-v1"]),
+        ];
+        assert_eq!(compared_at(&neighbours, verify.clone()), [1, 3]);
+        // Their word for where they are counts less than that.
+        let mut elsewhere = neighbours;
+        elsewhere[1].0 = "CN-GD";
+        assert_eq!(compared_at(&elsewhere, verify.clone()), [1, 3]);
+        // Who has nobody else makes do with them.
+        assert_eq!(compared_at(&neighbours[..2], verify.clone()), [1, 2]);
+        // One that is reached through the same relay only.
+        let behind: [(&str, &[&str]); 3] = [
+            ("CN-NX", &[&one, "/ip4/10.0.0.1/tcp/1"]),
+            ("CN-NX", &[&one, "/ip4/10.0.0.2/tcp/1"]),
+            ("CN-NX", &[&other]),
+        ];
+        assert_eq!(compared_at(&behind, verify.clone()), [1, 3]);
+        // On one machine all are neighbours, and none is.
+        let local: [(&str, &[&str]); 3] = [("CN-NX", &["/ip4/127.0.0.1/udp/1/quic-v1"]); 3];
+        assert_eq!(compared_at(&local, verify.clone()), [1, 2]);
+        let mut far = local;
+        far[2].0 = "CN-GD";
+        assert_eq!(compared_at(&far, verify.clone()), [1, 3], "another region");
+    }
+}
+
+/// Where a unit's second run is to be had from a stranger, neighbours run others.
+#[test]
+fn units_of_an_array_are_compared_across_networks() {
+    let mut world = spread_over(&[
+        ("CN-NX", &["/ip4/8.8.4.4/tcp/1"]),
+        ("CN-NX", &["/ip4/8.8.4.5/tcp/1"]),
+        ("CN-NX", &["/ip4/8.8.5.4/tcp/1"]),
+        ("CN-NX", &["/ip4/8.8.5.5/tcp/1"]),
+    ]);
+    let mut order = array(8);
+    order.verify = replicas(2);
+    world.submit(order);
+    world.run_until_settled();
+    assert_eq!(world.executed.len(), 16);
+    for unit in 0..8 {
+        let ran = world.executed.iter().filter(|(_, run)| run.id.unit == unit);
+        let networks: BTreeSet<_> = ran.map(|(node, _)| *node > 2).collect();
+        assert_eq!(
+            networks.len(),
+            2,
+            "unit {unit} was compared with a neighbour's"
+        );
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@
 //! Absent: prices. What a unit may cost is what is left of the budget, by the runs
 //! that are still needed.
 
+use std::sync::Arc;
+
 use super::*;
 
 /// A unit that takes so many times as long as others do is late,
@@ -36,6 +38,76 @@ impl Share {
     /// a single job waiting alone.
     pub(super) fn is_firm(&self, core: &Core) -> bool {
         self.offer.body().firm && core.connected.contains_key(&self.offer.signer())
+    }
+}
+
+/// Where one more agreement can stand.
+#[derive(Debug, Clone)]
+struct Place {
+    offer: Verified<Offer>,
+    candidate: Candidate,
+    /// Whoever would run there.
+    runner: Arc<Runner>,
+}
+
+/// Units that are shared out, and who has them.
+#[derive(Debug)]
+struct Dealing<'a> {
+    job: &'a Job,
+    /// How many more runs each needs.
+    left: Vec<(u32, u32)>,
+    runners: BTreeMap<u32, Vec<Arc<Runner>>>,
+}
+
+impl<'a> Dealing<'a> {
+    fn of(job: &'a Job, wanted: &Wanted) -> Self {
+        Self {
+            job,
+            left: wanted.units.clone(),
+            runners: job.runners(&wanted.units),
+        }
+    }
+
+    /// Where those are who have any.
+    fn crowd(&self) -> Crowd {
+        let mut crowd = Crowd::default();
+        let mut counted: Vec<&Runner> = Vec::new();
+        for runner in self.runners.values().flatten() {
+            if !counted.contains(&&**runner) {
+                counted.push(runner);
+                crowd.add(runner);
+            }
+        }
+        crowd
+    }
+
+    /// Takes units that somebody may run. What is compared is left to those who come
+    /// later, if any of them has less in common with all who run it.
+    fn deal_out(&mut self, to: &Arc<Runner>, later: &[Place], size: usize) -> BTreeSet<u32> {
+        let mut others: Vec<_> = later.iter().map(|place| &place.runner).collect();
+        others.dedup();
+        let mut units = BTreeSet::new();
+        let mut ranges = 0;
+        let mut last = None;
+        for (unit, runs) in self.left.iter_mut().filter(|(_, runs)| *runs > 0) {
+            let runners = self.runners.entry(*unit).or_default();
+            let common = to.in_common(runners);
+            let further = || (others.iter()).any(|other| other.in_common(runners) > common);
+            let waits = common < Common::Nothing && self.job.is_compared(*unit) && further();
+            if common == Common::Account || waits {
+                continue;
+            }
+            let follows = last.is_some_and(|last: u32| last.checked_add(1) == Some(*unit));
+            ranges += usize::from(!follows);
+            if units.len() >= size || ranges > UNIT_RANGES_MAX {
+                break;
+            }
+            *runs -= 1;
+            last = Some(*unit);
+            units.insert(*unit);
+            runners.push(Arc::clone(to));
+        }
+        units
     }
 }
 
@@ -157,27 +229,43 @@ impl Job {
         busy.credit = lends.then(|| Amount::from_micros(decline.have));
     }
 
-    /// The accounts that run a unit, or have run it.
-    fn runners(&self, unit: u32) -> impl Iterator<Item = AccountId> {
-        let runs = self.runs.get(&unit).into_iter().flatten();
-        let running = runs.filter_map(|id| self.deal(*id));
-        let held = self.held.get(&unit).into_iter().flatten();
-        running
-            .map(|deal| deal.quote().body().account)
-            .chain(held.map(|held| held.account))
+    /// Whether results of a unit are compared with each other.
+    fn is_compared(&self, unit: u32) -> bool {
+        self.results_wanted(unit) > 1
     }
 
-    /// Shares out what is wanted.
+    /// Who runs units, or has run them.
+    fn runners(&self, units: &[(u32, u32)]) -> BTreeMap<u32, Vec<Arc<Runner>>> {
+        let mut known = BTreeMap::new();
+        let mut runners: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (unit, _) in units {
+            let runs = self.runs.get(unit).into_iter().flatten().copied();
+            let held = self.held.get(unit).into_iter().flatten();
+            let held = held.map(|held| held.receipt.body().key.agreement);
+            for agreement in runs.chain(held) {
+                if let Some(deal) = self.deal(agreement) {
+                    let runner = || Runner::of(deal.offer().body());
+                    let runner = known.entry(agreement).or_insert_with(runner);
+                    runners.entry(*unit).or_default().push(Arc::clone(runner));
+                }
+            }
+        }
+        runners
+    }
+
+    /// Shares out what is wanted: results that are compared to those that are near nobody
+    /// who runs the same, as far as there are any.
     pub(super) fn shares(
         &self,
         core: &Core,
         found: Vec<(Verified<Offer>, Candidate)>,
         wanted: &Wanted,
     ) -> Vec<Share> {
-        let places = self.places(core, found);
+        let mut dealing = Dealing::of(self, wanted);
+        let places = self.places(core, found, &dealing);
         let weight =
             |candidate: &Candidate| 1_000_000 / candidate.expected.run.get().clamp(1, 1_000_000);
-        let whole: u64 = places.iter().map(|(_, candidate)| weight(candidate)).sum();
+        let whole: u64 = places.iter().map(|place| weight(&place.candidate)).sum();
         let live = u64::try_from(self.live.len()).unwrap_or(0);
         let count = u64::try_from(places.len()).unwrap_or(0).max(1);
         // Those at work come back for more: they are as fast as these, on average.
@@ -185,21 +273,21 @@ impl Job {
         // Nobody waits for one that is alone.
         let halves = if count + live > 1 { 2 } else { 1 };
         let unit_budget = wanted.budget(self);
-        let mut left = wanted.units.clone();
-        let mut given = BTreeSet::new();
         let mut shares = Vec::new();
-        for (offer, candidate) in places {
-            let part = wanted.runs * weight(&candidate) / (whole.max(1) * halves);
-            let most = self.share_max(&offer, unit_budget);
+        let mut places = places.as_slice();
+        while let Some((place, later)) = places.split_first() {
+            places = later;
+            let part = wanted.runs * weight(&place.candidate) / (whole.max(1) * halves);
+            let most = self.share_max(&place.offer, unit_budget);
             let size = usize::try_from(part).unwrap_or(usize::MAX).clamp(1, most);
-            let units = self.deal_out(&mut left, &mut given, offer.body().account, size);
+            let units = dealing.deal_out(&place.runner, later, size);
             if units.is_empty() {
                 continue;
             }
             let count = u32::try_from(units.len()).unwrap_or(u32::MAX);
             shares.push(Share {
-                offer,
-                candidate,
+                offer: place.offer.clone(),
+                candidate: place.candidate.clone(),
                 units,
                 budget: rank::times(unit_budget, count),
             });
@@ -208,73 +296,46 @@ impl Job {
     }
 
     /// Where one more agreement can stand: a provider has as many places as it has
-    /// slots. Other regions than those at work come first where results are compared.
+    /// slots. Where all results are compared, those come first that are in other networks
+    /// than those at work and each other, then those in other regions.
     fn places(
         &self,
         core: &Core,
         found: Vec<(Verified<Offer>, Candidate)>,
-    ) -> Vec<(Verified<Offer>, Candidate)> {
-        let mut found = found;
-        if self.order.verify.replicas > 1 {
-            let mut seen = BTreeMap::<Name, usize>::new();
-            let mut turns: Vec<_> = found
-                .into_iter()
-                .map(|found| {
-                    let turn = seen.entry(found.1.region.clone()).or_default();
-                    *turn += 1;
-                    (*turn, found)
-                })
-                .collect();
+        dealing: &Dealing<'_>,
+    ) -> Vec<Place> {
+        let place = |(offer, candidate): (Verified<Offer>, Candidate)| Place {
+            runner: Runner::of(offer.body()),
+            offer,
+            candidate,
+        };
+        let mut found: Vec<_> = found.into_iter().map(place).collect();
+        let mut wanted = dealing.left.iter();
+        if wanted.all(|(unit, _)| self.is_compared(*unit)) {
+            let mut crowd = dealing.crowd();
+            let place = |place: Place| (crowd.add(&place.runner), place);
+            let mut turns: Vec<_> = found.into_iter().map(place).collect();
             turns.sort_by_key(|(turn, _)| *turn);
-            found = turns.into_iter().map(|(_, found)| found).collect();
+            found = turns.into_iter().map(|(_, place)| place).collect();
         }
         let mut places = Vec::new();
-        for (offer, candidate) in found {
-            let peer = offer.signer();
+        for place in found {
+            let peer = place.offer.signer();
             let waits = self.busy.get(&peer).map(|busy| busy.until);
             if waits.is_some_and(|until| until > core.now.mono) {
                 continue;
             }
             let there = |active: &&Active| active.deal.provider() == peer;
             let taken = self.live.values().filter(there).count();
-            let slots = usize::try_from(offer.body().slots).unwrap_or(usize::MAX);
+            let slots = usize::try_from(place.offer.body().slots).unwrap_or(usize::MAX);
             let free = slots.saturating_sub(taken).min(HOLDS_PER_CLIENT);
-            places.extend(std::iter::repeat_n((offer, candidate), free));
+            places.extend(std::iter::repeat_n(place, free));
             if places.len() >= self.room() {
                 break;
             }
         }
         places.truncate(self.room());
         places
-    }
-
-    /// Takes units that an account may run from those that are left.
-    fn deal_out(
-        &self,
-        left: &mut [(u32, u32)],
-        given: &mut BTreeSet<(u32, AccountId)>,
-        account: AccountId,
-        size: usize,
-    ) -> BTreeSet<u32> {
-        let mut units = BTreeSet::new();
-        let mut ranges = 0;
-        let mut last = None;
-        for (unit, runs) in left.iter_mut().filter(|(_, runs)| *runs > 0) {
-            let again = given.contains(&(*unit, account));
-            if again || self.runners(*unit).any(|runner| runner == account) {
-                continue;
-            }
-            let follows = last.is_some_and(|last: u32| last.checked_add(1) == Some(*unit));
-            ranges += usize::from(!follows);
-            if units.len() >= size || ranges > UNIT_RANGES_MAX {
-                break;
-            }
-            *runs -= 1;
-            last = Some(*unit);
-            units.insert(*unit);
-            given.insert((*unit, account));
-        }
-        units
     }
 
     /// Units that one agreement can have: as its inputs fit into a request, and as its
