@@ -164,7 +164,7 @@ impl Gateway {
         for _ in 0..TRIES {
             let place = match self.place(&asker, &before).await {
                 Ok(place) => place,
-                Err(NoLease::NoSuchModel) if before.failed.is_empty() => {
+                Err(NoLease::NoSuchModel) if before.asked().is_empty() => {
                     return Err(GatewayError::NoSuchModel(asker.model.to_string()));
                 }
                 Err(NoLease::NoSuchModel) => break,
@@ -184,7 +184,10 @@ impl Gateway {
             let provider = place.provider;
             match Answer::begin(self, &asker, (place, question), &before).await {
                 Ok(answer) => return Ok(answer),
-                Err(answer::NoAnswer::Queued(ahead)) => before.lines.push((ahead, provider)),
+                Err(answer::NoAnswer::Queued(ahead)) => {
+                    last = Reason::BUSY.sentence().to_owned();
+                    before.lines.push((ahead, provider));
+                }
                 Err(answer::NoAnswer::Refused(status, words)) => {
                     return Err(GatewayError::Refused(status, words));
                 }

@@ -102,6 +102,9 @@ pub struct Want<'a> {
     pub traffic: Amount,
     /// How much time is left for it all. What is expected to take longer comes last.
     pub within: Option<Millis>,
+    /// Whether there are agreements for it already: what is left of the budget is used up
+    /// then, even where more is expected to be needed.
+    pub is_begun: bool,
 }
 
 impl Want<'_> {
@@ -111,7 +114,7 @@ impl Want<'_> {
     pub(crate) const fn says_work(&self) -> bool {
         let is_lease = matches!(self.work, Work::Lease { .. });
         let is_limit = matches!(self.needs.runtime, Runtime::WASM);
-        !is_lease && !is_limit && self.flops.is_some()
+        !is_lease && !is_limit && !self.is_begun && self.flops.is_some()
     }
 
     /// Whether it pays what is expected.

@@ -7,7 +7,7 @@
 //! [`List`], [`Text`] and [`Bytes`] carry their bound in the type, so that a
 //! forged length costs the reader nothing.
 //!
-//! Absent on purpose: maps, floats, `usize`, recursive types and zero-sized
+//! Absent on purpose: maps, floats but [`Finite`] ones, `usize`, recursive types and zero-sized
 //! elements. None of them has one portable encoding with a known cost.
 
 use std::{fmt, ops::Deref};
@@ -477,6 +477,37 @@ fn decode_len<D: Decoder>(decoder: &mut D, max: usize) -> Result<usize, DecodeEr
         .ok_or(DecodeError::LimitExceeded)
 }
 
+/// A number that is neither infinite nor NaN, whoever says it.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Encode)]
+pub struct Finite(f32);
+
+impl Finite {
+    /// The nearest there is; for what is no number, the least.
+    pub fn nearest(number: f32) -> Self {
+        if number.is_nan() {
+            return Self(f32::MIN);
+        }
+        Self(number.clamp(f32::MIN, f32::MAX))
+    }
+
+    /// It.
+    pub const fn get(self) -> f32 {
+        self.0
+    }
+}
+
+impl<C> Decode<C> for Finite {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let number = f32::decode(decoder)?;
+        if !number.is_finite() {
+            return Err(DecodeError::Other("a number that is not finite"));
+        }
+        Ok(Self(number))
+    }
+}
+
+bincode::impl_borrow_decode!(Finite);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -545,5 +576,15 @@ mod tests {
             assert!(Text::<64>::new(text).is_err(), "{text:?}");
         }
         assert_eq!(&*Text::<64>::lossy("a\u{1b}[31mb"), "a[31mb");
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_not_understood() {
+        let read = |number: f32| decode::<Finite>(&encode(&number), 8);
+        for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(read(number).is_err(), "{number}");
+            assert!(read(Finite::nearest(number).get()).is_ok(), "{number}");
+        }
+        assert_eq!(read(-1.5), Ok(Finite::nearest(-1.5)));
     }
 }

@@ -314,6 +314,7 @@ proptest! {
             inputs_bytes: wish.inputs,
             traffic: Amount::from_micros(wish.traffic),
             within: wish.within.map(Millis::new),
+            is_begun: false,
         };
         let later = NOW.after(Duration::from_secs(10));
         let offers = book.iter().filter(|offer| offer.expires() > later);

@@ -71,11 +71,18 @@ const BANNED: &[(&str, &str)] = &[
 ];
 
 /// Where something banned is right, and why.
-const ALLOWED: &[(&str, &str, &str)] = &[(
-    "node/src/store/simulated.rs",
-    "Arc<Mutex<",
-    "a test's disk is seen by the test and by the thread that it tests",
-)];
+const ALLOWED: &[(&str, &str, &str)] = &[
+    (
+        "node/src/store/simulated.rs",
+        "Arc<Mutex<",
+        "a test's disk is seen by the test and by the thread that it tests",
+    ),
+    (
+        "node/src/models/places.rs",
+        "Arc<Mutex<",
+        "a place is given back by dropping it, wherever that is: a semaphore, whose line is fair",
+    ),
+];
 
 type Rule = fn(&str, &str) -> Vec<String>;
 

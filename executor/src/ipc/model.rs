@@ -21,8 +21,8 @@
 
 use std::fmt::Display;
 
-use bincode::{Decode, Encode, de::Decoder, error::DecodeError};
-use suanli_protocol::wire::{List, Utf8};
+use bincode::{Decode, Encode};
+use suanli_protocol::wire::{Finite, List, Utf8};
 
 use super::Detail;
 use crate::limits::{
@@ -322,37 +322,6 @@ pub type PieceText = Utf8<PIECE_BYTES_MAX>;
 /// What is certain with a token.
 pub type Pieces = List<Piece, PIECES_MAX>;
 
-/// A number that is neither infinite nor NaN, whoever says it.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Encode)]
-pub struct Finite(f32);
-
-impl Finite {
-    /// The nearest there is; for what is no number, the least.
-    pub fn nearest(number: f32) -> Self {
-        if number.is_nan() {
-            return Self(f32::MIN);
-        }
-        Self(number.clamp(f32::MIN, f32::MAX))
-    }
-
-    /// It.
-    pub const fn get(self) -> f32 {
-        self.0
-    }
-}
-
-impl<C> Decode<C> for Finite {
-    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let number = f32::decode(decoder)?;
-        if !number.is_finite() {
-            return Err(DecodeError::Other("a number that is not finite"));
-        }
-        Ok(Self(number))
-    }
-}
-
-bincode::impl_borrow_decode!(Finite);
-
 /// How likely a token was.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Likelihood {
@@ -525,21 +494,4 @@ pub struct Facts {
     pub device: Option<Utf8<128>>,
     /// Numbers of a vector, if it makes these of texts, and writes none.
     pub embeds: Option<u32>,
-}
-
-#[cfg(test)]
-mod tests {
-    use suanli_protocol::wire;
-
-    use super::Finite;
-
-    #[test]
-    fn a_number_that_is_none_is_not_understood() {
-        let read = |number: f32| wire::decode::<Finite>(&wire::encode(&number), 8);
-        for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert!(read(number).is_err(), "{number}");
-            assert!(read(Finite::nearest(number).get()).is_ok(), "{number}");
-        }
-        assert_eq!(read(-1.5), Ok(Finite::nearest(-1.5)));
-    }
 }

@@ -31,7 +31,7 @@ use std::{
 };
 
 use serde_json::Value;
-use suanli_protocol::wire::{List, Utf8};
+use suanli_protocol::wire::{Finite, List, Utf8};
 
 use super::{
     chat::{Called, Chat, ChatError, Message, Role, ToolCall},
@@ -46,8 +46,8 @@ use super::{
 };
 use crate::{
     ipc::model::{
-        Ask, Call, Facts, Finish, Finite, Form, Likelihood, Likely, Load, Piece, PieceText, Pieces,
-        Prompt, Sampling, Score, Speaker, Tools, Turn, Word,
+        Ask, Call, Facts, Finish, Form, Likelihood, Likely, Load, Piece, PieceText, Pieces, Prompt,
+        Sampling, Score, Speaker, Tools, Turn, Word,
     },
     limits::{
         ANSWERS_MAX, FORMS_MAX, GRAMMAR_BYTES_MAX, LIKELIEST_MAX, MODEL_STEPS_MAX, PIECE_BYTES_MAX,

@@ -108,7 +108,7 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use suanli_executor::ipc::model::Finite;
+    use suanli_protocol::wire::Finite;
 
     use super::*;
 

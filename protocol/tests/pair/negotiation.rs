@@ -211,6 +211,7 @@ fn a_plan_of_many_offers_is_bounded() {
             account: account_signer(0).public().account(),
             home: "",
             within: None,
+            is_begun: false,
             inputs_bytes: 0,
             traffic: micros(0),
         };

@@ -131,6 +131,7 @@ fn matched(
         inputs_bytes: 0,
         traffic: Amount::ZERO,
         within: None,
+        is_begun: false,
     };
     let (mut fit, mut wall) = (0, Vec::new());
     let samples = (0..rounds).map(|_| {

@@ -1,5 +1,5 @@
 //! Ten nodes, of which five providers do what a bad day brings: two lie, one is killed,
-//! one hangs, one refuses. Every job still comes to its right end, each liar is named,
+//! one hangs, one baits: it is the cheapest of all, and refuses whoever asks. Every job still comes to its right end, each liar is named,
 //! and none of them is paid.
 
 use std::{
@@ -22,7 +22,7 @@ const HONEST: [&str; 4] = ["honest-1", "honest-2", "honest-3", "honest-4"];
 const LIARS: [&str; 2] = ["liar", "far-liar"];
 const DYING: &str = "dying";
 const HANGING: &str = "hanging";
-const REFUSING: &str = "refusing";
+const BAIT: &str = "bait";
 
 const UNITS: u32 = 24;
 /// How many equal results decide a unit.
@@ -73,7 +73,10 @@ fn walked(from: u32) -> String {
 
 /// A provider of wasm jobs; `rank` is what it costs.
 fn provider(name: &str, region: &str, rank: u64) -> NodeSpec {
-    let price = Amount::from_micros(500 + 10 * rank);
+    priced(name, region, rank, Amount::from_micros(500 + 10 * rank))
+}
+
+fn priced(name: &str, region: &str, rank: u64, price: Amount) -> NodeSpec {
     // Without a device it need not measure one: ten nodes would do so at once.
     let settings = format!(
         "[provide]\ndevice = \"none\"\n\
@@ -91,12 +94,13 @@ fn provider(name: &str, region: &str, rank: u64) -> NodeSpec {
     }
 }
 
-/// A provider that takes no job of this client's.
-fn refusing(name: &str, region: &str, rank: u64) -> NodeSpec {
-    let mut refusing = provider(name, region, rank);
-    let provide = refusing.settings["provide"].as_table_mut().unwrap();
-    provide.insert("accept".into(), "job.run_max < duration(\"1s\")".into());
-    refusing
+/// A provider that offers at a tenth of all others' prices, and declines whoever asks: only it
+/// knows whom it knows.
+fn bait(name: &str, region: &str) -> NodeSpec {
+    let mut bait = priced(name, region, 1, Amount::from_micros(50));
+    let provide = bait.settings["provide"].as_table_mut().unwrap();
+    provide.insert("accept".into(), "client.known".into());
+    bait
 }
 
 /// A provider whose worker computes nothing.
@@ -340,7 +344,7 @@ fn live_ten_nodes_end_every_job_right_among_liars_the_dead_and_the_silent() {
         liar("far-liar", "CN-GD", 5),
         provider(DYING, "CN-NM", 6),
         provider(HANGING, "CN-GS", 7),
-        refusing(REFUSING, "CN-SC", 8),
+        bait(BAIT, "CN-SC"),
     ]);
     let replicas = format!("replicas = {EQUAL}");
     let running = hostile.submit("first", UNITS, &replicas);
@@ -370,11 +374,13 @@ fn live_ten_nodes_end_every_job_right_among_liars_the_dead_and_the_silent() {
 
     hostile.network.node(HANGING).resume().unwrap();
     let words: String = jobs.iter().map(|job| &*job.words).collect();
-    for name in HONEST.iter().chain(&[DYING, HANGING, REFUSING]) {
+    for name in HONEST.iter().chain(&[DYING, HANGING, BAIT]) {
         hostile.check_honest(name, &words);
     }
-    let refused = format!("agreed with {}", hostile.peer(REFUSING));
-    assert!(!words.contains(&refused), "{words}");
+    // It was asked first, and kept nobody.
+    let bait = hostile.peer(BAIT);
+    assert!(!words.contains(&format!("agreed with {bait}")), "{words}");
+    assert!(words.contains(&format!("{bait} declines")), "{words}");
     hostile.check_accounts(&[DYING], &jobs);
     let paid: BTreeSet<PeerId> = channels(&hostile.network.api(CLIENT))
         .unwrap()

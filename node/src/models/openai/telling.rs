@@ -308,8 +308,8 @@ const fn finish_reason(finish: Finish) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use suanli_executor::ipc::model::{CallName, Finite, PieceText};
-    use suanli_protocol::wire::List;
+    use suanli_executor::ipc::model::{CallName, PieceText};
+    use suanli_protocol::wire::{Finite, List};
 
     use super::{super::tests::question, *};
 

@@ -625,7 +625,7 @@ fn choose(
     let plan = plan(
         (core, staying),
         (book, core.now.wall),
-        (&job.order, named),
+        (&job.order, named, !job.agreements.is_empty()),
         (work, budget, Some(left.into())),
         |peer| job.was_declined(book, peer),
         view,
@@ -658,7 +658,7 @@ fn choose(
 fn plan(
     (core, staying): (&Core, &Staying),
     (book, now): (&Book, Wall),
-    (order, named): (&JobOrder, Named),
+    (order, named, is_begun): (&JobOrder, Named, bool),
     (work, budget, within): (&Work, Amount, Option<Millis>),
     skip: impl Fn(PeerId) -> bool,
     view: impl Fn(PeerId) -> Result<View, Reason>,
@@ -685,6 +685,7 @@ fn plan(
         inputs_bytes,
         traffic: Amount::from_micros(u64::try_from(traffic).unwrap_or(u64::MAX)),
         within,
+        is_begun,
     };
     let is_allowed = |peer| order.providers.is_empty() || order.providers.contains(&peer);
     rank::rank_some(
@@ -709,7 +710,7 @@ impl Buyer {
         plan(
             (core, &self.staying),
             (book, now),
-            (order, Named::MANY),
+            (order, Named::MANY, false),
             (&order.work, order.budget, Some(order.total)),
             |_| false,
             |peer| core.view(peer, book, now),
