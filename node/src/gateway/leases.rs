@@ -340,8 +340,10 @@ impl Desk {
                 conversation,
             } => {
                 let with = self.leases.get(&job).and_then(|lease| lease.agreed);
-                if let (Some(conversation), Some((provider, now)), false) =
-                    (conversation, with, failed)
+                // Who was left in its line has not answered.
+                let has_answered = !failed && used != (0, 0);
+                if let (Some(conversation), Some((provider, now))) = (conversation, with)
+                    && has_answered
                     && now == agreement
                 {
                     self.conversations.answered(conversation, provider);

@@ -46,10 +46,32 @@ pub enum Entered {
         /// Questions whose turns come first, as it stands.
         ahead: u32,
         /// Its turn. Dropping it leaves the line.
-        turn: oneshot::Receiver<Place>,
+        turn: Turn,
     },
     /// The line has no room.
     Full,
+}
+
+/// A turn that comes.
+#[derive(Debug)]
+pub struct Turn {
+    of: Places,
+    place: oneshot::Receiver<Place>,
+}
+
+impl Turn {
+    /// Its place; none if the line has no room for it any more.
+    pub async fn come(mut self) -> Option<Place> {
+        (&mut self.place).await.ok()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.place.close();
+        // Who waited behind it may have room enough.
+        self.of.take_turns();
+    }
 }
 
 #[derive(Debug)]
@@ -105,7 +127,13 @@ impl Places {
         });
         match entered {
             Ok(count) => Entered::Now(self.place(count)),
-            Err(Some((ahead, turn))) => Entered::Waits { ahead, turn },
+            Err(Some((ahead, place))) => {
+                // Those before it may have left.
+                self.take_turns();
+                let of = self.clone();
+                let turn = Turn { of, place };
+                Entered::Waits { ahead, turn }
+            }
             Err(None) => Entered::Full,
         }
     }
@@ -216,7 +244,7 @@ mod tests {
         }
     }
 
-    fn waits(entered: Entered) -> (u32, oneshot::Receiver<Place>) {
+    fn waits(entered: Entered) -> (u32, Turn) {
         match entered {
             Entered::Waits { ahead, turn } => (ahead, turn),
             other => panic!("{other:?}"),
@@ -227,7 +255,7 @@ mod tests {
     fn whoever_asks_little_does_not_wait_for_who_asks_much() {
         let places = Places::new(1);
         let mut place = now(places.enter(client(1), 1));
-        let mut line: Vec<(u8, oneshot::Receiver<Place>)> = Vec::new();
+        let mut line: Vec<(u8, Turn)> = Vec::new();
         for (number, ahead) in [(1, 0), (1, 1), (1, 2), (2, 0), (3, 1), (2, 3)] {
             let (before, turn) = waits(places.enter(client(number), 1));
             assert_eq!(before, ahead, "{number}");
@@ -236,9 +264,9 @@ mod tests {
         let mut order = Vec::new();
         while !line.is_empty() {
             drop(place);
-            let at = line.iter_mut().position(|(_, turn)| !turn.is_empty());
+            let at = line.iter_mut().position(|(_, turn)| !turn.place.is_empty());
             let (number, mut turn) = line.remove(at.unwrap());
-            place = turn.try_recv().unwrap();
+            place = turn.place.try_recv().unwrap();
             order.push(number);
             assert_eq!(places.free(), 0);
         }
@@ -260,14 +288,21 @@ mod tests {
         let (_, gone) = waits(places.enter(client(3), 1));
         let (_, mut last) = waits(places.enter(client(4), 1));
         drop(one);
-        assert!(all.try_recv().is_err() && last.try_recv().is_err());
+        assert!(all.place.try_recv().is_err() && last.place.try_recv().is_err());
         drop(gone);
         drop(other);
-        let both = all.try_recv().unwrap();
+        let both = all.place.try_recv().unwrap();
         assert_eq!(places.free(), 0);
-        assert!(last.try_recv().is_err());
+        assert!(last.place.try_recv().is_err());
         drop(both);
-        assert!(last.try_recv().is_ok());
+        assert!(last.place.try_recv().is_ok());
+        // Who leaves is not waited for by those behind it.
+        let one = now(places.enter(client(1), 1));
+        let (_, both) = waits(places.enter(client(2), 2));
+        let (_, mut behind) = waits(places.enter(client(3), 1));
+        assert!(behind.place.try_recv().is_err());
+        drop(both);
+        drop((behind.place.try_recv().unwrap(), one));
         // A turn that came and was not looked at is given back as well.
         let all = now(places.enter(client(1), 2));
         let (_, unseen) = waits(places.enter(client(1), 1));
@@ -288,8 +323,9 @@ mod tests {
             .map(|number| waits(places.enter(client(number), 1)).1)
             .collect();
         // The last ones of the first client have lost their turns.
-        let mut is_lost = |turn: &mut oneshot::Receiver<Place>| {
-            matches!(turn.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+        let mut is_lost = |turn: &mut Turn| {
+            let came = turn.place.try_recv();
+            matches!(came, Err(oneshot::error::TryRecvError::Closed))
         };
         let lost: Vec<bool> = line.iter_mut().map(&mut is_lost).collect();
         assert_eq!(lost, [false, false, false, false, false, true, true, true]);

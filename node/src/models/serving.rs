@@ -731,7 +731,7 @@ impl Work {
             Entered::Waits { ahead, turn } => {
                 let queued = Part::Queued { ahead };
                 writer.send(&queued.encode()).await.ok()?;
-                turn.await.ok()
+                turn.come().await
             }
             Entered::Full => None,
         }
