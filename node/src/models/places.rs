@@ -298,8 +298,8 @@ mod tests {
         assert!(last.place.try_recv().is_ok());
         // Who leaves is not waited for by those behind it.
         let one = now(places.enter(client(1), 1));
-        let (_, both) = waits(places.enter(client(2), 2));
-        let (_, mut behind) = waits(places.enter(client(3), 1));
+        let (_, both) = waits(places.enter(client(8), 2));
+        let (_, mut behind) = waits(places.enter(client(9), 1));
         assert!(behind.place.try_recv().is_err());
         drop(both);
         drop((behind.place.try_recv().unwrap(), one));
