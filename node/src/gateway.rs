@@ -94,6 +94,8 @@ struct Before {
     failed: BTreeSet<PeerId>,
     /// Those whose places were all taken, and how many questions came first.
     lines: Vec<(u32, PeerId)>,
+    /// Nobody is asked after this one.
+    is_last: bool,
 }
 
 /// Why there is no answer.
@@ -161,7 +163,8 @@ impl Gateway {
         let asked_s = wall_ms() / 1000;
         let mut before = Before::default();
         let mut last = String::new();
-        for _ in 0..TRIES {
+        for tries in 1..=TRIES {
+            before.is_last = tries == TRIES;
             let place = match self.place(&asker, &before).await {
                 Ok(place) => place,
                 Err(NoLease::NoSuchModel) if before.asked().is_empty() => {
@@ -241,8 +244,8 @@ impl Gateway {
             return self.leases.take(asker, &before.failed).await;
         };
         if before.lines.len() < LINES_MAX {
-            match self.leases.take(asker, &before.asked()).await {
-                Err(NoLease::NoSuchModel | NoLease::Failed(_)) => {}
+            match self.leases.take_second(asker, &before.asked()).await {
+                Err(NoLease::NoSuchModel | NoLease::Failed(_) | NoLease::OverBudget(_)) => {}
                 taken => return taken,
             }
         }
@@ -256,7 +259,8 @@ impl Gateway {
     /// somebody who was not asked yet, or whose line is shorter. It is asked where it waits
     /// only once again.
     async fn leaves(&self, model: &Name, before: &Before, (at, ahead): (PeerId, u32)) -> bool {
-        if before.lines.iter().any(|(_, provider)| *provider == at) {
+        let was_left = before.lines.iter().any(|(_, provider)| *provider == at);
+        if was_left || before.is_last {
             return false;
         }
         let is_shorter = before.shortest().is_some_and(|(other, _)| other < ahead);

@@ -216,7 +216,7 @@ fn here(candidates: &[CandidateInfo], units: u32, at_once: u16) -> Option<Here> 
     );
     let waits = used
         .iter()
-        .map(|(candidate, _)| candidate.finish_ms.saturating_sub(candidate.expected_ms));
+        .map(|(candidate, _)| candidate.wait_ms.max(candidate.transfer_ms));
     let waits_ms = waits.max().unwrap_or(0);
     // As the plan has it: for what all units read, as if one place ran them.
     let traffic = used.iter().map(|used| used.0.traffic).max();
@@ -377,7 +377,7 @@ mod tests {
         // Two slots of two seconds and one of one second are two units a second.
         let all = [candidate(2000, 1000, 2), candidate(1000, 2000, 1)];
         let mut later = all.clone();
-        later[1].finish_ms = 8000;
+        later[1].transfer_ms = 7000;
         let waits = |all: &[CandidateInfo]| here(all, 100, 64).unwrap().waits_ms;
         assert_eq!((waits(&all), waits(&later)), (0, 7000));
         let many = here(&all, 100, 64).unwrap();

@@ -46,6 +46,8 @@ use crate::transport::{CallReader, CallWriter};
 
 /// How long the first word may take: a long question in a long line.
 pub(super) const FIRST_WAIT: Duration = Duration::from_secs(600);
+/// How long a turn may take that so many others come before, for each of them and itself.
+const LINE_WAIT: Duration = Duration::from_secs(120);
 /// How long a provider may be silent in the middle of an answer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// The same where another could go on, for each time of the longest pause until then,
@@ -161,10 +163,10 @@ async fn within(wait: Duration, reader: &mut CallReader) -> Option<Part> {
     timeout(wait, next(reader)).await.ok().flatten()
 }
 
-/// The first word of who goes on, once it is its turn.
+/// The first word of who goes on, if its turn comes soon.
 async fn turn(reader: &mut CallReader) -> Option<Part> {
     match within(SILENCE_MAX, reader).await? {
-        Part::Queued { .. } => within(FIRST_WAIT, reader).await,
+        Part::Queued { .. } => within(SILENCE_MAX, reader).await,
         part => Some(part),
     }
 }
@@ -216,7 +218,8 @@ impl Count {
 
     /// How long the next event is waited for.
     fn patience(&self) -> Duration {
-        let is_known = self.tokens.is_some() && self.events > PAUSES_KNOWN;
+        // What comes as one comes at once: that says nothing of pauses.
+        let is_known = self.streams && self.tokens.is_some() && self.events > PAUSES_KNOWN;
         match is_known {
             true => (self.pause * PATIENCE).clamp(SILENCE_MIN, SILENCE_MAX),
             false => SILENCE_MAX,
@@ -337,6 +340,13 @@ impl Hears {
                 let _ = begins.send(Ok(()));
                 self.pass_all(first, (reader, writer), pieces).await;
             }
+            Err(no @ NoAnswer::Queued(_)) => {
+                self.place.give_back();
+                let _ = begins.send(Err(no));
+                // Its turn may have come by now, and what was read then is paid.
+                let tokens = self.stop((&mut reader, &mut writer)).await;
+                self.tell(tokens).await;
+            }
             Err(no) => {
                 // The place is given back before somebody asks for the next.
                 drop(self);
@@ -359,7 +369,8 @@ impl Hears {
         if self.gateway.leaves(&self.asker.model, before, line).await {
             return Err(NoAnswer::Queued(ahead));
         }
-        Ok(within(FIRST_WAIT, reader).await)
+        let wait = LINE_WAIT.saturating_mul(ahead.saturating_add(1));
+        Ok(within(wait.min(FIRST_WAIT), reader).await)
     }
 
     /// Whether a first word begins an answer.
@@ -412,7 +423,7 @@ impl Hears {
                     self.left.insert(self.place.provider);
                 }
             }
-            if self.written.is_whole {
+            if self.written.is_whole && self.question.streams {
                 let _ = pieces.send(Piece::Done).await;
                 return;
             }

@@ -10,8 +10,9 @@
 //! Whoever has the same file finds by one reading which tokens it would have written itself,
 //! with the same chance ([`crate::models::scores`]). One who doubts may lie, or have other
 //! weights than it says: so nobody is left because of one other's word, and both are of other
-//! accounts than the writer and each other. They are chosen by chance, whatever their prices:
-//! who would like to judge can't see to it. Where there is no third, a doubt is logged.
+//! accounts than the writer and each other. Chance chooses an account, whatever its prices and
+//! however many its nodes, but for those far dearer than others: who would like to judge can't
+//! see to it. Where there is no third, a doubt is logged.
 //!
 //! A writer that is left is not asked by this gateway for a day, and what was found counts in
 //! this node's view of its account as a result that others contradict.
@@ -22,7 +23,7 @@
 //! Absent: answers that name no tokens (servers'; several at once), and those that several
 //! providers have written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use suanli_protocol::{
     call::{Begun, Part, Question},
@@ -125,11 +126,14 @@ impl Audit {
                 .filter(|served| served.model.name == self.model)
                 .collect();
             let able: Vec<&Served> = all.iter().filter(|one| self.may_ask(one, asked)).collect();
-            let chosen = one_of(&able, self.begun.tokens.len())?;
-            asked.providers.insert(chosen.provider);
+            let writer = all.iter().find(|one| one.provider == self.writer);
+            let chosen = one_of(&able, writer, self.begun.tokens.len())?;
             let others = all.iter().map(|served| served.provider);
+            let others = others.chain(asked.providers.iter().copied());
             let others = others.filter(|provider| *provider != chosen.provider);
-            if let Some(scores) = self.ask(gateway, &others.collect()).await {
+            let others = others.collect();
+            asked.providers.insert(chosen.provider);
+            if let Some(scores) = self.ask(gateway, chosen.provider, &others).await {
                 asked.accounts.insert(chosen.account);
                 return Some((chosen.provider, scores));
             }
@@ -144,8 +148,8 @@ impl Audit {
             && !asked.accounts.contains(&one.account)
     }
 
-    /// The scores of the one that is left without those; none if it gives none.
-    async fn ask(&self, gateway: &Gateway, but: &BTreeSet<PeerId>) -> Option<Scores> {
+    /// The scores of this one, which is the only one without those; none if it gives none.
+    async fn ask(&self, gateway: &Gateway, by: PeerId, but: &BTreeSet<PeerId>) -> Option<Scores> {
         let asker = Asker {
             principal: Text::lossy(GATEWAY),
             model: self.model.clone(),
@@ -153,7 +157,7 @@ impl Audit {
             conversation: None,
         };
         let mut place = gateway.leases.take(&asker, but).await.ok()?;
-        if place.weights != Some(self.weights) || but.contains(&place.provider) {
+        if place.weights != Some(self.weights) || place.provider != by {
             return None;
         }
         let question = Question {
@@ -167,18 +171,26 @@ impl Audit {
             ..self.question.clone()
         };
         let mut count = Count::of(&question, place.agreement);
-        let (mut reader, _writer) = call(gateway, &mut place, &question).await.ok()?;
-        let mut body = Vec::new();
-        let claimed = loop {
-            match timeout(FIRST_WAIT, next(&mut reader)).await.ok()?? {
-                Part::Queued { .. } if body.is_empty() => {}
-                Part::Event(piece) if body.len() + piece.len() <= SCORES_BYTES_MAX => {
-                    count.add(&piece, None);
-                    body.extend_from_slice(&piece);
+        let said = async {
+            let (mut reader, _writer) = call(gateway, &mut place, &question).await.ok()?;
+            let (mut body, mut is_queued) = (Vec::new(), false);
+            loop {
+                match next(&mut reader).await? {
+                    Part::Queued { .. } if !is_queued && body.is_empty() => is_queued = true,
+                    Part::Event(piece)
+                        if !piece.is_empty() && body.len() + piece.len() <= SCORES_BYTES_MAX =>
+                    {
+                        count.add(&piece, None);
+                        body.extend_from_slice(&piece);
+                    }
+                    Part::Done { read, written } => return Some((body, (read, written))),
+                    _ => return None,
                 }
-                Part::Done { read, written } => break (read, written),
-                _ => return None,
             }
+        };
+        let Some((body, claimed)) = timeout(FIRST_WAIT, said).await.ok().flatten() else {
+            place.fails();
+            return None;
         };
         let tokens = count.believe(claimed);
         place.uses(tokens);
@@ -189,17 +201,30 @@ impl Audit {
     }
 }
 
-/// One of these by chance, but none that is far dearer than others: who would like to be
-/// asked can't be by a low price, and nobody earns much by a high one.
-fn one_of<'a>(able: &[&'a Served], read: usize) -> Option<&'a Served> {
+/// An account by chance, and the cheapest of its nodes: whoever has many nodes is asked no more
+/// often for it. None that is far dearer than others, and than the writer: nobody is asked more
+/// often by being cheap, and nobody earns much by being dear.
+fn one_of<'a>(able: &[&'a Served], writer: Option<&Served>, read: usize) -> Option<&'a Served> {
     let read = u64::try_from(read).unwrap_or(u64::MAX);
     let price = |one: &Served| cost(&tokens(read, 0), &one.model.prices);
-    let mut prices: Vec<Amount> = able.iter().filter_map(|one| price(one)).collect();
+    let mut accounts: BTreeMap<AccountId, (Amount, &Served)> = BTreeMap::new();
+    for one in able {
+        let Some(price) = price(one) else {
+            continue;
+        };
+        let known = accounts.entry(one.account).or_insert((price, *one));
+        if price < known.0 {
+            *known = (price, *one);
+        }
+    }
+    let mut prices: Vec<Amount> = accounts.values().map(|(price, _)| *price).collect();
     prices.sort_unstable();
-    let middle = *prices.get(prices.len() / 2)?;
-    let most = middle.as_micros().saturating_mul(DEARER_MAX);
-    let is_fair = |one: &&Served| price(one).is_some_and(|price| price.as_micros() <= most);
-    let fair: Vec<&Served> = able.iter().copied().filter(is_fair).collect();
+    let middle = *prices.get(prices.len().saturating_sub(1) / 2)?;
+    let usual = middle.max(writer.and_then(price).unwrap_or_default());
+    let most = usual.as_micros().saturating_mul(DEARER_MAX);
+    let fair = accounts.into_values();
+    let fair = fair.filter(|(price, _)| price.as_micros() <= most);
+    let fair: Vec<&Served> = fair.map(|(_, one)| one).collect();
     let chance = random_secret().ok()?;
     let chance = usize::from(u16::from_le_bytes(*chance.first_chunk()?));
     // As good as even, for as many as there can be.
@@ -249,13 +274,26 @@ mod tests {
             served(u8::try_from(micros).unwrap(), micros)
         });
         let asked = |able: &[&Served]| {
-            let chosen = (0..200).filter_map(|_| Some(one_of(able, 20)?.provider.as_bytes()[0]));
-            chosen.collect::<BTreeSet<u8>>()
+            let chosen = || Some(one_of(able, Some(&free), 20)?.provider.as_bytes()[0]);
+            (0..200).filter_map(|_| chosen()).collect::<BTreeSet<u8>>()
         };
         // The middle one costs 10. That one of three is never asked of 200 is as good as
         // impossible.
         assert_eq!(asked(&[&free, &one, &dear]), BTreeSet::from([0, 10, 40]));
         assert_eq!(asked(&[&free, &one, &too_dear]), BTreeSet::from([0, 10]));
         assert_eq!(asked(&[]), BTreeSet::new());
+        // Who is no dearer than the writer is asked, however cheap the others are.
+        let by_writer = |writer: &Served| {
+            let chosen = || Some(one_of(&[&free, &dear], Some(writer), 20)?.provider);
+            (0..200)
+                .filter_map(|_| chosen())
+                .collect::<BTreeSet<PeerId>>()
+                .len()
+        };
+        assert_eq!((by_writer(&free), by_writer(&one)), (1, 2));
+        // A second node of an account is no second chance.
+        let mut second = dear.clone();
+        second.account = one.account;
+        assert_eq!(asked(&[&one, &second]), BTreeSet::from([10]));
     }
 }

@@ -123,7 +123,8 @@ impl Place {
         self.give_back();
     }
 
-    fn give_back(&mut self) {
+    /// Gives it back before this is dropped. What is used from then on is told to its key only.
+    pub(super) fn give_back(&mut self) {
         let is_given_back = std::mem::replace(&mut self.is_given_back, true);
         let Some(orders) = self.back.upgrade().filter(|_| !is_given_back) else {
             return;
@@ -204,6 +205,8 @@ struct Take {
     model: Name,
     avoid: BTreeSet<PeerId>,
     conversation: Option<Conversation>,
+    /// Another place would do as well: nothing is ended for it.
+    is_second: bool,
     reply: oneshot::Sender<Result<Place, NoLease>>,
 }
 
@@ -233,12 +236,34 @@ impl Leases {
     /// # Errors
     /// [`NoLease`].
     pub async fn take(&self, asker: &Asker, avoid: &BTreeSet<PeerId>) -> Result<Place, NoLease> {
+        self.take_one(asker, avoid, false).await
+    }
+
+    /// The same where another place would do as well: other leases are not ended for it.
+    ///
+    /// # Errors
+    /// [`NoLease`].
+    pub async fn take_second(
+        &self,
+        asker: &Asker,
+        avoid: &BTreeSet<PeerId>,
+    ) -> Result<Place, NoLease> {
+        self.take_one(asker, avoid, true).await
+    }
+
+    async fn take_one(
+        &self,
+        asker: &Asker,
+        avoid: &BTreeSet<PeerId>,
+        is_second: bool,
+    ) -> Result<Place, NoLease> {
         let (reply, answer) = oneshot::channel();
         let take = Order::Take(Take {
             principal: asker.principal.clone(),
             model: asker.model.clone(),
             avoid: avoid.clone(),
             conversation: asker.conversation,
+            is_second,
             reply,
         });
         self.0.send(take).await.map_err(|_| NoLease::Gone)?;
@@ -456,13 +481,14 @@ impl Desk {
         let mut ending = Vec::new();
         // What is set aside for one that is on its way counts twice for a moment.
         let is_coming = self.of(&take.principal).any(|lease| !lease.handed_in);
+        let may_end = |lease: &Lease| lease.left || (lease.load() == 0 && !take.is_second);
         for (job, lease) in &mut self.leases {
-            if lease.principal == take.principal && (lease.left || lease.load() == 0) {
+            if lease.principal == take.principal && may_end(lease) {
                 lease.left = true;
                 ending.push(*job);
             }
         }
-        if (ending.is_empty() && !is_coming) || self.short.len() >= ORDERS {
+        if take.is_second || (ending.is_empty() && !is_coming) || self.short.len() >= ORDERS {
             let words = format!(
                 "the budget of {:?} is used up, or set aside for what it asks already",
                 &*take.principal

@@ -94,6 +94,15 @@ struct Waits {
     turn: oneshot::Sender<Place>,
 }
 
+impl Waits {
+    /// What had no turn does not put its client's next question behind.
+    fn costs_nothing(&self, ends: &mut BTreeMap<PeerId, u64>) {
+        if let Some(end) = ends.get_mut(&self.client) {
+            *end = end.saturating_sub(self.count.into());
+        }
+    }
+}
+
 impl Places {
     /// So many, none of them taken.
     pub fn new(all: u16) -> Self {
@@ -179,7 +188,14 @@ impl State {
 
     /// Forgets those who wait no more.
     fn leave(&mut self) {
-        self.line.retain(|_, waits| !waits.turn.is_closed());
+        let ends = &mut self.ends;
+        self.line.retain(|_, waits| {
+            let stays = !waits.turn.is_closed();
+            if !stays {
+                waits.costs_nothing(ends);
+            }
+            stays
+        });
     }
 
     /// A turn in the line, and how many come first.
@@ -212,7 +228,11 @@ impl State {
         let mut places = self.line.iter().rev();
         let (last, _) = places.find(|(_, waits)| waits.client == most)?;
         let last = *last;
-        (count >= own + 2).then(|| drop(self.line.remove(&last)))
+        if count < own + 2 {
+            return None;
+        }
+        self.line.remove(&last)?.costs_nothing(&mut self.ends);
+        Some(())
     }
 
     /// Whose turn it is, its places taken.
@@ -303,6 +323,16 @@ mod tests {
         assert!(behind.place.try_recv().is_err());
         drop(both);
         drop((behind.place.try_recv().unwrap(), one));
+        // Who has left comes as early as if it had never been there.
+        let one = now(places.enter(client(1), 2));
+        drop(waits(places.enter(client(6), 2)));
+        drop(waits(places.enter(client(6), 2)));
+        let (_, of_another) = waits(places.enter(client(7), 1));
+        let (ahead, of_the_same) = waits(places.enter(client(6), 1));
+        assert_eq!(ahead, 1);
+        let (ahead, third) = waits(places.enter(client(7), 1));
+        assert_eq!(ahead, 2);
+        drop((of_another, of_the_same, third, one));
         // A turn that came and was not looked at is given back as well.
         let all = now(places.enter(client(1), 2));
         let (_, unseen) = waits(places.enter(client(1), 1));

@@ -287,7 +287,7 @@ impl Answer {
     }
 }
 
-/// An event in as many as its bytes and its tokens take.
+/// An answer that comes as one, in as many events as its bytes and its tokens take.
 fn named(whole: own::Event) -> Vec<Event> {
     let (bytes, tokens) = (whole.bytes.len(), whole.tokens.len());
     let count = bytes
@@ -299,7 +299,8 @@ fn named(whole: own::Event) -> Vec<Event> {
         bytes: piece.to_vec(),
         tokens: tokens.next().unwrap_or_default().to_vec(),
         draws: whole.draws,
-        is_whole: whole.is_whole,
+        // Nobody could do with less than all of them.
+        is_whole: false,
     });
     named.map(Event::Named).collect()
 }
